@@ -1,0 +1,1 @@
+"""Transforms that Pyro lacks or has wrong, in Pyro's own style."""

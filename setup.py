@@ -1,0 +1,40 @@
+"""Metadata of pyro_vae_zoo; the tools' settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "pyro_vae_zoo/__init__.py").read_text(), re.M
+).group(1)
+
+setup(
+    name="pyro-vae-zoo",
+    version=VERSION,
+    description="Variational auto-encoders in Pyro with rich posteriors: "
+    "flow guides, importance-sampled likelihoods, fair comparisons.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["pyro_vae_zoo", "pyro_vae_zoo.*"]),
+    package_data={"pyro_vae_zoo": ["py.typed"]},
+    install_requires=[
+        "pyro-ppl>=1.9.1",
+        "torch>=2.6",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "matplotlib",
+        "tqdm",
+        "safetensors",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "hypothesis", "ruff==0.17.5", "build"],
+        "tutorials": ["jupyter"],
+    },
+    entry_points={"console_scripts": ["pyro-vae-zoo=pyro_vae_zoo.cli:main"]},
+)
