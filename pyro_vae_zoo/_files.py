@@ -1,0 +1,187 @@
+"""Published data files: find, download, check, read, and cache what was parsed.
+
+A file is looked for under the data directory, then in the cache folder, and is
+downloaded where both lack it. Its digest is checked when it is downloaded and
+whenever it is parsed; a file that fails is named in a `DataFileError`.
+"""
+
+import gzip
+import hashlib
+import http.client
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.request import urlopen
+
+import numpy as np
+
+from .errors import DataFileError
+
+TIMEOUT = 10  # seconds without a byte before a download is given up
+_CACHE_VERSION = 1
+_CORRUPT = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One published file: the names it may go by and where to get it.
+
+    Attributes:
+        files: accepted path under the data directory -> digest of that file as
+            `"sha256:<hex>"` or `"md5:<hex>"`, or `""` if none is known. The
+            last one is what is downloaded.
+        urls: addresses of the last file, tried in order.
+        shape: shape of the array it holds.
+    """
+
+    files: dict[str, str]
+    urls: tuple[str, ...]
+    shape: tuple[int, ...] = ()
+
+
+def cache_folder() -> Path:
+    """`$PYRO_VAE_ZOO_CACHE`, else `~/.cache/pyro_vae_zoo`."""
+    default = "~/.cache/pyro_vae_zoo"
+    return Path(os.environ.get("PYRO_VAE_ZOO_CACHE") or default).expanduser()
+
+
+def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
+    """`data_dir`, else `$PYRO_VAE_ZOO_DATA`, else the cache folder."""
+    chosen = data_dir or os.environ.get("PYRO_VAE_ZOO_DATA") or cache_folder()
+    return Path(chosen).expanduser()
+
+
+def find(source: Source, data_dir: Path) -> Path:
+    """The path of a source's file, after a download if need be."""
+    folders = list(dict.fromkeys([data_dir, cache_folder()]))
+    for folder in folders:
+        for name in source.files:
+            if os.path.isfile(folder / name):
+                return folder / name
+    return _download(source, folders)
+
+
+def read(source: Source, path: Path) -> bytes:
+    """The file's contents, unpacked if it ends in `.gz`, with the digest checked."""
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise broken(path, f"cannot be read ({one_line(error)})") from error
+    plain = path.name.removesuffix(".gz")
+    digest = next(d for name, d in source.files.items() if Path(name).name == plain)
+    if wrong := _wrong_digest(data, digest):
+        raise broken(path, wrong)
+    return data
+
+
+def broken(path: Path, what: str) -> DataFileError:
+    """The error for a file that is there but not what it should be."""
+    return DataFileError(
+        f"{path}: {what}; truncated, corrupt or not the published file? "
+        "Remove it to download it again"
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line of text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def cached_bits(path: Path, parse: Callable[[], np.ndarray]) -> np.ndarray:
+    """`parse()`, a boolean matrix, remembered as packed bits until `path` changes.
+
+    A cache that is stale or corrupt is rebuilt; one that cannot be written is
+    done without.
+    """
+    stat = path.stat()
+    stamp = np.array([_CACHE_VERSION, stat.st_size, stat.st_mtime_ns])
+    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+    cache = cache_folder() / "parsed" / f"{path.stem}-{key}.npz"
+    with suppress(*_CORRUPT), np.load(cache, allow_pickle=False) as stored:
+        if np.array_equal(stored["stamp"], stamp):
+            bits, (rows, columns) = stored["bits"], stored["shape"]
+            if bits.shape == (rows, -(-columns // 8)):
+                return np.unpackbits(bits, axis=1, count=columns).view(bool)
+    parsed = parse()
+    with suppress(OSError), _written(cache) as file:
+        bits = np.packbits(parsed, axis=1)
+        np.savez(file, stamp=stamp, shape=parsed.shape, bits=bits)
+    return parsed
+
+
+def _download(source: Source, folders: list[Path]) -> Path:
+    name, digest = list(source.files.items())[-1]
+    failures = []
+    for url in source.urls:
+        try:
+            data = _fetch(url)
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(f"{url}: {one_line(error)}")
+            continue
+        if wrong := _wrong_digest(data, digest):
+            failures.append(f"{url}: {wrong}")
+            continue
+        for folder in folders:
+            try:
+                with _written(folder / name) as file:
+                    file.write(data)
+                return folder / name
+            except OSError as error:
+                failures.append(f"{folder} cannot be written ({one_line(error)})")
+        break
+    raise DataFileError(
+        f"data file {' or '.join(source.files)} not found in "
+        f"{' or '.join(map(str, folders))}, and its download failed "
+        f"({'; '.join(failures)}): get it from {' or '.join(source.urls)} and put it "
+        f"at {folders[0] / name}; `--data digits` needs no download"
+    )
+
+
+def _fetch(url: str) -> bytes:
+    from tqdm import tqdm
+
+    with urlopen(url, timeout=TIMEOUT) as answer:
+        length = answer.headers.get("Content-Length")
+        total = int(length) if length else None
+        data = bytearray()
+        with tqdm(
+            total=total, unit="B", unit_scale=True, desc=Path(url).name, disable=None
+        ) as bar:
+            while chunk := answer.read(1 << 16):
+                data += chunk
+                bar.update(len(chunk))
+    if total is not None and len(data) != total:
+        raise OSError(f"truncated: expected {total} bytes, got {len(data)}")
+    return bytes(data)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _wrong_digest(data: bytes, digest: str) -> str:
+    """What is wrong with the checksum, or nothing."""
+    if not digest:
+        return ""
+    algorithm, _, expected = digest.partition(":")
+    got = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+    return (
+        "" if got == expected else f"wrong checksum: {algorithm} {got}, not {expected}"
+    )

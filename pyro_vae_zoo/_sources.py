@@ -1,0 +1,204 @@
+"""The published data files: names, addresses, digests, and their formats.
+
+Each reader returns plain numpy arrays as the file holds them; what they mean is
+decided in `datasets`.
+"""
+
+import io
+import math
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from . import _files
+from ._files import Source, data_folder
+from .errors import DataFileError
+
+__all__ = ["SOURCES", "amat", "caltech", "data_folder", "frey", "idx", "npz"]
+
+
+def _amat_source(split: str, rows: int, sha256: str) -> Source:
+    file = f"binarized_mnist_{split}.amat"
+    folder = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+    files = {f"binarized_mnist/{file}": f"sha256:{sha256}"}
+    return Source(files, (folder + file,), (rows, 784))
+
+
+def _idx_source(folder: str, split: str, rows: int, md5: str, digest="") -> Source:
+    """Torchvision's layout and mirrors; `digest` is of the unpacked file."""
+    file = f"{split}-images-idx3-ubyte"
+    files = {f"{folder}/raw/{file}": digest, f"{folder}/raw/{file}.gz": f"md5:{md5}"}
+    mirrors = {
+        "MNIST": (
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "http://yann.lecun.com/exdb/mnist/",
+        ),
+        "FashionMNIST": (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        ),
+    }
+    urls = tuple(f"{mirror}{file}.gz" for mirror in mirrors[folder])
+    return Source(files, urls, (rows, 28, 28))
+
+
+SOURCES: dict[str, Source] = {
+    "binarized_mnist/train": _amat_source(
+        "train",
+        50000,
+        "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+    ),
+    "binarized_mnist/valid": _amat_source(
+        "valid",
+        10000,
+        "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+    ),
+    "binarized_mnist/test": _amat_source(
+        "test",
+        10000,
+        "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+    ),
+    "MNIST/train": _idx_source(
+        "MNIST",
+        "train",
+        60000,
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "sha256:ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    ),
+    "MNIST/test": _idx_source(
+        "MNIST",
+        "t10k",
+        10000,
+        "9fb629c4189551a2d022fa330f9573f3",
+        "sha256:0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    ),
+    "FashionMNIST/train": _idx_source(
+        "FashionMNIST", "train", 60000, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"
+    ),
+    "FashionMNIST/test": _idx_source(
+        "FashionMNIST", "t10k", 10000, "bef4ecab320f06d8554ea6380940ec79"
+    ),
+    "caltech_silhouettes": Source(
+        {
+            "caltech101_silhouettes_28_split1.mat": "sha256:"
+            "eb6735e8d84b1850fabc5590124aab1755e90c9fd28123584324398405e1e42a"
+        },
+        (
+            "https://people.cs.umass.edu/~marlin/data/"
+            "caltech101_silhouettes_28_split1.mat",
+        ),
+    ),
+    "frey_faces": Source(
+        {
+            "freyfaces.npy": "sha256:"
+            "13a0cd943fe56c8a2f4c05bc670b097ae2fda4f9d3a0d5215277712ac02f12e6",
+            "frey_rawface.mat": "",
+        },
+        ("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",),
+        (1965, 560),
+    ),
+}
+
+
+def amat(key: str, data_dir: Path) -> np.ndarray:
+    r"""Larochelle's text, a line `0 1 ... 0 \n` per image, as a boolean matrix."""
+    source = SOURCES[key]
+    path = _files.find(source, data_dir)
+
+    def parse() -> np.ndarray:
+        rows, pixels = source.shape
+        _check_size(path, path.stat().st_size, rows * pixels * 2)
+        text = np.frombuffer(_files.read(source, path), np.uint8)
+        return text.reshape(rows, pixels * 2)[:, ::2] == ord("1")
+
+    return _files.cached_bits(path, parse)
+
+
+def idx(key: str, data_dir: Path) -> np.ndarray:
+    """MNIST's own format: uint8 images `(N, H, W)`."""
+    source = SOURCES[key]
+    path = _files.find(source, data_dir)
+    data = _files.read(source, path)
+    header = np.array([2051, *source.shape], ">i4").tobytes()
+    if not data.startswith(header):
+        got = data[: len(header)].hex(" ", 4)
+        raise _files.broken(path, f"expected header {header.hex(' ', 4)}, got '{got}'")
+    _check_size(path, len(data), len(header) + math.prod(source.shape))
+    return np.frombuffer(data, np.uint8, offset=len(header)).reshape(source.shape)
+
+
+def caltech(data_dir: Path) -> list[np.ndarray]:
+    """Training, validation and test silhouettes, columns first, the object 0."""
+    source = SOURCES["caltech_silhouettes"]
+    path = _files.find(source, data_dir)
+    arrays = _mat(_files.read(source, path), path)
+    return [_item(arrays, f"{s}_data", path) for s in ("train", "val", "test")]
+
+
+def frey(data_dir: Path) -> np.ndarray:
+    """Frey's faces, one a row."""
+    source = SOURCES["frey_faces"]
+    path = _files.find(source, data_dir)
+    data = _files.read(source, path)
+    if path.suffix == ".npy":
+        faces = np.load(io.BytesIO(data), allow_pickle=False)
+    else:
+        faces = _item(_mat(data, path), "ff", path).T
+    if faces.shape != source.shape or faces.dtype != np.uint8:
+        got = f"{faces.dtype} {faces.shape}"
+        raise _files.broken(path, f"expected uint8 {source.shape}, got {got}")
+    return faces
+
+
+def npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays `train`, `test` and, if there, `valid` of a user's archive."""
+    if not path.is_file():
+        raise DataFileError(f"data file {path} not found: looked in {path.absolute()}")
+    if not zipfile.is_zipfile(path):
+        raise DataFileError(
+            f"{path}: expected an .npz archive (a zip file), got another kind; "
+            "truncated, or not written by np.savez?"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            keys = archive.files
+            wanted = [key for key in ("train", "valid", "test") if key in keys]
+            arrays = {key: archive[key] for key in wanted}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataFileError(
+            f"{path}: cannot be read ({_files.one_line(error)}); corrupt, or object "
+            "arrays where plain ones are expected"
+        ) from error
+    if missing := {"train", "test"} - arrays.keys():
+        raise DataFileError(
+            f"{path}: expected arrays 'train', 'test' and optionally 'valid', got "
+            f"{_names(keys)}; missing {_names(sorted(missing))}"
+        )
+    return arrays
+
+
+def _mat(data: bytes, path: Path) -> dict[str, np.ndarray]:
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(io.BytesIO(data))
+    except Exception as error:  # whatever scipy meets in a broken file
+        what = f"not a MATLAB file ({_files.one_line(error)})"
+        raise _files.broken(path, what) from error
+
+
+def _item(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
+    if key not in arrays:
+        got = _names(k for k in arrays if not k.startswith("__"))
+        raise _files.broken(path, f"expected an array {key!r}, got {got}")
+    return arrays[key]
+
+
+def _check_size(path: Path, got: int, expected: int) -> None:
+    if got != expected:
+        raise _files.broken(path, f"expected {expected} bytes, got {got}")
+
+
+def _names(keys) -> str:
+    return ", ".join(map(repr, keys)) or "none"

@@ -1,0 +1,408 @@
+"""Data sets: a name -> three tensors and what they are.
+
+A `Dataset` holds training, validation and test images with the likelihood that
+suits them, and says in `variant` how they were made: the binarisation of MNIST
+alone moves a log-likelihood by more than most posteriors do, so no number should
+go without it. `load_dataset` knows the published sets and reads `FILE.npz`.
+
+All splits and draws are fixed: numpy's `RandomState`, whose stream never changes.
+"""
+
+import copy
+import difflib
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _sources
+from .errors import DataFileError, UserError
+
+__all__ = ["LIKELIHOODS", "Dataset", "check_images", "list_datasets", "load_dataset"]
+
+LIKELIHOODS = ("bernoulli", "gaussian", "discretized_logistic")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images in three splits, and the likelihood that suits them.
+
+    Tensors or numpy arrays of shape `(N, *event_shape)` are checked and stored as
+    float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`, and uint8
+    grey levels become k/255 for a discretised logistic or a dynamic set.
+
+    Args:
+        train: training images.
+        valid: validation images.
+        test: test images.
+        likelihood: `"bernoulli"` (values 0 and 1), `"gaussian"` (any), or
+            `"discretized_logistic"` (grey levels k/255).
+        name: short name, used for run folders and tables.
+        dynamic: `train` holds Bernoulli probabilities, redrawn by `epoch`.
+        note: how the tensors were made; see `variant`.
+
+    Example:
+        >>> images = (torch.arange(48).reshape(6, 8) % 3 == 0).reshape(6, 2, 4)
+        >>> data = Dataset(images[:4], images[4:5], images[5:])
+        >>> data
+        Dataset('custom', (2, 4), 'bernoulli', "user's tensors, 4/1/1")
+        >>> data.train.dtype
+        torch.float32
+    """
+
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    likelihood: str = "bernoulli"
+    name: str = "custom"
+    dynamic: bool = False
+    note: str = field(default="user's tensors", kw_only=True)
+
+    def __post_init__(self):
+        if self.dynamic and self.likelihood != "bernoulli":
+            raise UserError(
+                "dynamic=True: expected likelihood='bernoulli', got "
+                f"{self.likelihood!r}; only binary images are redrawn every epoch"
+            )
+        shape = None
+        for split in ("train", "valid", "test"):
+            kind = "grey" if self.dynamic and split == "train" else self.likelihood
+            x = _checked(getattr(self, split), shape, kind, split)
+            shape = x.shape[1:]
+            object.__setattr__(self, split, x.detach().float())
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one image: `(H, W)`, `(3, H, W)` or `(D,)`."""
+        return tuple(self.train.shape[1:])
+
+    @property
+    def variant(self) -> str:
+        """What was done to the images and the sizes of the splits."""
+        sizes = "/".join(str(len(x)) for x in (self.train, self.valid, self.test))
+        return f"{self.note}, {sizes}"
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data set with its tensors on `device`."""
+        moved = copy.copy(self)
+        for split in ("train", "valid", "test"):
+            object.__setattr__(moved, split, getattr(self, split).to(device))
+        return moved
+
+    def epoch(self, seed: int, epoch: int) -> Tensor:
+        """The training images of one epoch: `train`, or its fresh binarisation.
+
+        The draw is a function of `(seed, epoch)` alone, so that a resumed run sees
+        the same images; it is made on the device of `train` and leaves the global
+        random state untouched.
+        """
+        if not self.dynamic:
+            return self.train
+        digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+        generator = torch.Generator(self.train.device)
+        generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        uniform = torch.empty_like(self.train).uniform_(generator=generator)
+        return uniform.lt_(self.train)
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.name!r}, {self.event_shape}, {self.likelihood!r}, "
+            f"{self.variant!r})"
+        )
+
+
+def check_images(
+    x: Tensor | np.ndarray,
+    event_shape: Sequence[int] | None,
+    likelihood: str,
+    what: str = "x",
+) -> Tensor:
+    """`x` as a floating tensor `(N, *event_shape)` with values that suit `likelihood`.
+
+    Args:
+        x: images, as a tensor or numpy array: boolean, integer or floating.
+        event_shape: shape of one image, or None for any.
+        likelihood: one of `LIKELIHOODS`.
+        what: what `x` is called in errors.
+
+    Raises:
+        UserError: one line that says what was expected, what was got and why.
+
+    Example:
+        >>> check_images(torch.eye(2, dtype=torch.bool), (2,), "bernoulli")
+        tensor([[1., 0.],
+                [0., 1.]])
+        >>> check_images(torch.tensor([[0.5]]), (2,), "bernoulli")
+        Traceback (most recent call last):
+        ...
+        pyro_vae_zoo.errors.UserError: x: expected shape (N, 2), got (1, 1)
+    """
+    return _checked(x, event_shape, likelihood, what)
+
+
+def list_datasets() -> list[str]:
+    """Names that `load_dataset` knows, besides any path that ends in `.npz`."""
+    return list(_LOADERS)
+
+
+def load_dataset(
+    name: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> Dataset:
+    """The data set `name`, one of `list_datasets()` or the path of an `.npz` file.
+
+    An `.npz` file holds arrays `train`, `test` and optionally `valid` (else 10 % of
+    `train`) with one image a row: `(N, H, W)`, `(N, H, W, 3)` or `(N, D)`. The dtype
+    chooses the likelihood: bool Bernoulli, uint8 discretised logistic, float
+    Gaussian.
+
+    Args:
+        name: name or path.
+        data_dir: where the files lie; default `$PYRO_VAE_ZOO_DATA`, else
+            `~/.cache/pyro_vae_zoo`. What is missing there is downloaded.
+
+    Raises:
+        UserError: the name is unknown.
+        DataFileError: a file is missing, truncated, corrupt or of another kind.
+
+    Example:
+        >>> load_dataset("digits").variant
+        'one Bernoulli draw from intensities/16, 1297/250/250'
+    """
+    name = os.fspath(name)
+    if name.endswith(".npz"):
+        return _npz(Path(name).expanduser())
+    if name not in _LOADERS:
+        close = difflib.get_close_matches(name, _LOADERS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(
+            f"unknown data set {name!r}: {hint}Known: {', '.join(_LOADERS)}, "
+            "or a path that ends in .npz"
+        )
+    return _LOADERS[name](name, _sources.data_folder(data_dir))
+
+
+# --- checks -----------------------------------------------------------------
+
+
+def _checked(x, event_shape, kind: str, what: str) -> Tensor:
+    if kind not in (*LIKELIHOODS, "grey"):
+        raise UserError(
+            f"unknown likelihood {kind!r}; known: {', '.join(map(repr, LIKELIHOODS))}"
+        )
+    x = _tensor(x, what)
+    _check_shape(x, event_shape, what)
+    x = _channels_first(x, event_shape)
+    if x.dtype == torch.bool:
+        return x.float()
+    if x.dtype == torch.uint8 and kind in ("discretized_logistic", "grey"):
+        return x.float() / 255
+    x = x if x.is_floating_point() else x.float()
+    _check_values(x, kind, what)
+    return x
+
+
+def _tensor(x, what: str) -> Tensor:
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in "buif":
+            raise UserError(_wrong_dtype(what, x.dtype))
+        native = x.astype(x.dtype.newbyteorder("="), copy=False)
+        x = np.require(native, requirements=["C", "W"])
+        if x.dtype.itemsize > 8:  # long double
+            x = x.astype(np.float64)
+        x = torch.from_numpy(x)
+    if not isinstance(x, Tensor):
+        raise UserError(
+            f"{what}: expected a tensor or numpy array, got {type(x).__name__}"
+        )
+    if x.is_complex():
+        raise UserError(_wrong_dtype(what, x.dtype))
+    return x
+
+
+def _wrong_dtype(what: str, dtype) -> str:
+    return f"{what}: expected boolean, integer or floating values, got dtype {dtype}"
+
+
+def _check_shape(x: Tensor, event_shape, what: str) -> None:
+    got = tuple(x.shape)
+    if x.ndim < 2:
+        raise UserError(
+            f"{what}: expected shape (N, *event_shape), got {got}; there is no event "
+            "dimension: one image a row, as in (N, H, W) or (N, D)"
+        )
+    if event_shape is not None:
+        event_shape = tuple(event_shape)
+        if _channels_first(x, event_shape).shape[1:] != event_shape:
+            hint = ""
+            if got == event_shape:
+                hint = "; a single image needs a batch dimension: x[None]"
+            elif math.prod(got[1:]) == math.prod(event_shape):
+                hint = f"; same number of values: reshape to (-1, *{event_shape})"
+            expected = ", ".join(["N", *map(str, event_shape)])
+            raise UserError(f"{what}: expected shape ({expected}), got {got}{hint}")
+    if x.numel() == 0:
+        raise UserError(f"{what}: expected at least one image, got shape {got}: empty")
+
+
+def _channels_first(x: Tensor, event_shape=None) -> Tensor:
+    """Turn colour images `(N, H, W, 3)` to `(N, 3, H, W)`."""
+    asked = event_shape is not None and x.shape[1:] == tuple(event_shape)
+    if asked or x.ndim != 4 or x.shape[3] != 3 or x.shape[1] == 3:
+        return x
+    return x.permute(0, 3, 1, 2).contiguous()
+
+
+def _check_values(x: Tensor, kind: str, what: str) -> None:
+    low, high = (bound.item() for bound in x.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        bad = x.numel() - int(x.isfinite().sum())
+        raise UserError(
+            f"{what}: expected finite values, got {bad} NaN or infinite "
+            f"of {x.numel()}; clean them or check the preprocessing"
+        )
+    got = f"got values in [{low:.6g}, {high:.6g}]"
+    unit = 0 <= low and high <= 1
+    if kind == "bernoulli" and not (unit and (x == x.bool()).all()):
+        raise UserError(
+            f"{what} has grey pixels: expected only 0 and 1 for "
+            f"likelihood='bernoulli', {got}; binarise, or use likelihood='gaussian' or "
+            "'discretized_logistic', or dynamic=True to redraw train every epoch"
+        )
+    if kind == "grey" and not unit:
+        raise UserError(
+            f"{what}: expected probabilities in [0, 1] for dynamic=True, {got}; "
+            "divide grey levels by their maximum"
+        )
+    if kind == "discretized_logistic":
+        if not unit:
+            raise UserError(
+                f"{what}: expected grey levels k/255 in [0, 1] for "
+                f"likelihood='discretized_logistic', {got}; pass uint8, or divide by "
+                "255"
+            )
+        levels = x * 255
+        off = int(((levels - levels.round()).abs() > 1e-3).sum())
+        if off:
+            raise UserError(
+                f"{what}: expected grey levels k/255 for "
+                f"likelihood='discretized_logistic', got {off} of {x.numel()} values "
+                "off that grid; round them, or use likelihood='gaussian'"
+            )
+
+
+# --- how each set is made ----------------------------------------------------
+
+
+def _digits(name: str, data_dir: Path) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    random = np.random.RandomState(0)
+    grey = load_digits().images / 16
+    bits = (random.random_sample(grey.shape) < grey)[random.permutation(len(grey))]
+    note = "one Bernoulli draw from intensities/16"
+    return Dataset(*np.split(bits, [1297, 1547]), name=name, note=note)
+
+
+def _mnist_static(name: str, data_dir: Path) -> Dataset:
+    splits = [
+        _sources.amat(f"binarized_mnist/{split}", data_dir).reshape(-1, 28, 28)
+        for split in ("train", "valid", "test")
+    ]
+    return Dataset(*splits, name=name, note="static binarisation (Larochelle)")
+
+
+def _idx(
+    name: str, data_dir: Path, *, folder: str, reading: str, num_valid: int = 10000
+) -> Dataset:
+    train = _sources.idx(f"{folder}/train", data_dir)
+    test = _sources.idx(f"{folder}/test", data_dir)
+    train, valid = train[:-num_valid], train[-num_valid:]
+    if reading == "threshold":
+        splits = [x > 127 for x in (train, valid, test)]
+        return Dataset(*splits, name=name, note="threshold, grey > 0.5")
+    train, valid, test = (x / np.float32(255) for x in (train, valid, test))
+    if reading == "gray":
+        note = "grey levels k/255"
+        return Dataset(train, valid, test, "gaussian", name, note=note)
+    random = np.random.RandomState(777)
+    valid, test = (random.random_sample(x.shape) < x for x in (valid, test))
+    note = "train redrawn every epoch, valid and test drawn once (seed 777)"
+    return Dataset(train, valid, test, name=name, dynamic=True, note=note)
+
+
+def _caltech(name: str, data_dir: Path) -> Dataset:
+    splits = [
+        (1 - columns_first.reshape(-1, 28, 28)).swapaxes(1, 2)
+        for columns_first in _sources.caltech(data_dir)
+    ]
+    return Dataset(*splits, name=name, note="inverted and transposed")
+
+
+def _frey(name: str, data_dir: Path) -> Dataset:
+    faces = _sources.frey(data_dir)
+    order = np.random.RandomState(0).permutation(len(faces))
+    splits = np.split(faces[order].reshape(-1, 28, 20), [-400, -200])
+    note = "grey levels k/255, fixed shuffle (seed 0)"
+    return Dataset(*splits, "discretized_logistic", name, note=note)
+
+
+_NPZ_LIKELIHOODS = {"b": "bernoulli", "u": "discretized_logistic", "f": "gaussian"}
+
+
+def _npz(path: Path) -> Dataset:
+    arrays = _sources.npz(path)
+    dtypes = {key: x.dtype for key, x in arrays.items()}
+    kinds = {
+        "u" if dtype == np.uint8 else dtype.kind if dtype.kind in "bf" else None
+        for dtype in dtypes.values()
+    }
+    got = ", ".join(f"{key} {dtype}" for key, dtype in dtypes.items())
+    if len(kinds) > 1 or None in kinds:
+        raise DataFileError(
+            f"{path}: expected all arrays bool (Bernoulli), all uint8 (discretised "
+            f"logistic) or all float (Gaussian), got {got}; convert with .astype"
+        )
+    kind = kinds.pop()
+    likelihood = _NPZ_LIKELIHOODS[kind]
+    train, note = arrays["train"], f"{path.name}, {dtypes['train']} -> {likelihood}"
+    if "valid" not in arrays:
+        if train.ndim < 1 or len(train) < 2:
+            raise DataFileError(
+                f"{path}: expected at least 2 training images to take 10 % as "
+                f"validation, got shape {train.shape}; or add an array 'valid'"
+            )
+        order = np.random.RandomState(0).permutation(len(train))
+        num_valid = max(1, len(train) // 10)
+        arrays["valid"] = train[order[:num_valid]]
+        train = train[np.sort(order[num_valid:])]
+        note += ", valid is 10 % of train (seed 0)"
+    if kind != "b" and all(((x == 0) | (x == 1)).all() for x in arrays.values()):
+        note += ", only 0 and 1: store bool for Bernoulli"
+    try:
+        return Dataset(
+            train, arrays["valid"], arrays["test"], likelihood, path.stem, note=note
+        )
+    except UserError as error:
+        raise DataFileError(f"{path}: {error}") from error
+
+
+_LOADERS: dict[str, Callable[[str, Path], Dataset]] = {
+    "digits": _digits,
+    "mnist_static": _mnist_static,
+    "mnist_dynamic": partial(_idx, folder="MNIST", reading="dynamic"),
+    "mnist_threshold": partial(
+        _idx, folder="MNIST", reading="threshold", num_valid=12000
+    ),
+    "mnist_gray": partial(_idx, folder="MNIST", reading="gray"),
+    "fashion_dynamic": partial(_idx, folder="FashionMNIST", reading="dynamic"),
+    "fashion_gray": partial(_idx, folder="FashionMNIST", reading="gray"),
+    "caltech_silhouettes": _caltech,
+    "frey_faces": _frey,
+}
