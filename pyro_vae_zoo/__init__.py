@@ -1,3 +1,61 @@
-"""A zoo of variational auto-encoders in Pyro: every system a model/guide pair."""
+"""A zoo of variational auto-encoders in Pyro.
+
+Every system is a pair: `vae.model` is p(x, z), `vae.guide` is q(z|x).
+
+    import pyro_vae_zoo as zoo
+
+    data = zoo.load_dataset("digits")
+    vae = zoo.create("iaf", data, latent_dim=8, num_flows=2)
+    zoo.fit(vae, data, epochs=20)
+    zoo.evaluate(vae, data.test, num_particles=1000).log_likelihood
+"""
+
+from pyro_vae_zoo import models, testing
+from pyro_vae_zoo.checkpoint import load, save
+from pyro_vae_zoo.datasets import Dataset, list_datasets, load_dataset
+from pyro_vae_zoo.elbo import AnnealedELBO
+from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
+from pyro_vae_zoo.evaluate import (
+    Evaluation,
+    LogLikelihood,
+    evaluate,
+    log_likelihood,
+    pareto_khat,
+)
+from pyro_vae_zoo.models.flow_guides import AmortizedFlow
+from pyro_vae_zoo.models.standard import StandardModel
+from pyro_vae_zoo.registry import create, guide_options, list_guides, register
+from pyro_vae_zoo.train import History, fit
+from pyro_vae_zoo.vae import VAE, Phase
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "VAE",
+    "AmortizedFlow",
+    "AnnealedELBO",
+    "DataFileError",
+    "Dataset",
+    "DivergedError",
+    "Evaluation",
+    "History",
+    "LogLikelihood",
+    "Phase",
+    "StandardModel",
+    "UserError",
+    "__version__",
+    "create",
+    "evaluate",
+    "fit",
+    "guide_options",
+    "list_datasets",
+    "list_guides",
+    "load",
+    "load_dataset",
+    "log_likelihood",
+    "models",
+    "pareto_khat",
+    "register",
+    "save",
+    "testing",
+]

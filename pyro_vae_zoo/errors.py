@@ -6,7 +6,7 @@ the likely cause. The command line prints that line and exits with code 2;
 everything else is a bug and keeps its traceback.
 """
 
-__all__ = ["DataFileError", "UserError"]
+__all__ = ["DataFileError", "DivergedError", "UserError"]
 
 
 class UserError(ValueError):
@@ -15,3 +15,7 @@ class UserError(ValueError):
 
 class DataFileError(UserError, OSError):
     """A file that is missing, truncated, corrupt or of another kind."""
+
+
+class DivergedError(RuntimeError):
+    """Training met a number that is not finite; the last checkpoint is good."""

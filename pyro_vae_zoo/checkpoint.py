@@ -1,0 +1,181 @@
+"""Files that survive: atomic writes, models as safetensors, checkpoints.
+
+A file is written beside its place and moved there when it is whole, so that a full
+disk or a killed process leaves the previous one as it was. Nothing that is loaded
+can run code: models are safetensors, checkpoints load with `weights_only=True`.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.registry import create
+from pyro_vae_zoo.vae import VAE
+
+__all__ = [
+    "MODEL_FILE",
+    "load",
+    "load_checkpoint",
+    "read_json",
+    "save",
+    "save_checkpoint",
+    "write_atomically",
+    "write_json",
+]
+
+MODEL_FILE = "model.safetensors"
+_KEY = "pyro_vae_zoo"  # of the JSON inside the safetensors header
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: where it cannot be written, the previous file untouched.
+    """
+    path = Path(path)
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write JSON, indented, atomically."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read JSON; a broken file is an error that names it."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise DataFileError(f"expected a file {path}; there is none") from None
+    except ValueError as error:
+        raise DataFileError(f"{path} is not valid JSON: {error}") from None
+
+
+def save(vae: VAE, path: str | os.PathLike) -> Path:
+    """Save a VAE: weights as safetensors, what builds it as JSON in their header.
+
+    Args:
+        vae: the pair.
+        path: a file, or a folder for `model.safetensors` in it (made if missing).
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = zoo.load(zoo.save(vae, folder))
+    >>> again.config == vae.config
+    True
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path.mkdir(parents=True, exist_ok=True)
+        path = path / MODEL_FILE
+    tensors = {name: t.detach().contiguous() for name, t in vae.state_dict().items()}
+    write_atomically(path, to_safetensors(tensors, {_KEY: json.dumps(vae.config)}))
+    return path
+
+
+def load(
+    path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
+) -> VAE:
+    """Load what `save` saved: from its file, its folder or a run folder.
+
+    Args:
+        path: file or folder.
+        guide: the class of the guide, where it is not one of the zoo's: a file
+            never makes `load` import code.
+
+    Raises:
+        DataFileError: for a missing or corrupt file.
+        UserError: for a guide that is not given, or weights that do not fit.
+    """
+    path = Path(path)
+    path = path / MODEL_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise DataFileError(f"expected a model in {path}; there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, ValueError) as error:
+        raise DataFileError(f"{path} is corrupt or no safetensors: {error}") from None
+    if config is None:
+        raise UserError(f"{path} does not say how to build its VAE; build it yourself")
+    vae = create(
+        _which_guide(config["guide"], guide, path),
+        event_shape=config["event_shape"],
+        likelihood=config["likelihood"],
+        **config["options"],
+    )
+    return load_weights(vae, tensors, path)
+
+
+def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
+    """Copy weights into a VAE; such that do not fit are an error that names `path`."""
+    try:
+        vae.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).split("\n")[1].strip()
+        raise UserError(f"the weights in {path} do not fit: {reason}") from None
+    return vae
+
+
+def _which_guide(
+    name: str, guide: Callable | None, path: Path
+) -> str | Callable[..., nn.Module]:
+    if guide is None and name.startswith("custom:"):
+        raise UserError(
+            f"{path} holds the guide {name[7:]!r}, not one of the zoo's; pass its class: "
+            f"zoo.load(path, guide={name[7:]})"
+        )
+    return guide or name
+
+
+def save_checkpoint(path: str | os.PathLike, state: dict) -> None:
+    """Write tensors, numbers, strings and containers of them, atomically."""
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".checkpoint.") as folder:
+        temporary = Path(folder) / path.name
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise OSError(f"cannot write {path}: {_first_line(error)}") from None
+        os.replace(temporary, path)
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict:
+    """Read a checkpoint; a pickle with anything but data in it is refused, not run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataFileError(f"expected a checkpoint {path}; there is none") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise DataFileError(
+            f"{path} is no checkpoint of the zoo, or is corrupt; nothing in it was run: "
+            f"{_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]

@@ -1,0 +1,275 @@
+r"""What Pyro's ELBOs lack for VAEs: bounds per datum, and annealed objectives.
+
+`bound_terms` runs a pair once and gives every term of the bound for each particle
+and each datum; training objectives and the evaluator are built on it. `AnnealedELBO`
+is a Pyro ELBO (a drop-in for `Trace_ELBO`) with the devices that papers train with.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.vae import latent_sites
+
+__all__ = ["AnnealedELBO", "BoundTerms", "bound_terms"]
+
+_DATA_DIM = -1  # of `pyro.plate("data", ...)`; particles are one to its left
+
+
+@dataclass
+class BoundTerms:
+    r"""Terms of the bound, each of shape `(num_particles, batch)`, in nats.
+
+    Attributes:
+        log_likelihood: \(\log p(x|z)\), summed over the observed sites.
+        log_prior: \(\log p(z_s|\cdot)\) of each latent site s.
+        log_guide: \(\log q(z_s|\cdot, x)\) of each latent site s.
+        guide_trace: the trace that the draws came from.
+    """
+
+    log_likelihood: Tensor
+    log_prior: dict[str, Tensor]
+    log_guide: dict[str, Tensor]
+    guide_trace: poutine.Trace
+
+    @property
+    def kl(self) -> dict[str, Tensor]:
+        r"""One-draw estimates \(\log q - \log p\) of the KL of each latent site."""
+        return {s: self.log_guide[s] - self.log_prior[s] for s in self.log_guide}
+
+    @property
+    def log_weights(self) -> Tensor:
+        r"""\(\log p(x, z) - \log q(z|x)\): its mean is the ELBO."""
+        return self.log_likelihood - sum(self.kl.values())
+
+
+def bound_terms(
+    model: nn.Module, guide: nn.Module, x: Tensor, num_particles: int = 1
+) -> BoundTerms:
+    """Draw `num_particles` latents for each datum and score both sides.
+
+    The pair runs once, its particles in a plate at dim -2. A latent site outside
+    the data plate is allowed where both sides give it the same score (a draw that
+    model and guide share); it then cancels and appears in no term.
+
+    Raises:
+        UserError: where the sites of the two sides do not match, or where a shared
+            site does not cancel; the message names the site.
+    """
+    guide_trace = poutine.trace(_with_particles).get_trace(guide, x, num_particles)
+    replayed = poutine.replay(_with_particles, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(model, x, num_particles)
+    _check_sites(model_trace, guide_trace)
+    shape = (num_particles, len(x))
+    terms = BoundTerms(x.new_zeros(()), {}, {}, guide_trace)
+    for name, site in model_trace.nodes.items():
+        if site["type"] == "sample" and site["is_observed"]:
+            log_prob = _log_prob(name, site, shape)
+            terms.log_likelihood = terms.log_likelihood + log_prob
+    for name, site in latent_sites(guide_trace).items():
+        log_q = _site_log_prob(site)
+        log_p = _site_log_prob(model_trace.nodes[name])
+        if not _in_data_plate(site):
+            _check_cancels(name, log_p, log_q)
+            continue
+        terms.log_prior[name] = _shaped(name, log_p, shape)
+        terms.log_guide[name] = _shaped(name, log_q, shape)
+    return terms
+
+
+class AnnealedELBO(ELBO):
+    r"""The ELBO or the importance-weighted bound with what papers train it with.
+
+    With one particle and no option it is `Trace_ELBO` (tested):
+    \[L(x) = E_q\big[\log p(x|z) - \beta \sum_s \max(\lambda,
+      \overline{\mathrm{KL}}_s)\big].\]
+
+    Args:
+        num_particles: draws for each datum.
+        bound: `elbo`, or `iwae` for
+            \(\log \tfrac1K \sum_k p(x, z_k)/q(z_k|x)\) (Burda et al. 2016, eq. 8).
+        kl_weight: \(\beta\), the KL's weight (Sonderby et al. 2016); `fit` moves it.
+        free_bits: \(\lambda\) in nats for each latent site, applied to the batch
+            mean (Kingma et al. 2016, appendix C.8).
+        joint_weight: weight of \(\log p(x, z)\), prior included: the tempering of
+            Rezende & Mohamed 2015, section 6.1; `fit` moves it.
+        sticking_the_landing: drop the score of the guide's parameters from the
+            gradient (Roeder et al. 2017); needs a guide that can score any z.
+
+    Raises:
+        UserError: for an unknown bound and for options that exclude each other.
+
+    Example:
+        >>> import pyro_vae_zoo as zoo
+        >>> vae = zoo.create("mean_field", event_shape=(8, 8))
+        >>> loss = AnnealedELBO(num_particles=3, bound="iwae")
+        >>> loss(vae.model, vae.guide)(torch.zeros(5, 8, 8)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        bound: str = "elbo",
+        kl_weight: float = 1.0,
+        free_bits: float = 0.0,
+        joint_weight: float = 1.0,
+        sticking_the_landing: bool = False,
+    ) -> None:
+        super().__init__(num_particles=num_particles, max_plate_nesting=1)
+        if bound not in ("elbo", "iwae"):
+            raise UserError(f"unknown bound {bound!r}; known: elbo, iwae")
+        if bound == "iwae" and free_bits:
+            raise UserError("free bits have no meaning for the bound 'iwae'")
+        self.bound = bound
+        self.kl_weight = kl_weight
+        self.free_bits = free_bits
+        self.joint_weight = joint_weight
+        self.sticking_the_landing = sticking_the_landing
+
+    def loss_and_elbo(
+        self, model: nn.Module, guide: nn.Module, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The objective to minimise and the plain bound, both summed over the batch."""
+        terms = bound_terms(model, guide, x, self.num_particles)
+        _check_reparametrised(terms.guide_trace)
+        plain = self._bound(terms.log_weights).detach()
+        if self.sticking_the_landing:
+            terms.log_guide = _score_without_parameters(guide, x, terms)
+        log_p = terms.log_likelihood + self.kl_weight * sum(terms.log_prior.values())
+        log_q = self.kl_weight * sum(terms.log_guide.values())
+        if self.free_bits:
+            batch_kl = [kl.mean().clamp(min=self.free_bits) for kl in terms.kl.values()]
+            nats = terms.log_likelihood.mean() - self.kl_weight * sum(batch_kl)
+            return -len(x) * nats, plain
+        return -self._bound(self.joint_weight * log_p - log_q), plain
+
+    def _bound(self, log_weights: Tensor) -> Tensor:
+        if self.bound == "elbo":
+            return log_weights.mean(0).sum()
+        per_datum = log_weights.logsumexp(0) - math.log(self.num_particles)
+        return per_datum.sum()
+
+    def differentiable_loss(
+        self, model: nn.Module, guide: nn.Module, x: Tensor
+    ) -> Tensor:
+        """The objective to minimise, summed over the batch, in nats."""
+        return self.loss_and_elbo(model, guide, x)[0]
+
+    def loss(self, model: nn.Module, guide: nn.Module, x: Tensor) -> float:
+        """The objective's value."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, x).item()
+
+    def loss_and_grads(self, model: nn.Module, guide: nn.Module, x: Tensor) -> float:
+        """Add the objective's gradients to the parameters; what `pyro.infer.SVI` calls."""
+        loss = self.differentiable_loss(model, guide, x)
+        loss.backward()
+        return loss.item()
+
+    def _get_trace(self, model, guide, args, kwargs):
+        raise NotImplementedError("AnnealedELBO runs the pair in `bound_terms`")
+
+
+def _with_particles(fn: nn.Module, x: Tensor, num_particles: int) -> None:
+    with pyro.plate("num_particles", num_particles, dim=_DATA_DIM - 1):
+        fn(x)
+
+
+def _site_log_prob(site: dict) -> Tensor:
+    return site["fn"].log_prob(site["value"])
+
+
+def _log_prob(name: str, site: dict, shape: tuple[int, int]) -> Tensor:
+    return _shaped(name, _site_log_prob(site), shape)
+
+
+def _shaped(name: str, log_prob: Tensor, shape: tuple[int, int]) -> Tensor:
+    if log_prob.shape == shape:
+        return log_prob
+    try:
+        return log_prob.expand(shape)
+    except RuntimeError:
+        raise UserError(
+            f"site {name!r}: expected a log-probability for each particle and datum, "
+            f"of shape {shape}, got {tuple(log_prob.shape)}; is a `.to_event()` missing?"
+        ) from None
+
+
+def _in_data_plate(site: dict) -> bool:
+    return any(frame.dim == _DATA_DIM for frame in site["cond_indep_stack"])
+
+
+def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
+    p, q = set(latent_sites(model_trace)), set(latent_sites(guide_trace))
+    if p - q:
+        raise UserError(f"the guide draws no {sorted(p - q)}, which the model does")
+    if q - p:
+        raise UserError(f"the guide draws {sorted(q - p)}, which the model does not")
+
+
+def _check_cancels(name: str, log_p: Tensor, log_q: Tensor) -> None:
+    if not torch.allclose(log_p, log_q):
+        raise UserError(
+            f"site {name!r} lies outside the plate 'data' and its scores in model and "
+            "guide differ; draw it inside the plate, or share one distribution"
+        )
+
+
+def _check_reparametrised(guide_trace: poutine.Trace) -> None:
+    for name, site in latent_sites(guide_trace).items():
+        if not site["fn"].has_rsample:
+            raise UserError(
+                f"site {name!r} is drawn without reparametrisation, which these options "
+                "need; train it with a plain Trace_ELBO"
+            )
+
+
+def _score_without_parameters(
+    guide: nn.Module, x: Tensor, terms: BoundTerms
+) -> dict[str, Tensor]:
+    """log q(z|x) of the same z, with a gradient to z but none to the parameters."""
+    replayed = poutine.replay(_with_particles, trace=terms.guide_trace)
+    num_particles = next(iter(terms.log_guide.values())).shape[0]
+    with _frozen(guide):
+        trace = poutine.trace(replayed).get_trace(guide, x, num_particles)
+        return {
+            name: _shaped(name, _score_anew(name, trace.nodes[name]), log_q.shape)
+            for name, log_q in terms.log_guide.items()
+        }
+
+
+def _score_anew(name: str, site: dict) -> Tensor:
+    transforms = getattr(site["fn"], "transforms", ())
+    refusal = UserError(
+        f"sticking-the-landing scores site {name!r} anew, which "
+        f"{', '.join({type(t).__name__ for t in transforms})} cannot do at an affordable "
+        "cost; choose a guide with a cheap inverse (Gaussian, planar, couplings)"
+    )
+    if any(getattr(t, "autoregressive", False) for t in transforms):
+        raise refusal
+    try:
+        return _site_log_prob(site)
+    except (KeyError, NotImplementedError) as error:  # a flow without an inverse
+        raise refusal from error
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    try:
+        for p in trainable:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)

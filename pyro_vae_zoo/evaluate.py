@@ -1,0 +1,398 @@
+r"""How good is a VAE: bounds, importance-sampled likelihoods, diagnostics.
+
+Everything is in nats per datum, larger is better. The estimate of a datum's
+log-likelihood from K draws of the guide is
+
+\[\log \hat p(x) = \log \frac1K \sum_{k=1}^{K} w_k, \qquad
+  w_k = \frac{p(x, z_k)}{q(z_k|x)}, \quad z_k \sim q(z|x)\]
+
+(Burda et al. 2016): \(\hat p\) is unbiased, its logarithm a lower bound in
+expectation. Draws are streamed in chunks sized to memory; what is kept are the
+log-weights, in float64.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from tqdm import tqdm
+
+from pyro_vae_zoo.datasets import check_images
+from pyro_vae_zoo.elbo import BoundTerms, bound_terms
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.vae import VAE, latent_sites
+
+__all__ = ["Evaluation", "LogLikelihood", "evaluate", "log_likelihood", "pareto_khat"]
+
+_PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
+_CPU_BUDGET = 100e6  # bytes a chunk may take: as much as still profits from caches
+_TENSORS_ALIVE = 4  # of the largest size at a time, found by measurement
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Importance-sampled log-likelihoods; each tensor has shape `(len(x),)`, float64.
+
+    Attributes:
+        log_prob: estimates of log p(x), in nats.
+        std_error: Monte-Carlo standard error of each (delta method), in nats.
+        ess: effective number of draws, between 1 and `num_particles`.
+        khat: Pareto shape of each datum's largest weights (Vehtari et al. 2024):
+            above 0.7 the estimate is unreliable, whatever `std_error` says. NaN
+            for fewer than 25 draws, 0 where all weights are equal.
+        num_particles: draws for each datum.
+    """
+
+    log_prob: Tensor
+    std_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    num_particles: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the data, in nats per datum where not said otherwise.
+
+    Attributes:
+        elbo: the evidence lower bound.
+        elbo_std_error: sd over the data / sqrt(number of data).
+        log_likelihood: importance-sampled, with `num_particles` draws.
+        log_likelihood_std_error: sd over the data / sqrt(number of data).
+        log_likelihood_mc_error: error from the finite number of draws,
+            sqrt(sum of squared standard errors) / number of data.
+        kl: E[log q(z|x) - log p(z)], summed over the latent sites.
+        kl_per_site: the same for each latent site.
+        reconstruction: E[log p(x|z)].
+        active_units: latent dimensions whose posterior mean varies over the data
+            by more than 0.01 (Burda et al. 2016); each site's, and of how many.
+        khat_median: median Pareto shape of the weights; None for under 25 draws.
+        khat_above_07: share of data whose shape is above 0.7; likewise.
+        ess: mean effective number of draws.
+        initial_log_density: E[log q_0(z_0)] of a flow guide, before its flow.
+        final_log_density: E[log q_K(z_K)], after it.
+        log_det: E[sum of log-determinants]; the first minus the second.
+        bits_per_dim: minus log_likelihood, in bits, for each element of a datum.
+        num_particles: draws for each datum.
+        num_data: number of data.
+    """
+
+    elbo: float
+    elbo_std_error: float
+    log_likelihood: float
+    log_likelihood_std_error: float
+    log_likelihood_mc_error: float
+    kl: float
+    kl_per_site: dict[str, float]
+    reconstruction: float
+    active_units: dict[str, str]
+    khat_median: float | None
+    khat_above_07: float | None
+    ess: float
+    initial_log_density: float | None
+    final_log_density: float | None
+    log_det: float | None
+    bits_per_dim: float
+    num_particles: int
+    num_data: int
+
+    def to_dict(self) -> dict:
+        """All of it, ready for JSON."""
+        return asdict(self)
+
+
+def log_likelihood(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int = 1000,
+    *,
+    seed: int | None = 0,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+) -> LogLikelihood:
+    """Importance-sampled log p(x) of each datum, with its error bars.
+
+    Args:
+        vae: a `VAE`, or any pair `(model, guide)` with its data plate at dim -1.
+        x: data, shape `(n, *event_shape)`.
+        num_particles: draws for each datum.
+        seed: of the draws; the caller's random state is left as it was. None draws
+            from the caller's.
+        chunk_rows: datum-draws at a time; sized to memory by default.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: for data that the likelihood cannot score.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> log_likelihood(vae, torch.zeros(3, 8, 8), num_particles=100).log_prob.shape
+    torch.Size([3])
+    """
+    log_weights = x.new_empty((len(x), num_particles), dtype=torch.double, device="cpu")
+    stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
+    for rows, columns, terms in stream:
+        log_weights[rows, columns] = terms.log_weights.double().T.cpu()
+    return _summary(log_weights)
+
+
+def evaluate(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int = 1000,
+    *,
+    seed: int | None = 0,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """ELBO, log-likelihood and what explains them; arguments of `log_likelihood`.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("iaf", event_shape=(8, 8), latent_dim=2)
+    >>> result = evaluate(vae, torch.zeros(3, 8, 8), num_particles=100)
+    >>> result.elbo <= result.log_likelihood
+    True
+    """
+    n = len(x)
+    log_weights = x.new_empty((n, num_particles), dtype=torch.double, device="cpu")
+    reconstruction = torch.zeros((), dtype=torch.double)
+    kl: dict[str, Tensor] = {}
+    units = _ActiveUnits(n, num_particles)
+    densities: list[Tensor] = []
+    stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
+    for rows, columns, terms in stream:
+        log_weights[rows, columns] = terms.log_weights.double().T.cpu()
+        reconstruction += terms.log_likelihood.double().sum().cpu()
+        for site, value in terms.kl.items():
+            kl[site] = kl.get(site, 0) + value.double().sum().cpu()
+        units.add(rows, columns, terms)
+        if columns.start == 0:
+            densities += _flow_densities(terms)
+    ll = _summary(log_weights)
+    elbo = log_weights.mean(1)
+    draws = n * num_particles
+    per_site = {site: (value / draws).item() for site, value in kl.items()}
+    khat = ll.khat[~ll.khat.isnan()]
+    initial, final = torch.cat(densities, 1).mean(1).tolist() if densities else (None,) * 2
+    return Evaluation(
+        elbo=elbo.mean().item(),
+        elbo_std_error=_std_error(elbo),
+        log_likelihood=ll.log_prob.mean().item(),
+        log_likelihood_std_error=_std_error(ll.log_prob),
+        log_likelihood_mc_error=ll.std_error.square().sum().sqrt().item() / n,
+        kl=sum(per_site.values()),
+        kl_per_site=per_site,
+        reconstruction=(reconstruction / draws).item(),
+        active_units=units.count(),
+        khat_median=khat.median().item() if len(khat) else None,
+        khat_above_07=(khat > 0.7).double().mean().item() if len(khat) else None,
+        ess=ll.ess.mean().item(),
+        initial_log_density=initial,
+        final_log_density=final,
+        log_det=None if initial is None else initial - final,
+        bits_per_dim=-ll.log_prob.mean().item() / (x[0].numel() * math.log(2)),
+        num_particles=num_particles,
+        num_data=n,
+    )
+
+
+def pareto_khat(log_weights: Tensor) -> Tensor:
+    r"""Shape of a generalised Pareto law fitted to each row's largest weights.
+
+    The \(M = \min(K/5, 3\sqrt K)\) largest of a row's K weights are fitted by the
+    estimator of Zhang & Stephens (2009), with the weak prior of Vehtari et al.
+    (2024, appendix), for all rows at once.
+
+    Args:
+        log_weights: shape `(n, num_particles)`.
+
+    Returns:
+        Shape `(n,)`; NaN for fewer than 25 draws, 0 where all weights are equal.
+
+    >>> pareto_khat(torch.zeros(2, 100))
+    tensor([0., 0.], dtype=torch.float64)
+    """
+    lw = log_weights.double()
+    num_tail = int(min(lw.shape[1] / 5, 3 * math.sqrt(lw.shape[1])))
+    if num_tail < 5:
+        return lw.new_full((len(lw),), math.nan)
+    top = (lw - lw.amax(1, keepdim=True)).exp().topk(num_tail + 1, dim=1).values
+    excess = (top[:, :-1] - top[:, -1:]).flip(1)  # ascending
+    constant = excess[:, -1] <= 1e-12
+    excess = torch.where(constant[:, None], torch.ones_like(excess), excess)
+    # Candidates for b = -shape / scale, weighted by their profile likelihoods.
+    m = 30 + int(math.sqrt(num_tail))
+    grid = 1 - (m / (torch.arange(1, m + 1, dtype=lw.dtype, device=lw.device) - 0.5)) ** 0.5
+    quartile = excess[:, int(num_tail / 4 + 0.5) - 1, None].clamp(min=1e-300)
+    b = 1 / excess[:, -1:] + grid / (3 * quartile)
+    shape = torch.stack([_profile_shape(b[:, i], excess) for i in range(m)], dim=1)
+    log_profile = num_tail * (torch.log(-b / shape) - shape - 1)
+    b = (b * log_profile.softmax(1)).sum(1)
+    khat = _profile_shape(b, excess)
+    khat = (num_tail * khat + 5) / (num_tail + 10)
+    return torch.where(constant, torch.zeros_like(khat), khat)
+
+
+def _profile_shape(b: Tensor, excess: Tensor) -> Tensor:
+    return torch.log1p(-b[:, None] * excess).mean(1)
+
+
+def _summary(log_weights: Tensor) -> LogLikelihood:
+    num_particles = log_weights.shape[1]
+    log_sum = log_weights.logsumexp(1)
+    squares = (2 * (log_weights - log_sum[:, None])).logsumexp(1).exp()
+    # Relative variance of the mean of the weights: that of log p-hat to first order.
+    variance = (num_particles * squares - 1).clamp(min=0) / max(num_particles - 1, 1)
+    return LogLikelihood(
+        log_prob=log_sum - math.log(num_particles),
+        std_error=variance.sqrt() if num_particles > 1 else variance * math.nan,
+        ess=1 / squares,
+        khat=torch.cat([pareto_khat(chunk) for chunk in log_weights.split(1000)]),
+        num_particles=num_particles,
+    )
+
+
+def _std_error(values: Tensor) -> float:
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+class _ActiveUnits:
+    """Posterior means of each latent dimension, from two independent halves.
+
+    The covariance over the data between the halves' means estimates the variance of
+    the true mean without the bias that a finite number of draws would add to it.
+    """
+
+    def __init__(self, num_data: int, num_particles: int) -> None:
+        self.num_data = num_data
+        self.half = num_particles // 2
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, rows: slice, columns: slice, terms: BoundTerms) -> None:
+        cut = min(max(self.half - columns.start, 0), columns.stop - columns.start)
+        for name in terms.log_guide:
+            z = terms.guide_trace.nodes[name]["value"].double().flatten(2)
+            if name not in self.sums:
+                shape = (2, self.num_data, z.shape[-1])
+                self.sums[name] = torch.zeros(shape, dtype=torch.double)
+            self.sums[name][0, rows] += z[:cut].sum(0).cpu()
+            self.sums[name][1, rows] += z[cut:].sum(0).cpu()
+
+    def count(self) -> dict[str, str]:
+        if self.half < 1 or self.num_data < 2:
+            return {}
+        active = {}
+        for name, sums in self.sums.items():
+            first, second = (s - s.mean(0) for s in sums)
+            covariance = (first * second).sum(0) / (self.num_data - 1)
+            variance = covariance / self.half**2
+            active[name] = f"{int((variance > 0.01).sum())}/{len(variance)}"
+        return active
+
+
+def _flow_densities(terms: BoundTerms) -> list[Tensor]:
+    """Initial and final log-density of a single latent site with a flow: (2, draws)."""
+    if len(terms.log_guide) != 1:
+        return []
+    ((name, final),) = terms.log_guide.items()
+    site = terms.guide_trace.nodes[name]
+    z, fn = site["value"], site["fn"]
+    if not hasattr(fn, "transforms"):
+        return [torch.stack([final, final]).double().flatten(1).cpu()]
+    for transform in reversed(fn.transforms):
+        z = transform.inv(z)  # out of the cache of the draw
+    initial = fn.base_dist.log_prob(z)
+    return [torch.stack([initial, final]).double().flatten(1).cpu()]
+
+
+def _stream(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int,
+    seed: int | None,
+    chunk_rows: int | None,
+    progress: bool,
+) -> Iterator[tuple[slice, slice, BoundTerms]]:
+    """Terms of the bound for chunks of data (rows) and of draws (columns)."""
+    model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
+    if num_particles < 1:
+        raise UserError(f"num_particles must be at least 1, got {num_particles}")
+    if isinstance(vae, VAE) and vae.likelihood:
+        x = check_images(x, vae.event_shape, vae.likelihood)
+    device = next(model.parameters()).device
+    with _evaluating(model, guide, device, seed):
+        probe = x[:2].to(device)
+        rows = chunk_rows or _chunk_rows(model, guide, probe)
+        step = min(num_particles, _PARTICLES_PER_CHUNK, rows)
+        data_step = max(rows // step, 1)
+        starts = range(0, len(x), data_step)
+        with tqdm(total=len(x), desc="evaluate", disable=not progress) as bar:
+            for i in starts:
+                batch = x[i : i + data_step].to(device)
+                for j in range(0, num_particles, step):
+                    draws = min(step, num_particles - j)
+                    terms = bound_terms(model, guide, batch, draws)
+                    yield slice(i, i + len(batch)), slice(j, j + draws), terms
+                bar.update(len(batch))
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Remembers the number of bytes of the largest tensor that was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nbytes = 1
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.nbytes = max(self.nbytes, out.numel() * out.element_size())
+        return out
+
+
+def _chunk_rows(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
+    """How many datum-draws fit in memory, from the largest tensor of a small run."""
+    draws = 64
+    with torch.random.fork_rng(devices=_cuda(probe.device)), _LargestTensor() as largest:
+        bound_terms(model, guide, probe, draws)
+    budget = _CPU_BUDGET
+    if probe.device.type == "cuda":
+        budget = torch.cuda.mem_get_info(probe.device)[0] / 8
+    row = _TENSORS_ALIVE * largest.nbytes / (draws * len(probe))
+    return max(int(budget / row), 1)
+
+
+@contextmanager
+def _evaluating(
+    model: nn.Module, guide: nn.Module, device: torch.device, seed: int | None
+) -> Iterator[None]:
+    """Evaluation mode, full float32 precision, a random state of its own."""
+    modes = {m: m.training for root in (model, guide) for m in root.modules()}
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    precision = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        model.eval()
+        guide.eval()
+        matmul.allow_tf32 = cudnn.allow_tf32 = False
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=_cuda(device), enabled=seed is not None),
+            pyro.validation_enabled(False),
+            pyro.settings.context(module_local_params=True),
+        ):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = precision
+        for module, training in modes.items():
+            module.training = training
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []

@@ -1,0 +1,202 @@
+r"""The standard VAE: one latent vector, a Gaussian posterior.
+
+Diederik P. Kingma, Max Welling: *Auto-Encoding Variational Bayes*, 2014,
+https://arxiv.org/abs/1312.6114
+
+Generative process: \(z \sim N(0, I)\), \(x \sim p_\theta(x|z)\), a network of z.
+Inference: \(q_\phi(z|x) = N(z; \mu(h), \Sigma(h))\) with \(h\) an encoding of x;
+`mean_field` takes \(\Sigma = \mathrm{diag}\,\sigma^2\), `full_rank`
+\(\Sigma = L L^\top\) with \(L\) lower triangular.
+
+| symbol    | code name        | shape                 | equation          |
+|-----------|------------------|-----------------------|-------------------|
+| z         | `"z"`            | `(batch, latent_dim)` | 1                 |
+| p(x given z) | `"x"`         | `(batch, *event_shape)` | 1, appendix C   |
+| h         | `context`        | `(batch, context_dim)` | appendix C       |
+| mu, sigma | `loc`, `scale`   | `(batch, latent_dim)` | 9                 |
+| L         | `scale_tril`     | `(batch, latent_dim, latent_dim)` | appendix F.1 (its remark on full covariance) |
+
+Differences from the paper: scales through a softplus, not an exponential; more than
+one hidden layer.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.likelihoods import make_likelihood
+from pyro_vae_zoo.networks import make_decoder, make_encoder
+from pyro_vae_zoo.registry import register
+from pyro_vae_zoo.vae import VAE
+
+__all__ = ["AmortizedGuide", "DiagonalGaussian", "FullRankGaussian", "StandardModel"]
+
+_SOFTPLUS_OF_ONE = 0.5413248546129181  # log(e - 1): where softplus is one
+_MIN_SCALE = 1e-6
+
+
+def positive(raw: Tensor) -> Tensor:
+    """Any number to a scale: one at zero, never less than 1e-6."""
+    return F.softplus(raw + _SOFTPLUS_OF_ONE) + _MIN_SCALE
+
+
+class DiagonalGaussian(nn.Module):
+    """Features `(..., context_dim)` -> N(loc, diag scale^2) over `latent_dim`."""
+
+    def __init__(self, context_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(context_dim, 2 * latent_dim)
+
+    def forward(self, context: Tensor) -> dist.Distribution:
+        """The distribution, of batch shape `context.shape[:-1]`."""
+        loc, raw_scale = self.linear(context).chunk(2, dim=-1)
+        return dist.Normal(loc, positive(raw_scale)).to_event(1)
+
+
+class FullRankGaussian(nn.Module):
+    """Features `(..., context_dim)` -> N(loc, L L^T), L lower triangular."""
+
+    def __init__(self, context_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.diagonal = nn.Linear(context_dim, 2 * latent_dim)
+        self.lower = nn.Linear(context_dim, latent_dim * (latent_dim - 1) // 2)
+        with torch.no_grad():  # starts near the diagonal Gaussian
+            self.lower.weight.mul_(0.1)
+            self.lower.bias.mul_(0.1)
+
+    def forward(self, context: Tensor) -> dist.Distribution:
+        """The distribution, of batch shape `context.shape[:-1]`."""
+        loc, raw_scale = self.diagonal(context).chunk(2, dim=-1)
+        scale_tril = torch.diag_embed(positive(raw_scale))
+        i, j = torch.tril_indices(self.latent_dim, self.latent_dim, -1)
+        scale_tril[..., i, j] = self.lower(context)
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril)
+
+
+class StandardModel(PyroModule):
+    """p(x, z): a Gaussian latent vector and a decoder network.
+
+    Args:
+        decoder: maps `(..., latent_dim)` to the flat parameters of the likelihood.
+        likelihood: maps those to a distribution; see `likelihoods`.
+        latent_dim: size of z.
+    """
+
+    def __init__(self, decoder: nn.Module, likelihood: nn.Module, latent_dim: int):
+        super().__init__()
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.latent_dim = latent_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw z, then observe x (or draw it where it is unconditioned)."""
+        zeros = x.new_zeros(len(x), self.latent_dim)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(zeros, 1.0).to_event(1))  # p(z)
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)  # p(x|z)
+
+
+class AmortizedGuide(PyroModule):
+    """q(z|x): an encoder, then a module that makes a distribution of its features."""
+
+    def __init__(self, encoder: nn.Module, posterior: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.posterior = posterior
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw z given x."""
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.posterior(self.encoder(x)))  # q(z|x)
+
+
+def standard_vae(
+    make_posterior: Callable[[int, int], nn.Module],
+    *,
+    event_shape: Sequence[int],
+    likelihood: str = "bernoulli",
+    latent_dim: int = 40,
+    hidden_dims: Sequence[int] = (300, 300),
+    network: str = "mlp",
+    activation: str = "relu",
+) -> VAE:
+    """The standard model with `make_posterior(context_dim, latent_dim)` as guide.
+
+    The decoder is drawn first and the posterior last, so that under one seed all
+    guides start from the same decoder and the same encoder.
+    """
+    model = standard_model(
+        event_shape, likelihood, latent_dim, hidden_dims, network, activation
+    )
+    encoder, context_dim = make_encoder(network, event_shape, hidden_dims, activation)
+    guide = AmortizedGuide(encoder, make_posterior(context_dim, latent_dim))
+    return VAE(model, guide, event_shape)
+
+
+def standard_model(
+    event_shape: Sequence[int],
+    likelihood: str,
+    latent_dim: int,
+    hidden_dims: Sequence[int],
+    network: str,
+    activation: str,
+) -> StandardModel:
+    """A `StandardModel` with a decoder of that kind."""
+    if latent_dim < 1:
+        raise UserError(f"latent_dim must be at least 1, got {latent_dim}")
+    p_x = make_likelihood(likelihood, event_shape)
+    decoder = make_decoder(
+        network, latent_dim, event_shape, p_x.num_params, hidden_dims, activation
+    )
+    return StandardModel(decoder, p_x, latent_dim)
+
+
+register("mean_field")(partial(standard_vae, DiagonalGaussian))
+register("full_rank")(partial(standard_vae, FullRankGaussian))
+
+
+_MODEL_OPTIONS = {
+    name: inspect.signature(standard_vae).parameters[name].default
+    for name in ("latent_dim", "hidden_dims", "network", "activation")
+}
+_GUIDE_ARGUMENTS = ("event_shape", "latent_dim", "hidden_dims")
+
+
+def custom_options(guide: Callable[..., nn.Module]) -> dict[str, Any]:
+    """Options of the standard model and those a user's guide declares for itself."""
+    declared = inspect.signature(guide).parameters.values()
+    own = {p.name: p.default for p in declared if p.name not in _GUIDE_ARGUMENTS}
+    return _MODEL_OPTIONS | own
+
+
+def custom(
+    *,
+    guide: Callable[..., nn.Module],
+    event_shape: Sequence[int],
+    likelihood: str,
+    **options: Any,
+) -> VAE:
+    """The standard model with a user's guide, built as the command line builds it.
+
+    `guide` is called with `event_shape`, `latent_dim` and `hidden_dims`, and with
+    those of `options` that it declares; `create` has checked their names.
+    """
+    settings = {k: options.pop(k, default) for k, default in _MODEL_OPTIONS.items()}
+    model = standard_model(event_shape, likelihood, **settings)
+    q = guide(
+        event_shape=tuple(event_shape),
+        latent_dim=settings["latent_dim"],
+        hidden_dims=tuple(settings["hidden_dims"]),
+        **options,
+    )
+    return VAE(model, q, event_shape)

@@ -1,0 +1,136 @@
+"""Names -> builders: one dict, filled by the files in `models/`.
+
+A builder takes `event_shape` and `likelihood` and keyword options with defaults and
+returns a `VAE`. Its options are read from its signature, so that an unknown one is
+an error which lists the known ones.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.vae import VAE
+
+__all__ = ["create", "guide_options", "list_guides", "register", "unknown_name"]
+
+_BUILDERS: dict[str, Callable[..., VAE]] = {}
+_GIVEN = ("event_shape", "likelihood")
+
+
+def register(name: str) -> Callable[[Callable[..., VAE]], Callable[..., VAE]]:
+    """Decorator that enters a builder under `name`; a second one is an error."""
+
+    def enter(builder: Callable[..., VAE]) -> Callable[..., VAE]:
+        if name in _BUILDERS:
+            raise UserError(f"a guide named {name!r} is registered already")
+        _BUILDERS[name] = builder
+        return builder
+
+    return enter
+
+
+def list_guides() -> list[str]:
+    """Registry names of all pairs, in alphabetical order.
+
+    >>> "iaf" in list_guides()
+    True
+    """
+    return sorted(_BUILDERS)
+
+
+def guide_options(guide: str | Callable[..., nn.Module]) -> dict[str, Any]:
+    """The options of a guide with their defaults (`inspect.Parameter.empty`: none).
+
+    For a class of the user's own, the options of the standard model come with it.
+
+    >>> guide_options("iaf")["num_flows"]
+    2
+    """
+    if isinstance(guide, str):
+        return _keywords(_builder(guide))
+    from pyro_vae_zoo.models.standard import custom_options
+
+    return custom_options(guide)
+
+
+def create(
+    guide: str | Callable[..., nn.Module],
+    data: Any = None,
+    *,
+    event_shape: Sequence[int] | None = None,
+    likelihood: str | None = None,
+    **options: Any,
+) -> VAE:
+    """Build a VAE by the name of its guide, for a data set or for a shape.
+
+    Args:
+        guide: a registry name (`zoo.list_guides()`), or a class of your own whose
+            `forward(x)` draws `"z"`, called as `guide(event_shape=..., latent_dim=...,
+            hidden_dims=..., **its options)`.
+        data: a `zoo.Dataset`; gives `event_shape` and `likelihood`.
+        event_shape: shape of one datum, where there is no `data`.
+        likelihood: `bernoulli` (default), `gaussian` or `discretized_logistic`.
+        options: the guide's options; `guide_options(name)` lists them.
+
+    Raises:
+        UserError: for unknown names and options (the message lists the known ones)
+            and for sizes that are out of range.
+
+    >>> vae = create("planar", event_shape=(8, 8), latent_dim=3, num_flows=1)
+    >>> vae.event_shape, vae.config["guide"]
+    ((8, 8), 'planar')
+    """
+    if data is None and event_shape is None:
+        raise UserError("create needs a data set or an event_shape; got neither")
+    event_shape = tuple(data.event_shape if event_shape is None else event_shape)
+    if likelihood is None:
+        likelihood = "bernoulli" if data is None else data.likelihood
+    if not event_shape or min(event_shape) < 1:
+        raise UserError(f"event_shape must be positive sizes, got {event_shape}")
+    known = guide_options(guide)
+    for name in options:
+        if name not in known:
+            who = repr(guide) if isinstance(guide, str) else guide.__name__
+            raise unknown_name(f"option of guide {who}", name, known)
+    if isinstance(guide, str):
+        name, builder = guide, _builder(guide)
+    else:
+        from pyro_vae_zoo.models.standard import custom
+
+        name, options, builder = f"custom:{guide.__name__}", dict(options), custom
+        options["guide"] = guide
+    vae = builder(event_shape=event_shape, likelihood=likelihood, **options)
+    options.pop("guide", None)
+    vae.config = {
+        "guide": name,
+        "event_shape": list(event_shape),
+        "likelihood": likelihood,
+        "options": options,
+    }
+    return vae
+
+
+def unknown_name(kind: str, name: str, known: Mapping | Sequence[str]) -> UserError:
+    """An error that lists the known names and guesses which one was meant."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return UserError(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}")
+
+
+def _builder(name: str) -> Callable[..., VAE]:
+    if name not in _BUILDERS:
+        raise unknown_name("guide", name, list_guides())
+    return _BUILDERS[name]
+
+
+def _keywords(builder: Callable) -> dict[str, Any]:
+    parameters = inspect.signature(builder).parameters.values()
+    return {
+        p.name: p.default
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN
+    }

@@ -1,0 +1,205 @@
+"""The contract of a pair as a function: `check_vae(vae, x)`.
+
+For the zoo's own guides and for yours. Each property is a function of its own; one
+that does not hold raises `AssertionError` with a sentence that says what is wrong.
+The VAE is left as it was: everything runs on copies.
+"""
+
+import copy
+import math
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor
+
+from pyro_vae_zoo.elbo import bound_terms
+from pyro_vae_zoo.vae import VAE, latent_sites
+
+__all__ = ["check_vae"]
+
+
+def check_vae(vae: VAE, x: Tensor) -> None:
+    """Check all that the zoo, stock Pyro and a user rely on.
+
+    Args:
+        vae: the pair.
+        x: some four to a hundred data that the model can score, on its device.
+
+    Raises:
+        AssertionError: at the first property that does not hold.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("planar", event_shape=(2, 3), latent_dim=2, hidden_dims=(8,))
+    >>> check_vae(vae, torch.ones(8, 2, 3).bernoulli())
+    """
+    assert len(x) >= 4, f"check_vae needs at least 4 data, got {len(x)}"
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        for check in (
+            check_sites,
+            check_shapes,
+            check_matches_trace_elbo,
+            check_generates,
+            check_independence,
+            check_gradients,
+            check_bounds,
+            check_copies,
+            check_stock_svi,
+        ):
+            torch.manual_seed(0)
+            check(_copy(vae), x)
+
+
+def check_sites(vae: VAE, x: Tensor) -> None:
+    """Both sides draw the same latent sites, alike in shape and in the data plate."""
+    guide_trace = poutine.trace(vae.guide).get_trace(x)
+    replayed = poutine.replay(vae.model, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(x)
+    q, p = latent_sites(guide_trace), latent_sites(model_trace)
+    assert q.keys() == p.keys(), f"guide draws {sorted(q)}, model draws {sorted(p)}"
+    assert q, "there is no latent site"
+    for name, site in q.items():
+        assert site["fn"].event_shape == p[name]["fn"].event_shape, (
+            f"site {name!r} has event shape {tuple(site['fn'].event_shape)} in the guide "
+            f"and {tuple(p[name]['fn'].event_shape)} in the model"
+        )
+        for side, s in (("guide", site), ("model", p[name])):
+            plates = [frame.name for frame in s["cond_indep_stack"]]
+            shared = not plates and not p[name]["cond_indep_stack"]
+            assert "data" in plates or shared, (
+                f"site {name!r} of the {side} lies outside pyro.plate('data', len(x))"
+            )
+    observed = [
+        name for name, site in model_trace.nodes.items() if site["type"] == "sample"
+        and site["is_observed"] and name.split("_")[0] == "x"
+    ]  # fmt: skip
+    assert observed, "the model observes no site 'x'"
+
+
+def check_shapes(vae: VAE, x: Tensor) -> None:
+    """One log-weight for each particle and datum, with and without particles."""
+    for num_particles in (1, 3):
+        weights = bound_terms(vae.model, vae.guide, x, num_particles).log_weights
+        expected = (num_particles, len(x))
+        got = tuple(weights.shape)
+        assert got == expected, f"log-weights: expected shape {expected}, got {got}"
+        assert weights.isfinite().all(), "a log-weight is not finite"
+    assert vae.sample(2).shape == (2, *vae.event_shape), "a sample has a wrong shape"
+    assert vae.reconstruct(x).shape == x.shape, "a reconstruction has a wrong shape"
+
+
+def check_matches_trace_elbo(vae: VAE, x: Tensor) -> None:
+    """One particle of `bound_terms` is what Pyro's `Trace_ELBO` computes."""
+    torch.manual_seed(1)
+    ours = bound_terms(vae.model, vae.guide, x).log_weights.sum().item()
+    torch.manual_seed(1)
+    theirs = -Trace_ELBO().loss(vae.model, vae.guide, x)
+    assert math.isclose(ours, theirs, rel_tol=1e-4, abs_tol=1e-4), (
+        f"the bound is {ours} by its terms and {theirs} by Trace_ELBO"
+    )
+
+
+def check_generates(vae: VAE, x: Tensor) -> None:
+    """Without observations the model reads neither the values of x nor the guide."""
+    draws = []
+    for stand_in in (torch.zeros_like(x), torch.full_like(x, math.nan)):
+        torch.manual_seed(2)
+        trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(stand_in)
+        draws.append({n: s["value"] for n, s in latent_sites(trace).items()})
+    for name, value in draws[0].items():
+        assert torch.equal(value, draws[1][name]), (
+            f"site {name!r}: the model reads the values of x, so it cannot generate"
+        )
+
+
+def check_independence(vae: VAE, x: Tensor) -> None:
+    """The weights of one datum do not depend on the others in its batch."""
+    vae.eval()
+    others = x.clone()
+    others[1:] = x[1:].flip(0).roll(1, -1)
+    weights = []
+    for batch in (x, others):
+        torch.manual_seed(3)
+        weights.append(_log_weights(vae, batch, 4)[:, 0])
+    assert torch.allclose(*weights, rtol=1e-4, atol=1e-4), (
+        "the weights of x[0] change with the rest of the batch"
+    )
+
+
+def check_gradients(vae: VAE, x: Tensor) -> None:
+    """Every parameter gets a finite gradient."""
+    Trace_ELBO().differentiable_loss(vae.model, vae.guide, x).backward()
+    for name, p in vae.named_parameters():
+        assert p.grad is not None, f"parameter {name} gets no gradient"
+        assert p.grad.isfinite().all(), f"the gradient of {name} is not finite"
+
+
+def check_bounds(vae: VAE, x: Tensor) -> None:
+    """ELBO <= IWAE in expectation, from independent draws."""
+    elbo = _log_weights(vae, x, 200)
+    groups = _log_weights(vae, x, 200).reshape(20, 10, len(x))
+    iwae = groups.logsumexp(1) - math.log(10)
+    gap = iwae.mean() - elbo.mean()
+    error = (elbo.mean(1).var() / 200 + iwae.mean(1).var() / 20).sqrt()
+    assert gap > -4 * error - 1e-4, f"the IWAE bound lies {-gap} nats below the ELBO"
+
+
+def check_copies(vae: VAE, x: Tensor) -> None:
+    """`state_dict` and `deepcopy` work after a training step."""
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
+    Trace_ELBO().differentiable_loss(vae.model, vae.guide, x).backward()
+    optimizer.step()
+    before = _seeded_weights(vae, x)
+    clone = copy.deepcopy(vae)
+    assert torch.equal(_seeded_weights(clone, x), before), "a deepcopy scores otherwise"
+    state = {name: t.clone() for name, t in vae.state_dict().items()}
+    with torch.no_grad():
+        for p in vae.parameters():
+            p.add_(0.1)
+    assert not torch.equal(_seeded_weights(vae, x), before), "parameters have no effect"
+    assert torch.equal(_seeded_weights(clone, x), before), "a deepcopy shares parameters"
+    vae.load_state_dict(state)
+    after = _seeded_weights(vae, x)
+    assert torch.equal(after, before), "state_dict does not hold everything"
+
+
+def check_stock_svi(vae: VAE, x: Tensor) -> None:
+    """Stock `SVI` trains two pairs side by side, each for itself, and improves them."""
+    pairs = [vae, copy.deepcopy(vae)]
+    start = [_bound(pair, x) for pair in pairs]
+    for i, pair in enumerate(pairs):
+        before = [p.detach().clone() for p in pair.parameters()]
+        bystander = [p.detach().clone() for p in pairs[1 - i].parameters()]
+        optimizer = pyro.optim.Adam({"lr": 3e-3})
+        svi = SVI(pair.model, pair.guide, optimizer, Trace_ELBO())
+        for _ in range(40):
+            svi.step(x)
+        for (name, p), old in zip(pair.named_parameters(), before, strict=True):
+            moved = not torch.equal(p, old)
+            assert moved or not p.grad.any(), f"SVI does not move parameter {name}"
+        for p, old in zip(pairs[1 - i].parameters(), bystander, strict=True):
+            assert torch.equal(p, old), "training one pair moves another's parameters"
+        assert _bound(pair, x) > start[i], "40 steps of SVI do not improve the bound"
+
+
+def _copy(vae: VAE) -> VAE:
+    clone = copy.deepcopy(vae)
+    clone.zero_grad()
+    return clone.train()
+
+
+@torch.no_grad()
+def _log_weights(vae: VAE, x: Tensor, num_particles: int) -> Tensor:
+    return bound_terms(vae.model, vae.guide, x, num_particles).log_weights
+
+
+def _seeded_weights(vae: VAE, x: Tensor) -> Tensor:
+    torch.manual_seed(4)
+    return _log_weights(vae, x, 2)
+
+
+def _bound(vae: VAE, x: Tensor) -> float:
+    torch.manual_seed(5)
+    return _log_weights(vae, x, 64).mean().item()

@@ -1,0 +1,536 @@
+"""`fit`: one training loop for every pair.
+
+What an epoch does depends on nothing but the options, the weights and one random
+state: the order of the data and their binarisation are functions of (seed, epoch),
+the rate and the annealing of the step's number. A checkpoint therefore continues bit
+for bit on the CPU, from the middle of an epoch too.
+"""
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO, Trace_ELBO
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyro_vae_zoo.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    write_atomically,
+)
+from pyro_vae_zoo.datasets import Dataset
+from pyro_vae_zoo.elbo import AnnealedELBO, bound_terms
+from pyro_vae_zoo.errors import DivergedError, UserError
+from pyro_vae_zoo.evaluate import evaluate
+from pyro_vae_zoo.vae import VAE, Phase
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "History",
+    "TrainOptions",
+    "epoch_order",
+    "fit",
+    "pick_device",
+]
+
+CHECKPOINT_FILE = "checkpoint.pt"
+METRICS_FILE = "metrics.jsonl"
+_SECONDS_BETWEEN_CHECKPOINTS = 10.0
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    # One fused call over all parameters, on the CPU too.
+    "adam": lambda params, lr: torch.optim.Adam(params, lr=lr, fused=True),
+    "adamax": lambda params, lr: torch.optim.Adamax(params, lr=lr),
+}
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    # (epoch, total number of epochs) -> factor on the learning rate
+    "constant": lambda epoch, total: 1.0,
+    "inverse": lambda epoch, total: 1 / (1 + epoch / 100),
+    "cosine": lambda epoch, total: 0.5 * (1 + math.cos(math.pi * epoch / total)),
+}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Everything that determines a training; the arguments of `fit`."""
+
+    epochs: int = 20
+    batch_size: int = 100
+    lr: float = 1e-3
+    seed: int = 0
+    optimizer: str = "adam"
+    schedule: str = "constant"
+    kl_warmup: int = 0
+    free_bits: float = 0.0
+    tempering_steps: int = 0
+    clip_norm: float | None = None
+    num_particles: int = 1
+    bound: str = "elbo"
+    sticking_the_landing: bool = False
+    patience: int | None = None
+    keep: str = "best"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "num_particles", "lr"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("clip_norm", "patience"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("kl_warmup", "free_bits", "tempering_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative")
+        known = {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "bound": ("elbo", "iwae"),
+            "keep": ("best", "last"),
+        }
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                got = getattr(self, name)
+                raise UserError(f"unknown {name} {got!r}; known: {', '.join(choices)}")
+        if self.tempering_steps and (self.kl_warmup or self.free_bits):
+            raise UserError(
+                "tempering weighs the whole joint density and kl_warmup or free_bits its "
+                "KL; choose one of them"
+            )
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.lr * SCHEDULES[self.schedule](epoch, self.epochs)
+
+    def kl_weight(self, epoch: float) -> float:
+        """The KL's weight at a (fractional) epoch: linear over the warm-up."""
+        return min(1.0, epoch / self.kl_warmup) if self.kl_warmup else 1.0
+
+    def joint_weight(self, step: int) -> float:
+        """Rezende & Mohamed 2015, section 6.1: min(1, 0.01 + t / steps)."""
+        return min(1.0, 0.01 + step / self.tempering_steps) if self.tempering_steps else 1.0
+
+    def loss(self) -> ELBO:
+        """The Pyro ELBO that these options ask for."""
+        plain = not (self.kl_warmup or self.free_bits or self.tempering_steps)
+        if plain and self.bound == "elbo" and not self.sticking_the_landing:
+            vectorize = self.num_particles > 1
+            return Trace_ELBO(
+                self.num_particles, max_plate_nesting=1, vectorize_particles=vectorize
+            )
+        return AnnealedELBO(
+            self.num_particles,
+            bound=self.bound,
+            free_bits=self.free_bits,
+            sticking_the_landing=self.sticking_the_landing,
+        )
+
+
+@dataclass
+class History:
+    """What `fit` did.
+
+    Attributes:
+        epochs: a record for each epoch: `epoch`, `phase`, `train_elbo`,
+            `valid_elbo`, `kl`, `reconstruction`, the flow's `initial_log_density`,
+            `final_log_density` and `log_det` (all on the validation data but
+            the first), `lr`, `kl_weight`, `seconds`.
+        best_epoch: the epoch whose validation ELBO is highest.
+        weights: which weights the VAE has now, `best` or `last`.
+        stopped_early: whether patience ran out.
+    """
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    weights: str = "last"
+    stopped_early: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training and validation."""
+        return sum(record["seconds"] for record in self.epochs)
+
+
+def fit(
+    vae: VAE,
+    data: Dataset,
+    *,
+    epochs: int = 20,
+    batch_size: int = 100,
+    lr: float = 1e-3,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | os.PathLike | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    optimizer: str = "adam",
+    schedule: str = "constant",
+    kl_warmup: int = 0,
+    free_bits: float = 0.0,
+    tempering_steps: int = 0,
+    clip_norm: float | None = None,
+    num_particles: int = 1,
+    bound: str = "elbo",
+    sticking_the_landing: bool = False,
+    patience: int | None = None,
+    keep: str = "best",
+) -> History:
+    """Train a VAE by stochastic variational inference.
+
+    Args:
+        vae: the pair; moved to `device` and trained in place.
+        data: the data set; its validation part chooses the best epoch.
+        epochs: passes over the data, shared out among the VAE's phases.
+        batch_size: data for each step; the last batch of an epoch may be smaller.
+        lr: learning rate.
+        seed: of noise, order and binarisation; the caller's random state is kept.
+        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        out: folder for `metrics.jsonl` and `checkpoint.pt`; None writes nothing.
+        resume: continue from the checkpoint in `out`; without one, start.
+        progress: show a progress bar with the live ELBO.
+        optimizer: `adam` or `adamax`.
+        schedule: `constant`, `inverse` for lr / (1 + epoch/100), or `cosine`.
+        kl_warmup: epochs over which the KL's weight grows from 0 to 1.
+        free_bits: nats of KL for each latent site that cost nothing (batch mean).
+        tempering_steps: steps over which the weight of log p(x, z) grows from
+            0.01 to 1, as Rezende & Mohamed do (they take 10,000); 0 for none.
+        clip_norm: largest norm of the gradient of the mean loss.
+        num_particles: draws for each datum.
+        bound: `elbo`, or `iwae` for the importance-weighted bound.
+        sticking_the_landing: gradient without the score of the guide's parameters.
+        patience: stop after so many epochs without a better validation ELBO.
+        keep: which weights the VAE ends with, `best` on validation or `last`.
+
+    Raises:
+        UserError: for options out of range, a checkpoint of other options, or CUDA
+            where there is none.
+        DivergedError: at a loss that is not finite; names epoch, step and term.
+        KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> data = zoo.load_dataset("digits")
+    >>> vae = zoo.create("mean_field", data, latent_dim=4, hidden_dims=(32,))
+    >>> history = zoo.fit(vae, data, epochs=2, device="cpu", progress=False)
+    >>> history.epochs[1]["train_elbo"] > history.epochs[0]["train_elbo"]
+    True
+    """
+    given = locals()
+    options = TrainOptions(**{f.name: given[f.name] for f in fields(TrainOptions)})
+    if tuple(data.event_shape) != vae.event_shape:
+        raise UserError(
+            f"the VAE is for data of shape {vae.event_shape}, got data of shape "
+            f"{tuple(data.event_shape)}"
+        )
+    where = pick_device(device)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(vae.to(where), data.to(where), options, folder)
+    cuda = [where] if where.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=cuda),
+        pyro.validation_enabled(False),  # `_Run` looks for numbers that are not finite
+        pyro.settings.context(module_local_params=True),
+        _interrupt_flag() as interrupted,
+    ):
+        torch.manual_seed(seed)
+        if resume and folder is not None and (folder / CHECKPOINT_FILE).exists():
+            run.restore()
+        run.train(interrupted, progress)
+    return run.history
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda' was asked for, but this machine offers no CUDA")
+    return torch.device(name)
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch visits `n` data, a function of its arguments.
+
+    >>> sorted(epoch_order(3, seed=0, epoch=7).tolist())
+    [0, 1, 2]
+    """
+    # A large odd multiplier keeps neighbouring seeds and epochs apart.
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(n, generator=generator)
+
+
+class _Run:
+    """One training: its position, what it has seen, and how to save both."""
+
+    def __init__(
+        self, vae: VAE, data: Dataset, options: TrainOptions, folder: Path | None
+    ) -> None:
+        self.vae = vae
+        self.data = data
+        self.options = options
+        self.folder = folder
+        self.history = History()
+        self.best: dict[str, Tensor] | None = None
+        self.epoch = self.step = 0  # position; `step` counts within the epoch
+        self.elbo_sum = self.seconds = 0.0  # of the part of the epoch that is done
+        self.phase_ends = _share_out(options.epochs, vae.phases)
+        self.steps_per_epoch = -(-len(data.train) // options.batch_size)
+        self.saved_at = time.monotonic()
+        self._enter_phase()
+
+    # ------------------------------------------------------------------ the loop
+
+    def train(self, interrupted: threading.Event, progress: bool) -> None:
+        total = self.options.epochs * self.steps_per_epoch
+        done = self.epoch * self.steps_per_epoch + self.step
+        with tqdm(
+            total=total, initial=done, disable=not progress, unit="step", ncols=80
+        ) as bar:
+            while self.epoch < self.options.epochs and not self.history.stopped_early:
+                self._train_epoch(bar, interrupted)
+                self._end_epoch(bar)
+        self._save(force=True)
+        if self.options.keep == "best" and self.best is not None:
+            self.vae.load_state_dict(self.best)
+            self.history.weights = "best"
+        self.vae.eval()
+
+    def _train_epoch(self, bar: tqdm, interrupted: threading.Event) -> None:
+        start = time.perf_counter() - self.seconds
+        size, options = self.options.batch_size, self.options
+        x = self.data.epoch(options.seed, self.epoch)
+        order = epoch_order(len(x), options.seed, self.epoch).to(x.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.rate(self.epoch)
+        self.vae.train()
+        bar.set_description(f"epoch {self.epoch + 1}/{options.epochs}")
+        while self.step < self.steps_per_epoch:
+            index = order[self.step * size : (self.step + 1) * size]
+            elbo = self._step(x[index])
+            self.step += 1
+            self.elbo_sum += elbo
+            self.seconds = time.perf_counter() - start
+            bar.update()
+            if self.step % 10 == 0:
+                bar.set_postfix_str(f"elbo {elbo / len(index):.2f}", refresh=False)
+            if interrupted.is_set():
+                self._save(force=True)
+                raise KeyboardInterrupt
+
+    def _step(self, x: Tensor) -> float:
+        self._anneal()
+        random_state = torch.get_rng_state()
+        self.optimizer.zero_grad()
+        loss, elbo = _loss_and_elbo(self.loss, self.vae, x)
+        if not math.isfinite(elbo):
+            torch.set_rng_state(random_state)
+            raise DivergedError(self._diagnosis(x))
+        loss.backward()
+        if self.options.clip_norm is not None:
+            # The loss is a sum over the batch, the option is about its mean.
+            limit = self.options.clip_norm * len(x)
+            nn.utils.clip_grad_norm_(self.parameters, limit)
+        self.optimizer.step()
+        return elbo
+
+    def _anneal(self) -> None:
+        if isinstance(self.loss, AnnealedELBO):
+            epoch = self.epoch + self.step / self.steps_per_epoch
+            step = self.epoch * self.steps_per_epoch + self.step
+            self.loss.kl_weight = self.options.kl_weight(epoch)
+            self.loss.joint_weight = self.options.joint_weight(step)
+
+    def _diagnosis(self, x: Tensor) -> str:
+        kept = "" if self.folder is None else "; the last good checkpoint is kept"
+        return (
+            f"the loss is not finite at epoch {self.epoch + 1}, step {self.step + 1}: "
+            f"{_what_failed(self.vae, x, self.options.num_particles)}{kept}; "
+            "try a smaller lr or --clip-norm"
+        )
+
+    def _end_epoch(self, bar: tqdm) -> None:
+        start = time.perf_counter()
+        options = self.options
+        valid = evaluate(self.vae, self.data.valid, num_particles=1, seed=options.seed)
+        self.seconds += time.perf_counter() - start
+        record = {
+            "epoch": self.epoch + 1,
+            "phase": self.phase.name,
+            "train_elbo": self.elbo_sum / len(self.data.train),
+            "valid_elbo": valid.elbo,
+            "kl": valid.kl,
+            "reconstruction": valid.reconstruction,
+            "initial_log_density": valid.initial_log_density,
+            "final_log_density": valid.final_log_density,
+            "log_det": valid.log_det,
+            "lr": options.rate(self.epoch),
+            "kl_weight": options.kl_weight(self.epoch + 1),
+            "seconds": round(self.seconds, 4),
+        }
+        self.history.epochs.append(record)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.elbo_sum = self.seconds = 0.0
+        self._keep_best(record["valid_elbo"])
+        self._append_metrics(record)
+        new_phase = self.epoch in self.phase_ends and self.epoch < options.epochs
+        if new_phase:
+            self._enter_phase()
+        self._save(force=new_phase)
+
+    def _keep_best(self, valid_elbo: float) -> None:
+        history = self.history
+        best = history.best_epoch and history.epochs[history.best_epoch - 1]["valid_elbo"]
+        if not history.best_epoch or valid_elbo > best:
+            history.best_epoch = self.epoch
+            state = self.vae.state_dict()
+            self.best = {name: t.detach().clone() for name, t in state.items()}
+        patience = self.options.patience
+        waited = self.epoch - max(history.best_epoch, self.options.kl_warmup)
+        history.stopped_early = patience is not None and waited >= patience
+
+    # ---------------------------------------------------------------- the phases
+
+    @property
+    def phase(self) -> Phase:
+        ends = [end for end in self.phase_ends if end <= self.epoch]
+        return self.vae.phases[min(len(ends), len(self.vae.phases) - 1)]
+
+    def _enter_phase(self) -> None:
+        phase = self.phase
+        modules = phase.modules or (self.vae,)
+        unique = {p: None for module in modules for p in module.parameters()}
+        self.parameters = list(unique)
+        make = OPTIMIZERS[self.options.optimizer]
+        self.optimizer = make(self.parameters, self.options.lr)
+        self.loss = phase.loss or self.options.loss()
+
+    # ------------------------------------------------------------------ the files
+
+    def _append_metrics(self, record: dict) -> None:
+        if self.folder is not None:
+            mode = "a" if len(self.history.epochs) > 1 else "w"
+            with open(self.folder / METRICS_FILE, mode) as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _save(self, force: bool) -> None:
+        due = time.monotonic() - self.saved_at > _SECONDS_BETWEEN_CHECKPOINTS
+        if self.folder is None or not (force or due):
+            return
+        if not all(p.isfinite().all() for p in self.vae.parameters()):
+            return  # the next step stops; the checkpoint before is the good one
+        state = {
+            "options": asdict(self.options),
+            "epoch": self.epoch,
+            "step": self.step,
+            "elbo_sum": self.elbo_sum,
+            "seconds": self.seconds,
+            "history": asdict(self.history),
+            "best": self.best,
+            "vae": self.vae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random_state": torch.get_rng_state(),
+            "cuda_random_state": _cuda_random_state(self.vae.device),
+        }
+        save_checkpoint(self.folder / CHECKPOINT_FILE, state)
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        path = self.folder / CHECKPOINT_FILE
+        state = load_checkpoint(path)
+        self._check_options(state["options"], path)
+        load_weights(self.vae, state["vae"], path)
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.elbo_sum, self.seconds = state["elbo_sum"], state["seconds"]
+        self.history = History(**state["history"])
+        self.best = state["best"]
+        self._enter_phase()
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random_state"])
+        if state["cuda_random_state"] is not None and self.vae.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random_state"], self.vae.device)
+        lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
+        write_atomically(self.folder / METRICS_FILE, lines.encode())
+
+    def _check_options(self, saved: dict, path: Path) -> None:
+        now = asdict(self.options)
+        free = set()
+        if self.options.schedule != "cosine" and len(self.vae.phases) == 1:
+            free.add("epochs")  # nothing but the end depends on it
+        for name in now.keys() - free:
+            if saved.get(name) != now[name]:
+                raise UserError(
+                    f"{path} was made with {name}={saved.get(name)}, now it is "
+                    f"{now[name]}; resume with the same options or start anew"
+                )
+
+
+def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:
+    """The objective and the plain bound of a batch, both sums over its data."""
+    if isinstance(loss, AnnealedELBO):
+        objective, elbo = loss.loss_and_elbo(vae.model, vae.guide, x)
+        return objective, elbo.item()
+    objective = loss.differentiable_loss(vae.model, vae.guide, x)
+    return objective, -objective.item()
+
+
+@torch.no_grad()
+def _what_failed(vae: VAE, x: Tensor, num_particles: int) -> str:
+    for name, p in vae.named_parameters():
+        if not p.isfinite().all():
+            return f"parameter {name} (a gradient overflowed in the step before)"
+    terms = bound_terms(vae.model, vae.guide, x, num_particles)
+    named = {"log p(x|z)": terms.log_likelihood}
+    named |= {f"log p({site})": value for site, value in terms.log_prior.items()}
+    named |= {f"log q({site}|x)": value for site, value in terms.log_guide.items()}
+    bad = [name for name, value in named.items() if not value.isfinite().all()]
+    return f"term {', '.join(bad)}" if bad else "a sum over the batch overflowed"
+
+
+def _share_out(epochs: int, phases: Sequence[Phase]) -> list[int]:
+    """The epoch at which each phase ends, in proportion to the shares."""
+    total, ends, share = sum(p.share for p in phases), [], 0.0
+    for phase in phases:
+        share += phase.share
+        ends.append(round(epochs * share / total))
+    return ends
+
+
+def _cuda_random_state(device: torch.device) -> Tensor | None:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[threading.Event]:
+    """Ctrl-C sets a flag, so that no step is cut in two; a second one interrupts."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag  # only the main thread may handle signals
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, previous)
+        flag.set()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)
