@@ -1,1 +1,89 @@
-"""Transforms that Pyro lacks or has wrong, in Pyro's own style."""
+"""Transforms that Pyro lacks or has wrong, in Pyro's own style; one file per paper.
+
+| file                     | paper                    | against Pyro's             |
+|--------------------------|--------------------------|----------------------------|
+| planar.py                | Rezende & Mohamed 2015   | regular at w = 0, inverse  |
+| radial.py                | Rezende & Mohamed 2015   | safe in float32, inverse   |
+| householder.py           | Tomczak & Welling 2016   | chained vectors            |
+| sylvester.py             | van den Berg et al. 2018 | right log-det, conditional |
+| neural_autoregressive.py | Huang et al. 2018        | right tails, identity      |
+| spline_coupling.py       | Durkan et al. 2019       | conditional                |
+| made.py                  | Germain et al. 2015      | context added, per datum   |
+
+`conditioning.py` gives each its plain form and its conditional form.
+Pyro's affine autoregressive and affine coupling transforms are right: use them
+with `MADE` and `CouplingNet`.
+"""
+
+from pyro_vae_zoo.transforms.conditioning import (
+    AmortizedTransform,
+    ConditionedTransform,
+    Deferred,
+    Head,
+    LearnedTransform,
+)
+from pyro_vae_zoo.transforms.householder import (
+    ConditionedHouseholder,
+    Reflections,
+    conditional_householder,
+    householder,
+)
+from pyro_vae_zoo.transforms.made import MADE, CouplingNet
+from pyro_vae_zoo.transforms.neural_autoregressive import (
+    ConditionedNeuralAutoregressive,
+    conditional_neural_autoregressive,
+    neural_autoregressive,
+)
+from pyro_vae_zoo.transforms.planar import (
+    ConditionedPlanar,
+    conditional_planar,
+    planar,
+)
+from pyro_vae_zoo.transforms.radial import (
+    ConditionedRadial,
+    conditional_radial,
+    radial,
+)
+from pyro_vae_zoo.transforms.spline_coupling import (
+    ConditionedSplineCoupling,
+    conditional_spline_coupling,
+    rational_quadratic_spline,
+    spline_coupling,
+)
+from pyro_vae_zoo.transforms.sylvester import (
+    ConditionedSylvester,
+    conditional_sylvester,
+    orthonormal_columns,
+    sylvester,
+)
+
+__all__ = [
+    "MADE",
+    "AmortizedTransform",
+    "ConditionedHouseholder",
+    "ConditionedNeuralAutoregressive",
+    "ConditionedPlanar",
+    "ConditionedRadial",
+    "ConditionedSplineCoupling",
+    "ConditionedSylvester",
+    "ConditionedTransform",
+    "CouplingNet",
+    "Deferred",
+    "Head",
+    "LearnedTransform",
+    "Reflections",
+    "conditional_householder",
+    "conditional_neural_autoregressive",
+    "conditional_planar",
+    "conditional_radial",
+    "conditional_spline_coupling",
+    "conditional_sylvester",
+    "householder",
+    "neural_autoregressive",
+    "orthonormal_columns",
+    "planar",
+    "radial",
+    "rational_quadratic_spline",
+    "spline_coupling",
+    "sylvester",
+]

@@ -1,0 +1,216 @@
+"""Networks that read `x` and a context: MADE (Germain et al. 2015) and couplings.
+
+`MADE` is a drop-in for `pyro.nn.ConditionalAutoRegressiveNN`, e.g. in Pyro's
+`ConditionalAffineAutoregressive`; `CouplingNet` one for `ConditionalDenseNN`,
+e.g. in `ConditionalAffineCoupling`. What is different from Pyro's:
+
+- The context enters by addition, `f(W_x x + W_c c + b)`, and `W_c c` is computed
+  at the context's own shape: K particles of one datum share it.
+- The order is the natural one unless given; Pyro draws it at random.
+- The last layer starts small, so that a flow starts near the identity.
+- `input_dim = 1` and hidden layers narrower than the input are allowed.
+- The input is cast to the weights' dtype, since Pyro's inverse of
+  `AffineAutoregressive` starts from float32 zeros whatever it is given.
+
+Outputs are linear: a shift or log-scale takes both signs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.transforms.conditioning import check_context, check_sizes
+
+__all__ = ["CouplingNet", "MADE"]
+
+ACTIVATIONS = {
+    "elu": F.elu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "softplus": F.softplus,
+    "tanh": torch.tanh,
+}
+
+
+class _ContextNet(nn.Module):
+    """A perceptron of `x` with the context added in the first hidden layer.
+
+    Args:
+        sizes: Widths of input, hidden layers and output.
+        context_dim: Width of the context, or 0.
+        activation: Name of the hidden nonlinearity.
+        masks: One 0/1 matrix for each layer's weight, or nothing.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        context_dim: int,
+        activation: str,
+        masks: Sequence[Tensor] = (),
+    ):
+        super().__init__()
+        if len(sizes) < 3:
+            raise UserError("expected at least one hidden layer, got hidden_dims = []")
+        if activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise UserError(
+                f"expected an activation out of {known}, got {activation!r}"
+            )
+        self.context_dim = context_dim
+        self.activation = activation
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+        self.context_layer = None
+        if context_dim:
+            self.context_layer = nn.Linear(context_dim, sizes[1], bias=False)
+        # Masks follow from the sizes, so a state_dict need not hold them.
+        for i, mask in enumerate(masks):
+            self.register_buffer(f"mask_{i}", mask, persistent=False)
+        with torch.no_grad():
+            for parameter in self.layers[-1].parameters():
+                parameter.mul_(0.1)
+
+    def _evaluate(self, x: Tensor, context: Tensor | None) -> Tensor:
+        check_context(context, self.context_dim)
+        hidden = x.to(self.layers[0].weight.dtype)
+        for i, layer in enumerate(self.layers):
+            mask = getattr(self, f"mask_{i}", None)
+            weight = layer.weight if mask is None else layer.weight * mask
+            if i > 0:
+                hidden = ACTIVATIONS[self.activation](hidden)
+            hidden = F.linear(hidden, weight, layer.bias)
+            if i == 0 and context is not None:
+                hidden = hidden + self.context_layer(context)
+        return hidden
+
+
+class CouplingNet(_ContextNet):
+    """The network of a coupling: `(x_1, context)` to parameters for `x_2`.
+
+    Args:
+        split_dim: Size of `x_1`.
+        context_dim: Size of the context; 0 for none.
+        hidden_dims: Widths of the hidden layers.
+        param_dims: Sizes of the returned tensors, e.g. `(D - d, D - d)` for the
+            mean and log-scale of Pyro's `ConditionalAffineCoupling(d, net)`.
+        activation: One of elu, relu, silu, softplus, tanh.
+
+    Raises:
+        UserError: If a size is below 1, the activation is unknown, or a context
+            of another width is given.
+
+    Example:
+        >>> net = CouplingNet(2, 4, [16], param_dims=(3, 3))
+        >>> mean, log_scale = net(torch.randn(10, 5, 2), context=torch.randn(5, 4))
+        >>> mean.shape
+        torch.Size([10, 5, 3])
+    """
+
+    def __init__(
+        self,
+        split_dim: int,
+        context_dim: int,
+        hidden_dims: Sequence[int],
+        param_dims: Sequence[int],
+        activation: str = "elu",
+    ):
+        check_sizes(split_dim=split_dim)
+        sizes = [split_dim, *hidden_dims, sum(param_dims)]
+        super().__init__(sizes, context_dim, activation)
+        self.param_dims = list(param_dims)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Maps `(..., split_dim)` to tensors `(..., p)`, p in `param_dims`."""
+        return self._evaluate(x, context).split(self.param_dims, dim=-1)
+
+
+class MADE(_ContextNet):
+    """Masked network: parameters of `x_i` depend on the `x_j` before it.
+
+    Unit `k` of a hidden layer has a degree m(k), spread evenly over 0..D-1 (or
+    1..D-1 without context); it sees inputs of degree <= m(k), and the output
+    for the input of degree d sees units with m(k) < d. The context has degree
+    0 and reaches every output; with `input_dim = 1` nothing else does.
+
+    Args:
+        input_dim: Size `D` of `x`.
+        context_dim: Size of the context; 0 for none.
+        hidden_dims: Widths of the hidden layers.
+        param_dims: Number of outputs per dimension, for each returned tensor.
+        permutation: Order of the dimensions, `permutation[0]` first; natural by
+            default. (Pyro's transforms read this attribute to invert.)
+        activation: One of elu, relu, silu, softplus, tanh.
+
+    Raises:
+        UserError: If a size is below 1, the activation is unknown, `permutation`
+            is none of `input_dim` numbers, or a context of another width is given.
+
+    Example:
+        >>> net = MADE(3, 4, [16], param_dims=(1, 1))
+        >>> mean, log_scale = net(torch.randn(10, 5, 3), context=torch.randn(5, 4))
+        >>> mean.shape
+        torch.Size([10, 5, 3])
+        >>> [tuple(p.shape) for p in MADE(3, 0, [16], param_dims=(8, 1))(torch.ones(3))]
+        [(8, 3), (1, 3)]
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        context_dim: int,
+        hidden_dims: Sequence[int],
+        param_dims: Sequence[int] = (1, 1),
+        permutation: Tensor | None = None,
+        activation: str = "elu",
+    ):
+        check_sizes(input_dim=input_dim)
+        natural = torch.arange(input_dim)
+        order = natural if permutation is None else torch.as_tensor(permutation).cpu()
+        if not torch.equal(order.sort().values, natural):
+            raise UserError(
+                f"expected a permutation of 0..{input_dim - 1}, got {order.tolist()}: "
+                "each dimension must occur once"
+            )
+        outputs = sum(param_dims)
+        masks = _masks(order, context_dim, hidden_dims, outputs)
+        sizes = [input_dim, *hidden_dims, input_dim * outputs]
+        super().__init__(sizes, context_dim, activation, masks)
+        self.input_dim = input_dim
+        self.param_dims = list(param_dims)
+        self.register_buffer("permutation", order.clone(), persistent=False)
+
+    def get_permutation(self) -> Tensor:
+        """Returns the order of the dimensions, first to last."""
+        return self.permutation
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Maps `(..., D)` to tensors `(..., p, D)`, or `(..., D)` if every p is 1."""
+        out = self._evaluate(x, context).unflatten(-1, (-1, self.input_dim))
+        if set(self.param_dims) == {1}:
+            return out.unbind(-2)
+        return out.split(self.param_dims, dim=-2)
+
+
+def _masks(
+    order: Tensor, context_dim: int, hidden_dims: Sequence[int], outputs: int
+) -> list[Tensor]:
+    """Returns each layer's mask; entry (k, j) says whether unit k sees unit j."""
+    input_dim = len(order)
+    inputs = torch.empty_like(order)
+    inputs[order] = torch.arange(1, input_dim + 1)
+    lowest = 0 if context_dim or input_dim == 1 else 1
+    count = input_dim - lowest
+    degrees = [inputs]
+    for width in hidden_dims:
+        middles = (2 * torch.arange(width) + 1) * count // (2 * width)
+        degrees.append(lowest + middles)
+    masks = [
+        after[:, None] >= before
+        for before, after in zip(degrees[:-1], degrees[1:], strict=True)
+    ]
+    masks.append((inputs[:, None] > degrees[-1]).repeat(outputs, 1))
+    return [mask.to(torch.get_default_dtype()) for mask in masks]

@@ -1,0 +1,147 @@
+r"""Neural autoregressive flow (Huang et al. 2018, equation 8: deep sigmoidal flow).
+
+    y = logit( sum_j w_j sigmoid(a_j x + b_j) ),    a_j > 0,  w a softmax,
+
+for each dimension, with `a, b, w` from a network of the dimensions before it.
+Everything is done in logarithms: with `c = a x + b`,
+
+    log D       = logsumexp_j(log w_j + logsigmoid(c_j))
+    log (1 - D) = logsumexp_j(log w_j + logsigmoid(-c_j))
+    y           = log D - log (1 - D)
+    log dy/dx   = logsumexp_j(log w_j + log a_j + logsigmoid(c_j) + logsigmoid(-c_j))
+                  - log D - log (1 - D).
+
+`pyro.distributions.transforms.NeuralAutoregressive` forms `D` itself, which is
+1 in float32 from `c = 17` on, so that the tails collapse. There `a = softplus`
+of an output; here `a = softplus(output + log(e - 1))`, so that outputs of zero
+give `a = 1`, `b = 0`, equal weights: the identity.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.transforms.conditioning import (
+    AmortizedTransform,
+    ConditionedTransform,
+    Deferred,
+    LearnedTransform,
+    check_sizes,
+)
+from pyro_vae_zoo.transforms.made import MADE
+
+__all__ = [
+    "ConditionedNeuralAutoregressive",
+    "conditional_neural_autoregressive",
+    "neural_autoregressive",
+]
+
+SOFTPLUS_INVERSE_OF_1 = math.log(math.expm1(1.0))
+MIN_SLOPE = 1e-6  # log a must stay finite where softplus underflows
+
+
+class ConditionedNeuralAutoregressive(ConditionedTransform):
+    """The deep sigmoidal flow with one hidden layer of sigmoids per dimension.
+
+    Only values that it has produced itself can be scored: the inverse would
+    need a search in each dimension after the other.
+
+    Args:
+        net: Called as `net(x)`; returns `a, b` and the logits of `w` before
+            their constraints, each of shape `(*particles, *batch, width, D)`.
+
+    Example:
+        >>> flow = ConditionedNeuralAutoregressive(lambda x: torch.zeros(3, 8, 2))
+        >>> x = torch.tensor([-40.0, 40.0])
+        >>> torch.allclose(flow(x), x)
+        True
+    """
+
+    def __init__(self, net: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]):
+        super().__init__()
+        self.net = net
+
+    def _forward(self, x):
+        a, b, logits = self.net(x)
+        a = F.softplus(a + SOFTPLUS_INVERSE_OF_1)
+        a = MIN_SLOPE + (1 - MIN_SLOPE) * a
+        c = a * x.unsqueeze(-2) + b
+        log_w = logits.log_softmax(-2)
+        log_on = F.logsigmoid(c)
+        log_off = log_on - c  # = logsigmoid(-c)
+        log_d = torch.logsumexp(log_w + log_on, dim=-2)
+        log_not_d = torch.logsumexp(log_w + log_off, dim=-2)
+        log_slope = torch.logsumexp(log_w + a.log() + log_on + log_off, dim=-2)
+        y = log_d - log_not_d
+        return y, (log_slope - log_d - log_not_d).sum(-1)
+
+
+def neural_autoregressive(
+    input_dim: int,
+    hidden_dims: Sequence[int] = (64,),
+    width: int = 8,
+    permutation: Tensor | None = None,
+    activation: str = "elu",
+) -> LearnedTransform:
+    """Returns a neural autoregressive flow without context.
+
+    Args:
+        input_dim: Dimension of the variable.
+        hidden_dims: Hidden layers of its MADE.
+        width: Number of sigmoids per dimension.
+        permutation: Order of the dimensions, natural by default.
+        activation: Hidden nonlinearity of its MADE.
+
+    Raises:
+        UserError: If `width` is below 2, or as `MADE` does.
+
+    Example:
+        >>> neural_autoregressive(3)(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
+    """
+    net = _net(input_dim, 0, hidden_dims, width, permutation, activation)
+    return LearnedTransform(Deferred(net), ConditionedNeuralAutoregressive)
+
+
+def conditional_neural_autoregressive(
+    input_dim: int,
+    context_dim: int,
+    hidden_dims: Sequence[int] = (64,),
+    width: int = 8,
+    permutation: Tensor | None = None,
+    activation: str = "elu",
+) -> AmortizedTransform:
+    """Returns a neural autoregressive flow whose network also reads the context.
+
+    Args:
+        input_dim: Dimension of the variable.
+        context_dim: Dimension of the context.
+        hidden_dims: Hidden layers of its MADE.
+        width: Number of sigmoids per dimension.
+        permutation: Order of the dimensions, natural by default.
+        activation: Hidden nonlinearity of its MADE.
+
+    Raises:
+        UserError: If `width` is below 2, or as `MADE` does.
+
+    Example:
+        >>> flow = conditional_neural_autoregressive(3, 4)
+        >>> flow.condition(torch.zeros(5, 4))(torch.zeros(10, 5, 3)).shape
+        torch.Size([10, 5, 3])
+    """
+    check_sizes(context_dim=context_dim)
+    net = _net(input_dim, context_dim, hidden_dims, width, permutation, activation)
+    return AmortizedTransform(Deferred(net), ConditionedNeuralAutoregressive)
+
+
+def _net(input_dim, context_dim, hidden_dims, width, permutation, activation) -> MADE:
+    if width < 2:
+        raise UserError(
+            f"expected width >= 2, got {width}: one sigmoid makes an affine flow"
+        )
+    params = (width, width, width)
+    return MADE(input_dim, context_dim, hidden_dims, params, permutation, activation)

@@ -1,0 +1,133 @@
+r"""Planar flow (Rezende & Mohamed 2015, equations 10-12 and appendix A.1).
+
+    y = x + u_hat tanh(w.x + b),    log|det| = log(1 + (1 - tanh^2) w.u_hat)
+
+The map is a bijection if `w.u_hat > -1`. The paper's constraint,
+`w.u_hat = softplus(w.u) - 1`, makes `u_hat` diverge as `w -> 0` (0/0 at
+`w = 0`, which is what `pyro.distributions.transforms.Planar` returns). Here
+
+    w.u_hat = m(a),   a = w.u,   m(a) = a                    for a >= 0,
+                                 m(a) = a / (1 + |a|/c) > -c for a < 0,
+
+with `c = 1 - 1e-3`, by shrinking the part of `u` along `w` only. Since `m` has
+slope one at 0, `u_hat -> u` as `w -> 0`; since `m(0) = 0`, `u = 0` is the
+identity; and the determinant never falls below 1e-3.
+"""
+
+import torch
+from torch import Tensor
+
+from pyro_vae_zoo.transforms.conditioning import (
+    AmortizedTransform,
+    ConditionedTransform,
+    Head,
+    LearnedTransform,
+    check_sizes,
+    unit,
+)
+
+__all__ = ["ConditionedPlanar", "conditional_planar", "planar"]
+
+LIMIT = 1 - 1e-3
+BISECTIONS = 64
+
+
+class ConditionedPlanar(ConditionedTransform):
+    """`y = x + u_hat tanh(w.x + b)` with given parameters, invertible everywhere.
+
+    The inverse solves `alpha + m tanh(alpha + b) = w.y` for the scalar
+    `alpha = w.x` by bisection; a last Newton step carries the gradients.
+
+    Args:
+        bias: `b`, of shape `(*batch, 1)`.
+        u: Shape `(*batch, D)`.
+        w: Shape `(*batch, D)`.
+
+    Example:
+        >>> zero, one = torch.zeros(2), torch.ones(2)
+        >>> flow = ConditionedPlanar(zero[:1], u=-3 * one, w=one)
+        >>> x = torch.randn(5, 2)
+        >>> y = flow(x)
+        >>> torch.allclose(flow.inv(y.clone()), x, atol=1e-3)
+        True
+    """
+
+    def __init__(self, bias: Tensor, u: Tensor, w: Tensor):
+        super().__init__()
+        self.bias, self.w = bias, w
+        direction = unit(w)
+        a = (w * u).sum(-1, keepdim=True)
+        excess = (-a).relu() / LIMIT
+        along = (direction * u).sum(-1, keepdim=True) * direction
+        self.u_hat = u - excess / (1 + excess) * along
+        self.m = a / (1 + excess)  # = w.u_hat, without the rounding of that product
+
+    def _bend(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        bend = torch.tanh(alpha + self.bias)
+        return bend, torch.log1p((1 - bend.square()) * self.m).squeeze(-1)
+
+    def _forward(self, x):
+        bend, log_det = self._bend((self.w * x).sum(-1, keepdim=True))
+        return x + self.u_hat * bend, log_det
+
+    def _backward(self, y):
+        beta = (self.w * y).sum(-1, keepdim=True)
+        alpha = beta - self.m * torch.tanh(self._root(beta) + self.bias)
+        bend, log_det = self._bend(alpha)
+        return y - self.u_hat * bend, log_det
+
+    def _root(self, beta: Tensor) -> Tensor:
+        with torch.no_grad():
+            low, high = beta - self.m.abs(), beta + self.m.abs()
+            for _ in range(BISECTIONS):
+                alpha = (low + high) / 2
+                above = alpha + self.m * torch.tanh(alpha + self.bias) > beta
+                low, high = (
+                    torch.where(above, low, alpha),
+                    torch.where(above, alpha, high),
+                )
+            slope = 1 + self.m * (1 - torch.tanh(alpha + self.bias).square())
+        # Newton from a constant: its derivative is that of the implicit function.
+        return alpha - (alpha + self.m * torch.tanh(alpha + self.bias) - beta) / slope
+
+
+def _head(input_dim: int, context_dim: int) -> Head:
+    check_sizes(input_dim=input_dim)
+    # u near 0 is the identity; w of length one lets u's gradient be felt at once.
+    w = torch.randn(input_dim) / input_dim**0.5
+    return Head(context_dim, [(1,), (input_dim,), (input_dim,)], [0.0, 0.0, w])
+
+
+def planar(input_dim: int) -> LearnedTransform:
+    """Returns a planar flow with free parameters.
+
+    Args:
+        input_dim: Dimension of the variable.
+
+    Raises:
+        UserError: If `input_dim` is below 1.
+
+    Example:
+        >>> planar(3)(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
+    """
+    return LearnedTransform(_head(input_dim, 0), ConditionedPlanar)
+
+
+def conditional_planar(input_dim: int, context_dim: int) -> AmortizedTransform:
+    """Returns a planar flow whose `b, u, w` are linear in the context.
+
+    Args:
+        input_dim: Dimension of the variable.
+        context_dim: Dimension of the context.
+
+    Raises:
+        UserError: If a size is below 1, or a context of another width is given.
+
+    Example:
+        >>> flow = conditional_planar(3, 4).condition(torch.zeros(5, 4))
+        >>> flow(torch.zeros(10, 5, 3)).shape
+        torch.Size([10, 5, 3])
+    """
+    check_sizes(context_dim=context_dim)
+    return AmortizedTransform(_head(input_dim, context_dim), ConditionedPlanar)
