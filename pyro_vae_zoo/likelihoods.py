@@ -37,9 +37,6 @@ class BernoulliLogits(dist.Bernoulli):
     tensor([-0.0000, -0.6931])
     """
 
-    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        super().__init__(logits=logits, validate_args=validate_args)
-
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of each element of `value`, 0 or 1, in nats."""
         if self._validate_args:
