@@ -102,7 +102,9 @@ class VAE(nn.Module):
         """Give both sides names in Pyro's parameter store that nobody else has."""
         prefix = f"vae{next(_numbers)}"
         for side, root in (("model", self.model), ("guide", self.guide)):
-            context = type(root._pyro_context)()
+            # Made for Pyro's local mode it serves the global one too, not vice versa.
+            with pyro.settings.context(module_local_params=True):
+                context = type(root._pyro_context)()
             for path, module in root.named_modules():
                 if isinstance(module, PyroModule):
                     module._pyro_name = ".".join(filter(None, (prefix, side, path)))
