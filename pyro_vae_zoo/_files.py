@@ -104,7 +104,7 @@ def cached_bits(path: Path, parse: Callable[[], np.ndarray]) -> np.ndarray:
     stamp = np.array([_CACHE_VERSION, stat.st_size, stat.st_mtime_ns])
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     cache = cache_folder() / "parsed" / f"{path.stem}-{key}.npz"
-    with suppress(*_CORRUPT), np.load(cache, allow_pickle=False) as stored:
+    with suppress(*_CORRUPT), open(cache, "rb") as file, np.load(file) as stored:
         if np.array_equal(stored["stamp"], stamp):
             bits, (rows, columns) = stored["bits"], stored["shape"]
             if bits.shape == (rows, -(-columns // 8)):

@@ -102,7 +102,7 @@ SOURCES: dict[str, Source] = {
 
 
 def amat(key: str, data_dir: Path) -> np.ndarray:
-    r"""Larochelle's text, a line `0 1 ... 0 \n` per image, as a boolean matrix."""
+    r"""Larochelle's text, a line `0 1 ... 0\n` per image, as a boolean matrix."""
     source = SOURCES[key]
     path = _files.find(source, data_dir)
 
@@ -161,7 +161,7 @@ def npz(path: Path) -> dict[str, np.ndarray]:
             "truncated, or not written by np.savez?"
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             keys = archive.files
             wanted = [key for key in ("train", "valid", "test") if key in keys]
             arrays = {key: archive[key] for key in wanted}

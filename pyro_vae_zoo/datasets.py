@@ -11,9 +11,8 @@ All splits and draws are fixed: numpy's `RandomState`, whose stream never change
 import copy
 import difflib
 import hashlib
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,10 @@ import torch
 from torch import Tensor
 
 from . import _sources
+from ._checks import LIKELIHOODS, check_images, checked
 from .errors import DataFileError, UserError
 
 __all__ = ["LIKELIHOODS", "Dataset", "check_images", "list_datasets", "load_dataset"]
-
-LIKELIHOODS = ("bernoulli", "gaussian", "discretized_logistic")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ class Dataset:
         shape = None
         for split in ("train", "valid", "test"):
             kind = "grey" if self.dynamic and split == "train" else self.likelihood
-            x = _checked(getattr(self, split), shape, kind, split)
+            x = checked(getattr(self, split), shape, kind, split)
             shape = x.shape[1:]
             object.__setattr__(self, split, x.detach().float())
 
@@ -118,35 +116,6 @@ class Dataset:
         )
 
 
-def check_images(
-    x: Tensor | np.ndarray,
-    event_shape: Sequence[int] | None,
-    likelihood: str,
-    what: str = "x",
-) -> Tensor:
-    """`x` as a floating tensor `(N, *event_shape)` with values that suit `likelihood`.
-
-    Args:
-        x: images, as a tensor or numpy array: boolean, integer or floating.
-        event_shape: shape of one image, or None for any.
-        likelihood: one of `LIKELIHOODS`.
-        what: what `x` is called in errors.
-
-    Raises:
-        UserError: one line that says what was expected, what was got and why.
-
-    Example:
-        >>> check_images(torch.eye(2, dtype=torch.bool), (2,), "bernoulli")
-        tensor([[1., 0.],
-                [0., 1.]])
-        >>> check_images(torch.tensor([[0.5]]), (2,), "bernoulli")
-        Traceback (most recent call last):
-        ...
-        pyro_vae_zoo.errors.UserError: x: expected shape (N, 2), got (1, 1)
-    """
-    return _checked(x, event_shape, likelihood, what)
-
-
 def list_datasets() -> list[str]:
     """Names that `load_dataset` knows, besides any path that ends in `.npz`."""
     return list(_LOADERS)
@@ -186,115 +155,6 @@ def load_dataset(
             "or a path that ends in .npz"
         )
     return _LOADERS[name](name, _sources.data_folder(data_dir))
-
-
-# --- checks -----------------------------------------------------------------
-
-
-def _checked(x, event_shape, kind: str, what: str) -> Tensor:
-    if kind not in (*LIKELIHOODS, "grey"):
-        raise UserError(
-            f"unknown likelihood {kind!r}; known: {', '.join(map(repr, LIKELIHOODS))}"
-        )
-    x = _tensor(x, what)
-    _check_shape(x, event_shape, what)
-    x = _channels_first(x, event_shape)
-    if x.dtype == torch.bool:
-        return x.float()
-    if x.dtype == torch.uint8 and kind in ("discretized_logistic", "grey"):
-        return x.float() / 255
-    x = x if x.is_floating_point() else x.float()
-    _check_values(x, kind, what)
-    return x
-
-
-def _tensor(x, what: str) -> Tensor:
-    if isinstance(x, np.ndarray):
-        if x.dtype.kind not in "buif":
-            raise UserError(_wrong_dtype(what, x.dtype))
-        native = x.astype(x.dtype.newbyteorder("="), copy=False)
-        x = np.require(native, requirements=["C", "W"])
-        if x.dtype.itemsize > 8:  # long double
-            x = x.astype(np.float64)
-        x = torch.from_numpy(x)
-    if not isinstance(x, Tensor):
-        raise UserError(
-            f"{what}: expected a tensor or numpy array, got {type(x).__name__}"
-        )
-    if x.is_complex():
-        raise UserError(_wrong_dtype(what, x.dtype))
-    return x
-
-
-def _wrong_dtype(what: str, dtype) -> str:
-    return f"{what}: expected boolean, integer or floating values, got dtype {dtype}"
-
-
-def _check_shape(x: Tensor, event_shape, what: str) -> None:
-    got = tuple(x.shape)
-    if x.ndim < 2:
-        raise UserError(
-            f"{what}: expected shape (N, *event_shape), got {got}; there is no event "
-            "dimension: one image a row, as in (N, H, W) or (N, D)"
-        )
-    if event_shape is not None:
-        event_shape = tuple(event_shape)
-        if _channels_first(x, event_shape).shape[1:] != event_shape:
-            hint = ""
-            if got == event_shape:
-                hint = "; a single image needs a batch dimension: x[None]"
-            elif math.prod(got[1:]) == math.prod(event_shape):
-                hint = f"; same number of values: reshape to (-1, *{event_shape})"
-            expected = ", ".join(["N", *map(str, event_shape)])
-            raise UserError(f"{what}: expected shape ({expected}), got {got}{hint}")
-    if x.numel() == 0:
-        raise UserError(f"{what}: expected at least one image, got shape {got}: empty")
-
-
-def _channels_first(x: Tensor, event_shape=None) -> Tensor:
-    """Turn colour images `(N, H, W, 3)` to `(N, 3, H, W)`."""
-    asked = event_shape is not None and x.shape[1:] == tuple(event_shape)
-    if asked or x.ndim != 4 or x.shape[3] != 3 or x.shape[1] == 3:
-        return x
-    return x.permute(0, 3, 1, 2).contiguous()
-
-
-def _check_values(x: Tensor, kind: str, what: str) -> None:
-    low, high = (bound.item() for bound in x.detach().aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        bad = x.numel() - int(x.isfinite().sum())
-        raise UserError(
-            f"{what}: expected finite values, got {bad} NaN or infinite "
-            f"of {x.numel()}; clean them or check the preprocessing"
-        )
-    got = f"got values in [{low:.6g}, {high:.6g}]"
-    unit = 0 <= low and high <= 1
-    if kind == "bernoulli" and not (unit and (x == x.bool()).all()):
-        raise UserError(
-            f"{what} has grey pixels: expected only 0 and 1 for "
-            f"likelihood='bernoulli', {got}; binarise, or use likelihood='gaussian' or "
-            "'discretized_logistic', or dynamic=True to redraw train every epoch"
-        )
-    if kind == "grey" and not unit:
-        raise UserError(
-            f"{what}: expected probabilities in [0, 1] for dynamic=True, {got}; "
-            "divide grey levels by their maximum"
-        )
-    if kind == "discretized_logistic":
-        if not unit:
-            raise UserError(
-                f"{what}: expected grey levels k/255 in [0, 1] for "
-                f"likelihood='discretized_logistic', {got}; pass uint8, or divide by "
-                "255"
-            )
-        levels = x * 255
-        off = int(((levels - levels.round()).abs() > 1e-3).sum())
-        if off:
-            raise UserError(
-                f"{what}: expected grey levels k/255 for "
-                f"likelihood='discretized_logistic', got {off} of {x.numel()} values "
-                "off that grid; round them, or use likelihood='gaussian'"
-            )
 
 
 # --- how each set is made ----------------------------------------------------
@@ -353,25 +213,17 @@ def _frey(name: str, data_dir: Path) -> Dataset:
     return Dataset(*splits, "discretized_logistic", name, note=note)
 
 
-_NPZ_LIKELIHOODS = {"b": "bernoulli", "u": "discretized_logistic", "f": "gaussian"}
-
-
 def _npz(path: Path) -> Dataset:
     arrays = _sources.npz(path)
-    dtypes = {key: x.dtype for key, x in arrays.items()}
-    kinds = {
-        "u" if dtype == np.uint8 else dtype.kind if dtype.kind in "bf" else None
-        for dtype in dtypes.values()
-    }
-    got = ", ".join(f"{key} {dtype}" for key, dtype in dtypes.items())
-    if len(kinds) > 1 or None in kinds:
+    likelihoods = {_npz_likelihood(x.dtype) for x in arrays.values()}
+    if len(likelihoods) > 1 or None in likelihoods:
+        got = ", ".join(f"{key} {x.dtype}" for key, x in arrays.items())
         raise DataFileError(
             f"{path}: expected all arrays bool (Bernoulli), all uint8 (discretised "
             f"logistic) or all float (Gaussian), got {got}; convert with .astype"
         )
-    kind = kinds.pop()
-    likelihood = _NPZ_LIKELIHOODS[kind]
-    train, note = arrays["train"], f"{path.name}, {dtypes['train']} -> {likelihood}"
+    train, likelihood = arrays["train"], likelihoods.pop()
+    note = f"{path.name}, {train.dtype} -> {likelihood}"
     if "valid" not in arrays:
         if train.ndim < 1 or len(train) < 2:
             raise DataFileError(
@@ -383,7 +235,8 @@ def _npz(path: Path) -> Dataset:
         arrays["valid"] = train[order[:num_valid]]
         train = train[np.sort(order[num_valid:])]
         note += ", valid is 10 % of train (seed 0)"
-    if kind != "b" and all(((x == 0) | (x == 1)).all() for x in arrays.values()):
+    binary = all(((x == 0) | (x == 1)).all() for x in arrays.values())
+    if binary and likelihood != "bernoulli":
         note += ", only 0 and 1: store bool for Bernoulli"
     try:
         return Dataset(
@@ -391,6 +244,14 @@ def _npz(path: Path) -> Dataset:
         )
     except UserError as error:
         raise DataFileError(f"{path}: {error}") from error
+
+
+def _npz_likelihood(dtype: np.dtype) -> str | None:
+    if dtype.kind == "b":
+        return "bernoulli"
+    if dtype == np.uint8:
+        return "discretized_logistic"
+    return "gaussian" if dtype.kind == "f" else None
 
 
 _LOADERS: dict[str, Callable[[str, Path], Dataset]] = {

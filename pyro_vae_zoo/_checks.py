@@ -1,0 +1,146 @@
+"""Are these images what a likelihood can score? One clear line if not."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+LIKELIHOODS = ("bernoulli", "gaussian", "discretized_logistic")
+
+
+def check_images(
+    x: Tensor | np.ndarray,
+    event_shape: Sequence[int] | None,
+    likelihood: str,
+    what: str = "x",
+) -> Tensor:
+    """`x` as a floating tensor `(N, *event_shape)` with values that suit `likelihood`.
+
+    Args:
+        x: images, as a tensor or numpy array: boolean, integer or floating.
+        event_shape: shape of one image, or None for any.
+        likelihood: one of `LIKELIHOODS`.
+        what: what `x` is called in errors.
+
+    Raises:
+        UserError: one line that says what was expected, what was got and why.
+
+    Example:
+        >>> check_images(torch.eye(2, dtype=torch.bool), (2,), "bernoulli")
+        tensor([[1., 0.],
+                [0., 1.]])
+        >>> check_images(torch.tensor([[0.5]]), (2,), "bernoulli")
+        Traceback (most recent call last):
+        ...
+        pyro_vae_zoo.errors.UserError: x: expected shape (N, 2), got (1, 1)
+    """
+    return checked(x, event_shape, likelihood, what)
+
+
+def checked(x, event_shape, kind: str, what: str) -> Tensor:
+    """`check_images` that also knows `"grey"`, the probabilities of a dynamic set."""
+    if kind not in (*LIKELIHOODS, "grey"):
+        raise UserError(
+            f"unknown likelihood {kind!r}; known: {', '.join(map(repr, LIKELIHOODS))}"
+        )
+    x = _tensor(x, what)
+    _check_shape(x, event_shape, what)
+    x = _channels_first(x, event_shape)
+    if x.dtype == torch.bool:
+        return x.float()
+    if x.dtype == torch.uint8 and kind in ("discretized_logistic", "grey"):
+        return x.float() / 255
+    x = x if x.is_floating_point() else x.float()
+    _check_values(x, kind, what)
+    return x
+
+
+def _tensor(x, what: str) -> Tensor:
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in "buif":
+            raise UserError(_wrong_dtype(what, x.dtype))
+        native = x.astype(x.dtype.newbyteorder("="), copy=False)
+        x = np.require(native, requirements=["C", "W"])
+        if x.dtype.itemsize > 8:  # long double
+            x = x.astype(np.float64)
+        x = torch.from_numpy(x)
+    if not isinstance(x, Tensor):
+        raise UserError(
+            f"{what}: expected a tensor or numpy array, got {type(x).__name__}"
+        )
+    if x.is_complex():
+        raise UserError(_wrong_dtype(what, x.dtype))
+    return x
+
+
+def _wrong_dtype(what: str, dtype) -> str:
+    return f"{what}: expected boolean, integer or floating values, got dtype {dtype}"
+
+
+def _check_shape(x: Tensor, event_shape, what: str) -> None:
+    got = tuple(x.shape)
+    if event_shape is None:
+        if x.ndim < 2:
+            raise UserError(
+                f"{what}: expected shape (N, *event_shape), got {got}; there is no "
+                "event dimension: one image a row, as in (N, H, W) or (N, D)"
+            )
+    elif _channels_first(x, event_shape).shape[1:] != tuple(event_shape):
+        hint, sizes = "", ", ".join(map(str, event_shape))
+        if got == tuple(event_shape):
+            hint = "; a single image needs a batch dimension: x[None]"
+        elif math.prod(got[1:]) == math.prod(event_shape):
+            hint = f"; same number of values: reshape to (-1, {sizes})"
+        raise UserError(f"{what}: expected shape (N, {sizes}), got {got}{hint}")
+    if x.numel() == 0:
+        raise UserError(f"{what}: expected at least one image, got shape {got}: empty")
+
+
+def _channels_first(x: Tensor, event_shape=None) -> Tensor:
+    """Turn colour images `(N, H, W, 3)` to `(N, 3, H, W)`."""
+    asked = event_shape is not None and x.shape[1:] == tuple(event_shape)
+    if asked or x.ndim != 4 or x.shape[3] != 3 or x.shape[1] == 3:
+        return x
+    return x.permute(0, 3, 1, 2).contiguous()
+
+
+def _check_values(x: Tensor, kind: str, what: str) -> None:
+    low, high = (bound.item() for bound in x.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        bad = x.numel() - int(x.isfinite().sum())
+        raise UserError(
+            f"{what}: expected finite values, got {bad} NaN or infinite "
+            f"of {x.numel()}; clean them or check the preprocessing"
+        )
+    got = f"got values in [{low:.6g}, {high:.6g}]"
+    unit = 0 <= low and high <= 1
+    if kind == "bernoulli" and not (unit and (x == x.bool()).all()):
+        raise UserError(
+            f"{what} has grey pixels: expected only 0 and 1 for "
+            f"likelihood='bernoulli', {got}; binarise, or use likelihood='gaussian' or "
+            "'discretized_logistic', or dynamic=True to redraw train every epoch"
+        )
+    if kind == "grey" and not unit:
+        raise UserError(
+            f"{what}: expected probabilities in [0, 1] for dynamic=True, {got}; "
+            "divide grey levels by their maximum"
+        )
+    if kind == "discretized_logistic":
+        if not unit:
+            raise UserError(
+                f"{what}: expected grey levels k/255 in [0, 1] for "
+                f"likelihood='discretized_logistic', {got}; pass uint8, or divide by "
+                "255"
+            )
+        levels = x * 255
+        off = int(((levels - levels.round()).abs() > 1e-3).sum())
+        if off:
+            raise UserError(
+                f"{what}: expected grey levels k/255 for "
+                f"likelihood='discretized_logistic', got {off} of {x.numel()} values "
+                "off that grid; round them, or use likelihood='gaussian'"
+            )
