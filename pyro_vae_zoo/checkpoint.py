@@ -7,6 +7,7 @@ can run code: models are safetensors, checkpoints load with `weights_only=True`.
 
 import contextlib
 import json
+import math
 import os
 import pickle
 import tempfile
@@ -59,8 +60,17 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write JSON, indented, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write JSON, indented, atomically; numbers that are not finite become null."""
+    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | os.PathLike) -> Any:

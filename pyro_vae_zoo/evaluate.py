@@ -25,7 +25,7 @@ from tqdm import tqdm
 from pyro_vae_zoo.datasets import check_images
 from pyro_vae_zoo.elbo import BoundTerms, bound_terms
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.vae import VAE, latent_sites
+from pyro_vae_zoo.vae import VAE
 
 __all__ = ["Evaluation", "LogLikelihood", "evaluate", "log_likelihood", "pareto_khat"]
 
@@ -178,7 +178,9 @@ def evaluate(
     draws = n * num_particles
     per_site = {site: (value / draws).item() for site, value in kl.items()}
     khat = ll.khat[~ll.khat.isnan()]
-    initial, final = torch.cat(densities, 1).mean(1).tolist() if densities else (None,) * 2
+    initial, final = (
+        torch.cat(densities, 1).mean(1).tolist() if densities else (None,) * 2
+    )
     return Evaluation(
         elbo=elbo.mean().item(),
         elbo_std_error=_std_error(elbo),
@@ -227,7 +229,10 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     excess = torch.where(constant[:, None], torch.ones_like(excess), excess)
     # Candidates for b = -shape / scale, weighted by their profile likelihoods.
     m = 30 + int(math.sqrt(num_tail))
-    grid = 1 - (m / (torch.arange(1, m + 1, dtype=lw.dtype, device=lw.device) - 0.5)) ** 0.5
+    grid = (
+        1
+        - (m / (torch.arange(1, m + 1, dtype=lw.dtype, device=lw.device) - 0.5)) ** 0.5
+    )
     quartile = excess[:, int(num_tail / 4 + 0.5) - 1, None].clamp(min=1e-300)
     b = 1 / excess[:, -1:] + grid / (3 * quartile)
     shape = torch.stack([_profile_shape(b[:, i], excess) for i in range(m)], dim=1)
@@ -358,7 +363,10 @@ class _LargestTensor(TorchDispatchMode):
 def _chunk_rows(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
     """How many datum-draws fit in memory, from the largest tensor of a small run."""
     draws = 64
-    with torch.random.fork_rng(devices=_cuda(probe.device)), _LargestTensor() as largest:
+    with (
+        torch.random.fork_rng(devices=_cuda(probe.device)),
+        _LargestTensor() as largest,
+    ):
         bound_terms(model, guide, probe, draws)
     budget = _CPU_BUDGET
     if probe.device.type == "cuda":

@@ -198,7 +198,5 @@ def make_likelihood(name: str, event_shape: Sequence[int]) -> nn.Module:
     (torch.Size([3, 2]), torch.Size([4, 4]))
     """
     if name not in LIKELIHOODS:
-        raise UserError(
-            f"unknown likelihood {name!r}; known: {', '.join(LIKELIHOODS)}"
-        )
+        raise UserError(f"unknown likelihood {name!r}; known: {', '.join(LIKELIHOODS)}")
     return LIKELIHOODS[name](event_shape)

@@ -119,7 +119,11 @@ class TrainOptions:
 
     def joint_weight(self, step: int) -> float:
         """Rezende & Mohamed 2015, section 6.1: min(1, 0.01 + t / steps)."""
-        return min(1.0, 0.01 + step / self.tempering_steps) if self.tempering_steps else 1.0
+        return (
+            min(1.0, 0.01 + step / self.tempering_steps)
+            if self.tempering_steps
+            else 1.0
+        )
 
     def loss(self) -> ELBO:
         """The Pyro ELBO that these options ask for."""
@@ -397,7 +401,9 @@ class _Run:
 
     def _keep_best(self, valid_elbo: float) -> None:
         history = self.history
-        best = history.best_epoch and history.epochs[history.best_epoch - 1]["valid_elbo"]
+        best = (
+            history.best_epoch and history.epochs[history.best_epoch - 1]["valid_elbo"]
+        )
         if not history.best_epoch or valid_elbo > best:
             history.best_epoch = self.epoch
             state = self.vae.state_dict()
