@@ -323,9 +323,9 @@ def test_zero_network_output_is_the_identity(name):
 
 
 def resolved(name, dim):
-    """Returns a flow that the grid resolves: a spline's bins may get too narrow."""
+    """Returns a flow with no bins too narrow and no tails too long for a grid."""
     torch.manual_seed(0)
-    reach = 0.3 if name == "spline_coupling" else 1.0
+    reach = 0.3 if name in COUPLINGS | {"pyro_affine_autoregressive"} else 1.0
     return trained(FLOWS[name](dim, CONTEXT), reach=reach).condition(double(CONTEXT))
 
 
@@ -534,6 +534,20 @@ def test_made_of_one_dimension_reads_the_context_only():
     assert torch.equal(mean, net(double(4, 1), context)[0])
     assert not torch.equal(mean, net(double(4, 1), 2 * context)[0])
     assert T.MADE(1, 0, [4])(torch.randn(5, 1))[0].shape == (5, 1)
+
+
+def test_made_without_context_serves_pyro_and_its_inverse():
+    made = trained(T.MADE(4, 0, [12], permutation=torch.tensor([2, 0, 3, 1])))
+    flow, x = pyro_transforms.AffineAutoregressive(made), double(6, 4)
+    torch.testing.assert_close(flow.inv(flow(x).clone()), x)
+
+
+@every_flow
+def test_no_tensor_is_left_on_the_default_device(name, dim):
+    flow = FLOWS[name](dim, CONTEXT).to("meta")
+    step = flow.condition(torch.randn(4, CONTEXT, device="meta"))
+    x = torch.randn(3, 4, dim, device="meta")
+    assert step.log_abs_det_jacobian(x, step(x)).shape == (3, 4)
 
 
 def test_context_is_projected_at_its_own_shape():
