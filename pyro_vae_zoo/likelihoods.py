@@ -34,7 +34,7 @@ class BernoulliLogits(dist.Bernoulli):
 
     >>> p = BernoulliLogits(logits=torch.tensor([-40.0, 0.0]))
     >>> p.log_prob(torch.tensor([0.0, 1.0]))
-    tensor([-0.0000, -0.6931])
+    tensor([-4.2484e-18, -6.9315e-01])
     """
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -57,9 +57,7 @@ def test_twenty_steps_are_those_of_stock_svi(guide, data):
         ours, data, epochs=10, batch_size=20, seed=3, lr=1e-3, device="cpu",
         keep="last", progress=False,
     )  # fmt: skip
-    svi = SVI(
-        theirs.model, theirs.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO()
-    )
+    svi = SVI(theirs.model, theirs.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
     torch.manual_seed(3)
     theirs.train()
     for epoch in range(10):
@@ -235,9 +233,7 @@ def test_best_weights_are_those_of_the_best_epoch(data):
 
 
 def test_patience_stops_early(data):
-    history = zoo.fit(
-        make(), data, epochs=50, lr=0.05, patience=2, progress=False
-    )
+    history = zoo.fit(make(), data, epochs=50, lr=0.05, patience=2, progress=False)
     assert history.stopped_early
     assert len(history.epochs) == history.best_epoch + 2 < 50
 
@@ -389,7 +385,9 @@ def test_cuda_where_there_is_none(data):
 
 def test_data_of_another_shape(data):
     vae = zoo.create("planar", event_shape=(3, 2), **SMALL)
-    with pytest.raises(zoo.UserError, match=r"shape \(3, 2\), got data of shape \(2, 3\)"):
+    with pytest.raises(
+        zoo.UserError, match=r"shape \(3, 2\), got data of shape \(2, 3\)"
+    ):
         zoo.fit(vae, data)
 
 

@@ -10,6 +10,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 @pytest.fixture(autouse=True)
+def _names_in_doctests(doctest_namespace):
+    doctest_namespace["torch"] = torch
+
+
+@pytest.fixture(autouse=True)
 def _global_state(tmp_path, monkeypatch):
     """One seed for each test; defaults, validation and the caches as they were."""
     monkeypatch.setenv("PYRO_VAE_ZOO_CACHE", str(tmp_path / "cache"))
