@@ -29,7 +29,7 @@ from pyro_vae_zoo.vae import VAE
 
 __all__ = ["Evaluation", "LogLikelihood", "evaluate", "log_likelihood", "pareto_khat"]
 
-_PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
+PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
 _CPU_BUDGET = 100e6  # bytes a chunk may take: as much as still profits from caches
 _TENSORS_ALIVE = 4  # of the largest size at a time, found by measurement
 
@@ -332,8 +332,8 @@ def _stream(
     device = next(model.parameters()).device
     with _evaluating(model, guide, device, seed):
         probe = x[:2].to(device)
-        rows = chunk_rows or _chunk_rows(model, guide, probe)
-        step = min(num_particles, _PARTICLES_PER_CHUNK, rows)
+        rows = chunk_rows or chunk_rows_for(model, guide, probe)
+        step = min(num_particles, PARTICLES_PER_CHUNK, rows)
         data_step = max(rows // step, 1)
         starts = range(0, len(x), data_step)
         with tqdm(total=len(x), desc="evaluate", disable=not progress) as bar:
@@ -360,7 +360,7 @@ class _LargestTensor(TorchDispatchMode):
         return out
 
 
-def _chunk_rows(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
+def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
     """How many datum-draws fit in memory, from the largest tensor of a small run."""
     draws = 64
     with (
