@@ -270,6 +270,7 @@ class _ActiveUnits:
 
     def __init__(self, num_data: int, num_particles: int) -> None:
         self.num_data = num_data
+        self.num_particles = num_particles
         self.half = num_particles // 2
         self.sums: dict[str, Tensor] = {}
 
@@ -290,7 +291,7 @@ class _ActiveUnits:
         for name, sums in self.sums.items():
             first, second = (s - s.mean(0) for s in sums)
             covariance = (first * second).sum(0) / (self.num_data - 1)
-            variance = covariance / self.half**2
+            variance = covariance / (self.half * (self.num_particles - self.half))
             active[name] = f"{int((variance > 0.01).sum())}/{len(variance)}"
         return active
 
