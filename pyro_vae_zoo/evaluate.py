@@ -134,7 +134,7 @@ def log_likelihood(
     >>> log_likelihood(vae, torch.zeros(3, 8, 8), num_particles=100).log_prob.shape
     torch.Size([3])
     """
-    log_weights = x.new_empty((len(x), num_particles), dtype=torch.double, device="cpu")
+    log_weights = _empty_weights(len(x), num_particles)
     stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
     for rows, columns, terms in stream:
         log_weights[rows, columns] = terms.log_weights.double().T.cpu()
@@ -159,7 +159,7 @@ def evaluate(
     True
     """
     n = len(x)
-    log_weights = x.new_empty((n, num_particles), dtype=torch.double, device="cpu")
+    log_weights = _empty_weights(n, num_particles)
     reconstruction = torch.zeros((), dtype=torch.double)
     kl: dict[str, Tensor] = {}
     units = _ActiveUnits(n, num_particles)
@@ -242,6 +242,12 @@ def _profile_shape(b: Tensor, excess: Tensor) -> Tensor:
     return torch.log1p(-b[:, None] * excess).mean(1)
 
 
+def _empty_weights(num_data: int, num_particles: int) -> Tensor:
+    if num_particles < 1:
+        raise UserError(f"num_particles must be at least 1, got {num_particles}")
+    return torch.empty(num_data, num_particles, dtype=torch.double)
+
+
 def _summary(log_weights: Tensor) -> LogLikelihood:
     num_particles = log_weights.shape[1]
     log_sum = log_weights.logsumexp(1)
@@ -321,8 +327,6 @@ def _stream(
 ) -> Iterator[tuple[slice, slice, BoundTerms]]:
     """Terms of the bound for chunks of data (rows) and of draws (columns)."""
     model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
-    if num_particles < 1:
-        raise UserError(f"num_particles must be at least 1, got {num_particles}")
     if isinstance(vae, VAE) and vae.likelihood:
         x = check_images(x, vae.event_shape, vae.likelihood)
     device = next(model.parameters()).device
