@@ -237,7 +237,7 @@ def _check_reparametrised(guide_trace: poutine.Trace) -> None:
 def _score_without_parameters(
     guide: nn.Module, x: Tensor, terms: BoundTerms
 ) -> dict[str, Tensor]:
-    """log q(z|x) of the same z, with a gradient to z but none to the parameters."""
+    """Log q(z|x) of the same z, with a gradient to z but none to the parameters."""
     replayed = poutine.replay(_with_particles, trace=terms.guide_trace)
     num_particles = next(iter(terms.log_guide.values())).shape[0]
     with _frozen(guide):

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 
 import pyro
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from pyro_vae_zoo.datasets import check_images
 from pyro_vae_zoo.elbo import BoundTerms, bound_terms
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.vae import VAE, latent_sites
+from pyro_vae_zoo.vae import VAE
 
 __all__ = ["Evaluation", "LogLikelihood", "evaluate", "log_likelihood", "pareto_khat"]
 
@@ -329,7 +330,8 @@ def _stream(
     model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
     if isinstance(vae, VAE) and vae.likelihood:
         x = check_images(x, vae.event_shape, vae.likelihood)
-    device = next(model.parameters()).device
+    held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
+    device = held[0].device
     with _evaluating(model, guide, device, seed):
         probe = x[:2].to(device)
         rows = chunk_rows or _chunk_rows(model, guide, probe)
@@ -378,9 +380,16 @@ def _evaluating(
 ) -> Iterator[None]:
     """Evaluation mode, full float32 precision, a random state of its own."""
     modes = {m: m.training for root in (model, guide) for m in root.modules()}
+    # Pyro's local mode, which keeps off the parameter store, needs contexts made for it;
+    # those of a VAE are, those of a bare pair get what they lack for the time being.
+    pyro_modules = [m for m in modes if isinstance(m, PyroModule)]
+    contexts = {m._pyro_context for m in pyro_modules}
+    bare = [c for c in contexts if not hasattr(c, "param_state")]
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     precision = matmul.allow_tf32, cudnn.allow_tf32
     try:
+        for context in bare:
+            context.param_state = {"params": {}, "constraints": {}}
         model.eval()
         guide.eval()
         matmul.allow_tf32 = cudnn.allow_tf32 = False
@@ -395,6 +404,8 @@ def _evaluating(
             yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = precision
+        for context in bare:
+            del context.param_state
         for module, training in modes.items():
             module.training = training
 
