@@ -6,6 +6,7 @@ is a Pyro ELBO (a drop-in for `Trace_ELBO`) with the devices that papers train w
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -269,7 +270,10 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     try:
         for p in trainable:
             p.requires_grad_(False)
-        yield
+        with warnings.catch_warnings():
+            # Pyro warns of each frozen parameter in training mode.
+            warnings.filterwarnings("ignore", ".*not registered in the param store")
+            yield
     finally:
         for p in trainable:
             p.requires_grad_(True)
