@@ -131,6 +131,8 @@ class AnnealedELBO(ELBO):
             raise UserError(f"unknown bound {bound!r}; known: elbo, iwae")
         if bound == "iwae" and free_bits:
             raise UserError("free bits have no meaning for the bound 'iwae'")
+        if free_bits and joint_weight != 1:
+            raise UserError("free bits act on the KL, which joint_weight takes apart")
         self.bound = bound
         self.kl_weight = kl_weight
         self.free_bits = free_bits
