@@ -6,6 +6,7 @@ is a Pyro ELBO (a drop-in for `Trace_ELBO`) with the devices that papers train w
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,6 +131,8 @@ class AnnealedELBO(ELBO):
             raise UserError(f"unknown bound {bound!r}; known: elbo, iwae")
         if bound == "iwae" and free_bits:
             raise UserError("free bits have no meaning for the bound 'iwae'")
+        if free_bits and joint_weight != 1:
+            raise UserError("free bits act on the KL, which joint_weight takes apart")
         self.bound = bound
         self.kl_weight = kl_weight
         self.free_bits = free_bits
@@ -269,7 +272,10 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     try:
         for p in trainable:
             p.requires_grad_(False)
-        yield
+        with warnings.catch_warnings():
+            # Pyro warns of each frozen parameter in training mode.
+            warnings.filterwarnings("ignore", ".*not registered in the param store")
+            yield
     finally:
         for p in trainable:
             p.requires_grad_(True)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 
 import pyro
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
@@ -134,7 +135,7 @@ def log_likelihood(
     >>> log_likelihood(vae, torch.zeros(3, 8, 8), num_particles=100).log_prob.shape
     torch.Size([3])
     """
-    log_weights = x.new_empty((len(x), num_particles), dtype=torch.double, device="cpu")
+    log_weights = _empty_weights(len(x), num_particles)
     stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
     for rows, columns, terms in stream:
         log_weights[rows, columns] = terms.log_weights.double().T.cpu()
@@ -159,7 +160,7 @@ def evaluate(
     True
     """
     n = len(x)
-    log_weights = x.new_empty((n, num_particles), dtype=torch.double, device="cpu")
+    log_weights = _empty_weights(n, num_particles)
     reconstruction = torch.zeros((), dtype=torch.double)
     kl: dict[str, Tensor] = {}
     units = _ActiveUnits(n, num_particles)
@@ -247,6 +248,12 @@ def _profile_shape(b: Tensor, excess: Tensor) -> Tensor:
     return torch.log1p(-b[:, None] * excess).mean(1)
 
 
+def _empty_weights(num_data: int, num_particles: int) -> Tensor:
+    if num_particles < 1:
+        raise UserError(f"num_particles must be at least 1, got {num_particles}")
+    return torch.empty(num_data, num_particles, dtype=torch.double)
+
+
 def _summary(log_weights: Tensor) -> LogLikelihood:
     num_particles = log_weights.shape[1]
     log_sum = log_weights.logsumexp(1)
@@ -275,6 +282,7 @@ class _ActiveUnits:
 
     def __init__(self, num_data: int, num_particles: int) -> None:
         self.num_data = num_data
+        self.num_particles = num_particles
         self.half = num_particles // 2
         self.sums: dict[str, Tensor] = {}
 
@@ -295,7 +303,7 @@ class _ActiveUnits:
         for name, sums in self.sums.items():
             first, second = (s - s.mean(0) for s in sums)
             covariance = (first * second).sum(0) / (self.num_data - 1)
-            variance = covariance / self.half**2
+            variance = covariance / (self.half * (self.num_particles - self.half))
             active[name] = f"{int((variance > 0.01).sum())}/{len(variance)}"
         return active
 
@@ -325,11 +333,10 @@ def _stream(
 ) -> Iterator[tuple[slice, slice, BoundTerms]]:
     """Terms of the bound for chunks of data (rows) and of draws (columns)."""
     model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
-    if num_particles < 1:
-        raise UserError(f"num_particles must be at least 1, got {num_particles}")
     if isinstance(vae, VAE) and vae.likelihood:
         x = check_images(x, vae.event_shape, vae.likelihood)
-    device = next(model.parameters()).device
+    held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
+    device = held[0].device
     with _evaluating(model, guide, device, seed):
         probe = x[:2].to(device)
         rows = chunk_rows or chunk_rows_for(model, guide, probe)
@@ -381,9 +388,16 @@ def _evaluating(
 ) -> Iterator[None]:
     """Evaluation mode, full float32 precision, a random state of its own."""
     modes = {m: m.training for root in (model, guide) for m in root.modules()}
+    # Pyro's local mode, which keeps off the parameter store, needs contexts made for it;
+    # those of a VAE are, those of a bare pair get what they lack for the time being.
+    pyro_modules = [m for m in modes if isinstance(m, PyroModule)]
+    contexts = {m._pyro_context for m in pyro_modules}
+    bare = [c for c in contexts if not hasattr(c, "param_state")]
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     precision = matmul.allow_tf32, cudnn.allow_tf32
     try:
+        for context in bare:
+            context.param_state = {"params": {}, "constraints": {}}
         model.eval()
         guide.eval()
         matmul.allow_tf32 = cudnn.allow_tf32 = False
@@ -398,6 +412,8 @@ def _evaluating(
             yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = precision
+        for context in bare:
+            del context.param_state
         for module, training in modes.items():
             module.training = training
 

@@ -69,6 +69,9 @@ class FullRankGaussian(nn.Module):
         super().__init__()
         self.latent_dim = latent_dim
         self.diagonal = nn.Linear(context_dim, 2 * latent_dim)
+        self.lower = None
+        if latent_dim == 1:  # nothing lies below the diagonal
+            return
         self.lower = nn.Linear(context_dim, latent_dim * (latent_dim - 1) // 2)
         with torch.no_grad():  # starts near the diagonal Gaussian
             self.lower.weight.mul_(0.1)
@@ -78,8 +81,9 @@ class FullRankGaussian(nn.Module):
         """The distribution, of batch shape `context.shape[:-1]`."""
         loc, raw_scale = self.diagonal(context).chunk(2, dim=-1)
         scale_tril = torch.diag_embed(positive(raw_scale))
-        i, j = torch.tril_indices(self.latent_dim, self.latent_dim, -1)
-        scale_tril[..., i, j] = self.lower(context)
+        if self.lower is not None:
+            i, j = torch.tril_indices(self.latent_dim, self.latent_dim, -1)
+            scale_tril[..., i, j] = self.lower(context)
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)
 
 
