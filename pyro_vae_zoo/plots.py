@@ -329,7 +329,9 @@ def _draw_curve(
     if key == "valid_elbo" and best in epochs:
         y = values[epochs.index(best)]
         ax.plot(best, y, color=style["color"], zorder=3, **_RING)
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(
+        MaxNLocator(5, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+    )
 
 
 def _best_epoch(records: list[Mapping[str, Any]]) -> int | None:
