@@ -68,7 +68,12 @@ def save_figure(fig: Figure, path: str | os.PathLike, *, dpi: int = 150) -> Path
 
 
 def figure_title(vae: VAE, data: Dataset | str | None = None) -> str:
-    """Guide, number of flows, and on a second line the data's variant."""
+    """Guide, number of flows, and on a second line the data's variant.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> figure_title(zoo.create("iaf", event_shape=(8, 8)), "my data")
+    'iaf, K = 2\\nmy data'
+    """
     config = vae.config or {"guide": type(vae.guide).__name__, "options": {}}
     guide, options = config["guide"], config["options"]
     if guide in list_guides():
@@ -112,7 +117,7 @@ def plot_reconstructions(
     data: Dataset | str | None = None,
 ) -> Figure:
     """Each datum above E[x|z] for one z ~ q(z|x)."""
-    x = x.to(vae.device)
+    x, columns = x.to(vae.device), _columns(x, columns)
     with _evaluating(vae.model, vae.guide, vae.device, seed):
         again = vae.reconstruct(x)
     pairs = [
@@ -177,10 +182,7 @@ def _image_figure(
     heads: Sequence[str] = (),
     group: int = 0,
 ) -> Figure:
-    if columns < 1 or len(images) < 1:
-        got = f"{len(images)} and {columns}"
-        raise UserError(f"expected at least one image and one column, got {got}")
-    columns = min(columns, len(images))
+    columns = _columns(images, columns)
     num_rows = -(-len(images) // columns)
     vectors = images.dim() == 2
     aspect = 0.5 if vectors else images.shape[-2] / images.shape[-1]
@@ -194,6 +196,14 @@ def _image_figure(
     ax.set_xticks(x if heads else [], heads)
     ax.set_yticks(y if rows else [], rows)
     return fig
+
+
+def _columns(images: Tensor, columns: int) -> int:
+    """As many columns as asked for, where there are so many images."""
+    if columns < 1 or len(images) < 1:
+        got = f"{len(images)} and {columns}"
+        raise UserError(f"expected at least one image and one column, got {got}")
+    return min(columns, len(images))
 
 
 def _draw_images(
@@ -253,12 +263,18 @@ def plot_training(history: Records, *, title: str | None = None) -> Figure:
     Args:
         history: of `fit`, or its records, or the lines of `metrics.jsonl`.
         title: guide and data; see `figure_title`.
+
+    >>> record = {"epoch": 1, "train_elbo": -90.0, "valid_elbo": -91.0}
+    >>> [ax.get_title(loc="left") for ax in plot_training([record]).axes[:2]]
+    ['ELBO', 'ELBO, last epochs']
     """
     return _training_figure({"": history}, title)
 
 
 def plot_comparison(runs: Mapping[str, Records], *, title: str | None = None) -> Figure:
     """The panels of `plot_training` with one line for each run, by its label."""
+    if title is None and len(runs) == 1:
+        (title,) = runs  # one run has no legend for its label
     return _training_figure(runs, title)
 
 
@@ -271,6 +287,8 @@ _FLOW_PANELS = (
 
 def _training_figure(runs: Mapping[str, Records], title: str | None) -> Figure:
     runs = {label: _records(label, records) for label, records in runs.items()}
+    if not runs:
+        raise UserError("there are no runs to draw")
     single = len(runs) == 1
     if single:
         both = ("train_elbo", "valid_elbo")
@@ -325,8 +343,8 @@ def _draw_curve(
     epochs = [r["epoch"] for r in records]
     values = [math.nan if r.get(key) is None else r[key] for r in records]
     marker = "." if len(records) <= 20 else None
-    ax.plot(epochs, values, lw=1.2, marker=marker, **style)
-    if key == "valid_elbo" and best in epochs:
+    ax.plot(epochs, values, marker=marker, **{"lw": 1.2, **style})
+    if "label" in style and key == "valid_elbo" and best in epochs:
         y = values[epochs.index(best)]
         ax.plot(best, y, color=style["color"], zorder=3, **_RING)
     ax.xaxis.set_major_locator(
@@ -387,14 +405,16 @@ def plot_results(
     ax, *curves = fig.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
     for y, row in enumerate(rows):
         colour = _run_style(y)["color"]
-        ends = [row["elbo"], row["log_likelihood"]]
-        ax.plot(ends, [y, y], color=colour, lw=4, alpha=0.25, zorder=1)
-        for key, face in (("elbo", "white"), ("log_likelihood", colour)):
+        for key, face, shift in (
+            ("elbo", "white", 0.16),
+            ("log_likelihood", colour, -0.16),
+        ):
             bar = {"fmt": "o", "mfc": face, "capsize": 3, "elinewidth": 1, "ms": 6}
-            ax.errorbar(row[key], y, xerr=row[f"{key}_std_error"], color=colour, **bar)
+            error = row[f"{key}_std_error"]
+            ax.errorbar(row[key], y + shift, xerr=error, color=colour, **bar)
             if len(row["seeds"]) > 1:
                 values = [run[key] for run in row["seeds"]]
-                ax.plot(values, [y + 0.25] * len(values), "|", color=colour, ms=5)
+                ax.plot(values, [y + shift] * len(values), "x", color=_INK, ms=4)
     _dress(ax, "Bound and importance-sampled likelihood", _NATS, "")
     ax.set_yticks(range(len(rows)), [row["label"] for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
@@ -403,7 +423,7 @@ def plot_results(
         Line2D([], [], mfc="white", label="ELBO", **ring),
         Line2D([], [], label="log-likelihood", **ring),
         Line2D([], [], color=_INK, lw=1, label="standard error over data"),
-        Line2D([], [], color=_INK, marker="|", ls="", label="single seeds"),
+        Line2D([], [], color=_INK, marker="x", ms=4, ls="", label="single seeds"),
     ]
     several = any(len(row["seeds"]) > 1 for row in rows)
     keys = keys if several else keys[:-1]
@@ -414,6 +434,7 @@ def plot_results(
         for i, row in enumerate(rows):
             for records in (runs or {}).get(row["label"], ()):
                 style = _run_style(i)
+                style["lw"] = 1
                 _draw_curve(panel, _records("", records), "valid_elbo", style, last)
         name = "Validation ELBO" + ", last epochs" * last
         _dress(panel, name, "epoch", _NATS)
@@ -444,7 +465,7 @@ def plot_posterior(
             the guide can score nothing but its own draws.
     """
     masses = sorted(masses)
-    columns = min(columns, len(x))
+    columns = _columns(x, columns)
     num_rows = -(-len(x) // columns)
     title = "Posteriors: " + figure_title(vae, data)
     fig = _figure(2.5 * columns + 0.3, 3.0 * num_rows + 0.9, title)

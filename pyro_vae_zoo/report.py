@@ -151,21 +151,24 @@ def csv_table(results: Sequence[Result]) -> str:
 def caption(results: Sequence[Result]) -> str:
     """What all rows share: data, split, draws, budget, seeds, hardware."""
     first = results[0]
-    seeds = ", ".join(map(str, sorted({r["seed"] for r in results})))
+    seeds = sorted({r["seed"] for r in results})
     training = _common(r["training"] for r in results)
-    budget = ", ".join(
-        f"{k} {v}" for k, v in training.items() if k in ("batch_size", "lr")
-    )
+    budget = [f"{first['epochs']} epochs"]
+    budget += [f"{k} {training[k]}" for k in ("batch_size", "lr") if k in training]
     hardware = "; ".join(dict.fromkeys(map(_hardware, results)))
-    return (
-        f"{first['data']} ({first['variant']}), {first['split']} split, "
-        f"{first['num_data']} data. Nats per datum, larger is better; log-likelihood "
-        f"by importance sampling with {first['num_particles']} draws of the guide. "
-        f"{first['epochs']} epochs{', ' * bool(budget)}{budget}, {first['weights']} "
-        f"weights; seeds {seeds}. Behind a number with ± stands the standard error over "
-        "seeds; ± data is that over the data, ± draws that of the importance sampling; "
-        f"k-hat above 0.7 marks unreliable estimates. Hardware: {hardware}."
+    text = (
+        f"Data: {first['data']} ({first['variant']}), {first['split']} split, "
+        f"{first['num_data']} data. Numbers in nats per datum, larger is better; the "
+        f"log-likelihood by importance sampling with {first['num_particles']} draws "
+        f"of the guide. Budget: {', '.join(budget)}; {first['weights']} weights; "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}. "
+        "± data: standard error over the data; ± draws: that of the importance "
+        "sampling; k-hat: median, and share of the data where it is above 0.7, which "
+        "marks an unreliable estimate. "
     )
+    if len(results) > len(set(_labels(results))):
+        text += "Numbers are means over seeds, ± their standard error. "
+    return text + f"Hardware: {hardware}."
 
 
 def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
@@ -219,9 +222,8 @@ def _row(label: str, runs: list[Result]) -> dict[str, Any]:
     seeds = [run["seed"] for run in runs]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{label}: one seed comes twice among {seeds}; give a run once")
-    runs = sorted(runs, key=lambda run: run["seed"])
-    for run in runs:
-        run["gap"] = run["log_likelihood"] - run["elbo"]
+    runs = [run | {"gap": run["log_likelihood"] - run["elbo"]} for run in runs]
+    runs.sort(key=lambda run: run["seed"])
     row: dict[str, Any] = {"label": label, "num_seeds": len(runs)}
     for key in ("elbo", "log_likelihood", "gap", "kl"):
         values = [run[key] for run in runs]
@@ -294,6 +296,6 @@ def _common(dicts: Any) -> dict[str, Any]:
 def _hardware(result: Result) -> str:
     device, threads = result.get("device", "unknown"), result.get("num_threads")
     versions = result.get("versions") or {}
-    named = [f"{threads} threads"] if threads else []
+    named = [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
     named += [f"{k} {v}" for k, v in versions.items() if k in ("torch", "pyro-ppl")]
     return str(device) + (f" ({', '.join(named)})" if named else "")
