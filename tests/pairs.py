@@ -1,0 +1,97 @@
+"""Small pairs that the tests share: registry guides, and one whose p(x) is known."""
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.likelihoods import MIN_SCALE, GaussianLikelihood
+from pyro_vae_zoo.models.standard import AmortizedGuide, FullRankGaussian
+
+
+def small(name: str, event_shape=(2, 3), **options) -> zoo.VAE:
+    """A registry guide with narrow networks, in the flow's steps too."""
+    known = zoo.guide_options(name)
+    narrow = {"latent_dim": 2, "hidden_dims": (8,), "flow_hidden_dims": (8,)}
+    options = {k: v for k, v in narrow.items() if k in known} | options
+    return zoo.create(name, event_shape=event_shape, **options)
+
+
+def perturb(module: nn.Module, scale: float = 1.0) -> None:
+    """Move weights by 1/sqrt(fan_in), biases by 0.3: the size they have when trained."""
+    with torch.no_grad():
+        for p in module.parameters():
+            step = 0.3 if p.ndim < 2 else p.shape[-1] ** -0.5
+            p.add_(scale * step * torch.randn_like(p))
+
+
+class LinearGaussian:
+    """z ~ N(0, I), x = W z + b + noise: log p(x) and p(z|x) in closed form."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, scale: float) -> None:
+        self.weight, self.bias, self.scale = weight.double(), bias.double(), scale
+        self.event_dim, self.latent_dim = weight.shape
+        noise = scale**2 * torch.eye(self.event_dim).double()
+        covariance = self.weight @ self.weight.T + noise
+        self.marginal = dist.MultivariateNormal(self.bias, covariance)
+        precision = self.weight.T @ self.weight / scale**2
+        self.precision = precision + torch.eye(self.latent_dim).double()
+        self.covariance = self.precision.inverse()
+        self.gain = self.covariance @ self.weight.T / scale**2
+
+    def posterior(self, x: Tensor) -> dist.MultivariateNormal:
+        """p(z|x)."""
+        loc = (x - self.bias) @ self.gain.T
+        return dist.MultivariateNormal(loc, self.covariance)
+
+    @property
+    def mean_field_gap(self) -> float:
+        """log p(x) - ELBO of the best diagonal Gaussian: KL(q || p(z|x)).
+
+        That has the posterior's mean and the precisions' diagonal.
+        """
+        log_diagonal = self.precision.diagonal().log().sum()
+        return 0.5 * (log_diagonal - self.precision.logdet()).item()
+
+    def model(self) -> zoo.StandardModel:
+        """p(x, z), its parameters at the truth; train the guide's only."""
+        decoder = nn.Linear(self.latent_dim, self.event_dim)
+        likelihood = GaussianLikelihood((self.event_dim,))
+        model = zoo.StandardModel(decoder, likelihood, self.latent_dim).double()
+        with torch.no_grad():
+            decoder.weight.copy_(self.weight)
+            decoder.bias.copy_(self.bias)
+            likelihood.raw_scale.fill_(math.log(math.expm1(self.scale - MIN_SCALE)))
+        return model
+
+    def gaussian_guide(self, widen: float = 1.0, shift: float = 0.0) -> AmortizedGuide:
+        """The exact posterior, or a wider and shifted one, as the `full_rank` guide."""
+        d = self.latent_dim
+        posterior = FullRankGaussian(self.event_dim, d).double()
+        factor = widen * torch.linalg.cholesky(self.covariance)
+        raw_scale = torch.log(torch.expm1(factor.diagonal() - 1e-6))
+        i, j = torch.tril_indices(d, d, -1)
+        with torch.no_grad():
+            for p in posterior.parameters():
+                p.zero_()
+            posterior.diagonal.weight[:d] = self.gain
+            posterior.diagonal.bias[:d] = shift - self.gain @ self.bias
+            posterior.diagonal.bias[d:] = raw_scale - math.log(math.expm1(1.0))
+            if d > 1:
+                posterior.lower.bias.copy_(factor[i, j])
+        return AmortizedGuide(nn.Identity(), posterior)
+
+    def vae(self, guide: nn.Module | None = None) -> zoo.VAE:
+        """The true model with a guide, the exact posterior by default."""
+        guide = self.gaussian_guide() if guide is None else guide
+        return zoo.VAE(self.model(), guide, (self.event_dim,))
+
+
+def linear_gaussian(latent_dim: int = 2, event_dim: int = 4) -> LinearGaussian:
+    """A `LinearGaussian` of moderate noise, the same each time."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(event_dim, latent_dim, generator=generator)
+    bias = torch.randn(event_dim, generator=generator)
+    return LinearGaussian(weight, bias, scale=0.5)

@@ -1,0 +1,355 @@
+"""The contract of a pair: every registered guide keeps it, broken pairs do not."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import perturb, small
+from pyro.infer import Trace_ELBO
+from torch import nn
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.elbo import bound_terms
+from pyro_vae_zoo.likelihoods import LIKELIHOODS, make_likelihood
+from pyro_vae_zoo.models.flow_guides import FLOWS
+from pyro_vae_zoo.networks import NETWORKS
+from pyro_vae_zoo.testing import check_vae
+
+COUPLINGS = ("affine_coupling", "spline_coupling")
+
+
+def bits(n=8, event_shape=(2, 3)):
+    return torch.rand(n, *event_shape).bernoulli()
+
+
+@pytest.mark.parametrize("name", zoo.list_guides())
+def test_every_guide_keeps_the_contract(name):
+    check_vae(small(name, latent_dim=3), bits())
+
+
+@pytest.mark.parametrize("name", zoo.list_guides())
+def test_one_latent_dimension(name):
+    if name in COUPLINGS:
+        with pytest.raises(zoo.UserError, match="latent_dim >= 2"):
+            small(name, latent_dim=1)
+    else:
+        check_vae(small(name, latent_dim=1), bits())
+
+
+@pytest.mark.parametrize("num_flows", [0, 3])
+@pytest.mark.parametrize("name", FLOWS)
+def test_number_of_flows(name, num_flows):
+    check_vae(small(name, num_flows=num_flows), bits())
+
+
+@pytest.mark.parametrize("name", COUPLINGS)
+def test_couplings_of_one_dimension_without_steps(name):
+    check_vae(small(name, latent_dim=1, num_flows=0), bits())
+
+
+@pytest.mark.parametrize(
+    ("network", "likelihood"),
+    [(n, "bernoulli") for n in NETWORKS] + [("mlp", p) for p in LIKELIHOODS],
+)
+def test_networks_and_likelihoods(network, likelihood):
+    vae = small("planar", (5, 4), network=network, likelihood=likelihood)
+    x = {
+        "bernoulli": bits(4, (5, 4)),
+        "gaussian": torch.randn(4, 5, 4),
+        "discretized_logistic": torch.randint(256, (4, 5, 4)) / 255,
+    }[likelihood]
+    check_vae(vae, x)
+
+
+def test_float64():
+    for name in zoo.list_guides():
+        vae = small(name).double()
+        terms = bound_terms(vae.model, vae.guide, bits().double(), 2)
+        assert terms.log_weights.dtype == torch.double, name
+        assert vae.sample(2).dtype == torch.double
+
+
+# ------------------------------------------------------------- degenerate limits
+
+
+@pytest.mark.parametrize("num_particles", [1, 5])
+@pytest.mark.parametrize("name", FLOWS)
+def test_no_flows_is_mean_field_bit_for_bit(name, num_particles):
+    """X4, FL3: the same seed gives the same weights, bounds and gradients."""
+    x = bits()
+    runs = []
+    for guide, options in (("mean_field", {}), (name, {"num_flows": 0})):
+        torch.manual_seed(3)
+        vae = small(guide, latent_dim=3, **options)
+        loss = Trace_ELBO(num_particles, max_plate_nesting=1, vectorize_particles=True)
+        value = loss.differentiable_loss(vae.model, vae.guide, x)
+        value.backward()
+        gradients = [p.grad for p in vae.parameters()]
+        runs.append((value, gradients, zoo.log_likelihood(vae, x, 50).log_prob))
+    assert torch.equal(runs[0][0], runs[1][0])
+    for ours, theirs in zip(runs[0][1], runs[1][1], strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(runs[0][2], runs[1][2])
+
+
+def test_guides_start_from_the_same_networks():
+    """Under one seed decoder, encoder and Gaussian base are those of mean_field."""
+
+    def start(name):
+        torch.manual_seed(11)
+        return small(name, latent_dim=3).state_dict()
+
+    common = start("mean_field")
+    base = {"guide.posterior.linear.weight", "guide.posterior.linear.bias"}
+    shared = {k for k in common if k not in base}
+    assert {k.split(".")[1] for k in shared} == {"decoder", "encoder"}
+    for name in zoo.list_guides():
+        state = start(name)
+        for key in shared:
+            assert torch.equal(state[key], common[key]), (name, key)
+        if name in FLOWS:
+            for key in base:
+                mine = state[key.replace("linear", "base.linear")]
+                assert torch.equal(mine, common[key]), (name, key)
+
+
+# ------------------------------------------------------------------ broken pairs
+
+
+class Model(nn.Module):
+    """z -> x with hooks that break it; all is well as it stands."""
+
+    def __init__(self, likelihood="bernoulli"):
+        super().__init__()
+        self.decoder = nn.Linear(2, 6)
+        self.likelihood = make_likelihood(likelihood, (2, 3))
+
+    def prior(self, x):
+        return dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior(x))
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+
+
+class Guide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 4))
+
+    def posterior(self, x):
+        loc, raw_scale = self.encoder(x).chunk(2, -1)
+        return dist.Normal(loc, raw_scale.exp()).to_event(1)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+
+def test_the_sound_pair_passes():
+    check_vae(zoo.VAE(Model(), Guide(), (2, 3)), bits())
+
+
+class NoSite(Guide):
+    def forward(self, x):
+        self.posterior(x)
+
+
+class AnotherSite(Guide):
+    def forward(self, x):
+        super().forward(x)
+        with pyro.plate("more data", len(x)):
+            pyro.sample("y", dist.Normal(x.new_zeros(len(x)), 1.0))
+
+
+class OutsideThePlate(Guide):
+    def forward(self, x):
+        pyro.sample("z", self.posterior(x))
+
+
+class BatchNorm(Guide):
+    def __init__(self):
+        super().__init__()
+        self.encoder.append(nn.BatchNorm1d(4))
+
+
+class BatchMean(Guide):
+    def posterior(self, x):
+        return super().posterior(x - x.mean(0))
+
+
+class Unused(Guide):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Linear(2, 2)
+
+
+class Detached(Guide):
+    def posterior(self, x):
+        loc, raw_scale = self.encoder(x).detach().chunk(2, -1)
+        return dist.Normal(loc, raw_scale.exp()).to_event(1)
+
+
+class NoEvent(Guide):
+    def forward(self, x):
+        loc, raw_scale = self.encoder(x).chunk(2, -1)
+        with pyro.plate("latents", 2, dim=-1), pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(loc, raw_scale.exp()))
+
+
+class MissingEvent(Guide):
+    def forward(self, x):
+        loc, raw_scale = self.encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, raw_scale.exp()))
+
+
+class NotANumber(Guide):
+    def posterior(self, x):
+        return dist.Normal(self.encoder(x)[..., :2] * math.nan, 1.0).to_event(1)
+
+
+class Infinite(Guide):
+    """Values that are finite, of no finite density."""
+
+    def posterior(self, x):
+        loc, raw_scale = self.encoder(x).chunk(2, -1)
+        return dist.Normal(loc * 1e30, raw_scale.exp()).to_event(1)
+
+
+BROKEN_GUIDES = (
+    NoSite, AnotherSite, OutsideThePlate, BatchNorm, BatchMean, Unused, Detached,
+    NoEvent, MissingEvent, NotANumber, Infinite,
+)  # fmt: skip
+
+
+class ReadsX(Model):
+    def prior(self, x):
+        return dist.Normal(x.flatten(1)[:, :2], 1.0).to_event(1)
+
+
+class ReadsXLater(Model):
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior(x))
+            logits = self.decoder(z) + x.mean()
+            return pyro.sample("x", self.likelihood(logits), obs=x)
+
+
+class IgnoresDraw(Model):
+    """Goes on with the observed x in place of what was drawn."""
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        with pyro.plate("data", len(x)):
+            logits = self.decoder(pyro.sample("z", self.prior(x)))
+            pyro.sample("x_1", dist.Bernoulli(logits=logits).to_event(1), obs=flat)
+            pyro.sample("x_2", dist.Normal(flat, 1.0).to_event(1), obs=flat)
+
+
+class ObservesNothing(Model):
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            self.decoder(pyro.sample("z", self.prior(x)))
+
+
+class ObservesPixels(Model):
+    """No `to_event`: each pixel is a batch of its own."""
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior(x))
+            p = dist.Bernoulli(logits=self.decoder(z).unflatten(-1, (2, 3)))
+            return pyro.sample("x", p, obs=x)
+
+
+BROKEN_MODELS = (ReadsX, ReadsXLater, IgnoresDraw, ObservesNothing, ObservesPixels)
+
+
+@pytest.mark.parametrize("guide", BROKEN_GUIDES)
+def test_broken_guides_are_rejected(guide):
+    with pytest.raises(AssertionError):
+        check_vae(zoo.VAE(Model(), guide(), (2, 3)), bits())
+
+
+@pytest.mark.parametrize("model", BROKEN_MODELS)
+def test_broken_models_are_rejected(model):
+    with pytest.raises(AssertionError):
+        check_vae(zoo.VAE(model(), Guide(), (2, 3)), bits())
+
+
+def test_the_reason_is_said():
+    def reason(model=Model, guide=Guide):
+        with pytest.raises(AssertionError) as error:
+            check_vae(zoo.VAE(model(), guide(), (2, 3)), bits())
+        return str(error.value)
+
+    assert "guide draws []" in reason(guide=NoSite)
+    assert "outside pyro.plate('data'" in reason(guide=OutsideThePlate)
+    assert "rest of the batch" in reason(guide=BatchMean)
+    assert "rest of the batch" in reason(guide=BatchNorm)
+    assert "guide.unused.weight gets no gradient" in reason(guide=Unused)
+    assert "reads the values of x" in reason(model=ReadsX)
+    assert "not finite" in reason(guide=Infinite)
+    assert "observes no site" in reason(model=ObservesNothing)
+
+
+def test_checking_leaves_the_pair_alone():
+    vae = small("iaf").eval()
+    state = {k: v.clone() for k, v in vae.state_dict().items()}
+    torch.manual_seed(1)
+    expected = torch.rand(())
+    torch.manual_seed(1)
+    check_vae(vae, torch.ones(4, 2, 3))
+    assert torch.equal(torch.rand(()), expected)
+    assert not vae.training
+    assert all(p.grad is None for p in vae.parameters())
+    for key, value in vae.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+# --------------------------------------------------------------------------- GPU
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("name", zoo.list_guides())
+def test_every_guide_keeps_the_contract_on_a_gpu(name):
+    vae = small(name, latent_dim=3)
+    perturb(vae, 0.3)
+    x = bits(20)
+    here = zoo.log_likelihood(vae, x, 2000)
+    there = zoo.log_likelihood(vae.cuda(), x, 2000)  # another random stream
+    error = (here.std_error**2 + there.std_error**2).sqrt()
+    # 20 data and a dozen guides: 5 standard errors, and float32 rounding.
+    assert ((there.log_prob - here.log_prob).abs() < 5 * error + 1e-4).all()
+    check_vae(vae, x.cuda())
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_evaluation_does_not_use_tf32():
+    seen = []
+
+    class Probe(nn.Module):
+        def forward(self, x):
+            matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+            seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+            return x
+
+    vae = small("mean_field").cuda()
+    vae.guide.encoder.append(Probe())
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = True
+        zoo.log_likelihood(vae, bits(), 30)
+        assert set(seen) == {(False, False)}
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
