@@ -20,8 +20,9 @@ from pyro_vae_zoo.vae import VAE, latent_sites
 
 __all__ = ["GridDensity", "posterior_densities"]
 
-_SIDE = 121  # points a side of a grid
-_CHUNK = 4096  # points that the decoder sees at a time
+_SIDE = 81  # points a side of a grid: eight for each sd of a Gaussian
+_COARSE = 61  # likewise, where the posterior is looked for
+_CHUNK = 512  # points that the decoder sees at a time: no more fit the caches
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,11 @@ def _exact_density(vae: VAE, x: Tensor, near: Tensor) -> tuple[GridDensity, floa
     """The density, looked for under the prior and around `near`, and log p(x)."""
     prior = poutine.trace(vae.model).get_trace(x).nodes["z"]["fn"]
     low, high = _box(torch.cat([prior.sample((1000,))[:, 0], near]))
-    for _ in range(5):  # zoom in to where the posterior is
-        z = _grid(low, high)
+    for _ in range(3):  # zoom in to where the posterior is
+        z = _grid(low, high, _COARSE)
         log_joint = _log_joint(vae, x, z)
         inside = z[(log_joint > log_joint.max() - 12).to(z.device)]
-        margin = (high - low) / _SIDE
+        margin = (high - low) / _COARSE
         low, high = inside.amin(0) - 2 * margin, inside.amax(0) + 2 * margin
     z = _grid(low, high)
     log_joint = _log_joint(vae, x, z)
@@ -130,7 +131,7 @@ def _box(draws: Tensor) -> tuple[Tensor, Tensor]:
     return low - (high - low) / 4, high + (high - low) / 4
 
 
-def _grid(low: Tensor, high: Tensor) -> Tensor:
-    """Points of a regular grid, shape `(_SIDE**2, 2)`."""
-    t = torch.linspace(0, 1, _SIDE, device=low.device, dtype=low.dtype)
+def _grid(low: Tensor, high: Tensor, side: int = _SIDE) -> Tensor:
+    """Points of a regular grid, shape `(side**2, 2)`."""
+    t = torch.linspace(0, 1, side, device=low.device, dtype=low.dtype)
     return low + (high - low) * torch.cartesian_prod(t, t)

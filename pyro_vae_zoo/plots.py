@@ -71,8 +71,8 @@ def figure_title(vae: VAE, data: Dataset | str | None = None) -> str:
     """Guide, number of flows, and on a second line the data's variant.
 
     >>> import pyro_vae_zoo as zoo
-    >>> figure_title(zoo.create("iaf", event_shape=(8, 8)), "my data")
-    'iaf, K = 2\\nmy data'
+    >>> figure_title(zoo.create("iaf", event_shape=(8, 8)))
+    'iaf, K = 2'
     """
     config = vae.config or {"guide": type(vae.guide).__name__, "options": {}}
     guide, options = config["guide"], config["options"]
