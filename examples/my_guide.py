@@ -32,6 +32,7 @@ class StudentTGuide(nn.Module):
         self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], 2 * latent_dim))
 
     def forward(self, x):
+        """Draw z given x."""
         loc, raw_scale = self.net(x).chunk(2, dim=-1)
         scale = nn.functional.softplus(raw_scale + 0.54) + 1e-6
         with pyro.plate("data", len(x), dim=-1):

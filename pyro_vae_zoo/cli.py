@@ -31,7 +31,7 @@ from pyro_vae_zoo.train import OPTIMIZERS, SCHEDULES, TrainOptions, pick_device
 
 __all__ = ["main"]
 
-_STEPS_BY_DEFAULT = 3000  # of training, where that is more than 20 epochs
+_STEPS_BY_DEFAULT = 2000  # of training, where that is more than 20 epochs
 _MODEL_OPTIONS = ("latent_dim", "num_flows", "hidden_dims", "network", "activation")
 
 
@@ -71,6 +71,7 @@ def _train(args: argparse.Namespace) -> None:
         data,
         _options(args),
         training,
+        source=_source(args.data),
         device=args.device,
         eval_particles=args.eval_particles,
         resume=args.resume,
@@ -91,7 +92,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             f"add --guide {name}"
         )
     vae = load(args.run_folder, guide=guide if callable(guide) else None)
-    data = load_dataset(args.data or config["data"], args.data_dir)
+    data = load_dataset(args.data or config["source"], args.data_dir)
     vae = vae.to(pick_device(args.device))
     progress = not (args.quiet or args.json)
     x = getattr(data, args.split)
@@ -112,15 +113,18 @@ def _compare(args: argparse.Namespace) -> None:
     if not args.runs:
         args.runs = _train_all(args)
     results = report.collect(args.runs)
-    folder = args.out or Path("runs", "comparison")
-    report.write_report(results, folder)
+    report.write_report(results, args.out)
+    for result in results:
+        run = Path(result["folder"]).name
+        values = {k: v for k, v in result.items() if k != "folder"}
+        write_json(args.out / f"{run}.json", values)
     print(report.markdown_table(results))
-    print(f"\nin {folder}: comparison.md, comparison.csv, comparison.png")
+    print(f"\nin {args.out}: comparison.md, comparison.csv, comparison.png, *.json")
 
 
 def _train_all(args: argparse.Namespace) -> list[Path]:
     data = load_dataset(args.data, args.data_dir)
-    root = args.out or Path("runs", "comparison")
+    root = args.runs_dir or args.out
     specs = [_guide_spec(text) for text in args.guides or list_guides()]
     plans = []
     for guide, own in specs:  # all of them are checked before the first is trained
@@ -138,6 +142,7 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
             data,
             options,
             training,
+            source=_source(args.data),
             device=args.device,
             eval_particles=args.eval_particles,
             resume=folder.exists() and not args.overwrite,
@@ -157,7 +162,7 @@ def summary(result: dict) -> str:
         f"  ({result['variant']})",
         f"  log-likelihood  {result['log_likelihood']:9.3f} +- "
         f"{result['log_likelihood_std_error']:.3f} nats  "
-        f"({k} particles, Monte-Carlo error {result['log_likelihood_mc_error']:.3f})",
+        f"({k} particles, MC error {result['log_likelihood_mc_error']:.3f})",
         f"  ELBO            {result['elbo']:9.3f} +- {result['elbo_std_error']:.3f} nats",
         f"  KL              {result['kl']:9.3f} nats",
         f"  reconstruction  {result['reconstruction']:9.3f} nats",
@@ -185,6 +190,11 @@ def _training(args: argparse.Namespace, data: Dataset, seed: int) -> TrainOption
         steps = -(-len(data.train) // args.batch_size)
         values["epochs"] = max(20, -(-_STEPS_BY_DEFAULT // steps))
     return TrainOptions(seed=seed, **values)
+
+
+def _source(data: str) -> str:
+    """What finds the data again, from another folder too."""
+    return str(Path(data).resolve()) if data.endswith(".npz") else data
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -330,8 +340,15 @@ def _add_compare(commands: Any) -> None:
     command.add_argument(
         "--out",
         type=Path,
+        default=Path("runs", "comparison"),
         metavar="DIR",
-        help="folder of the runs and the report (default: runs/comparison)",
+        help="folder of the report: table, figure, each run's result as JSON",
+    )
+    command.add_argument(
+        "--runs-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the run folders (default: that of the report)",
     )
     _add_shared(command)
     command.set_defaults(run=_compare)

@@ -26,7 +26,13 @@ from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.registry import create
-from pyro_vae_zoo.train import CHECKPOINT_FILE, METRICS_FILE, TrainOptions, fit
+from pyro_vae_zoo.train import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
+    TrainOptions,
+    fit,
+    pick_device,
+)
 from pyro_vae_zoo.vae import VAE
 
 __all__ = [
@@ -45,7 +51,7 @@ _FILES = (CONFIG_FILE, RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) +
     f"{name}.png" for name in PICTURES
 )
 # A run may go on under another value of these; all else must be as it was.
-_FREE = ("epochs", "eval_particles")
+_FREE = ("epochs", "eval_particles", "source")
 
 
 def resolve_guide(text: str) -> str | Callable[..., nn.Module]:
@@ -85,6 +91,7 @@ def make_run(
     options: dict[str, Any],
     training: TrainOptions,
     *,
+    source: str | None = None,
     device: str = "auto",
     eval_particles: int = 1000,
     resume: bool = False,
@@ -93,7 +100,8 @@ def make_run(
 ) -> dict:
     """Train, evaluate and draw one pair in a run folder; return its result.
 
-    Everything that can be wrong is found before the folder is touched.
+    Everything that can be wrong is found before the folder is touched. `source` is
+    what `load_dataset` finds the data by, where it is not their name.
 
     Raises:
         UserError: for bad options, a folder that is no run or is taken, and a run
@@ -101,12 +109,14 @@ def make_run(
     """
     if eval_particles < 1:
         raise UserError(f"eval_particles must be at least 1, got {eval_particles}")
+    pick_device(device)
     torch.manual_seed(training.seed)
     vae = create(resolve_guide(guide), data, **options)
     config = {
         "guide": guide,
         "data": data.name,
         "variant": data.variant,
+        "source": source or data.name,
         "vae": vae.config,
         "training": asdict(training),
         "eval_particles": eval_particles,

@@ -127,7 +127,8 @@ def test_resume_with_more_epochs_goes_on(run, npz, tmp_path):
     whole = [a if a != str(folder) else str(tmp_path / "whole") for a in longer]
     assert cli.main(whole) == 0
     results = [
-        json.loads((f / "result.json").read_text()) for f in (folder, tmp_path / "whole")
+        json.loads((f / "result.json").read_text())
+        for f in (folder, tmp_path / "whole")
     ]
     assert results[0]["epochs"] == 4
     assert results[0]["log_likelihood"] == results[1]["log_likelihood"]
@@ -175,9 +176,7 @@ def test_a_folder_that_is_no_run(npz, tmp_path, capsys):
     folder.mkdir()
     (folder / "chapter.txt").write_text("words")
     for flag in ([], ["--resume"], ["--overwrite"]):
-        line = error_of(
-            ["train", "--data", npz, "--out", folder, *flag, *FAST], capsys
-        )
+        line = error_of(["train", "--data", npz, "--out", folder, *flag, *FAST], capsys)
         assert "is not a run" in line
     assert [p.name for p in folder.iterdir()] == ["chapter.txt"]
 
