@@ -186,7 +186,7 @@ def _image_figure(
     num_rows = -(-len(images) // columns)
     vectors = images.dim() == 2
     aspect = 0.5 if vectors else images.shape[-2] / images.shape[-1]
-    width = columns * (1.1 if vectors else 0.6) + (1.0 if rows else 0.2)
+    width = columns * (1.1 if vectors else 0.6) + (1.3 if rows else 0.2)
     height = num_rows * (1.1 if vectors else 0.6) * aspect + 0.3 * bool(heads)
     title_height = 0.22 * len(title.split("\n")) + 0.15 if title else 0.1
     fig = _figure(max(width, 3.2), height + title_height, title)

@@ -193,17 +193,16 @@ def draw(folder: Path, vae: VAE, data: Dataset, records: list[dict]) -> None:
     from pyro_vae_zoo import plots
 
     x = data.test.to(vae.device)
-    title = f"{find_guide(vae.config['guide'])} on {data.name}"
     figures = {
-        "samples": plots.plot_samples(vae),
-        "reconstructions": plots.plot_reconstructions(vae, x[:16]),
-        "training": plots.plot_training(records, title=title),
+        "samples": plots.plot_samples(vae, data=data),
+        "reconstructions": plots.plot_reconstructions(vae, x[:16], data=data),
+        "training": plots.plot_training(records, title=plots.figure_title(vae, data)),
     }
     z = vae.encode(x[:1])
     if isinstance(z, torch.Tensor):
-        figures["traversal"] = plots.plot_traversal(vae, x)
+        figures["traversal"] = plots.plot_traversal(vae, x[:500], data=data)
         if z.shape[-1] == 2:
-            figures["posterior"] = plots.plot_posterior(vae, x[:6])
+            figures["posterior"] = plots.plot_posterior(vae, x[:4], data=data)
     for name, figure in figures.items():
         plots.save_figure(figure, folder / f"{name}.png")
 
