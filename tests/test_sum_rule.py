@@ -1,0 +1,36 @@
+"""The estimator is unbiased for p(x): over all images there are, it sums to one."""
+
+import itertools
+
+import pytest
+import torch
+from pairs import perturb, small
+
+import pyro_vae_zoo as zoo
+
+IMAGES = torch.tensor(list(itertools.product((0.0, 1.0), repeat=6))).reshape(-1, 2, 3)
+
+
+@pytest.mark.parametrize("name", zoo.list_guides())
+def test_probabilities_of_all_images_sum_to_one(name):
+    vae = small(name)
+    # Rows mostly repeat themselves, so that z says much and the flows are used.
+    agree = (IMAGES[:, 0] == IMAGES[:, 1]).sum(-1)
+    x = IMAGES[torch.multinomial(8.0**agree, 300, replacement=True)]
+    x = torch.cat([x, IMAGES])
+    optimizer = torch.optim.Adam(vae.parameters(), lr=3e-2)
+    loss = zoo.AnnealedELBO()
+    for step in range(200):
+        loss.kl_weight = 0.2 if step < 100 else 1.0  # z says something, then learn q
+        optimizer.zero_grad()
+        (loss.differentiable_loss(vae.model, vae.guide, x) / len(x)).backward()
+        optimizer.step()
+    perturb(vae.guide, 0.05)  # away from wherever a flow's terms may cancel
+
+    ll = zoo.log_likelihood(vae, IMAGES, num_particles=20_000)
+    p = ll.log_prob.exp()
+    # Errors of the 64 estimates are independent.
+    error = (p * ll.std_error).square().sum().sqrt()
+    assert 4 * error < 0.02, error
+    assert abs(p.sum() - 1) < 0.02
+    assert zoo.evaluate(vae, x, 30).kl > 0.2  # z is used, and q not the prior
