@@ -70,7 +70,9 @@ def train_guide(name, truth, num_steps=500, lr=2e-2, **options):
     """The true model with a guide trained on 64 of its data."""
     torch.manual_seed(0)
     event_shape, dim = (truth.event_dim,), truth.latent_dim
-    guide = small(name, event_shape, likelihood="gaussian", hidden_dims=(dim,), **options)
+    guide = small(
+        name, event_shape, likelihood="gaussian", hidden_dims=(dim,), **options
+    )
     guide = guide.guide.double()
     guide.encoder = PosteriorMean(truth)
     vae = truth.vae(guide)
