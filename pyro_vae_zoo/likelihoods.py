@@ -41,7 +41,7 @@ class BernoulliLogits(dist.Bernoulli):
         """Log-probability of each element of `value`, 0 or 1, in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        return -F.softplus((1 - 2 * value) * self.logits)
+        return F.softplus((1 - 2 * value) * self.logits).neg_()
 
 
 class DiscretizedLogistic(dist.TorchDistribution):
