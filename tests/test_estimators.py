@@ -136,7 +136,9 @@ def test_estimates_are_per_datum(truth):
     together = zoo.log_likelihood(wide, x, num_particles=2000)
     alone = [zoo.log_likelihood(wide, datum[None], 2000, seed=1) for datum in x]
     log_prob = torch.cat([ll.log_prob for ll in alone])
-    error = (together.std_error**2 + torch.cat([ll.std_error for ll in alone]) ** 2).sqrt()
+    error = (
+        together.std_error**2 + torch.cat([ll.std_error for ll in alone]) ** 2
+    ).sqrt()
     assert ((together.log_prob - log_prob) / error).abs().max() < 5
     # A log-sum-exp over sums of the batch is another, far lower number.
     shared = log_weights(wide, x, 2000).sum(1).logsumexp(0) - math.log(2000)
@@ -359,7 +361,9 @@ def test_active_units(num_particles, spread, active):
     x = torch.randn(200, 4)
     x = (x - x.mean(0)) / x.std(0)
     model = zoo.StandardModel(
-        nn.Linear(3, 4), small("mean_field", (4,), likelihood="gaussian").model.likelihood, 3
+        nn.Linear(3, 4),
+        small("mean_field", (4,), likelihood="gaussian").model.likelihood,
+        3,
     )
     vae = zoo.VAE(model, guide, (4,))
     result = zoo.evaluate(vae, x, num_particles)
@@ -608,7 +612,9 @@ def test_free_bits_act_on_each_site_by_its_batch_mean(chain):
     terms = bound_terms(chain.model, chain.guide, x, 3)
     low, high = sorted(v.mean().item() for v in terms.kl.values())
     floor = (low + high) / 2
-    value, _ = seeded(zoo.AnnealedELBO(3, free_bits=floor).differentiable_loss, chain, x)
+    value, _ = seeded(
+        zoo.AnnealedELBO(3, free_bits=floor).differentiable_loss, chain, x
+    )
     expected = 50 * (floor + high) - terms.log_likelihood.mean(0).sum()
     torch.testing.assert_close(value, expected.detach())
 
@@ -617,7 +623,9 @@ def test_free_bits_act_on_each_site_by_its_batch_mean(chain):
 def test_loss_and_elbo_gives_the_plain_bound_too(chain, options):
     x = torch.randn(5, 4).double()
     torch.manual_seed(7)
-    loss, elbo = zoo.AnnealedELBO(3, **options).loss_and_elbo(chain.model, chain.guide, x)
+    loss, elbo = zoo.AnnealedELBO(3, **options).loss_and_elbo(
+        chain.model, chain.guide, x
+    )
     bound = options.get("bound", "elbo")
     plain, _ = seeded(zoo.AnnealedELBO(3, bound=bound).differentiable_loss, chain, x)
     torch.testing.assert_close(elbo, -plain)
