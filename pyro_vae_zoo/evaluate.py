@@ -388,8 +388,8 @@ def _evaluating(
 ) -> Iterator[None]:
     """Evaluation mode, full float32 precision, a random state of its own."""
     modes = {m: m.training for root in (model, guide) for m in root.modules()}
-    # Pyro's local mode, which keeps off the parameter store, needs contexts made for it;
-    # those of a VAE are, those of a bare pair get what they lack for the time being.
+    # Pyro's local mode, which keeps off the parameter store, needs contexts made for
+    # it; those of a VAE are, those of a bare pair get what they lack for now.
     pyro_modules = [m for m in modes if isinstance(m, PyroModule)]
     contexts = {m._pyro_context for m in pyro_modules}
     bare = [c for c in contexts if not hasattr(c, "param_state")]

@@ -20,7 +20,7 @@ def small(name: str, event_shape=(2, 3), **options) -> zoo.VAE:
 
 
 def perturb(module: nn.Module, scale: float = 1.0) -> None:
-    """Move weights by 1/sqrt(fan_in), biases by 0.3: the size they have when trained."""
+    """Move weights by 1/sqrt(fan_in), biases by 0.3: their size when trained."""
     with torch.no_grad():
         for p in module.parameters():
             step = 0.3 if p.ndim < 2 else p.shape[-1] ** -0.5

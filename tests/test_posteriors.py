@@ -7,6 +7,8 @@ trained; it must close 90 % of the gap between that bound and log p(x).
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pairs import LinearGaussian, small
@@ -34,7 +36,7 @@ CORRELATED = {
 EXCLUDED = {
     "mean_field": "is the reference: independent by construction",
     "radial": "is the same in all directions around a point, so it cannot rotate; "
-    "its own posterior is in test_radial_bends_a_ring",
+    "its own posterior is in test_radial_makes_a_ring",
 }
 
 
@@ -66,26 +68,32 @@ class PosteriorMean(nn.Module):
         return (x - self.truth.bias) @ self.truth.gain.T
 
 
-def train_guide(name, truth, num_steps=500, lr=2e-2, **options):
-    """The true model with a guide trained on 64 of its data."""
-    torch.manual_seed(0)
-    event_shape, dim = (truth.event_dim,), truth.latent_dim
-    guide = small(
-        name, event_shape, likelihood="gaussian", hidden_dims=(dim,), **options
-    )
-    guide = guide.guide.double()
-    guide.encoder = PosteriorMean(truth)
-    vae = truth.vae(guide)
-    x = truth.marginal.sample((64,))
+def guide_of(name, event_dim, feature_dim, seed, **options):
+    torch.manual_seed(seed)
+    sizes = {"event_shape": (event_dim,), "hidden_dims": (feature_dim,)}
+    return small(name, **sizes, likelihood="gaussian", **options).guide.double()
+
+
+def train(vae, x, num_steps=500):
+    """Adam on the guide alone, its rate falling to 0."""
     loss = zoo.AnnealedELBO(num_particles=4)
-    optimizer = torch.optim.Adam(guide.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(vae.guide.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for _ in range(num_steps):
         optimizer.zero_grad()
-        (loss.differentiable_loss(vae.model, guide, x) / len(x)).backward()
-        nn.utils.clip_grad_norm_(guide.parameters(), 10.0)
+        (loss.differentiable_loss(vae.model, vae.guide, x) / len(x)).backward()
+        nn.utils.clip_grad_norm_(vae.guide.parameters(), 10.0)
         optimizer.step()
         schedule.step()
+
+
+def train_guide(name, truth, seed=0, **options):
+    """The true model with a guide trained on 64 of its data."""
+    guide = guide_of(name, truth.event_dim, truth.latent_dim, seed, **options)
+    guide.encoder = PosteriorMean(truth)
+    vae = truth.vae(guide)
+    x = truth.marginal.sample((64,))
+    train(vae, x)
     return vae, x
 
 
@@ -109,3 +117,51 @@ def test_closes_the_gap_of_a_correlated_posterior(name, truth, record_property):
     record_property("closed", share)
     # An ELBO cannot lie above log p(x); the Monte-Carlo error of the share is 0.01.
     assert CLOSE < share < 1.01
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_reflections_find_the_rotation_from_any_start(seed, truth):
+    """A start where v(h) passes 0 on the data was left by two seeds in five only."""
+    vae, x = train_guide("householder", truth, seed, num_flows=1)
+    assert CLOSE < closed(vae, x, truth) < 1.01
+
+
+class Ring(nn.Module):
+    """z ~ N(0, I) in the plane, x = |z| + noise: the posterior of x is a ring."""
+
+    scale = 0.3
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            r = z.norm(dim=-1, keepdim=True)
+            pyro.sample("x", dist.Normal(r, self.scale).to_event(1), obs=x)
+
+    def log_prob(self, x):
+        """log p(x) by quadrature over the radius, which is Rayleigh distributed."""
+        r = torch.linspace(1e-4, 10, 100_001).double()
+        log_joint = r.log() - r.square() / 2 + dist.Normal(r, self.scale).log_prob(x)
+        return torch.trapezoid(log_joint.exp(), r).log().item()
+
+
+def test_radial_makes_a_ring():
+    """What `radial` is for: pushing mass away from a point, alike in all directions."""
+    x = torch.full((64, 1), 2.0).double()
+    elbo = {}
+    for name, options in (("mean_field", {}), ("radial", {"num_flows": 1})):
+        guide = guide_of(name, 1, 1, seed=0, **options)
+        guide.encoder = nn.Flatten(-1)
+        vae = zoo.VAE(Ring(), guide, (1,))
+        train(vae, x)
+        elbo[name] = zoo.evaluate(vae, x, 500).elbo
+    log_prob = Ring().log_prob(x[0])
+    gap = log_prob - elbo["mean_field"]
+    assert gap > 1  # mean field covers a part of the ring
+    share = 1 - (log_prob - elbo["radial"]) / gap
+    assert CLOSE < share < 1.01
+
+
+def test_radial_cannot_rotate(truth):
+    """The reason for its exclusion above holds; if it fails, include it."""
+    vae, x = train_guide("radial", truth, num_flows=2)
+    assert closed(vae, x, truth) < CLOSE

@@ -102,6 +102,11 @@ class ChainedVectors(nn.Module):
         self.context_dim = context_dim
         widths = [context_dim] + [input_dim] * (num_reflections - 1)
         self.links = nn.ModuleList(nn.Linear(width, input_dim) for width in widths)
+        with torch.no_grad():
+            # Starts near one v_1 for all contexts, as the amortised vectors do. Where
+            # v_1(h) passes 0 the reflection jumps, and training gets stuck there.
+            self.links[0].weight.mul_(0.1)
+            self.links[0].bias.copy_(torch.randn(input_dim) / input_dim**0.5)
 
     def forward(self, context: Tensor) -> tuple[Tensor]:
         """Maps `(*batch, context_dim)` to vectors `(*batch, T, D)`."""
