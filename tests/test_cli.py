@@ -286,7 +286,7 @@ def test_a_full_disk_is_one_line(run, capsys, monkeypatch):
     argv, folder = run
     before = load_checkpoint(folder / "checkpoint.pt")
 
-    def full(state, path):
+    def full(state, file):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

@@ -180,9 +180,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(data, tmp_path, monkeypatch)
     zoo.fit(make(), data, epochs=1, out=tmp_path, progress=False)
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
-    def full(state, path):
-        with open(path, "wb") as file:
-            file.write(b"half of it")
+    def full(state, file):
+        file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
