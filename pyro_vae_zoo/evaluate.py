@@ -337,7 +337,7 @@ def _stream(
         x = check_images(x, vae.event_shape, vae.likelihood)
     held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
     device = held[0].device
-    with _evaluating(model, guide, device, seed):
+    with evaluating(model, guide, device, seed):
         probe = x[:2].to(device)
         rows = chunk_rows or chunk_rows_for(model, guide, probe)
         step = min(num_particles, PARTICLES_PER_CHUNK, rows)
@@ -383,7 +383,7 @@ def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
 
 
 @contextmanager
-def _evaluating(
+def evaluating(
     model: nn.Module, guide: nn.Module, device: torch.device, seed: int | None
 ) -> Iterator[None]:
     """Evaluation mode, full float32 precision, a random state of its own."""

@@ -1,0 +1,29 @@
+"""Figures; the only package that imports matplotlib, and never its global state.
+
+Each function returns a `matplotlib.figure.Figure`, which `save_figure` writes.
+Functions that run a VAE take a seed, leave the caller's random state as it was, and
+name the guide, and the data where they are told, in the title.
+"""
+
+from pyro_vae_zoo.plots.images import (
+    plot_images,
+    plot_reconstructions,
+    plot_samples,
+    plot_traversal,
+)
+from pyro_vae_zoo.plots.posterior import plot_posterior
+from pyro_vae_zoo.plots.style import figure_title, save_figure
+from pyro_vae_zoo.plots.training import plot_comparison, plot_results, plot_training
+
+__all__ = [
+    "figure_title",
+    "plot_comparison",
+    "plot_images",
+    "plot_posterior",
+    "plot_reconstructions",
+    "plot_results",
+    "plot_samples",
+    "plot_training",
+    "plot_traversal",
+    "save_figure",
+]

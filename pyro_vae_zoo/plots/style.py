@@ -1,0 +1,73 @@
+"""What all figures share: colours, frames, titles, and how they are saved."""
+
+import io
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from pyro_vae_zoo.checkpoint import write_atomically
+from pyro_vae_zoo.datasets import Dataset
+from pyro_vae_zoo.registry import guide_options, list_guides
+from pyro_vae_zoo.vae import VAE
+
+__all__ = ["dress", "figure_title", "make_figure", "save_figure", "tint"]
+
+# Okabe & Ito's colours, which the colour-blind tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
+INK, FAINT, GUIDE = "#333333", "#888888", COLOURS[1]
+DASHES = ("-", "-.", ":")  # one for each round through the colours
+NATS = "nats per datum"
+
+
+def save_figure(fig: Figure, path: str | os.PathLike, *, dpi: int = 150) -> Path:
+    """Write a figure as PNG, whole or not at all."""
+    path, buffer = Path(path), io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def figure_title(vae: VAE, data: Dataset | str | None = None) -> str:
+    """Guide, number of flows, and on a second line the data's variant.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> figure_title(zoo.create("iaf", event_shape=(8, 8)))
+    'iaf, K = 2'
+    """
+    config = vae.config or {"guide": type(vae.guide).__name__, "options": {}}
+    guide, options = config["guide"], config["options"]
+    if guide in list_guides():
+        options = guide_options(guide) | options
+    if "num_flows" in options:
+        guide += f", K = {options['num_flows']}"
+    if isinstance(data, Dataset):
+        data = f"{data.name}: {data.variant}"
+    return f"{guide}\n{data}" if data else guide
+
+
+def make_figure(width: float, height: float, title: str | None) -> Figure:
+    """An empty figure with its title on the left."""
+    fig = Figure(figsize=(width, height), layout="constrained")
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+    return fig
+
+
+def dress(ax: Axes, title: str, x_label: str, y_label: str) -> None:
+    """A light frame, small ticks, a title on the left."""
+    ax.set_title(title, loc="left", fontsize=9.5, color=INK)
+    ax.set_xlabel(x_label, fontsize=9, color=INK)
+    ax.set_ylabel(y_label, fontsize=9, color=INK)
+    ax.tick_params(labelsize=8, color=FAINT, labelcolor=INK, length=3)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(FAINT)
+    ax.grid(color="#EEEEEE", lw=0.6)
+    ax.set_axisbelow(True)
+
+
+def tint(strength: float) -> tuple[float, ...]:
+    """The first colour, thinned with white."""
+    return tuple(1 + strength * (c - 1) for c in to_rgb(COLOURS[0]))

@@ -1,0 +1,212 @@
+"""Curves of trainings, and results beside each other.
+
+What `fit` records becomes Figures 1 to 4 of Henrion & Welleck.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.plots.style import (
+    COLOURS,
+    DASHES,
+    FAINT,
+    INK,
+    NATS,
+    dress,
+    make_figure,
+)
+from pyro_vae_zoo.train import History
+
+__all__ = ["Records", "plot_comparison", "plot_results", "plot_training"]
+
+_TRAINING = {"color": FAINT, "ls": "--"}
+_RING = {"ls": "", "marker": "o", "ms": 6, "mew": 1.2, "mfc": "white"}
+
+_FLOW_PANELS = (
+    (r"Initial log-density  $\log\,q_0(z_0)$", ("initial_log_density",), False),
+    (r"Final log-density  $\log\,q_K(z_K)$", ("final_log_density",), False),
+    (r"Sum of log-determinants", ("log_det",), False),
+)
+
+Records = History | Sequence[Mapping[str, Any]]
+
+
+def plot_training(history: Records, *, title: str | None = None) -> Figure:
+    """Bound, KL, reconstruction and the flow's log-densities over the epochs.
+
+    Args:
+        history: of `fit`, or its records, or the lines of `metrics.jsonl`.
+        title: guide and data; see `figure_title`.
+
+    >>> record = {"epoch": 1, "train_elbo": -90.0, "valid_elbo": -91.0}
+    >>> [ax.get_title(loc="left") for ax in plot_training([record]).axes[:2]]
+    ['ELBO', 'ELBO, last epochs']
+    """
+    return _training_figure({"": history}, title)
+
+
+def plot_comparison(runs: Mapping[str, Records], *, title: str | None = None) -> Figure:
+    """The panels of `plot_training` with one line for each run, by its label."""
+    if title is None and len(runs) == 1:
+        (title,) = runs  # one run has no legend for its label
+    return _training_figure(runs, title)
+
+
+def _training_figure(runs: Mapping[str, Records], title: str | None) -> Figure:
+    runs = {label: _records(label, records) for label, records in runs.items()}
+    if not runs:
+        raise UserError("there are no runs to draw")
+    single = len(runs) == 1
+    if single:
+        both = ("train_elbo", "valid_elbo")
+        panels = [("ELBO", both, False), ("ELBO, last epochs", both, True)]
+    else:
+        panels = [
+            ("Training ELBO", ("train_elbo",), False),
+            ("Validation ELBO", ("valid_elbo",), False),
+            ("Validation ELBO, last epochs", ("valid_elbo",), True),
+        ]
+    panels += [
+        (r"KL divergence of $q(z\,|\,x)$ from $p(z)$", ("kl",), False),
+        (r"Reconstruction  $E_q[\log\,p(x\,|\,z)]$", ("reconstruction",), False),
+    ]
+    flows = any(r.get("log_det") is not None for rs in runs.values() for r in rs)
+    panels += _FLOW_PANELS if flows else ()
+    columns = 3 if len(panels) == 5 else 4
+    num_rows = -(-len(panels) // columns)
+    fig = make_figure(3 * columns, 2.6 * num_rows + 0.7, title)
+    axes = list(fig.subplots(num_rows, columns, squeeze=False).flat)
+    for ax, (name, keys, last) in zip(axes, panels, strict=False):
+        for i, (label, records) in enumerate(runs.items()):
+            for key in keys:
+                training = single and key == "train_elbo"
+                style = _TRAINING if training else _run_style(i)
+                _draw_curve(ax, records, key, {"label": label, **style}, last)
+        dress(ax, name, "epoch", NATS)
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    _training_legend(fig, runs, len(panels) < len(axes))
+    return fig
+
+
+def _records(label: str, records: Records) -> list[Mapping[str, Any]]:
+    records = list(getattr(records, "epochs", records))
+    if not records:
+        raise UserError(f"there are no epochs to draw{f' in {label!r}' * bool(label)}")
+    return records
+
+
+def _draw_curve(
+    ax: Axes,
+    records: list[Mapping[str, Any]],
+    key: str,
+    style: Mapping[str, Any],
+    last: bool = False,
+) -> None:
+    """One quantity of one run, of all epochs or of the last fifth of them."""
+    best = _best_epoch(records)
+    if last:
+        records = records[-max(len(records) // 5, min(5, len(records))) :]
+    epochs = [r["epoch"] for r in records]
+    values = [math.nan if r.get(key) is None else r[key] for r in records]
+    marker = "." if len(records) <= 20 else None
+    ax.plot(epochs, values, marker=marker, **{"lw": 1.2, **style})
+    if "label" in style and key == "valid_elbo" and best in epochs:
+        y = values[epochs.index(best)]
+        ax.plot(best, y, color=style["color"], zorder=3, **_RING)
+    ax.xaxis.set_major_locator(
+        MaxNLocator(5, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+    )
+
+
+def _best_epoch(records: list[Mapping[str, Any]]) -> int | None:
+    """The epoch whose validation ELBO is highest."""
+    found = [r for r in records if math.isfinite(r.get("valid_elbo") or math.nan)]
+    return max(found, key=lambda r: r["valid_elbo"])["epoch"] if found else None
+
+
+def _run_style(i: int) -> dict[str, Any]:
+    dashes = DASHES[i // len(COLOURS) % len(DASHES)]
+    return {"color": COLOURS[i % len(COLOURS)], "ls": dashes}
+
+
+def _training_legend(fig: Figure, runs: Mapping[str, list], hole: bool) -> None:
+    """What the lines mean: in the empty cell of the panels, or else below them."""
+    ring_label, ring_colour = "best epoch", INK
+    if len(runs) == 1:
+        (records,) = runs.values()
+        ring_label, ring_colour = f"best epoch: {_best_epoch(records)}", COLOURS[0]
+        styles = {"validation": _run_style(0), "training": _TRAINING}
+    else:
+        styles = {label: _run_style(i) for i, label in enumerate(runs)}
+    lines = [Line2D([], [], label=label, **style) for label, style in styles.items()]
+    lines.append(Line2D([], [], color=ring_colour, label=ring_label, **_RING))
+    place = {
+        "loc": "outside lower center",
+        "ncols": -(-len(lines) // -(-len(lines) // 6)),
+    }
+    if hole:
+        place = {"loc": "lower right", "bbox_to_anchor": (0.97, 0.1)}
+    fig.legend(handles=lines, frameon=False, fontsize=9, **place)
+
+
+def plot_results(
+    rows: Sequence[Mapping[str, Any]],
+    runs: Mapping[str, Sequence[Records]] | None = None,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """ELBO and log-likelihood of each guide, with validation curves where given.
+
+    Args:
+        rows: of `report.summarise`: `label`, `elbo`, `log_likelihood`, their
+            `..._std_error` over the data, and `seeds`, the single runs.
+        runs: the records of each label's seeds.
+        title: names the data.
+    """
+    fig = make_figure(12 if runs else 6.4, max(2 + 0.3 * len(rows), 3.4), title)
+    ratios = [2, 1.2, 1.2] if runs else [1]
+    ax, *curves = fig.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
+    for y, row in enumerate(rows):
+        colour = _run_style(y)["color"]
+        for key, face, shift in (
+            ("elbo", "white", 0.16),
+            ("log_likelihood", colour, -0.16),
+        ):
+            bar = {"fmt": "o", "mfc": face, "capsize": 3, "elinewidth": 1, "ms": 6}
+            error = row[f"{key}_std_error"]
+            ax.errorbar(row[key], y + shift, xerr=error, color=colour, **bar)
+            if len(row["seeds"]) > 1:
+                values = [run[key] for run in row["seeds"]]
+                ax.plot(values, [y + shift] * len(values), "x", color=INK, ms=4)
+    dress(ax, "Bound and importance-sampled likelihood", NATS, "")
+    ax.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ring = {"ls": "", "marker": "o", "color": INK}
+    keys = [
+        Line2D([], [], mfc="white", label="ELBO", **ring),
+        Line2D([], [], label="log-likelihood", **ring),
+        Line2D([], [], color=INK, lw=1, label="standard error over data"),
+        Line2D([], [], color=INK, marker="x", ms=4, ls="", label="single seeds"),
+    ]
+    several = any(len(row["seeds"]) > 1 for row in rows)
+    keys = keys if several else keys[:-1]
+    fig.legend(
+        handles=keys, frameon=False, fontsize=9, loc="outside lower center", ncols=4
+    )
+    for panel, last in zip(curves, (False, True), strict=False):
+        for i, row in enumerate(rows):
+            for records in (runs or {}).get(row["label"], ()):
+                style = _run_style(i)
+                style["lw"] = 1
+                _draw_curve(panel, _records("", records), "valid_elbo", style, last)
+        name = "Validation ELBO" + ", last epochs" * last
+        dress(panel, name, "epoch", NATS)
+    return fig
