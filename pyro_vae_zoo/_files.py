@@ -110,7 +110,7 @@ def cached_bits(path: Path, parse: Callable[[], np.ndarray]) -> np.ndarray:
             if bits.shape == (rows, -(-columns // 8)):
                 return np.unpackbits(bits, axis=1, count=columns).view(bool)
     parsed = parse()
-    with suppress(OSError), _written(cache) as file:
+    with suppress(OSError), written(cache) as file:
         bits = np.packbits(parsed, axis=1)
         np.savez(file, stamp=stamp, shape=parsed.shape, bits=bits)
     return parsed
@@ -130,7 +130,7 @@ def _download(source: Source, folders: list[Path]) -> Path:
             continue
         for folder in folders:
             try:
-                with _written(folder / name) as file:
+                with written(folder / name) as file:
                     file.write(data)
                 return folder / name
             except OSError as error:
@@ -163,13 +163,15 @@ def _fetch(url: str) -> bytes:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` complete or not at all."""
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` whole or not at all, whatever was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         with suppress(OSError):

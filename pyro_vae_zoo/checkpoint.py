@@ -5,11 +5,10 @@ disk or a killed process leaves the previous one as it was. Nothing that is load
 can run code: models are safetensors, checkpoints load with `weights_only=True`.
 """
 
-import contextlib
 import json
+import math
 import os
 import pickle
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
+from pyro_vae_zoo._files import written
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.registry import create
 from pyro_vae_zoo.vae import VAE
@@ -44,23 +44,22 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     Raises:
         OSError: where it cannot be written, the previous file untouched.
     """
-    path = Path(path)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with written(Path(path)) as file:
+        file.write(content)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write JSON, indented, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write JSON, indented, atomically; numbers that are not finite become null."""
+    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -82,6 +81,7 @@ def save(vae: VAE, path: str | os.PathLike) -> Path:
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     again = zoo.load(zoo.save(vae, folder))
     >>> again.config == vae.config
@@ -154,14 +154,11 @@ def _which_guide(
 
 def save_checkpoint(path: str | os.PathLike, state: dict) -> None:
     """Write tensors, numbers, strings and containers of them, atomically."""
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".checkpoint.") as folder:
-        temporary = Path(folder) / path.name
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # how torch reports a full disk
-            raise OSError(f"cannot write {path}: {_first_line(error)}") from None
-        os.replace(temporary, path)
+    try:
+        with written(Path(path)) as file:
+            torch.save(state, file)
+    except RuntimeError as error:  # how torch may report a full disk
+        raise OSError(f"cannot write {path}: {_first_line(error)}") from None
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:

@@ -30,7 +30,7 @@ from pyro_vae_zoo.vae import VAE
 
 __all__ = ["Evaluation", "LogLikelihood", "evaluate", "log_likelihood", "pareto_khat"]
 
-_PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
+PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
 _CPU_BUDGET = 100e6  # bytes a chunk may take: as much as still profits from caches
 _TENSORS_ALIVE = 4  # of the largest size at a time, found by measurement
 
@@ -179,7 +179,9 @@ def evaluate(
     draws = n * num_particles
     per_site = {site: (value / draws).item() for site, value in kl.items()}
     khat = ll.khat[~ll.khat.isnan()]
-    initial, final = torch.cat(densities, 1).mean(1).tolist() if densities else (None,) * 2
+    initial, final = (
+        torch.cat(densities, 1).mean(1).tolist() if densities else (None,) * 2
+    )
     return Evaluation(
         elbo=elbo.mean().item(),
         elbo_std_error=_std_error(elbo),
@@ -228,7 +230,10 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     excess = torch.where(constant[:, None], torch.ones_like(excess), excess)
     # Candidates for b = -shape / scale, weighted by their profile likelihoods.
     m = 30 + int(math.sqrt(num_tail))
-    grid = 1 - (m / (torch.arange(1, m + 1, dtype=lw.dtype, device=lw.device) - 0.5)) ** 0.5
+    grid = (
+        1
+        - (m / (torch.arange(1, m + 1, dtype=lw.dtype, device=lw.device) - 0.5)) ** 0.5
+    )
     quartile = excess[:, int(num_tail / 4 + 0.5) - 1, None].clamp(min=1e-300)
     b = 1 / excess[:, -1:] + grid / (3 * quartile)
     shape = torch.stack([_profile_shape(b[:, i], excess) for i in range(m)], dim=1)
@@ -334,8 +339,8 @@ def _stream(
     device = held[0].device
     with _evaluating(model, guide, device, seed):
         probe = x[:2].to(device)
-        rows = chunk_rows or _chunk_rows(model, guide, probe)
-        step = min(num_particles, _PARTICLES_PER_CHUNK, rows)
+        rows = chunk_rows or chunk_rows_for(model, guide, probe)
+        step = min(num_particles, PARTICLES_PER_CHUNK, rows)
         data_step = max(rows // step, 1)
         starts = range(0, len(x), data_step)
         with tqdm(total=len(x), desc="evaluate", disable=not progress) as bar:
@@ -362,10 +367,13 @@ class _LargestTensor(TorchDispatchMode):
         return out
 
 
-def _chunk_rows(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
+def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
     """How many datum-draws fit in memory, from the largest tensor of a small run."""
     draws = 64
-    with torch.random.fork_rng(devices=_cuda(probe.device)), _LargestTensor() as largest:
+    with (
+        torch.random.fork_rng(devices=_cuda(probe.device)),
+        _LargestTensor() as largest,
+    ):
         bound_terms(model, guide, probe, draws)
     budget = _CPU_BUDGET
     if probe.device.type == "cuda":

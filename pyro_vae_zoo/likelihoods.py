@@ -34,14 +34,14 @@ class BernoulliLogits(dist.Bernoulli):
 
     >>> p = BernoulliLogits(logits=torch.tensor([-40.0, 0.0]))
     >>> p.log_prob(torch.tensor([0.0, 1.0]))
-    tensor([-0.0000, -0.6931])
+    tensor([-4.2484e-18, -6.9315e-01])
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of each element of `value`, 0 or 1, in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        return -F.softplus((1 - 2 * value) * self.logits)
+        return F.softplus((1 - 2 * value) * self.logits).neg_()
 
 
 class DiscretizedLogistic(dist.TorchDistribution):
@@ -198,7 +198,5 @@ def make_likelihood(name: str, event_shape: Sequence[int]) -> nn.Module:
     (torch.Size([3, 2]), torch.Size([4, 4]))
     """
     if name not in LIKELIHOODS:
-        raise UserError(
-            f"unknown likelihood {name!r}; known: {', '.join(LIKELIHOODS)}"
-        )
+        raise UserError(f"unknown likelihood {name!r}; known: {', '.join(LIKELIHOODS)}")
     return LIKELIHOODS[name](event_shape)

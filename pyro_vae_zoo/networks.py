@@ -170,7 +170,10 @@ def _conv_decoder(latent_dim: int, shape: Sequence[int], num_params: int) -> nn.
     outputs = (*reversed(_CHANNELS[:-1]), _CHANNELS[0])
     for i, c in zip(reversed(range(len(_STRIDES))), outputs, strict=True):
         # What a strided convolution rounded away, `output_padding` restores.
-        extra = [n - ((m - 1) * _STRIDES[i] + 1) for n, m in zip(*sizes[i : i + 2])]
+        extra = [
+            n - ((m - 1) * _STRIDES[i] + 1)
+            for n, m in zip(sizes[i], sizes[i + 1], strict=True)
+        ]
         conv = nn.ConvTranspose2d(
             channels, 2 * c, _KERNEL, _STRIDES[i], _KERNEL // 2, tuple(extra)
         )

@@ -169,7 +169,9 @@ def check_copies(vae: VAE, x: Tensor) -> None:
         for p in vae.parameters():
             p.add_(0.1)
     assert not torch.equal(_seeded_weights(vae, x), before), "parameters have no effect"
-    assert torch.equal(_seeded_weights(clone, x), before), "a deepcopy shares parameters"
+    assert torch.equal(_seeded_weights(clone, x), before), (
+        "a deepcopy shares parameters"
+    )
     vae.load_state_dict(state)
     after = _seeded_weights(vae, x)
     assert torch.equal(after, before), "state_dict does not hold everything"

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -119,7 +120,11 @@ class TrainOptions:
 
     def joint_weight(self, step: int) -> float:
         """Rezende & Mohamed 2015, section 6.1: min(1, 0.01 + t / steps)."""
-        return min(1.0, 0.01 + step / self.tempering_steps) if self.tempering_steps else 1.0
+        return (
+            min(1.0, 0.01 + step / self.tempering_steps)
+            if self.tempering_steps
+            else 1.0
+        )
 
     def loss(self) -> ELBO:
         """The Pyro ELBO that these options ask for."""
@@ -234,16 +239,18 @@ def fit(
         )
     where = pick_device(device)
     folder = None if out is None else Path(out)
+    run = _Run(vae.to(where), data.to(where), options, folder)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(vae.to(where), data.to(where), options, folder)
     cuda = [where] if where.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda),
         pyro.validation_enabled(False),  # `_Run` looks for numbers that are not finite
         pyro.settings.context(module_local_params=True),
         _interrupt_flag() as interrupted,
+        warnings.catch_warnings(),
     ):
+        warnings.filterwarnings("ignore", "Encountered (NaN|inf)")  # `_Run` says more
         torch.manual_seed(seed)
         if resume and folder is not None and (folder / CHECKPOINT_FILE).exists():
             run.restore()
@@ -397,7 +404,9 @@ class _Run:
 
     def _keep_best(self, valid_elbo: float) -> None:
         history = self.history
-        best = history.best_epoch and history.epochs[history.best_epoch - 1]["valid_elbo"]
+        best = (
+            history.best_epoch and history.epochs[history.best_epoch - 1]["valid_elbo"]
+        )
         if not history.best_epoch or valid_elbo > best:
             history.best_epoch = self.epoch
             state = self.vae.state_dict()

@@ -76,14 +76,20 @@ def sylvester_orthogonal(
     num_flows: int,
     *,
     num_ortho_vecs: int | None = None,
+    orthogonalize: str = "bjorck",
 ) -> list:
     """Van den Berg et al. 2018: M hidden units on amortised orthonormal columns.
 
     M is `num_ortho_vecs`, 8 (or the latent size, where that is less) by default.
+    They are made orthonormal by Bjorck's iteration, or faster by `qr`.
     """
     return [
         zt.conditional_sylvester(
-            latent_dim, context_dim, "orthogonal", num_ortho_vecs=num_ortho_vecs
+            latent_dim,
+            context_dim,
+            "orthogonal",
+            num_ortho_vecs=num_ortho_vecs,
+            method=orthogonalize,
         )
         for _ in range(num_flows)
     ]

@@ -14,7 +14,7 @@ Inference: \(q_\phi(z|x) = N(z; \mu(h), \Sigma(h))\) with \(h\) an encoding of x
 | p(x given z) | `"x"`         | `(batch, *event_shape)` | 1, appendix C   |
 | h         | `context`        | `(batch, context_dim)` | appendix C       |
 | mu, sigma | `loc`, `scale`   | `(batch, latent_dim)` | 9                 |
-| L         | `scale_tril`     | `(batch, latent_dim, latent_dim)` | appendix F.1 (its remark on full covariance) |
+| L         | `scale_tril`     | `(batch, latent_dim, latent_dim)` | -                 |
 
 Differences from the paper: scales through a softplus, not an exponential; more than
 one hidden layer.

@@ -1,0 +1,199 @@
+"""What importance sampling costs over the decoder that nobody can do without.
+
+    python benchmarks/evaluate.py [--out results/benchmark_evaluate.json]
+
+Times, side by side in one process and in alternation, `zoo.log_likelihood` and the
+decoder with its Bernoulli log-likelihood written by hand in PyTorch, on the same
+chunks; then the peak memory of one process each with 1,000 and 10,000 particles.
+Where there is CUDA, a row of 10,000 images with 5,000 particles is added.
+"""
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.checkpoint import write_json
+from pyro_vae_zoo.evaluate import PARTICLES_PER_CHUNK, chunk_rows_for
+from pyro_vae_zoo.runs import hardware
+
+LATENT_DIM = 40
+
+
+def make(guide, device="cpu"):
+    torch.manual_seed(0)
+    vae = zoo.create(guide, event_shape=(28, 28), latent_dim=LATENT_DIM)
+    return vae.to(device).eval()
+
+
+def images(n, device="cpu"):
+    generator = torch.Generator().manual_seed(0)
+    return (torch.rand(n, 28, 28, generator=generator) < 0.13).float().to(device)
+
+
+@torch.no_grad()
+def by_hand(vae, x, num_particles, rows, log_likelihood):
+    """Only p(x|z): no prior, no posterior, no bookkeeping but the result."""
+    layers = [m for m in vae.model.decoder if isinstance(m, torch.nn.Linear)]
+    step = min(num_particles, PARTICLES_PER_CHUNK, rows)
+    size = max(rows // step, 1)
+    x = x.flatten(1)
+    out = torch.empty(len(x), num_particles, dtype=torch.double)
+    for i in range(0, len(x), size):
+        batch = x[i : i + size]
+        for j in range(0, num_particles, step):
+            draws = min(step, num_particles - j)
+            h = torch.randn(draws, len(batch), LATENT_DIM, device=x.device)
+            for layer in layers[:-1]:
+                h = torch.relu(layer(h))
+            value = log_likelihood(layers[-1](h), batch)
+            out[i : i + size, j : j + draws] = value.double().T.cpu()
+    return out.logsumexp(1) - math.log(num_particles)
+
+
+def cross_entropy(logits, x):
+    x = x.expand_as(logits)
+    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+
+
+def softplus(logits, x):
+    return -F.softplus((1 - 2 * x) * logits).sum(-1)
+
+
+HAND = {"cross-entropy": cross_entropy, "softplus": softplus}
+
+
+def chunk_rows(vae, x):
+    return chunk_rows_for(vae.model, vae.guide, x[:2])
+
+
+def seconds(run, device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def time_rows(guides, num_data, num_particles, device, repeats):
+    """Medians over `repeats` rounds, each of which runs every contestant once."""
+    x = images(num_data, device)
+    vaes = {guide: make(guide, device) for guide in guides}
+    base = vaes["mean_field"]
+    rows = chunk_rows(base, x)
+    contestants = {
+        f"by hand, {name}": lambda f=f: by_hand(base, x, num_particles, rows, f)
+        for name, f in HAND.items()
+    }
+    for guide, vae in vaes.items():
+        contestants[guide] = lambda vae=vae: zoo.log_likelihood(
+            vae, x, num_particles, chunk_rows=rows
+        )
+    for run in contestants.values():  # warm up
+        run()
+    times = {name: [] for name in contestants}
+    for _ in range(repeats):
+        for name, run in contestants.items():
+            times[name].append(seconds(run, device))
+    hand = statistics.median(times[f"by hand, {next(iter(HAND))}"])
+    fastest = min(statistics.median(times[f"by hand, {name}"]) for name in HAND)
+    return [
+        {
+            "what": name,
+            "num_data": num_data,
+            "num_particles": num_particles,
+            "device": device,
+            "chunk_rows": rows,
+            "seconds": round(statistics.median(values), 3),
+            "spread": [round(min(values), 3), round(max(values), 3)],
+            "over_hand_cross_entropy": round(statistics.median(values) / hand, 3),
+            "over_fastest_hand": round(statistics.median(values) / fastest, 3),
+        }
+        for name, values in times.items()
+    ]
+
+
+def peak_memory(num_particles, num_data=1000):
+    """Peak resident bytes of a process that evaluates once."""
+    command = [sys.executable, __file__, "--memory", str(num_particles), str(num_data)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(out)
+
+
+def memory_rows(num_data=100):
+    rows = []
+    for num_particles in (1000, 10_000):
+        rows.append(
+            {
+                "num_particles": num_particles,
+                "num_data": num_data,
+                "peak_mb": round(peak_memory(num_particles, num_data) / 1e6, 1),
+                "log_weights_mb": round(8 * num_data * num_particles / 1e6, 1),
+            }
+        )
+    allowed = 1.1 * rows[0]["peak_mb"] + rows[1]["log_weights_mb"]
+    rows[1]["allowed_mb"] = round(allowed, 1)
+    return rows
+
+
+def show(report):
+    print(f"{'':24}{'seconds':>9}{'/ cross-entropy':>17}{'/ fastest hand':>16}")
+    for row in report["time"]:
+        size = f"{row['num_data']} x {row['num_particles']}, {row['device']}"
+        print(
+            f"{row['what']:24}{row['seconds']:9.2f}{row['over_hand_cross_entropy']:17.2f}"
+            f"{row['over_fastest_hand']:16.2f}   {size}"
+        )
+    for row in report["memory"]:
+        allowed = f", allowed {row['allowed_mb']} MB" if "allowed_mb" in row else ""
+        print(
+            f"peak with {row['num_particles']:6} particles: {row['peak_mb']:7.1f} MB "
+            f"(log-weights {row['log_weights_mb']} MB{allowed})"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--num-data", type=int, default=1000)
+    parser.add_argument("--num-particles", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--guides", nargs="+", default=["mean_field", "iaf"])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory", type=int, nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory:
+        num_particles, num_data = args.memory
+        zoo.log_likelihood(make("mean_field"), images(num_data), num_particles)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return
+    guides = ["mean_field", *(g for g in args.guides if g != "mean_field")]
+    size = args.num_data, args.num_particles
+    report = {
+        "time": time_rows(guides, *size, "cpu", args.repeats),
+        "memory": memory_rows(),
+        "command": "python benchmarks/evaluate.py " + " ".join(sys.argv[1:]),
+        "hardware": hardware(torch.device("cpu")),
+    }
+    if torch.cuda.is_available():
+        report["time"] += time_rows(guides, 10_000, 5000, "cuda", args.repeats)
+        report["hardware"]["cuda"] = torch.cuda.get_device_name()
+    show(report)
+    if args.out:
+        write_json(args.out, report)
+    else:
+        print(json.dumps(report["hardware"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Every test starts from the same random state and leaves no global one changed."""
+
+import os
+
+import pyro
+import pytest
+import torch
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def _names_in_doctests(doctest_namespace):
+    doctest_namespace["torch"] = torch
+
+
+@pytest.fixture(autouse=True)
+def _global_state(tmp_path, monkeypatch):
+    """One seed for each test; defaults, validation and the caches as they were."""
+    monkeypatch.setenv("PYRO_VAE_ZOO_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    validation = pyro.settings.get("validate_distributions_pyro")
+    yield
+    assert torch.get_default_dtype() == dtype
+    assert torch.get_num_threads() == threads
+    assert pyro.settings.get("validate_distributions_pyro") == validation
+    assert torch.is_grad_enabled()

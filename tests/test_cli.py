@@ -1,0 +1,419 @@
+"""The command line from end to end, and every mistake that it must catch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo import cli
+from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
+
+ROOT = Path(__file__).parent.parent
+FAST = [
+    "--latent-dim", "2", "--hidden-dims", "16", "--epochs", "2",
+    "--eval-particles", "30", "--device", "cpu", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Sixty six-pixel images, so that a run takes a second."""
+    path = tmp_path / "six.npz"
+    bits = torch.rand(60, 2, 3).lt(0.3).numpy()
+    np.savez(path, train=bits[:40], valid=bits[40:50], test=bits[50:])
+    return str(path)
+
+
+@pytest.fixture
+def run(npz, tmp_path):
+    folder = tmp_path / "run"
+    argv = ["train", "--guide", "iaf", "--data", npz, "--out", str(folder), *FAST]
+    assert cli.main(argv) == 0
+    return argv, folder
+
+
+def error_of(argv, capsys, code=2):
+    """The one line that a failing command prints."""
+    try:
+        got = cli.main([str(a) for a in argv])
+    except SystemExit as exit_:  # argparse
+        got = exit_.code
+    assert got == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert sum("error:" in line for line in lines) == 1
+    assert not any("Traceback" in line for line in lines)
+    return lines[-1]
+
+
+def test_a_run_folder_holds_what_it_should(run):
+    _, folder = run
+    names = {p.name for p in folder.iterdir()}
+    assert names == {
+        "config.json", "metrics.jsonl", "checkpoint.pt", "model.safetensors",
+        "result.json", "samples.png", "reconstructions.png", "training.png",
+        "traversal.png", "posterior.png",
+    }  # fmt: skip
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [r["epoch"] for r in records] == [1, 2]
+    assert {"train_elbo", "valid_elbo", "kl", "seconds"} <= records[0].keys()
+    result = json.loads((folder / "result.json").read_text())
+    expected = {
+        "guide", "data", "variant", "split", "elbo", "log_likelihood",
+        "log_likelihood_std_error", "log_likelihood_mc_error", "num_particles", "khat",
+        "weights", "num_parameters", "epochs", "seed", "seconds", "versions", "device",
+        "num_threads",
+    }  # fmt: skip
+    assert expected <= result.keys()
+    assert result["guide"], result["split"] == ("iaf", "test")
+    assert result["num_particles"] == 30
+    for name in names:
+        if name.endswith(".png"):
+            assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    load_checkpoint(folder / "checkpoint.pt")  # with weights_only=True
+
+
+def test_the_result_is_that_of_the_saved_model(run, npz):
+    _, folder = run
+    result = json.loads((folder / "result.json").read_text())
+    vae = zoo.load(folder)
+    data = zoo.load_dataset(npz)
+    again = zoo.evaluate(vae, data.test, num_particles=30, seed=0)
+    assert again.log_likelihood == pytest.approx(result["log_likelihood"], abs=1e-5)
+    assert result["num_parameters"] == sum(p.numel() for p in vae.parameters())
+
+
+def test_evaluate_prints_one_json_object(run, capsys):
+    _, folder = run
+    capsys.readouterr()
+    argv = ["evaluate", str(folder), "--num-particles", "50", "--json"]
+    assert cli.main(argv) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["num_particles"] == 50
+    assert result["split"] == "test"
+    assert not err
+
+
+def test_evaluate_of_another_split(run, capsys):
+    _, folder = run
+    assert cli.main(["evaluate", str(folder), "--split", "valid", "--quiet"]) == 0
+    assert "valid split, 10 data" in capsys.readouterr().out
+
+
+def test_the_summary_fits_80_columns(run, capsys):
+    _, folder = run
+    cli.main(["evaluate", str(folder), "--quiet"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_resume_of_a_finished_run_is_no_error(run, capsys):
+    argv, folder = run
+    before = (folder / "model.safetensors").read_bytes()
+    assert cli.main([*argv, "--resume"]) == 0
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_resume_with_more_epochs_goes_on(run, npz, tmp_path):
+    argv, folder = run
+    longer = [*argv, "--epochs", "4"]
+    assert cli.main([*longer, "--resume"]) == 0
+    whole = [a if a != str(folder) else str(tmp_path / "whole") for a in longer]
+    assert cli.main(whole) == 0
+    results = [
+        json.loads((f / "result.json").read_text())
+        for f in (folder, tmp_path / "whole")
+    ]
+    assert results[0]["epochs"] == 4
+    assert results[0]["log_likelihood"] == results[1]["log_likelihood"]
+
+
+def test_resume_of_a_run_that_has_no_checkpoint_yet_starts_it(run):
+    argv, folder = run
+    before = json.loads((folder / "result.json").read_text())
+    for name in ("checkpoint.pt", "result.json", "metrics.jsonl"):
+        (folder / name).unlink()
+    assert cli.main([*argv, "--resume"]) == 0
+    after = json.loads((folder / "result.json").read_text())
+    assert after["log_likelihood"] == before["log_likelihood"]
+
+
+def test_a_taken_folder_names_the_ways_out(run, capsys):
+    argv, _ = run
+    line = error_of(argv, capsys)
+    assert "--resume" in line
+    assert "--overwrite" in line
+    assert cli.main([*argv, "--overwrite"]) == 0
+
+
+def test_resume_with_another_configuration(run, capsys):
+    argv, _ = run
+    line = error_of([*argv, "--resume", "--lr", "0.5"], capsys)
+    assert "training.lr = 0.001, not 0.5" in line
+    line = error_of([*argv, "--resume", "--num-flows", "3"], capsys)
+    assert "num_flows" in line
+    line = error_of([*argv, "--resume", "--guide", "planar"], capsys)
+    assert "guide = 'iaf', not 'planar'" in line
+
+
+def test_resume_where_there_is_nothing(npz, tmp_path, capsys):
+    folder = tmp_path / "nothing"
+    line = error_of(
+        ["train", "--data", npz, "--out", folder, "--resume", *FAST], capsys
+    )
+    assert "nothing to resume" in line
+    assert not folder.exists()
+
+
+def test_a_folder_that_is_no_run(npz, tmp_path, capsys):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("words")
+    for flag in ([], ["--resume"], ["--overwrite"]):
+        line = error_of(["train", "--data", npz, "--out", folder, *flag, *FAST], capsys)
+        assert "is not a run" in line
+    assert [p.name for p in folder.iterdir()] == ["chapter.txt"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--guide", "iaff"], ["unknown guide 'iaff'", "did you mean 'iaf'", "planar"]),
+        (["--data", "mnits_static"], ["mnits_static", "mnist_static"]),
+        (["--data", "missing.npz"], ["missing.npz"]),
+        (["--option", "gate=1"], ["unknown option", "'gate'", "hidden_dims"]),
+        (["--guide", "mean_field", "--num-flows", "2"], ["num_flows", "latent_dim"]),
+        (["--guide", "affine_coupling", "--latent-dim", "1"], ["latent_dim >= 2, got 1"]),
+        (["--latent-dim", "0"], ["latent_dim must be at least 1, got 0"]),
+        (["--guide", "iaf", "--num-flows", "-1"], ["num_flows must not be negative"]),
+        (["--epochs", "0"], ["epochs must be positive, got 0"]),
+        (["--batch-size", "0"], ["batch_size must be positive, got 0"]),
+        (["--batch-size", "-3"], ["batch_size must be positive, got -3"]),
+        (["--hidden-dims", "0"], ["hidden_dims must be positive, got (0,)"]),
+        (["--hidden-dims", "a,b"], ["whole numbers"]),
+        (["--eval-particles", "0"], ["eval_particles must be at least 1, got 0"]),
+        (["--num-particles", "0"], ["num_particles must be positive, got 0"]),
+        (["--network", "vit"], ["--network", "mlp", "gated_mlp", "conv"]),
+        (["--guide", "nowhere.py:Guide"], ["nowhere.py", "no such file"]),
+        (["--guide", "examples/my_guide.py"], ["FILE.py:Class"]),
+        (["--colour", "red"], ["--colour"]),
+    ],
+)  # fmt: skip
+def test_mistakes(argv, expected, npz, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    base = ["train", "--guide", "iaf", "--data", npz, "--out", folder, *FAST]
+    line = error_of([*base, *argv], capsys)
+    for part in expected:
+        assert part in line, line
+    assert not folder.exists()  # nothing half-written
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_cuda_where_there_is_none(npz, tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = ["train", "--data", npz, "--out", folder, *FAST, "--device", "cuda"]
+    assert "offers no CUDA" in error_of(argv, capsys)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"train": np.full((20, 2, 3), np.nan), "test": np.zeros((5, 2, 3))}, "NaN"),
+        ({"train": np.zeros((20, 2, 3)), "test": np.zeros((5, 3, 2))}, "shape"),
+        ({"train": np.zeros((0, 2, 3)), "test": np.zeros((5, 2, 3))}, "empty"),
+        ({"test": np.zeros((5, 2, 3))}, "train"),
+        ({"train": np.zeros((20, 2, 3), dtype=complex), "test": np.zeros((5, 2, 3))}, ""),
+        ({"train": np.array(["a"] * 9), "test": np.array(["b"] * 9)}, ""),
+    ],
+)  # fmt: skip
+def test_bad_data(arrays, expected, tmp_path, capsys):
+    path, folder = tmp_path / "bad.npz", tmp_path / "run"
+    np.savez(path, **arrays)
+    line = error_of(["train", "--data", path, "--out", folder, *FAST], capsys)
+    assert expected in line
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"text"])
+def test_a_corrupt_data_file_is_named(content, tmp_path, capsys):
+    path = tmp_path / "broken.npz"
+    path.write_bytes(content)
+    line = error_of(["train", "--data", path, "--out", tmp_path / "run", *FAST], capsys)
+    assert "broken.npz" in line
+
+
+def test_a_malicious_checkpoint_is_refused(run, tmp_path, capsys):
+    argv, folder = run
+    witness = tmp_path / "ran"
+
+    class Malicious:
+        def __reduce__(self):
+            return os.system, (f"touch {witness}",)
+
+    (folder / "result.json").unlink()
+    torch.save(Malicious(), folder / "checkpoint.pt")
+    assert "nothing in it was run" in error_of([*argv, "--resume"], capsys)
+    assert not witness.exists()
+
+
+def test_a_corrupt_model_is_named(run, capsys):
+    _, folder = run
+    (folder / "model.safetensors").write_bytes(b"\x00" * 20)
+    assert "model.safetensors" in error_of(["evaluate", folder], capsys)
+    (folder / "model.safetensors").unlink()
+    assert "model.safetensors" in error_of(["evaluate", folder], capsys)
+    (folder / "config.json").write_text("{half")
+    (folder / "model.safetensors").write_bytes(b"\x00" * 20)
+    assert "config.json is not valid JSON" in error_of(["evaluate", folder], capsys)
+
+
+def test_evaluate_of_what_is_no_run(tmp_path, capsys):
+    assert "is not a run" in error_of(["evaluate", tmp_path], capsys)
+    assert "at least 1" in error_of(
+        ["train", "--eval-particles", "-1", "--out", tmp_path / "x"], capsys
+    )
+
+
+def test_a_full_disk_is_one_line(run, capsys, monkeypatch):
+    argv, folder = run
+    before = load_checkpoint(folder / "checkpoint.pt")
+
+    def full(state, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert "No space left" in error_of([*argv, "--resume", "--epochs", "3"], capsys)
+    monkeypatch.undo()
+    after = load_checkpoint(folder / "checkpoint.pt")
+    assert after["epoch"] == before["epoch"] == 2
+    assert cli.main([*argv, "--resume", "--epochs", "3"]) == 0
+
+
+def test_a_loss_that_is_not_finite_exits_with_1(npz, tmp_path, capsys):
+    argv = ["train", "--data", npz, "--out", tmp_path / "run", *FAST, "--lr", "1e38"]
+    assert "not finite at epoch" in error_of(argv, capsys, code=1)
+
+
+def test_a_guide_of_the_users_own(npz, tmp_path, capsys):
+    guide = f"{ROOT / 'examples' / 'my_guide.py'}:StudentTGuide"
+    folder = tmp_path / "run"
+    argv = ["train", "--guide", guide, "--data", npz, "--out", str(folder), *FAST]
+    assert cli.main([*argv, "--option", "df=4"]) == 0
+    assert json.loads((folder / "config.json").read_text())["vae"]["options"]["df"] == 4
+    # Neither `load` nor `evaluate` runs code that a folder names.
+    with pytest.raises(zoo.UserError, match="pass its class"):
+        zoo.load(folder)
+    assert "add --guide" in error_of(["evaluate", folder], capsys)
+    assert cli.main(["evaluate", str(folder), "--guide", guide, "--quiet"]) == 0
+    line = error_of([*argv, "--overwrite", "--option", "dof=4"], capsys)
+    assert "'dof'" in line
+    assert "df" in line
+
+
+def test_a_guide_that_does_not_import(npz, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("import no_such_module\n")
+    line = error_of(
+        ["train", "--guide", f"{tmp_path / 'mine.py'}:G", "--data", npz, *FAST], capsys
+    )
+    assert "does not import" in line
+    (tmp_path / "mine.py").write_text("class Other: pass\n")
+    line = error_of(
+        ["train", "--guide", f"{tmp_path / 'mine.py'}:G", "--data", npz, *FAST], capsys
+    )
+    assert "has no 'G'; it has Other" in line
+
+
+def test_compare_trains_all_else_equal(npz, tmp_path, capsys):
+    folder = tmp_path / "all"
+    argv = [
+        "compare", "--guides", "mean_field", "planar:num_flows=1", "iaf",
+        "--data", npz, "--seeds", "0,1", "--out", str(folder), *FAST,
+    ]  # fmt: skip
+    assert cli.main(argv) == 0
+    table = capsys.readouterr().out
+    for guide in ("mean_field", "planar", "iaf"):
+        assert guide in table
+    assert {"comparison.md", "comparison.csv", "comparison.png"} <= {
+        p.name for p in folder.iterdir()
+    }
+    runs = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    assert runs == [
+        "iaf-s0", "iaf-s1", "mean_field-s0", "mean_field-s1",
+        "planar-num_flows=1-s0", "planar-num_flows=1-s1",
+    ]  # fmt: skip
+    # Once more: nothing is trained again.
+    stamp = (folder / "iaf-s0" / "model.safetensors").stat().st_mtime_ns
+    assert cli.main(argv) == 0
+    assert (folder / "iaf-s0" / "model.safetensors").stat().st_mtime_ns == stamp
+    # Finished runs by name.
+    capsys.readouterr()
+    paths = [str(folder / name) for name in ("iaf-s0", "mean_field-s0")]
+    assert cli.main(["compare", *paths, "--out", str(tmp_path / "two")]) == 0
+
+
+def test_compare_checks_every_guide_before_it_trains_one(npz, tmp_path, capsys):
+    folder = tmp_path / "all"
+    argv = ["compare", "--guides", "iaf", "nope", "--data", npz, "--out", folder]
+    assert "unknown guide 'nope'" in error_of([*argv, *FAST], capsys)
+    assert not folder.exists()
+
+
+def test_a_checkpoint_of_another_shape_is_refused(run, capsys):
+    argv, folder = run
+    state = load_checkpoint(folder / "checkpoint.pt")
+    state["vae"] = dict(list(state["vae"].items())[1:])
+    save_checkpoint(folder / "checkpoint.pt", state)
+    assert "do not fit" in error_of([*argv, "--resume", "--epochs", "3"], capsys)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare"])
+def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([command, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    if command != "evaluate":
+        for name in ("digits", "mnist_static", "FILE.npz"):
+            assert name in out
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate", "compare"])
+def test_the_scripts_are_the_commands(script):
+    path = ROOT / "examples" / f"{script}.py"
+    done = subprocess.run(
+        [sys.executable, path, "--help"], capture_output=True, text=True, check=True
+    )
+    assert f"usage: pyro_vae_zoo {script}" in done.stdout
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(npz, tmp_path, capsys, monkeypatch):
+    import signal
+
+    from pyro_vae_zoo import train
+
+    step, seen = train._Run._step, []
+
+    def interrupting(self, x):
+        seen.append(1)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, x)
+
+    folder = tmp_path / "run"
+    argv = ["train", "--data", npz, "--out", str(folder), *FAST, "--batch-size", "10"]
+    monkeypatch.setattr(train._Run, "_step", interrupting)
+    assert cli.main(argv) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] == 3
+    assert cli.main([*argv, "--resume"]) == 0
+    assert (folder / "result.json").exists()

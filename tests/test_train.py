@@ -1,0 +1,401 @@
+"""`fit`: what it computes, that it resumes bit for bit, that it stops honestly."""
+
+import copy
+import json
+import os
+import signal
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo import train
+from pyro_vae_zoo.checkpoint import load_checkpoint
+from pyro_vae_zoo.train import TrainOptions, epoch_order
+
+SMALL = {"latent_dim": 3, "hidden_dims": (16,)}
+
+
+@pytest.fixture
+def data():
+    x = (torch.rand(60, 2, 3) < torch.rand(2, 3)).float()
+    return zoo.Dataset(x[:40], x[40:50], x[50:])
+
+
+def make(guide="iaf", seed=0):
+    torch.manual_seed(seed)
+    return zoo.create(guide, event_shape=(2, 3), **SMALL)
+
+
+def weights(vae):
+    return {name: t.clone() for name, t in vae.state_dict().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+class Float64(zoo.Dataset):
+    """Double precision, in which two implementations of Adam agree to many digits."""
+
+    def to(self, device):
+        for split in ("train", "valid", "test"):
+            object.__setattr__(self, split, getattr(self, split).double())
+        return self
+
+
+@pytest.mark.parametrize("guide", zoo.list_guides())
+def test_twenty_steps_are_those_of_stock_svi(guide, data):
+    """The weights after 20 steps, under one seed."""
+    data = Float64(data.train, data.valid, data.test).to("cpu")
+    ours, theirs = make(guide).double(), make(guide).double()
+    zoo.fit(
+        ours, data, epochs=10, batch_size=20, seed=3, lr=1e-3, device="cpu",
+        keep="last", progress=False,
+    )  # fmt: skip
+    svi = SVI(theirs.model, theirs.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    torch.manual_seed(3)
+    theirs.train()
+    for epoch in range(10):
+        for index in epoch_order(40, 3, epoch).split(20):
+            svi.step(data.train[index])
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-8, msg=name)
+    moved = [
+        not torch.equal(p, q)
+        for p, q in zip(make(guide).parameters(), theirs.parameters(), strict=True)
+    ]
+    assert sum(moved) > len(moved) / 2  # the comparison was about something
+
+
+def test_first_losses_are_bit_identical(data):
+    runs = [zoo.fit(make(), data, epochs=10, progress=False) for _ in range(2)]
+    first, second = ([r["train_elbo"] for r in run.epochs] for run in runs)
+    assert first == second
+
+
+def test_two_threads_of_life_do_not_touch_the_caller(data):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    zoo.fit(make_without_seed(), data, epochs=1, seed=1, progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def make_without_seed():
+    with torch.random.fork_rng():
+        return make()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"schedule": "inverse", "kl_warmup": 3, "clip_norm": 0.5},
+        {"schedule": "cosine", "optimizer": "adamax", "num_particles": 3},
+        {"bound": "iwae", "num_particles": 2, "tempering_steps": 10},
+    ],
+)
+@pytest.mark.parametrize("stop_at", [4, 7])
+def test_resume_continues_bit_for_bit(options, stop_at, data, tmp_path, monkeypatch):
+    """Interrupted in the middle of an epoch, resumed: the same as in one go."""
+    settings = dict(epochs=6, batch_size=16, seed=2, keep="last", progress=False)
+    whole = make()
+    expected = zoo.fit(whole, data, **settings, **options)
+
+    steps = iter(range(1000))
+    step = train._Run._step
+
+    def interrupting(self, x):
+        if next(steps) == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, x)
+
+    monkeypatch.setattr(train._Run, "_step", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.fit(make(), data, out=tmp_path, **settings, **options)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert checkpoint["epoch"] * 3 + checkpoint["step"] == stop_at + 1
+
+    resumed = make(seed=99)  # everything is to come from the checkpoint
+    torch.manual_seed(1234)
+    got = zoo.fit(resumed, data, out=tmp_path, resume=True, **settings, **options)
+    assert_same(weights(resumed), weights(whole))
+    for a, b in zip(got.epochs, expected.epochs, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == got.epochs
+
+
+def test_resume_with_more_epochs_is_one_long_training(data, tmp_path):
+    whole = make()
+    zoo.fit(whole, data, epochs=5, keep="last", progress=False)
+    parts = make()
+    zoo.fit(parts, data, epochs=2, keep="last", out=tmp_path, progress=False)
+    zoo.fit(
+        parts, data, epochs=5, keep="last", out=tmp_path, resume=True, progress=False
+    )
+    assert_same(weights(parts), weights(whole))
+
+
+def test_resume_needs_the_same_options(data, tmp_path):
+    zoo.fit(make(), data, epochs=2, out=tmp_path, progress=False)
+    with pytest.raises(zoo.UserError, match="lr=0.001, now it is 0.1"):
+        zoo.fit(
+            make(), data, epochs=2, lr=0.1, out=tmp_path, resume=True, progress=False
+        )
+    zoo.fit(make(), data, epochs=2, schedule="cosine", out=tmp_path, progress=False)
+    with pytest.raises(zoo.UserError, match="epochs=2, now it is 3"):
+        zoo.fit(
+            make(), data, epochs=3, schedule="cosine", out=tmp_path, resume=True,
+            progress=False,
+        )  # fmt: skip
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(data, tmp_path):
+    witness = tmp_path / "ran"
+
+    class Malicious:
+        def __reduce__(self):
+            return os.system, (f"touch {witness}",)
+
+    torch.save({"vae": Malicious()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(zoo.UserError, match="nothing in it was run"):
+        zoo.fit(make(), data, epochs=1, out=tmp_path, resume=True, progress=False)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04half"])
+def test_a_corrupt_checkpoint_is_named(content, data, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(zoo.DataFileError, match="checkpoint.pt"):
+        zoo.fit(make(), data, epochs=1, out=tmp_path, resume=True, progress=False)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(data, tmp_path, monkeypatch):
+    zoo.fit(make(), data, epochs=1, out=tmp_path, progress=False)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full(state, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        zoo.fit(make(), data, epochs=2, out=tmp_path, resume=True, progress=False)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == [
+        "checkpoint.pt",
+        "metrics.jsonl",
+    ]
+
+
+def test_a_loss_that_is_not_finite_names_the_term(data, tmp_path):
+    vae = make("mean_field")
+    zoo.fit(vae, data, epochs=1, out=tmp_path, progress=False)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    decoder = vae.model.decoder
+    decoder.register_forward_hook(lambda module, args, out: out * float("inf"))
+    with pytest.raises(zoo.DivergedError, match=r"epoch 2, step 1: term log p\(x\|z\)"):
+        zoo.fit(vae, data, epochs=2, out=tmp_path, resume=True, progress=False)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_broken_parameter_is_named_and_never_saved(data, tmp_path):
+    vae = make("mean_field")
+    zoo.fit(vae, data, epochs=1, out=tmp_path, progress=False)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(zoo.DivergedError, match="parameter .* gradient overflowed"):
+        zoo.fit(
+            make("mean_field"), data, epochs=3, lr=1e38, out=tmp_path, progress=False
+        )
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_best_weights_are_those_of_the_best_epoch(data):
+    best, last = make(), make()
+    options = dict(epochs=12, lr=0.2, progress=False)  # so fast that it jumps about
+    history = zoo.fit(best, data, keep="best", **options)
+    zoo.fit(last, data, keep="last", **options)
+    valid = [record["valid_elbo"] for record in history.epochs]
+    assert history.best_epoch == 1 + valid.index(max(valid)) < 12
+    short = make()
+    zoo.fit(short, data, keep="last", **{**options, "epochs": history.best_epoch})
+    assert_same(weights(best), weights(short))
+    assert history.weights == "best"
+    again = zoo.evaluate(best, data.valid, num_particles=1, seed=0)
+    assert again.elbo == pytest.approx(max(valid), abs=1e-5)
+
+
+def test_patience_stops_early(data):
+    history = zoo.fit(make(), data, epochs=50, lr=0.05, patience=2, progress=False)
+    assert history.stopped_early
+    assert len(history.epochs) == history.best_epoch + 2 < 50
+
+
+def test_the_applied_rate_is_the_schedules(data):
+    """The decay reaches the optimiser, not only the log."""
+    rates = []
+    step = torch.optim.Adam.step
+
+    class Watched(torch.optim.Adam):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return step(self, closure)
+
+    options = TrainOptions(epochs=3, batch_size=40, schedule="inverse", lr=0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(train.OPTIMIZERS, "adam", lambda p, lr: Watched(p, lr=lr))
+        history = zoo.fit(
+            make(), data, epochs=3, batch_size=40, schedule="inverse", lr=0.1,
+            progress=False,
+        )  # fmt: skip
+    assert rates == pytest.approx([0.1, 0.1 / 1.01, 0.1 / 1.02])
+    assert [r["lr"] for r in history.epochs] == pytest.approx(rates)
+    assert options.rate(100) == pytest.approx(0.05)
+    assert TrainOptions(epochs=10, schedule="cosine").rate(5) == pytest.approx(5e-4)
+
+
+def test_annealing_is_a_function_of_the_position():
+    warm = TrainOptions(kl_warmup=4)
+    assert [warm.kl_weight(e) for e in (0, 1, 2.5, 4, 9)] == [0, 0.25, 0.625, 1, 1]
+    tempered = TrainOptions(tempering_steps=100)
+    assert tempered.joint_weight(0) == 0.01
+    assert tempered.joint_weight(50) == pytest.approx(0.51)
+    assert tempered.joint_weight(1000) == 1
+
+
+def test_warm_up_reaches_the_loss(data):
+    """Without its KL the posterior is free to leave the prior."""
+    free, full = make("mean_field"), make("mean_field")
+    options = dict(epochs=40, lr=0.01, keep="last", progress=False)
+    kl_free = zoo.fit(free, data, kl_warmup=4000, **options).epochs[-1]["kl"]
+    kl_full = zoo.fit(full, data, **options).epochs[-1]["kl"]
+    assert kl_free > 2 * kl_full + 0.5
+
+
+def test_clipping_bounds_the_step(data):
+    """With SGD-like scales: a tiny norm leaves the weights where they were."""
+    vae = make("mean_field")
+    norms = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def watched(parameters, limit):
+        norm = clip(parameters, limit)
+        total = torch.stack([p.grad.norm() for p in parameters]).norm()
+        norms.append((norm.item(), total.item(), limit))
+        return norm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+        zoo.fit(vae, data, epochs=1, batch_size=40, clip_norm=1e-3, progress=False)
+    ((before, after, limit),) = norms
+    assert limit == pytest.approx(40 * 1e-3)
+    assert before > limit
+    assert after == pytest.approx(limit, rel=1e-3)
+
+
+def test_phases_share_the_epochs_and_move_their_modules(data):
+    vae = make("mean_field")
+    vae.phases = (
+        zoo.Phase("guide", share=1, modules=(vae.guide,)),
+        zoo.Phase("model", share=3, modules=(vae.model,), loss=Trace_ELBO()),
+    )
+    before = weights(vae)
+    history = zoo.fit(vae, data, epochs=4, keep="last", progress=False)
+    assert [r["phase"] for r in history.epochs] == ["guide"] + 3 * ["model"]
+    only_guide = make("mean_field")
+    only_guide.phases = (zoo.Phase("guide", modules=(only_guide.guide,)),)
+    zoo.fit(only_guide, data, epochs=1, keep="last", progress=False)
+    for name, t in vae.state_dict().items():
+        if name.startswith("guide"):
+            assert torch.equal(t, only_guide.state_dict()[name]), name
+        else:
+            assert not torch.equal(t, before[name]), name
+
+
+def test_phases_resume(data, tmp_path):
+    def pair():
+        vae = make("mean_field")
+        vae.phases = (
+            zoo.Phase("guide", modules=(vae.guide,)),
+            zoo.Phase("model", modules=(vae.model,)),
+        )
+        return vae
+
+    whole, parts = pair(), pair()
+    zoo.fit(whole, data, epochs=4, keep="last", progress=False)
+    zoo.fit(parts, data, epochs=4, keep="last", out=tmp_path, progress=False)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert state["epoch"] == 4
+    again = pair()
+    zoo.fit(
+        again, data, epochs=4, keep="last", out=tmp_path, resume=True, progress=False
+    )
+    assert_same(weights(again), weights(whole))
+
+
+def test_dynamic_binarisation_is_redrawn_and_resumes(tmp_path):
+    grey = torch.rand(30, 2, 3)
+    bits = grey.bernoulli()
+    data = zoo.Dataset(grey, bits[:5], bits[5:], dynamic=True)
+    whole, parts = make(), make()
+    zoo.fit(whole, data, epochs=4, keep="last", progress=False)
+    for epochs in (2, 4):
+        zoo.fit(
+            parts, data, epochs=epochs, keep="last", out=tmp_path, resume=True,
+            progress=False,
+        )  # fmt: skip
+    assert_same(weights(parts), weights(whole))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"epochs": 0}, "epochs must be positive"),
+        ({"batch_size": -1}, "batch_size must be positive"),
+        ({"lr": 0}, "lr must be positive"),
+        ({"lr": float("nan")}, "lr must be positive"),
+        ({"num_particles": 0}, "num_particles must be positive"),
+        ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; known: adam, adamax"),
+        ({"schedule": "step"}, "known: constant, inverse, cosine"),
+        ({"bound": "cubo"}, "known: elbo, iwae"),
+        ({"free_bits": -1.0}, "free_bits must not be negative"),
+        ({"bound": "iwae", "free_bits": 1.0}, "free bits have no meaning"),
+        ({"tempering_steps": 10, "kl_warmup": 2}, "choose one of them"),
+        ({"device": "tpu"}, "known: auto, cpu, cuda"),
+    ],
+)
+def test_bad_options(bad, message, data, tmp_path):
+    with pytest.raises(zoo.UserError, match=message):
+        zoo.fit(make(), data, out=tmp_path / "run", progress=False, **bad)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_cuda_where_there_is_none(data):
+    with pytest.raises(zoo.UserError, match="offers no CUDA"):
+        zoo.fit(make(), data, device="cuda")
+
+
+def test_data_of_another_shape(data):
+    vae = zoo.create("planar", event_shape=(3, 2), **SMALL)
+    with pytest.raises(
+        zoo.UserError, match=r"shape \(3, 2\), got data of shape \(2, 3\)"
+    ):
+        zoo.fit(vae, data)
+
+
+def test_the_store_stays_empty_and_copies_train(data):
+    vae = make()
+    clone = copy.deepcopy(vae)
+    store = set(pyro.get_param_store().keys())
+    zoo.fit(vae, data, epochs=2, progress=False)
+    assert set(pyro.get_param_store().keys()) == store
+    before = weights(vae)
+    zoo.fit(clone, data, epochs=2, seed=7, progress=False)
+    assert_same(weights(vae), before)
