@@ -360,11 +360,7 @@ def test_active_units(num_particles, spread, active):
         guide.posterior.linear.bias[3:] = -7.4
     x = torch.randn(200, 4)
     x = (x - x.mean(0)) / x.std(0)
-    model = zoo.StandardModel(
-        nn.Linear(3, 4),
-        small("mean_field", (4,), likelihood="gaussian").model.likelihood,
-        3,
-    )
+    model = zoo.StandardModel(nn.Linear(3, 4), GaussianLikelihood((4,)), 3)
     vae = zoo.VAE(model, guide, (4,))
     result = zoo.evaluate(vae, x, num_particles)
     assert result.active_units == {"z": f"{active}/3"}
