@@ -82,7 +82,8 @@ class FullRankGaussian(nn.Module):
         loc, raw_scale = self.diagonal(context).chunk(2, dim=-1)
         scale_tril = torch.diag_embed(positive(raw_scale))
         if self.lower is not None:
-            i, j = torch.tril_indices(self.latent_dim, self.latent_dim, -1)
+            size, device = self.latent_dim, scale_tril.device
+            i, j = torch.tril_indices(size, size, -1, device=device)
             scale_tril[..., i, j] = self.lower(context)
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)
 
