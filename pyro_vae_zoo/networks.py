@@ -15,7 +15,6 @@ others in its batch.
 from collections.abc import Sequence
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
