@@ -154,7 +154,8 @@ def frey(data_dir: Path) -> np.ndarray:
 def npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays `train`, `test` and, if there, `valid` of a user's archive."""
     if not path.is_file():
-        raise DataFileError(f"data file {path} not found: looked in {path.absolute()}")
+        what = "is a folder" if path.is_dir() else "not found"
+        raise DataFileError(f"data file {path} {what}: looked for {path.absolute()}")
     if not zipfile.is_zipfile(path):
         raise DataFileError(
             f"{path}: expected an .npz archive (a zip file), got another kind; "

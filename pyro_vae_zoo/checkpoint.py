@@ -8,7 +8,6 @@ can run code: models are safetensors, checkpoints load with `weights_only=True`.
 import json
 import math
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,12 @@ from pyro_vae_zoo.registry import create
 from pyro_vae_zoo.vae import VAE
 
 __all__ = [
+    "CHECKPOINT_FILE",
+    "CONFIG_FILE",
+    "METRICS_FILE",
     "MODEL_FILE",
+    "RESULT_FILE",
+    "finite",
     "load",
     "load_checkpoint",
     "read_json",
@@ -34,7 +38,11 @@ __all__ = [
     "write_json",
 ]
 
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FILE = "checkpoint.pt"
 MODEL_FILE = "model.safetensors"
+RESULT_FILE = "result.json"
 _KEY = "pyro_vae_zoo"  # of the JSON inside the safetensors header
 
 
@@ -50,15 +58,16 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write JSON, indented, atomically; numbers that are not finite become null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    text = json.dumps(finite(value), indent=2, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` with None in place of numbers that are not finite, as JSON wants it."""
     if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
+        return {key: finite(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -91,7 +100,8 @@ def save(vae: VAE, path: str | os.PathLike) -> Path:
     if path.suffix != ".safetensors":
         path.mkdir(parents=True, exist_ok=True)
         path = path / MODEL_FILE
-    tensors = {name: t.detach().contiguous() for name, t in vae.state_dict().items()}
+    # Clones, since a module that both sides share appears under two names.
+    tensors = {name: t.detach().clone() for name, t in vae.state_dict().items()}
     write_atomically(path, to_safetensors(tensors, {_KEY: json.dumps(vae.config)}))
     return path
 
@@ -164,15 +174,18 @@ def save_checkpoint(path: str | os.PathLike, state: dict) -> None:
 def load_checkpoint(path: str | os.PathLike) -> dict:
     """Read a checkpoint; a pickle with anything but data in it is refused, not run."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataFileError(f"expected a checkpoint {path}; there is none") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # there is no end to how a broken file fails to load
         raise DataFileError(
             f"{path} is no checkpoint of the zoo, or is corrupt; nothing in it was run: "
             f"{_first_line(error)}"
-        ) from None
+        ) from error
+    if not isinstance(state, dict):
+        raise DataFileError(f"{path} is no checkpoint: it holds no dictionary")
+    return state
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0]
+    return str(error).split("\n")[0] or type(error).__name__

@@ -7,6 +7,8 @@ can mend (one line says which), 130 interrupted.
 import argparse
 import ast
 import json
+import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -14,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo import __version__
-from pyro_vae_zoo.checkpoint import load, write_json
+from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, load, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, list_datasets, load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.networks import ACTIVATIONS, NETWORKS
-from pyro_vae_zoo.registry import guide_options, list_guides
+from pyro_vae_zoo.options import OPTIMIZERS, SCHEDULES, TrainOptions
+from pyro_vae_zoo.registry import guide_options, list_guides, unknown_name
 from pyro_vae_zoo.runs import (
     find_guide,
     make_run,
@@ -27,7 +30,7 @@ from pyro_vae_zoo.runs import (
     resolve_guide,
     result_of,
 )
-from pyro_vae_zoo.train import OPTIMIZERS, SCHEDULES, TrainOptions, pick_device
+from pyro_vae_zoo.train import pick_device
 
 __all__ = ["main"]
 
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DivergedError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on", file=sys.stderr)
+        print(f"interrupted{_HOW_TO_GO_ON.get(args.run, '')}", file=sys.stderr)
         return 130
     return 0
 
@@ -93,11 +96,20 @@ def _evaluate(args: argparse.Namespace) -> None:
         )
     vae = load(args.run_folder, guide=guide if callable(guide) else None)
     data = load_dataset(args.data or config["source"], args.data_dir)
+    if data.likelihood != vae.likelihood:
+        raise UserError(
+            f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
+            f"{data.likelihood}; evaluate it on data of its own kind"
+        )
     vae = vae.to(pick_device(args.device))
+    # The training images of a dynamic set are one draw of them.
+    x = data.epoch(args.seed, 0) if args.split == "train" else getattr(data, args.split)
     progress = not (args.quiet or args.json)
-    x = getattr(data, args.split)
     ev = evaluate(vae, x, args.num_particles, seed=args.seed, progress=progress)
-    result = result_of(vae, ev, config, args.split) | {"eval_seed": args.seed}
+    trained = args.run_folder / RESULT_FILE
+    known = read_json(trained) if trained.exists() else {}
+    result = known | result_of(vae, ev, config, data, args.split)
+    result = finite(result | {"eval_seed": args.seed})
     if args.out:
         write_json(args.out, result)
     print(json.dumps(result, indent=2) if args.json else summary(result))
@@ -114,9 +126,11 @@ def _compare(args: argparse.Namespace) -> None:
         args.runs = _train_all(args)
     results = report.collect(args.runs)
     report.write_report(results, args.out)
-    for result in results:
-        run = Path(result["folder"]).name
-        values = {k: v for k, v in result.items() if k != "folder"}
+    runs = [result["run"] for result in results]
+    for result, run in zip(results, runs, strict=True):
+        if runs.count(run) > 1:  # runs of one name in several folders
+            run = f"{Path(result['folder']).parent.name}-{run}"
+        values = {k: v for k, v in result.items() if k not in ("folder", "run")}
         write_json(args.out / f"{run}.json", values)
     print(report.markdown_table(results))
     print(f"\nin {args.out}: comparison.md, comparison.csv, comparison.png, *.json")
@@ -126,14 +140,21 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
     data = load_dataset(args.data, args.data_dir)
     root = args.runs_dir or args.out
     specs = [_guide_spec(text) for text in args.guides or list_guides()]
+    given = _options(args)
+    known = {guide: guide_options(resolve_guide(guide)) for guide, _ in specs}
+    for name in given:
+        if not any(name in options for options in known.values()):
+            raise unknown_name("option", name, sorted(set().union(*known.values())))
     plans = []
     for guide, own in specs:  # all of them are checked before the first is trained
-        known = guide_options(resolve_guide(guide))
-        shared = {k: v for k, v in _options(args).items() if k in known}
+        for name in own:
+            if name not in known[guide]:
+                raise unknown_name(f"option of guide {guide!r}", name, known[guide])
+        options = {k: v for k, v in given.items() if k in known[guide]} | own
         label = "-".join([find_guide(guide), *(f"{k}={v}" for k, v in own.items())])
         for seed in args.seeds:
             training = _training(args, data, seed)
-            plans.append((root / f"{label}-s{seed}", guide, shared | own, training))
+            plans.append((root / f"{label}-s{seed}", guide, options, training))
     for i, (folder, guide, options, training) in enumerate(plans):
         print(f"[{i + 1}/{len(plans)}] {folder.name}", file=sys.stderr)
         make_run(
@@ -161,9 +182,10 @@ def summary(result: dict) -> str:
         f"seed {result['seed']}",
         f"  ({result['variant']})",
         f"  log-likelihood  {result['log_likelihood']:9.3f} +- "
-        f"{result['log_likelihood_std_error']:.3f} nats  "
-        f"({k} particles, MC error {result['log_likelihood_mc_error']:.3f})",
-        f"  ELBO            {result['elbo']:9.3f} +- {result['elbo_std_error']:.3f} nats",
+        f"{_digits(result['log_likelihood_std_error'])} nats  "
+        f"({k} particles, MC error {_digits(result['log_likelihood_mc_error'])})",
+        f"  ELBO            {result['elbo']:9.3f} +- "
+        f"{_digits(result['elbo_std_error'])} nats",
         f"  KL              {result['kl']:9.3f} nats",
         f"  reconstruction  {result['reconstruction']:9.3f} nats",
         f"  bits/dimension  {result['bits_per_dim']:9.4f}",
@@ -175,6 +197,16 @@ def summary(result: dict) -> str:
             f"  Pareto k-hat    {khat['median']:9.2f} median, {share:.0f} % above 0.7"
         )
     return "\n".join(lines)
+
+
+def _digits(error: float | None) -> str:
+    return "?" if error is None or math.isnan(error) else f"{error:.3f}"
+
+
+_HOW_TO_GO_ON = {
+    _train: "; the same command with --resume goes on",
+    _compare: "; the same command goes on",
+}
 
 
 # ------------------------------------------------------------------------ options
@@ -207,7 +239,10 @@ def _guide_spec(text: str) -> tuple[str, dict[str, Any]]:
     guide, colon, rest = text.rpartition(":")
     if not colon or "=" not in rest:
         return text, {}
-    return guide, dict(_key_value(part) for part in rest.split(","))
+    try:  # a comma parts options only where another KEY= follows
+        return guide, dict(_key_value(p) for p in re.split(r",(?=\w+=)", rest))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--guides {text}: {error}") from None
 
 
 def _key_value(text: str) -> tuple[str, Any]:

@@ -131,6 +131,10 @@ class AnnealedELBO(ELBO):
             raise UserError(f"unknown bound {bound!r}; known: elbo, iwae")
         if bound == "iwae" and free_bits:
             raise UserError("free bits have no meaning for the bound 'iwae'")
+        if bound == "iwae" and sticking_the_landing:
+            # The score that is dropped has mean zero under q, not under the weights
+            # of several particles (Tucker et al. 2019).
+            raise UserError("sticking-the-landing biases the bound 'iwae'; use 'elbo'")
         if free_bits and joint_weight != 1:
             raise UserError("free bits act on the KL, which joint_weight takes apart")
         self.bound = bound

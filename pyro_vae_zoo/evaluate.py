@@ -32,6 +32,7 @@ __all__ = ["Evaluation", "LogLikelihood", "evaluate", "log_likelihood", "pareto_
 
 PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
 _CPU_BUDGET = 100e6  # bytes a chunk may take: as much as still profits from caches
+_SUMMARY_BLOCK = 1_000_000  # log-weights that are summarised at a time
 _TENSORS_ALIVE = 4  # of the largest size at a time, found by measurement
 
 
@@ -198,7 +199,8 @@ def evaluate(
         initial_log_density=initial,
         final_log_density=final,
         log_det=None if initial is None else initial - final,
-        bits_per_dim=-ll.log_prob.mean().item() / (x[0].numel() * math.log(2)),
+        bits_per_dim=-ll.log_prob.mean().item()
+        / (math.prod(x.shape[1:]) * math.log(2)),
         num_particles=num_particles,
         num_data=n,
     )
@@ -255,18 +257,22 @@ def _empty_weights(num_data: int, num_particles: int) -> Tensor:
 
 
 def _summary(log_weights: Tensor) -> LogLikelihood:
+    """Summaries of rows of log-weights, some rows at a time to save memory."""
+    num_particles = log_weights.shape[1]
+    rows = max(_SUMMARY_BLOCK // num_particles, 1)
+    parts = [_summary_of_block(block) for block in log_weights.split(rows)]
+    return LogLikelihood(*map(torch.cat, zip(*parts, strict=True)), num_particles)
+
+
+def _summary_of_block(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_particles = log_weights.shape[1]
     log_sum = log_weights.logsumexp(1)
     squares = (2 * (log_weights - log_sum[:, None])).logsumexp(1).exp()
     # Relative variance of the mean of the weights: that of log p-hat to first order.
     variance = (num_particles * squares - 1).clamp(min=0) / max(num_particles - 1, 1)
-    return LogLikelihood(
-        log_prob=log_sum - math.log(num_particles),
-        std_error=variance.sqrt() if num_particles > 1 else variance * math.nan,
-        ess=1 / squares,
-        khat=torch.cat([pareto_khat(chunk) for chunk in log_weights.split(1000)]),
-        num_particles=num_particles,
-    )
+    std_error = variance.sqrt() if num_particles > 1 else variance * math.nan
+    log_prob = log_sum - math.log(num_particles)
+    return log_prob, std_error, 1 / squares, pareto_khat(log_weights)
 
 
 def _std_error(values: Tensor) -> float:
@@ -337,6 +343,7 @@ def _stream(
         x = check_images(x, vae.event_shape, vae.likelihood)
     held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
     device = held[0].device
+    x = x.to(held[0].dtype)  # a VAE may be in double precision
     with evaluating(model, guide, device, seed):
         probe = x[:2].to(device)
         rows = chunk_rows or chunk_rows_for(model, guide, probe)
@@ -377,7 +384,9 @@ def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
         bound_terms(model, guide, probe, draws)
     budget = _CPU_BUDGET
     if probe.device.type == "cuda":
-        budget = torch.cuda.mem_get_info(probe.device)[0] / 8
+        # Of what the device has, not of what is free: chunks decide the draws.
+        total = torch.cuda.get_device_properties(probe.device).total_memory
+        budget = total / 16
     row = _TENSORS_ALIVE * largest.nbytes / (draws * len(probe))
     return max(int(budget / row), 1)
 

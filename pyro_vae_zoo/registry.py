@@ -8,6 +8,7 @@ an error which lists the known ones.
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -15,9 +16,17 @@ from torch import nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.vae import VAE
 
-__all__ = ["create", "guide_options", "list_guides", "register", "unknown_name"]
+__all__ = [
+    "create",
+    "guide_options",
+    "list_guides",
+    "register",
+    "register_custom",
+    "unknown_name",
+]
 
 _BUILDERS: dict[str, Callable[..., VAE]] = {}
+_CUSTOM: dict[str, Callable] = {}  # how a class of the user's own becomes a VAE
 _GIVEN = ("event_shape", "likelihood")
 
 
@@ -31,6 +40,13 @@ def register(name: str) -> Callable[[Callable[..., VAE]], Callable[..., VAE]]:
         return builder
 
     return enter
+
+
+def register_custom(
+    build: Callable[..., VAE], options: Callable[..., dict[str, Any]]
+) -> None:
+    """Say how a user's class is built, `build(cls, ...)`, and what its options are."""
+    _CUSTOM.update(build=build, options=options)
 
 
 def list_guides() -> list[str]:
@@ -52,9 +68,7 @@ def guide_options(guide: str | Callable[..., nn.Module]) -> dict[str, Any]:
     """
     if isinstance(guide, str):
         return _keywords(_builder(guide))
-    from pyro_vae_zoo.models.standard import custom_options
-
-    return custom_options(guide)
+    return _CUSTOM["options"](guide)
 
 
 def create(
@@ -99,12 +113,11 @@ def create(
     if isinstance(guide, str):
         name, builder = guide, _builder(guide)
     else:
-        from pyro_vae_zoo.models.standard import custom
-
-        name, options, builder = f"custom:{guide.__name__}", dict(options), custom
-        options["guide"] = guide
-    vae = builder(event_shape=event_shape, likelihood=likelihood, **options)
-    options.pop("guide", None)
+        name, builder = f"custom:{guide.__name__}", partial(_CUSTOM["build"], guide)
+    try:
+        vae = builder(event_shape=event_shape, likelihood=likelihood, **options)
+    except TypeError as error:
+        raise UserError(f"guide {name!r} cannot be built so: {error}") from error
     vae.config = {
         "guide": name,
         "event_shape": list(event_shape),

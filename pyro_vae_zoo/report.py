@@ -15,7 +15,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from pyro_vae_zoo.checkpoint import read_json, write_atomically
+from pyro_vae_zoo.checkpoint import (
+    METRICS_FILE,
+    RESULT_FILE,
+    read_json,
+    write_atomically,
+)
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.registry import guide_options, list_guides
 
@@ -29,7 +34,6 @@ __all__ = [
     "write_report",
 ]
 
-RESULT_FILE, METRICS_FILE = "result.json", "metrics.jsonl"
 _SAME = ("data", "variant", "split", "num_data", "num_particles", "epochs", "weights")
 _NEEDED = (
     *("guide", "elbo", "elbo_std_error", "log_likelihood", "log_likelihood_std_error"),
@@ -43,7 +47,8 @@ Result = dict[str, Any]
 def collect(paths: Sequence[str | os.PathLike]) -> list[Result]:
     """Read results: of run folders, of folders of those, or of JSON files.
 
-    Each result gets the key `folder`, where `metrics.jsonl` is looked for.
+    Each result gets the keys `folder`, where `metrics.jsonl` is looked for, and
+    `run`, the name of its run.
 
     Raises:
         DataFileError: for a missing or corrupt file, or one that is no result.
@@ -67,7 +72,8 @@ def _read(file: Path) -> Result:
         missing = [key for key in _NEEDED if key not in result]
     if missing:
         raise DataFileError(f"{file} is no result of a run: no {', '.join(missing)}")
-    return result | {"folder": str(file.parent)}
+    run = file.parent.name if file.name == RESULT_FILE else file.stem
+    return result | {"folder": str(file.parent), "run": run}
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict]:
@@ -231,8 +237,8 @@ def _row(label: str, runs: list[Result]) -> dict[str, Any]:
         error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         row[f"{key}_seed_error"] = error
     for key in ("elbo_std_error", "log_likelihood_std_error"):
-        row[key] = fmean(run[key] for run in runs)  # the data are the same each time
-    mc_errors = [run["log_likelihood_mc_error"] for run in runs]
+        row[key] = fmean(_number(run[key]) for run in runs)  # the data are the same
+    mc_errors = [_number(run["log_likelihood_mc_error"]) for run in runs]
     row["log_likelihood_mc_error"] = math.hypot(*mc_errors) / len(runs)
     units = [[u.split("/") for u in run["active_units"].values()] for run in runs]
     row["active_units"] = fmean(sum(int(active) for active, _ in u) for u in units)
@@ -244,6 +250,11 @@ def _row(label: str, runs: list[Result]) -> dict[str, Any]:
     row["seconds_per_epoch"] = fmean(run["seconds"] / run["epochs"] for run in runs)
     row |= {"epochs": runs[0]["epochs"], "seed_list": sorted(seeds), "seeds": runs}
     return row
+
+
+def _number(value: float | None) -> float:
+    """JSON has null where an error is unknown, of one draw or of one datum."""
+    return math.nan if value is None else value
 
 
 def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
@@ -297,5 +308,5 @@ def _hardware(result: Result) -> str:
     device, threads = result.get("device", "unknown"), result.get("num_threads")
     versions = result.get("versions") or {}
     named = [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
-    named += [f"{k} {v}" for k, v in versions.items() if k in ("torch", "pyro-ppl")]
+    named += [f"{k} {v}" for k, v in versions.items() if k in ("torch", "pyro")]
     return str(device) + (f" ({', '.join(named)})" if named else "")

@@ -11,9 +11,12 @@ result.json          its evaluation; written last, so it marks a finished run
 import importlib.util
 import os
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,31 +24,32 @@ import pyro
 import torch
 from torch import nn
 
-from pyro_vae_zoo.checkpoint import MODEL_FILE, read_json, save, write_json
+from pyro_vae_zoo.checkpoint import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    RESULT_FILE,
+    load_weights,
+    read_json,
+    save,
+    write_json,
+)
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluate import evaluate
+from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import create
-from pyro_vae_zoo.train import (
-    CHECKPOINT_FILE,
-    METRICS_FILE,
-    TrainOptions,
-    fit,
-    pick_device,
-)
+from pyro_vae_zoo.train import check_resumable, fit, pick_device
 from pyro_vae_zoo.vae import VAE
 
 __all__ = [
-    "CONFIG_FILE",
-    "RESULT_FILE",
     "find_guide",
     "make_run",
     "result_of",
     "resolve_guide",
 ]
 
-CONFIG_FILE = "config.json"
-RESULT_FILE = "result.json"
 PICTURES = ("samples", "reconstructions", "training", "traversal", "posterior")
 _FILES = (CONFIG_FILE, RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
     f"{name}.png" for name in PICTURES
@@ -67,16 +71,30 @@ def resolve_guide(text: str) -> str | Callable[..., nn.Module]:
         return text
     if not os.path.isfile(path):
         raise UserError(f"expected a guide in {path}; there is no such file")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code may raise
-        raise UserError(f"{path} does not import: {error!r}") from error
+    module = _import_file(path)
     if not hasattr(module, name):
         known = [n for n, v in vars(module).items() if isinstance(v, type)]
         raise UserError(f"{path} has no {name!r}; it has {', '.join(known)}")
     return getattr(module, name)
+
+
+def _import_file(path: str) -> ModuleType:
+    """Run a file as a module, beside which it may import others."""
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    known, search = sys.modules.get(name), list(sys.path)
+    sys.modules[name] = module  # dataclasses look themselves up there
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever the user's code may raise
+        raise UserError(f"{path} does not import: {error!r}") from error
+    finally:
+        sys.path[:] = search
+        if known is not None:
+            sys.modules[name] = known
+    return module
 
 
 def find_guide(name: str) -> str:
@@ -112,6 +130,7 @@ def make_run(
     pick_device(device)
     torch.manual_seed(training.seed)
     vae = create(resolve_guide(guide), data, **options)
+    _check_runs(vae, data, training)
     config = {
         "guide": guide,
         "data": data.name,
@@ -121,7 +140,8 @@ def make_run(
         "training": asdict(training),
         "eval_particles": eval_particles,
     }
-    finished = _open_folder(folder, config, resume, overwrite)
+    check = partial(_check_checkpoint, folder / CHECKPOINT_FILE, vae, training)
+    finished = _open_folder(folder, config, resume, overwrite, check)
     if finished is not None:
         return finished
     history = fit(
@@ -135,7 +155,7 @@ def make_run(
     )
     save(vae, folder)
     ev = evaluate(vae, data.test, eval_particles, seed=training.seed, progress=progress)
-    result = result_of(vae, ev, config, "test") | {
+    result = result_of(vae, ev, config, data, "test") | {
         "weights": history.weights,
         "best_epoch": history.best_epoch,
         "epochs": len(history.epochs),
@@ -146,7 +166,31 @@ def make_run(
     return result
 
 
-def result_of(vae: VAE, evaluation: Any, config: dict, split: str) -> dict:
+def _check_runs(vae: VAE, data: Dataset, training: TrainOptions) -> None:
+    """One loss, so that what cannot run fails before a folder is touched."""
+    x = data.valid[:2].to(vae.dtype)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            training.loss().differentiable_loss(vae.model, vae.guide, x)
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error).split("\n")[0]
+            raise UserError(
+                f"guide {vae.config['guide']!r} does not run on this data: "
+                f"{type(error).__name__}: {reason}"
+            ) from error
+
+
+def _check_checkpoint(path: Path, vae: VAE, training: TrainOptions) -> None:
+    if path.exists():
+        state = check_resumable(path, training, len(vae.phases))
+        load_weights(vae, state["vae"], path)
+
+
+def result_of(
+    vae: VAE, evaluation: Any, config: dict, data: Dataset, split: str
+) -> dict:
     """An evaluation with everything that its numbers must name."""
     values = evaluation.to_dict()
     khat = {
@@ -155,8 +199,8 @@ def result_of(vae: VAE, evaluation: Any, config: dict, split: str) -> dict:
     }
     return {
         "guide": find_guide(config["guide"]),
-        "data": config["data"],
-        "variant": config["variant"],
+        "data": data.name,
+        "variant": data.variant,
         "split": split,
         **values,
         "khat": khat,
@@ -193,22 +237,31 @@ def draw(folder: Path, vae: VAE, data: Dataset, records: list[dict]) -> None:
     from pyro_vae_zoo import plots
 
     x = data.test.to(vae.device)
-    figures = {
-        "samples": plots.plot_samples(vae, data=data),
-        "reconstructions": plots.plot_reconstructions(vae, x[:16], data=data),
-        "training": plots.plot_training(records, title=plots.figure_title(vae, data)),
-    }
+    title = plots.figure_title(vae, data)
     z = vae.encode(x[:1])
+    plane = isinstance(z, torch.Tensor) and z.shape[-1] == 2
+    figures: dict[str, Callable] = {
+        "samples": lambda: plots.plot_samples(vae, data=data),
+        "reconstructions": lambda: plots.plot_reconstructions(vae, x[:16], data=data),
+        "training": lambda: plots.plot_training(records, title=title),
+    }
     if isinstance(z, torch.Tensor):
-        figures["traversal"] = plots.plot_traversal(vae, x[:500], data=data)
-        if z.shape[-1] == 2:
-            figures["posterior"] = plots.plot_posterior(vae, x[:4], data=data)
+        figures["traversal"] = lambda: plots.plot_traversal(vae, x[:500], data=data)
+    if plane:
+        figures["posterior"] = lambda: plots.plot_posterior(vae, x[:4], data=data)
     for name, figure in figures.items():
-        plots.save_figure(figure, folder / f"{name}.png")
+        try:
+            plots.save_figure(figure(), folder / f"{name}.png")
+        except UserError as error:  # a picture is not worth the run
+            print(f"no {name}.png: {error}", file=sys.stderr)
 
 
 def _open_folder(
-    folder: Path, config: dict, resume: bool, overwrite: bool
+    folder: Path,
+    config: dict,
+    resume: bool,
+    overwrite: bool,
+    check: Callable[[], None],
 ) -> dict | None:
     """Make or enter the folder; a run that is finished gives its result."""
     is_run = (folder / CONFIG_FILE).is_file()
@@ -221,7 +274,7 @@ def _open_folder(
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     if resume:
-        return _resume(folder, config, is_run)
+        return _resume(folder, config, is_run, check)
     if is_run and not overwrite:
         state = "a finished" if (folder / RESULT_FILE).exists() else "an unfinished"
         raise UserError(
@@ -235,12 +288,14 @@ def _open_folder(
     return None
 
 
-def _resume(folder: Path, config: dict, is_run: bool) -> dict | None:
+def _resume(
+    folder: Path, config: dict, is_run: bool, check: Callable[[], None]
+) -> dict | None:
     if not is_run:
         raise UserError(
             f"nothing to resume: there is no run in {folder}; leave out --resume"
         )
-    old = read_json(folder / CONFIG_FILE)
+    old = _read_config(folder)
     differing = _difference(old, config)
     if differing:
         key, before, now = differing
@@ -249,10 +304,13 @@ def _resume(folder: Path, config: dict, is_run: bool) -> dict | None:
             "options it was started with, or choose another --out"
         )
     result = folder / RESULT_FILE
-    asked = config["training"]["epochs"]
-    if result.exists() and asked <= old["training"]["epochs"]:
-        if config["eval_particles"] == old["eval_particles"]:
-            return read_json(result)
+    same = all(config[k] == old[k] for k in ("training", "eval_particles"))
+    if result.exists() and same:
+        finished = read_json(result)
+        if not isinstance(finished, dict) or "log_likelihood" not in finished:
+            raise DataFileError(f"{result} is no result of a run; remove it")
+        return finished
+    check()  # while nothing has been touched
     result.unlink(missing_ok=True)
     write_json(folder / CONFIG_FILE, config)
     return None
@@ -280,4 +338,12 @@ def open_run(folder: Path) -> dict:
         raise DataFileError(
             f"the run in {folder} has no {MODEL_FILE} yet; --resume finishes it"
         )
-    return read_json(folder / CONFIG_FILE)
+    return _read_config(folder)
+
+
+def _read_config(folder: Path) -> dict:
+    config = read_json(folder / CONFIG_FILE)
+    needed = {"guide", "source", "variant", "vae", "training", "eval_particles"}
+    if not isinstance(config, dict) or needed - config.keys():
+        raise DataFileError(f"{folder / CONFIG_FILE} is no configuration of a run")
+    return config

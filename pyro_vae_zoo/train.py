@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,11 +21,13 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae_zoo.checkpoint import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
     load_checkpoint,
     load_weights,
     save_checkpoint,
@@ -33,113 +35,14 @@ from pyro_vae_zoo.checkpoint import (
 )
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.elbo import AnnealedELBO, bound_terms
-from pyro_vae_zoo.errors import DivergedError, UserError
+from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import evaluate
+from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
 from pyro_vae_zoo.vae import VAE, Phase
 
-__all__ = [
-    "OPTIMIZERS",
-    "SCHEDULES",
-    "History",
-    "TrainOptions",
-    "epoch_order",
-    "fit",
-    "pick_device",
-]
+__all__ = ["History", "check_resumable", "epoch_order", "fit", "pick_device"]
 
-CHECKPOINT_FILE = "checkpoint.pt"
-METRICS_FILE = "metrics.jsonl"
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    # One fused call over all parameters, on the CPU too.
-    "adam": lambda params, lr: torch.optim.Adam(params, lr=lr, fused=True),
-    "adamax": lambda params, lr: torch.optim.Adamax(params, lr=lr),
-}
-SCHEDULES: dict[str, Callable[[float, float], float]] = {
-    # (epoch, total number of epochs) -> factor on the learning rate
-    "constant": lambda epoch, total: 1.0,
-    "inverse": lambda epoch, total: 1 / (1 + epoch / 100),
-    "cosine": lambda epoch, total: 0.5 * (1 + math.cos(math.pi * epoch / total)),
-}
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Everything that determines a training; the arguments of `fit`."""
-
-    epochs: int = 20
-    batch_size: int = 100
-    lr: float = 1e-3
-    seed: int = 0
-    optimizer: str = "adam"
-    schedule: str = "constant"
-    kl_warmup: int = 0
-    free_bits: float = 0.0
-    tempering_steps: int = 0
-    clip_norm: float | None = None
-    num_particles: int = 1
-    bound: str = "elbo"
-    sticking_the_landing: bool = False
-    patience: int | None = None
-    keep: str = "best"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "num_particles", "lr"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("clip_norm", "patience"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("kl_warmup", "free_bits", "tempering_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative")
-        known = {
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "bound": ("elbo", "iwae"),
-            "keep": ("best", "last"),
-        }
-        for name, choices in known.items():
-            if getattr(self, name) not in choices:
-                got = getattr(self, name)
-                raise UserError(f"unknown {name} {got!r}; known: {', '.join(choices)}")
-        if self.tempering_steps and (self.kl_warmup or self.free_bits):
-            raise UserError(
-                "tempering weighs the whole joint density and kl_warmup or free_bits its "
-                "KL; choose one of them"
-            )
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        return self.lr * SCHEDULES[self.schedule](epoch, self.epochs)
-
-    def kl_weight(self, epoch: float) -> float:
-        """The KL's weight at a (fractional) epoch: linear over the warm-up."""
-        return min(1.0, epoch / self.kl_warmup) if self.kl_warmup else 1.0
-
-    def joint_weight(self, step: int) -> float:
-        """Rezende & Mohamed 2015, section 6.1: min(1, 0.01 + t / steps)."""
-        return (
-            min(1.0, 0.01 + step / self.tempering_steps)
-            if self.tempering_steps
-            else 1.0
-        )
-
-    def loss(self) -> ELBO:
-        """The Pyro ELBO that these options ask for."""
-        plain = not (self.kl_warmup or self.free_bits or self.tempering_steps)
-        if plain and self.bound == "elbo" and not self.sticking_the_landing:
-            vectorize = self.num_particles > 1
-            return Trace_ELBO(
-                self.num_particles, max_plate_nesting=1, vectorize_particles=vectorize
-            )
-        return AnnealedELBO(
-            self.num_particles,
-            bound=self.bound,
-            free_bits=self.free_bits,
-            sticking_the_landing=self.sticking_the_landing,
-        )
 
 
 @dataclass
@@ -247,6 +150,7 @@ def fit(
         torch.random.fork_rng(devices=cuda),
         pyro.validation_enabled(False),  # `_Run` looks for numbers that are not finite
         pyro.settings.context(module_local_params=True),
+        _threads_kept(),
         _interrupt_flag() as interrupted,
         warnings.catch_warnings(),
     ):
@@ -314,6 +218,7 @@ class _Run:
             while self.epoch < self.options.epochs and not self.history.stopped_early:
                 self._train_epoch(bar, interrupted)
                 self._end_epoch(bar)
+                self._stop_if(interrupted)
         self._save(force=True)
         if self.options.keep == "best" and self.best is not None:
             self.vae.load_state_dict(self.best)
@@ -331,24 +236,27 @@ class _Run:
         bar.set_description(f"epoch {self.epoch + 1}/{options.epochs}")
         while self.step < self.steps_per_epoch:
             index = order[self.step * size : (self.step + 1) * size]
-            elbo = self._step(x[index])
+            elbo = self._step(x[index].to(self.vae.dtype))
             self.step += 1
             self.elbo_sum += elbo
             self.seconds = time.perf_counter() - start
             bar.update()
             if self.step % 10 == 0:
                 bar.set_postfix_str(f"elbo {elbo / len(index):.2f}", refresh=False)
-            if interrupted.is_set():
-                self._save(force=True)
-                raise KeyboardInterrupt
+            self._stop_if(interrupted)
+
+    def _stop_if(self, interrupted: threading.Event) -> None:
+        if interrupted.is_set():
+            self._save(force=True)
+            raise KeyboardInterrupt
 
     def _step(self, x: Tensor) -> float:
         self._anneal()
-        random_state = torch.get_rng_state()
+        random_states = _random_states(self.vae.device)
         self.optimizer.zero_grad()
         loss, elbo = _loss_and_elbo(self.loss, self.vae, x)
-        if not math.isfinite(elbo):
-            torch.set_rng_state(random_state)
+        if not (math.isfinite(elbo) and math.isfinite(loss.item())):
+            _set_random_states(random_states, self.vae.device)
             raise DivergedError(self._diagnosis(x))
         loss.backward()
         if self.options.clip_norm is not None:
@@ -359,16 +267,17 @@ class _Run:
         return elbo
 
     def _anneal(self) -> None:
-        if isinstance(self.loss, AnnealedELBO):
+        if self.phase.loss is None and isinstance(self.loss, AnnealedELBO):
             epoch = self.epoch + self.step / self.steps_per_epoch
             step = self.epoch * self.steps_per_epoch + self.step
             self.loss.kl_weight = self.options.kl_weight(epoch)
             self.loss.joint_weight = self.options.joint_weight(step)
 
     def _diagnosis(self, x: Tensor) -> str:
+        step = min(self.step + 1, self.steps_per_epoch)
         kept = "" if self.folder is None else "; the last good checkpoint is kept"
         return (
-            f"the loss is not finite at epoch {self.epoch + 1}, step {self.step + 1}: "
+            f"the loss is not finite at epoch {self.epoch + 1}, step {step}: "
             f"{_what_failed(self.vae, x, self.options.num_particles)}{kept}; "
             "try a smaller lr or --clip-norm"
         )
@@ -376,7 +285,11 @@ class _Run:
     def _end_epoch(self, bar: tqdm) -> None:
         start = time.perf_counter()
         options = self.options
+        if not _all_finite(self.vae):
+            raise DivergedError(self._diagnosis(self.data.valid[:1]))
         valid = evaluate(self.vae, self.data.valid, num_particles=1, seed=options.seed)
+        if not math.isfinite(valid.elbo):
+            raise DivergedError(self._diagnosis(self.data.valid))
         self.seconds += time.perf_counter() - start
         record = {
             "epoch": self.epoch + 1,
@@ -393,6 +306,8 @@ class _Run:
             "seconds": round(self.seconds, 4),
         }
         self.history.epochs.append(record)
+        elbos = f"elbo {record['train_elbo']:.2f} valid {valid.elbo:.2f}"
+        bar.set_postfix_str(elbos)
         self.epoch, self.step = self.epoch + 1, 0
         self.elbo_sum = self.seconds = 0.0
         self._keep_best(record["valid_elbo"])
@@ -403,7 +318,10 @@ class _Run:
         self._save(force=new_phase)
 
     def _keep_best(self, valid_elbo: float) -> None:
+        """Best epoch and patience, which are about the last phase alone."""
         history = self.history
+        if self.epoch <= (self.phase_ends[-2] if len(self.phase_ends) > 1 else 0):
+            return
         best = (
             history.best_epoch and history.epochs[history.best_epoch - 1]["valid_elbo"]
         )
@@ -443,7 +361,7 @@ class _Run:
         due = time.monotonic() - self.saved_at > _SECONDS_BETWEEN_CHECKPOINTS
         if self.folder is None or not (force or due):
             return
-        if not all(p.isfinite().all() for p in self.vae.parameters()):
+        if not _all_finite(self.vae):
             return  # the next step stops; the checkpoint before is the good one
         state = {
             "options": asdict(self.options),
@@ -455,16 +373,15 @@ class _Run:
             "best": self.best,
             "vae": self.vae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random_state": torch.get_rng_state(),
-            "cuda_random_state": _cuda_random_state(self.vae.device),
+            "random_states": _random_states(self.vae.device),
+            "num_threads": torch.get_num_threads(),  # it changes the last bits
         }
         save_checkpoint(self.folder / CHECKPOINT_FILE, state)
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         path = self.folder / CHECKPOINT_FILE
-        state = load_checkpoint(path)
-        self._check_options(state["options"], path)
+        state = check_resumable(path, self.options, len(self.vae.phases))
         load_weights(self.vae, state["vae"], path)
         self.epoch, self.step = state["epoch"], state["step"]
         self.elbo_sum, self.seconds = state["elbo_sum"], state["seconds"]
@@ -472,23 +389,36 @@ class _Run:
         self.best = state["best"]
         self._enter_phase()
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random_state"])
-        if state["cuda_random_state"] is not None and self.vae.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random_state"], self.vae.device)
+        _set_random_states(state["random_states"], self.vae.device)
+        torch.set_num_threads(state["num_threads"])
         lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
         write_atomically(self.folder / METRICS_FILE, lines.encode())
 
-    def _check_options(self, saved: dict, path: Path) -> None:
-        now = asdict(self.options)
-        free = set()
-        if self.options.schedule != "cosine" and len(self.vae.phases) == 1:
-            free.add("epochs")  # nothing but the end depends on it
-        for name in now.keys() - free:
-            if saved.get(name) != now[name]:
-                raise UserError(
-                    f"{path} was made with {name}={saved.get(name)}, now it is "
-                    f"{now[name]}; resume with the same options or start anew"
-                )
+
+def check_resumable(path: Path, options: TrainOptions, num_phases: int = 1) -> dict:
+    """The checkpoint at `path`, if a training with `options` may go on from it.
+
+    Raises:
+        UserError: where an option differs, or more epochs are done than asked for.
+    """
+    state = load_checkpoint(path)
+    missing = {"options", "epoch", "vae", "optimizer"} - state.keys()
+    if missing:
+        raise DataFileError(f"{path} is no checkpoint: it lacks {sorted(missing)}")
+    saved, now = state["options"], asdict(options)
+    # Nothing but the end depends on the number of epochs, with some exceptions.
+    free = {"epochs"} if options.schedule != "cosine" and num_phases == 1 else set()
+    for name in now.keys() - free:
+        if saved.get(name) != now[name]:
+            raise UserError(
+                f"{path} was made with {name}={saved.get(name)}, now it is "
+                f"{now[name]}; resume with the same options or start anew"
+            )
+    if state["epoch"] > options.epochs:
+        raise UserError(
+            f"{path} is {state['epoch']} epochs on, {options.epochs} were asked for"
+        )
+    return state
 
 
 def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:
@@ -522,8 +452,32 @@ def _share_out(epochs: int, phases: Sequence[Phase]) -> list[int]:
     return ends
 
 
-def _cuda_random_state(device: torch.device) -> Tensor | None:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+def _all_finite(vae: VAE) -> bool:
+    return all(p.isfinite().all() for p in vae.parameters())
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return states + (
+        [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    )
+
+
+def _set_random_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """The number of threads, which a checkpoint may set, as it was before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 @contextmanager

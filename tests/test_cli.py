@@ -162,6 +162,117 @@ def test_resume_with_another_configuration(run, capsys):
     assert "guide = 'iaf', not 'planar'" in line
 
 
+def files_of(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--resume", "--epochs", "1"],
+        ["--overwrite", "--bound", "iwae", "--free-bits", "1"],
+        ["--overwrite", "--guide", "iaf", "--sticking-the-landing"],
+        ["--overwrite", "--option", "gate_bias=abc"],
+        ["--resume", "--overwrite"],
+    ],
+)
+def test_a_refusal_leaves_a_run_as_it_was(run, more, capsys):
+    argv, folder = run
+    before = files_of(folder)
+    error_of([*argv, *more], capsys)
+    assert files_of(folder) == before
+
+
+def test_a_refused_resume_leaves_a_finished_run_as_it_was(npz, tmp_path, capsys):
+    """A cosine schedule depends on the total; a corrupt checkpoint is no way on."""
+    folder = tmp_path / "run"
+    argv = ["train", "--data", npz, "--out", str(folder), *FAST]
+    argv += ["--schedule", "cosine"]
+    assert cli.main(argv) == 0
+    before = files_of(folder)
+    line = error_of([*argv, "--resume", "--epochs", "3"], capsys)
+    assert "epochs=2, now it is 3" in line
+    assert files_of(folder) == before
+    for content in (b"junk", b"", torch.zeros(2).numpy().tobytes()):
+        (folder / "checkpoint.pt").write_bytes(content)
+        before = files_of(folder)
+        line = error_of([*argv, "--resume", "--eval-particles", "31"], capsys)
+        assert "checkpoint.pt" in line
+        assert files_of(folder) == before
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{half", "3"])
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_broken_json_in_a_run_is_named(run, name, content, capsys):
+    argv, folder = run
+    (folder / name).write_text(content)
+    assert name in error_of([*argv, "--resume"], capsys)
+
+
+@pytest.mark.parametrize("state", [{}, [1], {"options": {}, "epoch": 1}])
+def test_a_checkpoint_with_other_things_in_it(run, state, capsys):
+    argv, folder = run
+    (folder / "result.json").unlink()
+    torch.save(state, folder / "checkpoint.pt")
+    assert "is no checkpoint" in error_of([*argv, "--resume"], capsys)
+
+
+def test_one_particle_has_no_error_bar(npz, tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = ["train", "--data", npz, "--out", str(folder), *FAST]
+    assert cli.main([*argv, "--eval-particles", "1"]) == 0
+    assert "MC error ?" in capsys.readouterr().out
+    assert cli.main([*argv, "--eval-particles", "1", "--resume"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(folder), "--num-particles", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert result["log_likelihood_mc_error"] is None
+    assert cli.main(["compare", str(folder), "--out", str(tmp_path / "report")]) == 0
+
+
+def test_evaluate_names_the_data_it_was_given(run, tmp_path, capsys):
+    _, folder = run
+    other = tmp_path / "other.npz"
+    bits = torch.rand(30, 2, 3).lt(0.5).numpy()
+    np.savez(other, train=bits[:20], test=bits[20:])
+    out = tmp_path / "result.json"
+    capsys.readouterr()
+    argv = ["evaluate", str(folder), "--data", str(other), "--out", str(out), "--quiet"]
+    assert cli.main(argv) == 0
+    result = json.loads(out.read_text())
+    assert (result["data"], result["num_data"]) == ("other", 10)
+    assert "other.npz" in result["variant"]
+    assert cli.main(["compare", str(out), "--out", str(tmp_path / "report")]) == 0
+    np.savez(other, train=np.float32(bits[:20]), test=np.float32(bits[20:]))
+    assert "likelihood is bernoulli" in error_of(argv, capsys)
+    np.savez(other, train=bits[:20, :1], test=bits[20:, :1])
+    assert "shape" in error_of(argv, capsys)
+
+
+def test_images_that_cannot_be_drawn_do_not_cost_the_run(tmp_path, capsys):
+    path, folder = tmp_path / "two.npz", tmp_path / "run"
+    bits = torch.rand(30, 2, 4, 4).lt(0.5).numpy()  # two channels
+    np.savez(path, train=bits[:20], test=bits[20:])
+    argv = ["train", "--data", str(path), "--out", str(folder), *FAST]
+    assert cli.main(argv) == 0
+    assert "no samples.png" in capsys.readouterr().err
+    assert (folder / "result.json").exists()
+
+
+def test_a_folder_is_no_data_file(tmp_path, capsys):
+    folder = tmp_path / "folder.npz"
+    folder.mkdir()
+    line = error_of(["train", "--data", folder, "--out", tmp_path / "run"], capsys)
+    assert "is a folder" in line
+
+
+def test_double_precision_is_no_special_case(npz):
+    data = zoo.load_dataset(npz)
+    vae = zoo.create("iaf", data, latent_dim=2, hidden_dims=(8,)).double()
+    zoo.fit(vae, data, epochs=1, progress=False)
+    assert zoo.evaluate(vae, data.test.numpy(), num_particles=5).num_data == 10
+
+
 def test_resume_where_there_is_nothing(npz, tmp_path, capsys):
     folder = tmp_path / "nothing"
     line = error_of(
@@ -203,6 +314,14 @@ def test_a_folder_that_is_no_run(npz, tmp_path, capsys):
         (["--guide", "nowhere.py:Guide"], ["nowhere.py", "no such file"]),
         (["--guide", "examples/my_guide.py"], ["FILE.py:Class"]),
         (["--colour", "red"], ["--colour"]),
+        (["--seed", str(2**70)], ["seed must fit in 64 bits"]),
+        (["--option", "gate_bias=abc"], ["'iaf' does not run", "TypeError"]),
+        (["--option", "flow_hidden_dims=8"], ["'iaf' cannot be built"]),
+        (["--option", "hidden_dims=8"], ["'iaf' cannot be built"]),
+        (["--option", "no_equals_sign"], ["KEY=VALUE"]),
+        (["--bound", "iwae", "--free-bits", "1"], ["free bits have no meaning"]),
+        (["--bound", "iwae", "--sticking-the-landing"], ["biases the bound"]),
+        (["--sticking-the-landing"], ["cannot do at an affordable cost"]),
     ],
 )  # fmt: skip
 def test_mistakes(argv, expected, npz, tmp_path, capsys, monkeypatch):
@@ -359,11 +478,34 @@ def test_compare_trains_all_else_equal(npz, tmp_path, capsys):
     assert cli.main(["compare", *paths, "--out", str(tmp_path / "two")]) == 0
 
 
-def test_compare_checks_every_guide_before_it_trains_one(npz, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("guides", "expected"),
+    [
+        (["iaf", "nope"], "unknown guide 'nope'"),
+        (["mean_field", "iaf:foo=1"], "unknown option of guide 'iaf' 'foo'"),
+        (["mean_field", "iaf:a=1,b"], ""),
+        (["mean_field", "iaf", "--option", "typo=3"], "unknown option 'typo'"),
+        (["mean_field", "--seeds", "x"], "whole numbers"),
+    ],
+)
+def test_compare_checks_every_guide_before_it_trains_one(
+    guides, expected, npz, tmp_path, capsys
+):
     folder = tmp_path / "all"
-    argv = ["compare", "--guides", "iaf", "nope", "--data", npz, "--out", folder]
-    assert "unknown guide 'nope'" in error_of([*argv, *FAST], capsys)
+    argv = ["compare", "--guides", *guides, "--data", npz, "--out", folder]
+    assert expected in error_of([*argv, *FAST], capsys)
     assert not folder.exists()
+
+
+def test_compare_takes_options_that_are_tuples(npz, tmp_path):
+    folder = tmp_path / "all"
+    guide = "iaf:flow_hidden_dims=(8,8),num_flows=1"
+    argv = ["compare", "--guides", guide, "--data", npz, "--out", str(folder), *FAST]
+    assert cli.main(argv) == 0
+    (result,) = folder.glob("iaf*.json")
+    options = json.loads(result.read_text())["options"]
+    assert options["flow_hidden_dims"] == [8, 8]
+    assert options["num_flows"] == 1
 
 
 def test_a_checkpoint_of_another_shape_is_refused(run, capsys):

@@ -12,8 +12,9 @@ from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import train
-from pyro_vae_zoo.checkpoint import load_checkpoint
-from pyro_vae_zoo.train import TrainOptions, epoch_order
+from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
+from pyro_vae_zoo.train import epoch_order
 
 SMALL = {"latent_dim": 3, "hidden_dims": (16,)}
 
@@ -39,19 +40,12 @@ def assert_same(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-class Float64(zoo.Dataset):
-    """Double precision, in which two implementations of Adam agree to many digits."""
-
-    def to(self, device):
-        for split in ("train", "valid", "test"):
-            object.__setattr__(self, split, getattr(self, split).double())
-        return self
-
-
 @pytest.mark.parametrize("guide", zoo.list_guides())
 def test_twenty_steps_are_those_of_stock_svi(guide, data):
-    """The weights after 20 steps, under one seed."""
-    data = Float64(data.train, data.valid, data.test).to("cpu")
+    """The weights after 20 steps, under one seed.
+
+    In double precision, in which two implementations of Adam agree to many digits.
+    """
     ours, theirs = make(guide).double(), make(guide).double()
     zoo.fit(
         ours, data, epochs=10, batch_size=20, seed=3, lr=1e-3, device="cpu",
@@ -62,7 +56,7 @@ def test_twenty_steps_are_those_of_stock_svi(guide, data):
     theirs.train()
     for epoch in range(10):
         for index in epoch_order(40, 3, epoch).split(20):
-            svi.step(data.train[index])
+            svi.step(data.train[index].double())
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-8, msg=name)
     moved = [
@@ -216,6 +210,38 @@ def test_a_broken_parameter_is_named_and_never_saved(data, tmp_path):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
+def test_weights_that_break_in_the_last_step_are_caught(data, tmp_path):
+    """No loss follows that could show it."""
+    vae = make("mean_field")
+    with pytest.raises(zoo.DivergedError, match="epoch 1, step 1: parameter"):
+        zoo.fit(
+            vae, data, epochs=1, batch_size=40, lr=float("inf"), out=tmp_path,
+            progress=False,
+        )  # fmt: skip
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_resume_keeps_the_number_of_threads_and_gives_it_back(data, tmp_path):
+    zoo.fit(make(), data, epochs=1, out=tmp_path, progress=False)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    before = torch.get_num_threads()
+    assert state["num_threads"] == before
+    save_checkpoint(tmp_path / "checkpoint.pt", state | {"num_threads": before + 1})
+    seen = []
+    vae = make()
+    vae.guide.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    zoo.fit(vae, data, epochs=2, out=tmp_path, resume=True, progress=False)
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+def test_a_phases_own_loss_is_left_as_it_is(data):
+    vae, loss = make("mean_field"), zoo.AnnealedELBO(kl_weight=0.25)
+    vae.phases = (zoo.Phase("own", loss=loss),)
+    zoo.fit(vae, data, epochs=1, progress=False)
+    assert loss.kl_weight == 0.25
+
+
 def test_best_weights_are_those_of_the_best_epoch(data):
     best, last = make(), make()
     options = dict(epochs=12, lr=0.2, progress=False)  # so fast that it jumps about
@@ -249,7 +275,7 @@ def test_the_applied_rate_is_the_schedules(data):
 
     options = TrainOptions(epochs=3, batch_size=40, schedule="inverse", lr=0.1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(train.OPTIMIZERS, "adam", lambda p, lr: Watched(p, lr=lr))
+        patch.setitem(OPTIMIZERS, "adam", lambda p, lr: Watched(p, lr=lr))
         history = zoo.fit(
             make(), data, epochs=3, batch_size=40, schedule="inverse", lr=0.1,
             progress=False,
@@ -366,6 +392,8 @@ def test_dynamic_binarisation_is_redrawn_and_resumes(tmp_path):
         ({"bound": "cubo"}, "known: elbo, iwae"),
         ({"free_bits": -1.0}, "free_bits must not be negative"),
         ({"bound": "iwae", "free_bits": 1.0}, "free bits have no meaning"),
+        ({"bound": "iwae", "sticking_the_landing": True}, "biases the bound"),
+        ({"seed": 2**70}, "seed must fit in 64 bits"),
         ({"tempering_steps": 10, "kl_warmup": 2}, "choose one of them"),
         ({"device": "tpu"}, "known: auto, cpu, cuda"),
     ],

@@ -478,7 +478,7 @@ def test_basis_is_orthonormal_for_singular_matrices_and_continuous(method):
 
 def test_bjorck_gives_the_nearest_orthonormal_matrix():
     """The polar factor U V^T of a singular value decomposition."""
-    matrix = double(7, 5, 3)
+    matrix = torch.eye(5, 3).double() + 0.2 * double(7, 5, 3)
     u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
     torch.testing.assert_close(T.orthonormal_columns(matrix, "bjorck"), u @ vt)
 
@@ -554,10 +554,7 @@ def test_made_without_context_serves_pyro_and_its_inverse():
 
 @every_flow
 def test_no_tensor_is_left_on_the_default_device(name, dim):
-    flow = FLOWS[name](dim, CONTEXT)
-    if name == "sylvester_orthogonal":  # Bjorck's iteration stops by looking at values
-        flow = T.conditional_sylvester(dim, CONTEXT, num_ortho_vecs=1, method="qr")
-    flow = flow.to("meta")
+    flow = FLOWS[name](dim, CONTEXT).to("meta")
     step = flow.condition(torch.randn(4, CONTEXT, device="meta"))
     x = torch.randn(3, 4, dim, device="meta")
     assert step.log_abs_det_jacobian(x, step(x)).shape == (3, 4)

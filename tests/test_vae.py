@@ -88,7 +88,7 @@ def test_a_plain_guide_trains_under_stock_svi():
     zoo.testing.check_vae(vae, x.repeat(4, 1, 1))
 
 
-def test_a_module_shared_by_both_sides_is_one():
+def test_a_module_shared_by_both_sides_is_one(tmp_path):
     class Shared(pyro.nn.PyroModule):
         def __init__(self):
             super().__init__()
@@ -118,6 +118,7 @@ def test_a_module_shared_by_both_sides_is_one():
     # One step of Adam moves by the rate, once.
     assert vae.model.shared.shift.abs().tolist() == pytest.approx([0.1, 0.1], rel=1e-3)
     assert vae.model.shared.shift is vae.guide.shared.shift
+    zoo.save(vae, tmp_path)
 
 
 def test_functions_are_no_pair():

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.likelihoods import make_likelihood
 from pyro_vae_zoo.networks import make_decoder, make_encoder
-from pyro_vae_zoo.registry import register
+from pyro_vae_zoo.registry import register, register_custom
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["AmortizedGuide", "DiagonalGaussian", "FullRankGaussian", "StandardModel"]
@@ -185,8 +185,8 @@ def custom_options(guide: Callable[..., nn.Module]) -> dict[str, Any]:
 
 
 def custom(
-    *,
     guide: Callable[..., nn.Module],
+    *,
     event_shape: Sequence[int],
     likelihood: str,
     **options: Any,
@@ -205,3 +205,6 @@ def custom(
         **options,
     )
     return VAE(model, q, event_shape)
+
+
+register_custom(custom, custom_options)

@@ -38,7 +38,7 @@ __all__ = [
     "sylvester",
 ]
 
-MAX_BJORCK_STEPS = 100  # of the paper
+BJORCK_STEPS = 12  # bring singular values in [0.05, 1] to 1 within 1e-12
 LIMIT = 1 - 1e-3  # of the diagonals, so that no determinant reaches 0
 
 
@@ -46,9 +46,10 @@ def orthonormal_columns(matrix: Tensor, method: str = "bjorck") -> Tensor:
     """Returns a matrix with orthonormal columns, made of `matrix`.
 
     - "bjorck", the paper's: `Q <- Q (3 I - Q^T Q) / 2` towards the nearest
-      orthonormal matrix, at most 100 times, until `Q^T Q = I` to rounding. Nearly
-      singular matrices do not get there, and their density would be wrong; such
-      are finished by a QR factorisation.
+      orthonormal matrix. The paper stops at a tolerance, or after 100 steps without
+      having reached it, which leaves the density of nearly singular matrices wrong.
+      Here 12 steps, enough for well-conditioned ones, are finished by "qr", which
+      changes those by no more than rounding.
     - "qr": Gram-Schmidt, the columns one after the other; as exact for every
       matrix, and about five times as fast. The signs that make the diagonal of R
       positive make `Q` continuous in the matrix, which LAPACK's do not.
@@ -67,7 +68,7 @@ def orthonormal_columns(matrix: Tensor, method: str = "bjorck") -> Tensor:
     """
     _check_method(method)
     if method == "bjorck":
-        return _bjorck(matrix)
+        matrix = _bjorck(matrix)
     q, r = torch.linalg.qr(matrix)
     diagonal = r.diagonal(dim1=-2, dim2=-1).detach()
     return torch.where(diagonal.unsqueeze(-2) < 0, -q, q)
@@ -83,15 +84,9 @@ def _bjorck(matrix: Tensor) -> Tensor:
     # This bounds the largest singular value, which must not exceed sqrt(3).
     bound = (size.sum(-1).amax(-1) * size.sum(-2).amax(-1)).sqrt()
     q = matrix / bound.clamp(min=torch.finfo(matrix.dtype).tiny)[..., None, None]
-    identity = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
-    tolerance = 10 * torch.finfo(q.dtype).eps
-    for _ in range(MAX_BJORCK_STEPS):
-        gram = q.mT @ q
-        if (gram - identity).abs().max() < tolerance:
-            return q
-        q = 1.5 * q - 0.5 * (q @ gram)
-    residual = (q.mT @ q - identity).abs().amax((-2, -1), keepdim=True)
-    return torch.where(residual < tolerance, q, orthonormal_columns(q, "qr"))
+    for _ in range(BJORCK_STEPS):
+        q = 1.5 * q - 0.5 * (q @ (q.mT @ q))
+    return q
 
 
 class _Columns:

@@ -1,0 +1,106 @@
+"""`TrainOptions`: everything that determines a training."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro.infer import ELBO, Trace_ELBO
+
+from pyro_vae_zoo.elbo import AnnealedELBO
+from pyro_vae_zoo.errors import UserError
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions"]
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    # One fused call over all parameters, on the CPU too.
+    "adam": lambda params, lr: torch.optim.Adam(params, lr=lr, fused=True),
+    "adamax": lambda params, lr: torch.optim.Adamax(params, lr=lr),
+}
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    # (epoch, total number of epochs) -> factor on the learning rate
+    "constant": lambda epoch, total: 1.0,
+    "inverse": lambda epoch, total: 1 / (1 + epoch / 100),
+    "cosine": lambda epoch, total: 0.5 * (1 + math.cos(math.pi * epoch / total)),
+}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Everything that determines a training; the arguments of `fit`."""
+
+    epochs: int = 20
+    batch_size: int = 100
+    lr: float = 1e-3
+    seed: int = 0
+    optimizer: str = "adam"
+    schedule: str = "constant"
+    kl_warmup: int = 0
+    free_bits: float = 0.0
+    tempering_steps: int = 0
+    clip_norm: float | None = None
+    num_particles: int = 1
+    bound: str = "elbo"
+    sticking_the_landing: bool = False
+    patience: int | None = None
+    keep: str = "best"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "num_particles", "lr"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("clip_norm", "patience"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("kl_warmup", "free_bits", "tempering_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative")
+        known = {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "bound": ("elbo", "iwae"),
+            "keep": ("best", "last"),
+        }
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                got = getattr(self, name)
+                raise UserError(f"unknown {name} {got!r}; known: {', '.join(choices)}")
+        if self.tempering_steps and (self.kl_warmup or self.free_bits):
+            raise UserError(
+                "tempering weighs the whole joint density and kl_warmup or free_bits its "
+                "KL; choose one of them"
+            )
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"seed must fit in 64 bits, got {self.seed}")
+        self.loss()  # which refuses what excludes each other
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.lr * SCHEDULES[self.schedule](epoch, self.epochs)
+
+    def kl_weight(self, epoch: float) -> float:
+        """The KL's weight at a (fractional) epoch: linear over the warm-up."""
+        return min(1.0, epoch / self.kl_warmup) if self.kl_warmup else 1.0
+
+    def joint_weight(self, step: int) -> float:
+        """Rezende & Mohamed 2015, section 6.1: min(1, 0.01 + t / steps)."""
+        return (
+            min(1.0, 0.01 + step / self.tempering_steps)
+            if self.tempering_steps
+            else 1.0
+        )
+
+    def loss(self) -> ELBO:
+        """The Pyro ELBO that these options ask for."""
+        plain = not (self.kl_warmup or self.free_bits or self.tempering_steps)
+        if plain and self.bound == "elbo" and not self.sticking_the_landing:
+            vectorize = self.num_particles > 1
+            return Trace_ELBO(
+                self.num_particles, max_plate_nesting=1, vectorize_particles=vectorize
+            )
+        return AnnealedELBO(
+            self.num_particles,
+            bound=self.bound,
+            free_bits=self.free_bits,
+            sticking_the_landing=self.sticking_the_landing,
+        )
