@@ -9,12 +9,10 @@ for bit on the CPU, from the middle of an epoch too.
 import json
 import math
 import os
-import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,13 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_vae_zoo._process import (
+    interrupt_flag,
+    pick_device,
+    random_states,
+    set_random_states,
+    threads_kept,
+)
 from pyro_vae_zoo.checkpoint import (
     CHECKPOINT_FILE,
     METRICS_FILE,
@@ -150,8 +155,8 @@ def fit(
         torch.random.fork_rng(devices=cuda),
         pyro.validation_enabled(False),  # `_Run` looks for numbers that are not finite
         pyro.settings.context(module_local_params=True),
-        _threads_kept(),
-        _interrupt_flag() as interrupted,
+        threads_kept(),
+        interrupt_flag() as interrupted,
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", "Encountered (NaN|inf)")  # `_Run` says more
@@ -160,21 +165,6 @@ def fit(
             run.restore()
         run.train(interrupted, progress)
     return run.history
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device.
-
-    >>> pick_device("cpu")
-    device(type='cpu')
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda' was asked for, but this machine offers no CUDA")
-    return torch.device(name)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -252,11 +242,11 @@ class _Run:
 
     def _step(self, x: Tensor) -> float:
         self._anneal()
-        random_states = _random_states(self.vae.device)
+        before = random_states(self.vae.device)
         self.optimizer.zero_grad()
         loss, elbo = _loss_and_elbo(self.loss, self.vae, x)
         if not (math.isfinite(elbo) and math.isfinite(loss.item())):
-            _set_random_states(random_states, self.vae.device)
+            set_random_states(before, self.vae.device)
             raise DivergedError(self._diagnosis(x))
         loss.backward()
         if self.options.clip_norm is not None:
@@ -373,7 +363,7 @@ class _Run:
             "best": self.best,
             "vae": self.vae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random_states": _random_states(self.vae.device),
+            "random_states": random_states(self.vae.device),
             "num_threads": torch.get_num_threads(),  # it changes the last bits
         }
         save_checkpoint(self.folder / CHECKPOINT_FILE, state)
@@ -389,7 +379,7 @@ class _Run:
         self.best = state["best"]
         self._enter_phase()
         self.optimizer.load_state_dict(state["optimizer"])
-        _set_random_states(state["random_states"], self.vae.device)
+        set_random_states(state["random_states"], self.vae.device)
         torch.set_num_threads(state["num_threads"])
         lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
         write_atomically(self.folder / METRICS_FILE, lines.encode())
@@ -454,46 +444,3 @@ def _share_out(epochs: int, phases: Sequence[Phase]) -> list[int]:
 
 def _all_finite(vae: VAE) -> bool:
     return all(p.isfinite().all() for p in vae.parameters())
-
-
-def _random_states(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return states + (
-        [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    )
-
-
-def _set_random_states(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """The number of threads, which a checkpoint may set, as it was before."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """Ctrl-C sets a flag, so that no step is cut in two; a second one interrupts."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag  # only the main thread may handle signals
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, previous)
-        flag.set()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)

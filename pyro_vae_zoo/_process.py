@@ -1,0 +1,78 @@
+"""What a training borrows from its process, and gives back as it was."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae_zoo.errors import UserError
+
+__all__ = [
+    "interrupt_flag",
+    "pick_device",
+    "random_states",
+    "set_random_states",
+    "threads_kept",
+]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda' was asked for, but this machine offers no CUDA")
+    return torch.device(name)
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return states + (
+        [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    )
+
+
+def set_random_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """The number of threads, which a checkpoint may set, as it was before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[threading.Event]:
+    """Ctrl-C sets a flag, so that no step is cut in two; a second one interrupts."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag  # only the main thread may handle signals
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, previous)
+        flag.set()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)
