@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from pyro_vae_zoo.errors import UserError
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretized_logistic")
 

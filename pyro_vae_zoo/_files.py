@@ -20,7 +20,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from .errors import DataFileError
+from pyro_vae_zoo.errors import DataFileError
 
 TIMEOUT = 10  # seconds without a byte before a download is given up
 _CACHE_VERSION = 1

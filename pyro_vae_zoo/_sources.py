@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import _files
-from ._files import Source, data_folder
-from .errors import DataFileError
+from pyro_vae_zoo import _files
+from pyro_vae_zoo._files import Source, data_folder
+from pyro_vae_zoo.errors import DataFileError
 
 __all__ = ["SOURCES", "amat", "caltech", "data_folder", "frey", "idx", "npz"]
 

@@ -17,10 +17,10 @@ from typing import Any
 from pyro_vae_zoo._parser import STEPS_BY_DEFAULT, key_value, make_parser
 from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, load, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
-from pyro_vae_zoo.errors import DivergedError, UserError
+from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.options import TrainOptions
-from pyro_vae_zoo.registry import guide_options, list_guides, unknown_name
+from pyro_vae_zoo.registry import guide_options, list_guides
 from pyro_vae_zoo.runs import (
     find_guide,
     make_run,

@@ -9,7 +9,6 @@ All splits and draws are fixed: numpy's `RandomState`, whose stream never change
 """
 
 import copy
-import difflib
 import hashlib
 import os
 from collections.abc import Callable
@@ -21,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _sources
-from ._checks import LIKELIHOODS, check_images, checked
-from .errors import DataFileError, UserError
+from pyro_vae_zoo import _sources
+from pyro_vae_zoo._checks import LIKELIHOODS, check_images, checked
+from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 
 __all__ = ["LIKELIHOODS", "Dataset", "check_images", "list_datasets", "load_dataset"]
 
@@ -148,12 +147,7 @@ def load_dataset(
     if name.endswith(".npz"):
         return _npz(Path(name).expanduser())
     if name not in _LOADERS:
-        close = difflib.get_close_matches(name, _LOADERS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(
-            f"unknown data set {name!r}: {hint}Known: {', '.join(_LOADERS)}, "
-            "or a path that ends in .npz"
-        )
+        raise unknown_name("data set", name, [*_LOADERS, "or a path to an .npz file"])
     return _LOADERS[name](name, _sources.data_folder(data_dir))
 
 

@@ -6,7 +6,10 @@ the likely cause. The command line prints that line and exits with code 2;
 everything else is a bug and keeps its traceback.
 """
 
-__all__ = ["DataFileError", "DivergedError", "UserError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["DataFileError", "DivergedError", "UserError", "unknown_name"]
 
 
 class UserError(ValueError):
@@ -19,3 +22,15 @@ class DataFileError(UserError, OSError):
 
 class DivergedError(RuntimeError):
     """Training met a number that is not finite; the last checkpoint is good."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """An error that lists the known names and guesses which one was meant.
+
+    >>> print(unknown_name("fruit", "aple", ["apple", "pear"]))
+    unknown fruit 'aple'; did you mean 'apple'? known: apple, pear
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return UserError(f"unknown {kind} {name!r}{hint} known: {', '.join(known)}")

@@ -5,15 +5,14 @@ returns a `VAE`. Its options are read from its signature, so that an unknown one
 an error which lists the known ones.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.vae import VAE
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "list_guides",
     "register",
     "register_custom",
-    "unknown_name",
 ]
 
 _BUILDERS: dict[str, Callable[..., VAE]] = {}
@@ -125,13 +123,6 @@ def create(
         "options": options,
     }
     return vae
-
-
-def unknown_name(kind: str, name: str, known: Mapping | Sequence[str]) -> UserError:
-    """An error that lists the known names and guesses which one was meant."""
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return UserError(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}")
 
 
 def _builder(name: str) -> Callable[..., VAE]:

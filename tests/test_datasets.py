@@ -236,7 +236,7 @@ def test_dynamic_epochs_are_drawn_on_the_gpu():
 def test_unknown_names_get_a_suggestion():
     with fails(UserError, "'mnist-static'", "did you mean 'mnist_static'?", "digits"):
         load_dataset("mnist-static")
-    with fails(UserError, "'zzz': Known: digits", ".npz"):
+    with fails(UserError, "'zzz'; known: digits", ".npz"):
         load_dataset("zzz")
     assert {"digits", "mnist_dynamic", "frey_faces"} <= set(list_datasets())
 

@@ -144,3 +144,12 @@ def test_grey_images_meet_no_bernoulli_silently():
         zoo.Dataset(grey, grey, grey)
     with pytest.raises(ValueError, match="support"):  # under stock Pyro too
         pyro.infer.Trace_ELBO().loss(vae.model, vae.guide, grey)
+
+
+def test_names_that_stand_in_two_places_agree():
+    """Checks and data sets stand above the likelihoods, transforms beside networks."""
+    from pyro_vae_zoo import _checks, likelihoods
+    from pyro_vae_zoo.transforms import made
+
+    assert set(_checks.LIKELIHOODS) == set(likelihoods.LIKELIHOODS)
+    assert set(made.ACTIVATIONS) >= set(ACTIVATIONS)

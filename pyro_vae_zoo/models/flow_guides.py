@@ -39,9 +39,9 @@ from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo import transforms as zt
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models.standard import DiagonalGaussian, standard_vae
-from pyro_vae_zoo.registry import register, unknown_name
+from pyro_vae_zoo.registry import register
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["FLOWS", "AmortizedFlow"]
