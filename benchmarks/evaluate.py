@@ -131,7 +131,7 @@ def peak_memory(num_particles, num_data=1000):
     return int(out)
 
 
-def memory_rows(num_data=100):
+def memory_rows(num_data=1000):
     rows = []
     for num_particles in (1000, 10_000):
         rows.append(

@@ -71,8 +71,10 @@ class Evaluation:
         kl: E[log q(z|x) - log p(z)], summed over the latent sites.
         kl_per_site: the same for each latent site.
         reconstruction: E[log p(x|z)].
-        active_units: latent dimensions whose posterior mean varies over the data
-            by more than 0.01 (Burda et al. 2016); each site's, and of how many.
+        active_units: number of latent dimensions whose posterior mean varies over
+            the data with a variance above 0.01 (Burda et al. 2016); None where one
+            draw or one datum cannot tell.
+        active_units_per_site: that number and all dimensions, for each latent site.
         khat_median: median Pareto shape of the weights; None for under 25 draws.
         khat_above_07: share of data whose shape is above 0.7; likewise.
         ess: mean effective number of draws.
@@ -92,7 +94,8 @@ class Evaluation:
     kl: float
     kl_per_site: dict[str, float]
     reconstruction: float
-    active_units: dict[str, str]
+    active_units: int | None
+    active_units_per_site: dict[str, tuple[int, int]]
     khat_median: float | None
     khat_above_07: float | None
     ess: float
@@ -104,8 +107,11 @@ class Evaluation:
     num_data: int
 
     def to_dict(self) -> dict:
-        """All of it, ready for JSON."""
-        return asdict(self)
+        """All of it, ready for JSON; active units of each site as in `"12/40"`."""
+        values = asdict(self)
+        per_site = values.pop("active_units_per_site")
+        texts = {site: f"{active}/{of}" for site, (active, of) in per_site.items()}
+        return values | {"active_units": texts}
 
 
 def log_likelihood(
@@ -178,6 +184,7 @@ def evaluate(
     ll = _summary(log_weights)
     elbo = log_weights.mean(1)
     draws = n * num_particles
+    active = units.count()
     per_site = {site: (value / draws).item() for site, value in kl.items()}
     khat = ll.khat[~ll.khat.isnan()]
     initial, final = (
@@ -192,7 +199,8 @@ def evaluate(
         kl=sum(per_site.values()),
         kl_per_site=per_site,
         reconstruction=(reconstruction / draws).item(),
-        active_units=units.count(),
+        active_units=sum(n for n, _ in active.values()) if active else None,
+        active_units_per_site=active,
         khat_median=khat.median().item() if len(khat) else None,
         khat_above_07=(khat > 0.7).double().mean().item() if len(khat) else None,
         ess=ll.ess.mean().item(),
@@ -302,7 +310,7 @@ class _ActiveUnits:
             self.sums[name][0, rows] += z[:cut].sum(0).cpu()
             self.sums[name][1, rows] += z[cut:].sum(0).cpu()
 
-    def count(self) -> dict[str, str]:
+    def count(self) -> dict[str, tuple[int, int]]:
         if self.half < 1 or self.num_data < 2:
             return {}
         active = {}
@@ -310,7 +318,7 @@ class _ActiveUnits:
             first, second = (s - s.mean(0) for s in sums)
             covariance = (first * second).sum(0) / (self.num_data - 1)
             variance = covariance / (self.half * (self.num_particles - self.half))
-            active[name] = f"{int((variance > 0.01).sum())}/{len(variance)}"
+            active[name] = (int((variance > 0.01).sum()), len(variance))
         return active
 
 

@@ -364,7 +364,9 @@ def test_active_units(num_particles, spread, active):
     model = zoo.StandardModel(nn.Linear(3, 4), GaussianLikelihood((4,)), 3)
     vae = zoo.VAE(model, guide, (4,))
     result = zoo.evaluate(vae, x, num_particles)
-    assert result.active_units == {"z": f"{active}/3"}
+    assert result.active_units == active
+    assert result.active_units_per_site == {"z": (active, 3)}
+    assert result.to_dict()["active_units"] == {"z": f"{active}/3"}
 
 
 @pytest.mark.parametrize("chunk_rows", [None, 999])
@@ -378,7 +380,7 @@ def test_active_units_do_not_count_monte_carlo_noise(chunk_rows):
     result = zoo.evaluate(vae, x, num_particles=8, chunk_rows=chunk_rows)
     # Covariance of two means of 4 draws: sd 1/4 / sqrt(3000) = 0.0046, two sigma
     # below the threshold where a naive variance, 1/8, is far above it.
-    assert result.active_units == {"z": "0/2"}
+    assert result.active_units_per_site == {"z": (0, 2)}
 
 
 @pytest.mark.parametrize("flow", FLOWS)
