@@ -15,13 +15,8 @@ from pyro_vae_zoo.checkpoint import load, save
 from pyro_vae_zoo.datasets import Dataset, list_datasets, load_dataset
 from pyro_vae_zoo.elbo import AnnealedELBO
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
-from pyro_vae_zoo.evaluate import (
-    Evaluation,
-    LogLikelihood,
-    evaluate,
-    log_likelihood,
-    pareto_khat,
-)
+from pyro_vae_zoo.evaluate import Evaluation, evaluate, log_likelihood
+from pyro_vae_zoo.importance import LogLikelihood, pareto_khat
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import StandardModel
 from pyro_vae_zoo.registry import create, guide_options, list_guides, register
