@@ -202,8 +202,13 @@ class _Run:
     def train(self, interrupted: threading.Event, progress: bool) -> None:
         total = self.options.epochs * self.steps_per_epoch
         done = self.epoch * self.steps_per_epoch + self.step
+        bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
         with tqdm(
-            total=total, initial=done, disable=not progress, unit="step", ncols=80
+            total=total,
+            initial=done,
+            disable=not progress,
+            ncols=80,
+            bar_format=bar_format,
         ) as bar:
             while self.epoch < self.options.epochs and not self.history.stopped_early:
                 self._train_epoch(bar, interrupted)
