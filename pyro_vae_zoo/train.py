@@ -202,7 +202,7 @@ class _Run:
     def train(self, interrupted: threading.Event, progress: bool) -> None:
         total = self.options.epochs * self.steps_per_epoch
         done = self.epoch * self.steps_per_epoch + self.step
-        bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        bar_format = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
         with tqdm(
             total=total,
             initial=done,
