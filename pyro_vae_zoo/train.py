@@ -48,6 +48,10 @@ from pyro_vae_zoo.vae import VAE, Phase
 __all__ = ["History", "check_resumable", "epoch_order", "fit", "pick_device"]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
+_CHECKPOINT_KEYS = {
+    *("options", "epoch", "step", "elbo_sum", "seconds", "history", "best"),
+    *("vae", "optimizer", "random_states", "num_threads"),
+}
 
 
 @dataclass
@@ -397,7 +401,7 @@ def check_resumable(path: Path, options: TrainOptions, num_phases: int = 1) -> d
         UserError: where an option differs, or more epochs are done than asked for.
     """
     state = load_checkpoint(path)
-    missing = {"options", "epoch", "vae", "optimizer"} - state.keys()
+    missing = _CHECKPOINT_KEYS - state.keys()
     if missing:
         raise DataFileError(f"{path} is no checkpoint: it lacks {sorted(missing)}")
     saved, now = state["options"], asdict(options)

@@ -209,7 +209,9 @@ def test_broken_json_in_a_run_is_named(run, name, content, capsys):
     assert name in error_of([*argv, "--resume"], capsys)
 
 
-@pytest.mark.parametrize("state", [{}, [1], {"options": {}, "epoch": 1}])
+@pytest.mark.parametrize(
+    "state", [{}, [1], {"options": {}, "epoch": 1, "vae": {}, "optimizer": {}}]
+)
 def test_a_checkpoint_with_other_things_in_it(run, state, capsys):
     argv, folder = run
     (folder / "result.json").unlink()
