@@ -2,10 +2,12 @@
 
 An encoder maps a batch `(..., *event_shape)` to features `(..., out_features)`,
 a decoder maps latents `(..., latent_dim)` to flat parameters `(..., out_features)`
-which `likelihoods` shapes into p(x|z). Three kinds of network are offered:
+which `likelihoods` shapes into p(x|z). A `Block` is a network between vectors, of
+which hierarchies are built. Four kinds of network are offered:
 
 - `mlp`: dense layers with a nonlinearity (Kingma & Welling 2014),
 - `gated_mlp`: `(A h + a) * sigmoid(B h + b)` (Tomczak & Welling 2016),
+- `resnet`: dense residual blocks `h + W f(V f(h))` (He et al. 2016),
 - `conv`: gated convolutions (van den Berg et al. 2018), any image size.
 
 None uses batch normalisation: it would make the bound of one datum depend on the
@@ -19,10 +21,10 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
 
-__all__ = ["ACTIVATIONS", "NETWORKS", "make_decoder", "make_encoder"]
+__all__ = ["ACTIVATIONS", "NETWORKS", "Block", "make_decoder", "make_encoder"]
 
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh}
-NETWORKS = ("mlp", "gated_mlp", "conv")
+NETWORKS = ("mlp", "gated_mlp", "resnet", "conv")
 
 # Channels and strides of van den Berg et al. 2018; a convolution over all that is
 # left of the image follows.
@@ -41,6 +43,28 @@ class GatedLinear(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map `(..., in_features)` to `(..., out_features)`."""
         return nn.functional.glu(self.linear(h), dim=-1)
+
+
+class Residual(nn.Module):
+    """`S h + W f(V f(h))`; S is the identity where the widths are equal."""
+
+    def __init__(self, in_features: int, out_features: int, activation: str) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            ACTIVATIONS[activation](),
+            nn.Linear(in_features, out_features),
+            ACTIVATIONS[activation](),
+            nn.Linear(out_features, out_features),
+        )
+        self.shortcut = (
+            nn.Identity()
+            if in_features == out_features
+            else nn.Linear(in_features, out_features, bias=False)
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map `(..., in_features)` to `(..., out_features)`."""
+        return self.shortcut(h) + self.net(h)
 
 
 class GatedConv(nn.Module):
@@ -70,6 +94,60 @@ class FoldBatch(nn.Module):
         return out.reshape(*batch_shape, *out.shape[1:])
 
 
+class Block(nn.Module):
+    """A dense network of one or several vectors, taken side by side.
+
+    The first layer is kept apart for each input and the results are added. That is
+    the layer of their concatenation, but an input without a dimension of particles,
+    such as the data, goes through its part once and not once per particle.
+
+    Args:
+        in_dims: size of each input.
+        out_features: size of the output, which is linear.
+        hidden_dims: widths of the hidden layers.
+        network: `mlp`, `gated_mlp` or `resnet`.
+        activation: `relu`, `elu` or `tanh` (gates need none).
+
+    Raises:
+        UserError: for an unknown network or activation, or widths below one.
+
+    >>> net = Block((10, 3), 4, hidden_dims=(16, 16))
+    >>> net(torch.zeros(5, 10), torch.zeros(7, 5, 3)).shape
+    torch.Size([7, 5, 4])
+    """
+
+    def __init__(
+        self,
+        in_dims: Sequence[int],
+        out_features: int,
+        hidden_dims: Sequence[int] = (200, 200),
+        network: str = "mlp",
+        activation: str = "elu",
+    ) -> None:
+        super().__init__()
+        _check(network, hidden_dims, activation)
+        if network == "conv":
+            raise UserError(
+                "a hierarchy's blocks are networks of vectors: expected network mlp, "
+                "gated_mlp or resnet, got 'conv'"
+            )
+        width = hidden_dims[0] * (2 if network == "gated_mlp" else 1)
+        self.inputs = nn.ModuleList(
+            nn.Linear(n, width, bias=i == 0) for i, n in enumerate(in_dims)
+        )
+        if network == "resnet":
+            rest = _residuals(hidden_dims, activation)
+        else:
+            first = nn.GLU() if network == "gated_mlp" else ACTIVATIONS[activation]()
+            rest = [first, *_dense(network, hidden_dims, activation)]
+        self.rest = nn.Sequential(*rest, nn.Linear(hidden_dims[-1], out_features))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map tensors `(..., in_dims[i])`, which broadcast, to `(..., out_features)`."""
+        parts = [f(x) for f, x in zip(self.inputs, inputs, strict=True)]
+        return self.rest(sum(parts[1:], parts[0]))
+
+
 def make_encoder(
     network: str,
     event_shape: Sequence[int],
@@ -79,11 +157,11 @@ def make_encoder(
     """An encoder and the number of its features.
 
     Args:
-        network: `mlp`, `gated_mlp` or `conv`.
+        network: `mlp`, `gated_mlp`, `resnet` or `conv`.
         event_shape: shape of one datum; `conv` needs `(H, W)` or `(C, H, W)`.
         hidden_dims: widths of the dense layers; `conv` uses the last one as the
             number of its features.
-        activation: `relu`, `elu` or `tanh`, for `mlp` (gates need none).
+        activation: `relu`, `elu` or `tanh`, for `mlp` and `resnet` (gates need none).
 
     Raises:
         UserError: for an unknown network or activation, or sizes below one.
@@ -128,6 +206,8 @@ def make_decoder(
 
 
 def _dense(network: str, widths: Sequence[int], activation: str) -> list[nn.Module]:
+    if network == "resnet":
+        return [nn.Linear(*widths[:2]), *_residuals(widths[1:], activation)]
     layers: list[nn.Module] = []
     for n, m in zip(widths, widths[1:], strict=False):
         if network == "gated_mlp":
@@ -135,6 +215,12 @@ def _dense(network: str, widths: Sequence[int], activation: str) -> list[nn.Modu
         else:
             layers += [nn.Linear(n, m), ACTIVATIONS[activation]()]
     return layers
+
+
+def _residuals(widths: Sequence[int], activation: str) -> list[nn.Module]:
+    pairs = zip(widths, widths[1:], strict=False)
+    blocks = [Residual(n, m, activation) for n, m in pairs]
+    return [*blocks, ACTIVATIONS[activation]()]
 
 
 def _image_sizes(height: int, width: int) -> list[tuple[int, int]]:

@@ -13,7 +13,13 @@ from pyro_vae_zoo.likelihoods import (
     DiscretizedLogistic,
     make_likelihood,
 )
-from pyro_vae_zoo.networks import ACTIVATIONS, NETWORKS, make_decoder, make_encoder
+from pyro_vae_zoo.networks import (
+    ACTIVATIONS,
+    NETWORKS,
+    Block,
+    make_decoder,
+    make_encoder,
+)
 
 SHAPES = [(8, 8), (28, 28), (28, 20), (3, 32, 32), (5, 7), (1, 1)]
 
@@ -53,6 +59,36 @@ def test_gates_are_linear_times_sigmoid():
     x = torch.randn(3, 4)
     a, b = linear(x).chunk(2, -1)
     torch.testing.assert_close(encoder(x), a * torch.sigmoid(b))
+
+
+@pytest.mark.parametrize("network", ["mlp", "gated_mlp", "resnet"])
+def test_a_block_is_a_network_of_its_inputs_side_by_side(network):
+    one = Block((7,), 3, (6, 5), network)
+    two = Block((4, 3), 3, (6, 5), network)
+    with torch.no_grad():
+        two.rest.load_state_dict(one.rest.state_dict())
+        a, b = one.inputs[0].weight.split((4, 3), dim=1)
+        two.inputs[0].weight.copy_(a)
+        two.inputs[1].weight.copy_(b)
+        two.inputs[0].bias.copy_(one.inputs[0].bias)
+    x, z = torch.randn(5, 4), torch.randn(2, 5, 3)
+    expected = one(torch.cat([x.expand(2, 5, 4), z], -1))
+    torch.testing.assert_close(two(x, z), expected)
+
+
+def test_residual_blocks_pass_their_input_on():
+    """At zero weights in the branch a block of equal widths is the identity."""
+    block = make_encoder("resnet", (4,), (6, 6))[0][2]
+    with torch.no_grad():
+        block.net[-1].weight.zero_()
+        block.net[-1].bias.zero_()
+    h = torch.randn(3, 6)
+    torch.testing.assert_close(block(h), h)
+
+
+def test_blocks_have_no_convolutions():
+    with pytest.raises(zoo.UserError, match="expected network mlp.*got 'conv'"):
+        Block((4,), 3, (6,), "conv")
 
 
 def test_vectors_have_no_convolutions():
