@@ -5,15 +5,16 @@ whose `forward(x)` takes the same batch `x` of shape `(batch, *event_shape)`. Th
 contract, which `pyro_vae_zoo.testing.check_vae` checks:
 
 - latent sites (`"z"`, or `"z_1"` to `"z_N"`) and the observed `"x"` lie inside
-  `pyro.plate("data", len(x))`;
+  `pyro.plate("data", len(x))`; a model that observes blocks `"x_1"` to `"x_L"` puts
+  them together by a method `join(blocks)`;
 - the model reads `x` only for length, dtype, device and `obs=`, and goes on with
   what `pyro.sample` returns;
-- a module used by both sides is one `PyroModule`.
+- a module used by both sides is one `PyroModule`; `Shared` makes one of several.
 """
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyro
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
 
-__all__ = ["VAE", "Phase", "latent_sites"]
+__all__ = ["VAE", "Phase", "Shared", "latent_sites"]
 
 _numbers = itertools.count()
 
@@ -47,6 +48,26 @@ class Phase:
     share: float = 1.0
     loss: ELBO | None = None
     modules: tuple[nn.Module, ...] | None = None
+
+
+class Shared(PyroModule):
+    """Modules that both sides use, as the one `PyroModule` that the contract asks for.
+
+    Plain modules held by both would be entered twice in Pyro's parameter store, and
+    stock `SVI` would give each parameter two optimisers.
+
+    >>> shared = Shared([nn.Linear(2, 2), nn.Linear(2, 2)])
+    >>> [type(layer).__name__ for layer in shared()]
+    ['Linear', 'Linear']
+    """
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self) -> list[nn.Module]:
+        """The modules; asking for them enters their parameters, once in a pass."""
+        return list(self.layers)
 
 
 class VAE(nn.Module):
@@ -151,14 +172,15 @@ class VAE(nn.Module):
         if n < 1:
             raise UserError(f"expected a positive number of samples, got {n}")
         generate = poutine.uncondition(self.model)
-        return _observed(poutine.trace(generate).get_trace(self._blank(n)), mean)
+        trace = poutine.trace(generate).get_trace(self._blank(n))
+        return _observed(self.model, trace, mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """E[x|z] for one z ~ q(z|x) of each datum, shape of `x`."""
         guide_trace = poutine.trace(self.guide).get_trace(x)
         decode = poutine.replay(poutine.uncondition(self.model), trace=guide_trace)
-        return _observed(poutine.trace(decode).get_trace(x), mean=True)
+        return _observed(self.model, poutine.trace(decode).get_trace(x), mean=True)
 
     @torch.no_grad()
     def encode(self, x: Tensor, num_samples: int = 1) -> Tensor | dict[str, Tensor]:
@@ -189,8 +211,10 @@ def _forget(prefix: str) -> None:
         del store[name]
 
 
-def _observed(trace: poutine.Trace, mean: bool) -> Tensor:
-    """The drawn data, or their means: blocks `x_1, x_2, ...` are put together."""
+def _observed(model: nn.Module, trace: poutine.Trace, mean: bool) -> Tensor:
+    """The drawn data, or their means; a model of blocks puts them together."""
     sites = [s for name, s in trace.nodes.items() if name.split("_")[0] == "x"]
     parts = [s["fn"].mean if mean else s["value"] for s in sites]
+    if hasattr(model, "join"):
+        return model.join(parts)
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -12,11 +12,18 @@ from pyro_vae_zoo.models.standard import AmortizedGuide, FullRankGaussian
 
 
 def small(name: str, event_shape=(2, 3), **options) -> zoo.VAE:
-    """A registry guide with narrow networks, in the flow's steps too."""
+    """A registry guide with narrow networks and few layers, small flows too."""
     known = zoo.guide_options(name)
     narrow = {"latent_dim": 2, "hidden_dims": (8,), "flow_hidden_dims": (8,)}
+    narrow["num_layers"] = 3
     options = {k: v for k, v in narrow.items() if k in known} | options
     return zoo.create(name, event_shape=event_shape, **options)
+
+
+def one_latent() -> list[str]:
+    """The guides on the standard model, whose only latent site is z."""
+    standard = zoo.StandardModel
+    return [n for n in zoo.list_guides() if isinstance(small(n).model, standard)]
 
 
 def perturb(module: nn.Module, scale: float = 1.0) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 
+from pairs import small
+
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import train
 from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
@@ -27,7 +29,7 @@ def data():
 
 def make(guide="iaf", seed=0):
     torch.manual_seed(seed)
-    return zoo.create(guide, event_shape=(2, 3), **SMALL)
+    return small(guide, **SMALL)
 
 
 def weights(vae):

@@ -13,6 +13,8 @@ import torch
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import nn
 
+from pairs import small
+
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.registry import guide_options
 
@@ -20,7 +22,9 @@ SMALL = {"latent_dim": 3, "hidden_dims": (8,)}
 
 
 def make(guide="iaf", **options):
-    return zoo.create(guide, event_shape=(2, 3), **{**SMALL, **options})
+    if isinstance(guide, str):
+        return small(guide, **SMALL | options)
+    return zoo.create(guide, event_shape=(2, 3), **SMALL | options)
 
 
 def names_of(vae):
