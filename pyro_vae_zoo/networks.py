@@ -17,6 +17,7 @@ others in its batch.
 from collections.abc import Sequence
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
@@ -99,7 +100,8 @@ class Block(nn.Module):
 
     The first layer is kept apart for each input and the results are added. That is
     the layer of their concatenation, but an input without a dimension of particles,
-    such as the data, goes through its part once and not once per particle.
+    such as the data, goes through its part once and not once per particle. The last
+    layer starts small: in a chain of blocks what each adds would multiply.
 
     Args:
         in_dims: size of each input.
@@ -140,7 +142,11 @@ class Block(nn.Module):
         else:
             first = nn.GLU() if network == "gated_mlp" else ACTIVATIONS[activation]()
             rest = [first, *_dense(network, hidden_dims, activation)]
-        self.rest = nn.Sequential(*rest, nn.Linear(hidden_dims[-1], out_features))
+        last = nn.Linear(hidden_dims[-1], out_features)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.mul_(0.1)
+        self.rest = nn.Sequential(*rest, last)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map tensors `(..., in_dims[i])`, which broadcast, to `(..., out_features)`."""

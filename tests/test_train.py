@@ -8,9 +8,8 @@ import signal
 import pyro
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO
-
 from pairs import small
+from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import train

@@ -10,10 +10,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pairs import small
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import nn
-
-from pairs import small
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.registry import guide_options
