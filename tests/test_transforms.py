@@ -57,6 +57,7 @@ FLOWS = {
         d, c, [12], width=4
     ),
     "spline_coupling": lambda d, c: T.conditional_spline_coupling(d, c, [12]),
+    "rank_one_affine": T.conditional_rank_one_affine,
     "pyro_iaf": lambda d, c: iaf(d, c, stable=True),
     "pyro_affine_autoregressive": lambda d, c: iaf(d, c, stable=False),
     "pyro_affine_coupling": affine_coupling,
@@ -71,6 +72,7 @@ PLAIN = {
     "sylvester_triangular": lambda d: T.sylvester(d, "triangular", reverse=True),
     "neural_autoregressive": lambda d: T.neural_autoregressive(d, [12], width=4),
     "spline_coupling": lambda d: T.spline_coupling(d, [12]),
+    "rank_one_affine": T.rank_one_affine,
 }
 COUPLINGS = {"spline_coupling", "pyro_affine_coupling"}  # need two dimensions
 REFLECTIONS = {"householder", "householder_own"}  # never near the identity
@@ -115,6 +117,7 @@ def _seed():
 def test_every_public_transform_is_checked():
     builders = {name for name in T.__all__ if name[0].islower()}
     functions = {"orthonormal_columns", "rational_quadratic_spline"}
+    functions |= {"rank_one_parameters"}
     stems = {name.removeprefix("conditional_") for name in builders - functions}
     for stem in stems:
         assert {stem, f"conditional_{stem}"} <= builders
@@ -325,7 +328,8 @@ def test_zero_network_output_is_the_identity(name):
 def resolved(name, dim):
     """Returns a flow with no bins too narrow and no tails too long for a grid."""
     torch.manual_seed(0)
-    reach = 0.3 if name in COUPLINGS | {"pyro_affine_autoregressive"} else 1.0
+    long_tails = COUPLINGS | {"pyro_affine_autoregressive", "rank_one_affine"}
+    reach = 0.3 if name in long_tails else 1.0
     return trained(FLOWS[name](dim, CONTEXT), reach=reach).condition(double(CONTEXT))
 
 
@@ -660,3 +664,48 @@ def test_a_context_of_the_wrong_width_is_explained(name, dim):
     flow = FLOWS[name](dim, CONTEXT)
     with pytest.raises(UserError, match="expected a context of size 3 .* got 4"):
         flow.condition(torch.zeros(5, 4))(torch.zeros(5, dim))
+
+
+# Rank-one affine (SR1).
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    dim=st.sampled_from([1, 2, 10]),
+    log_diag=st.floats(math.log(1e-3), 3, **FINITE),
+    log_u=st.floats(-8, 3, **FINITE),
+    seed=st.integers(0, 10**6),
+)
+def test_rank_one_is_its_dense_matrix(dim, log_diag, log_u, seed):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(4, 3, dim, generator=generator, dtype=torch.float64)
+    loc, diag, u, x = rows[0], (log_diag + rows[1].abs()).exp(), rows[2], rows[3]
+    u = math.exp(log_u) * u
+    flow = T.ConditionedRankOneAffine(loc, diag, u)
+    matrix = torch.diag_embed(diag) + u[:, :, None] * u[:, None, :]
+    y = flow(x)
+    torch.testing.assert_close(y, loc + (matrix @ x[..., None]).squeeze(-1))
+    log_det = torch.linalg.slogdet(matrix).logabsdet
+    torch.testing.assert_close(flow.log_abs_det_jacobian(x, y), log_det)
+    # Sherman-Morrison loses as many digits as the matrix is ill-conditioned.
+    loss = 1e-14 * torch.linalg.cond(matrix).max() * (1 + y.abs().max())
+    solved = torch.linalg.solve(matrix, (y - loc)[..., None]).squeeze(-1)
+    back = flow.inv(y.clone())
+    torch.testing.assert_close(back, solved, rtol=1e-6, atol=loss.item())
+
+
+def test_rank_one_depends_on_its_context():
+    """SR1: the matrix is another one for each z above."""
+    flow = make("rank_one_affine", 3)
+    x, contexts = double(3), double(2, CONTEXT)
+    first, second = (
+        torch.autograd.functional.jacobian(flow.condition(c), x) for c in contexts
+    )
+    assert (first - second).abs().max() > 0.1
+
+
+def test_rank_one_starts_where_u_has_a_gradient():
+    """At u = 0 the gradient of u u^T vanishes, and u would never move."""
+    flow = T.rank_one_affine(5)
+    flow(torch.randn(8, 5)).square().sum().backward()
+    assert (flow.nn.bias.grad[10:].abs() > 1e-3).all()

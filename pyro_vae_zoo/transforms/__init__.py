@@ -8,6 +8,7 @@
 | sylvester.py             | van den Berg et al. 2018 | right log-det, conditional |
 | neural_autoregressive.py | Huang et al. 2018        | right tails, identity      |
 | spline_coupling.py       | Durkan et al. 2019       | conditional                |
+| rank_one.py              | Apostolopoulou 2020      | batched, cheap inverse     |
 | made.py                  | Germain et al. 2015      | context added, per datum   |
 
 `conditioning.py` gives each its plain form and its conditional form.
@@ -44,6 +45,12 @@ from pyro_vae_zoo.transforms.radial import (
     conditional_radial,
     radial,
 )
+from pyro_vae_zoo.transforms.rank_one import (
+    ConditionedRankOneAffine,
+    conditional_rank_one_affine,
+    rank_one_affine,
+    rank_one_parameters,
+)
 from pyro_vae_zoo.transforms.spline_coupling import (
     ConditionedSplineCoupling,
     conditional_spline_coupling,
@@ -64,6 +71,7 @@ __all__ = [
     "ConditionedNeuralAutoregressive",
     "ConditionedPlanar",
     "ConditionedRadial",
+    "ConditionedRankOneAffine",
     "ConditionedSplineCoupling",
     "ConditionedSylvester",
     "ConditionedTransform",
@@ -76,6 +84,7 @@ __all__ = [
     "conditional_neural_autoregressive",
     "conditional_planar",
     "conditional_radial",
+    "conditional_rank_one_affine",
     "conditional_spline_coupling",
     "conditional_sylvester",
     "householder",
@@ -83,6 +92,8 @@ __all__ = [
     "orthonormal_columns",
     "planar",
     "radial",
+    "rank_one_affine",
+    "rank_one_parameters",
     "rational_quadratic_spline",
     "spline_coupling",
     "sylvester",

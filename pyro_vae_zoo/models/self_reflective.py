@@ -1,0 +1,404 @@
+r"""Self-reflective hierarchies: inference that runs through the generator's bijectors.
+
+Ifigeneia Apostolopoulou, Elan Rosenfeld, Artur Dubrawski: *Self-Reflective
+Variational Autoencoder*, 2020.
+
+In a hierarchy the usual guide, q(z_l|x) or q(z_l|z_{l-1}, x) as a Gaussian, does not
+factorise as the posterior does. Here each layer has a base variable and a bijector,
+and model and guide share the bijectors: only prior layers and posterior layers differ.
+
+Generative process, for l = 1..L, x cut into blocks \(x_1, \dots, x_L\):
+
+\[\varepsilon_l \sim N(\mu_l(z_{l-1}), \mathrm{diag}\,\sigma_l(z_{l-1})^2), \quad
+  z_l = f_l(\varepsilon_l; \beta_l(z_{l-1})), \quad
+  x_l \sim p(\cdot|\gamma_l(z_l) + \delta_l(x_{l-1}, z_l)).\]
+
+Inference: \(\varepsilon_l \sim N(\hat\mu_l, \mathrm{diag}\,\hat\sigma_l^2)\) of
+\((z_{l-1}, x)\), then the same f_l. Since f_l is bijective, knowing z_{l-1} is knowing
+\(\varepsilon_{l-1}\) and all above it that matters, so the factorisation is exact. (The
+family is not: within a layer the posterior may be correlated.) The log-determinants
+of f_l cancel in \(\log p - \log q\), so both sides score \(\varepsilon\).
+
+| symbol          | code name           | shape                 | equation         |
+|-----------------|---------------------|-----------------------|------------------|
+| epsilon_l       | `"eps_1"`, ...      | `(batch, latent_dim)` | base variable    |
+| z_l             | `"z_1"`, ...        | `(batch, latent_dim)` | bijective layer  |
+| x_l             | `"x_1"`, ...        | `(batch, D_l)`        | data layer       |
+| mu_l, sigma_l   | `priors[l]`         | `latent_dim` each     | prior layer      |
+| f_l             | `bijectors()[l]`    | `latent_dim -> latent_dim` | bijective layer |
+| gamma_l, delta_l | `data_layers[l]`   | `D_l` times `likelihood.num_params` | data layer |
+| mu-hat, sigma-hat | `posteriors[l]`   | `latent_dim` each     | posterior layer  |
+
+Differences from the paper, which leaves these open: blocks have equal sizes, the last
+one takes the rest; the posterior's correction is added before the softplus; networks
+have two ELU layers of 200 units. `bottom_up` is its baseline (Rezende et al. 2014).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.likelihoods import make_likelihood
+from pyro_vae_zoo.models.flow_guides import FLOWS
+from pyro_vae_zoo.models.standard import positive
+from pyro_vae_zoo.networks import Block, make_encoder
+from pyro_vae_zoo.partition import Partition
+from pyro_vae_zoo.registry import register
+from pyro_vae_zoo.transforms import ConditionedRankOneAffine, rank_one_parameters
+from pyro_vae_zoo.vae import VAE, Shared
+
+__all__ = [
+    "BottomUpGuide",
+    "DataLayer",
+    "PosteriorLayer",
+    "SelfReflectiveGuide",
+    "SelfReflectiveModel",
+]
+
+BIJECTORS = ("affine", "iaf", "spline_coupling")
+PRIORS = ("amortised", "standard")
+
+
+class Constant(nn.Module):
+    """Free numbers: what layer 1 has in place of a network of z_0."""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(0.1 * torch.randn(out_features))
+
+    def forward(self, z: None) -> Tensor:
+        """The numbers, of shape `(out_features,)`."""
+        return self.value
+
+
+class PriorLayer(nn.Module):
+    """p(eps_l | z_{l-1}), a diagonal Gaussian; `net` maps z to loc and raw scale."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor | None) -> dist.Distribution:
+        """The prior of batch shape `z.shape[:-1]`, or of none in layer 1."""
+        return _gaussian(self.net(z))
+
+
+class StandardPrior(nn.Module):
+    """p(eps_l) = N(0, I): all that depends on z_{l-1} is in the bijector."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self, z: Tensor | None) -> dist.Distribution:
+        """The prior, without a batch."""
+        return dist.Normal(self.loc, 1.0).to_event(1)
+
+
+class AffineBijector(nn.Module):
+    """f_l: z = c + (diag d + u u^T) eps; `net` maps z_{l-1} to c, raw d and u."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor | None) -> ConditionedRankOneAffine:
+        """The map for given z_{l-1}."""
+        return ConditionedRankOneAffine(*rank_one_parameters(self.net(z)))
+
+
+class FlowBijector(nn.Module):
+    """f_l: steps of a flow, each given the context `net(z_{l-1})`."""
+
+    def __init__(self, net: nn.Module, steps: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.net = net
+        self.steps = nn.ModuleList(steps)
+
+    def forward(self, z: Tensor | None) -> dist.transforms.ComposeTransform:
+        """The map for given z_{l-1}."""
+        context = self.net(z)
+        return dist.transforms.ComposeTransform(
+            [step.condition(context) for step in self.steps]
+        )
+
+
+class DataLayer(nn.Module):
+    """p(x_l | z_l, x_{l-1}): parameters gamma(z_l) + delta(x_{l-1}, z_l).
+
+    Args:
+        gamma: network of z_l.
+        delta: network of x_{l-1} and z_l; None in layer 1.
+        likelihood: maps parameters to a distribution.
+    """
+
+    def __init__(
+        self, gamma: nn.Module, delta: nn.Module | None, likelihood: nn.Module
+    ) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.delta = delta
+        self.likelihood = likelihood
+
+    def forward(self, z: Tensor, x_above: Tensor | None) -> dist.Distribution:
+        """The distribution of block l."""
+        params = self.gamma(z)
+        if self.delta is not None:
+            params = params + self.delta(x_above, z)
+        return self.likelihood(params)
+
+
+class PosteriorLayer(nn.Module):
+    """q(eps_l | z_{l-1}, x): an estimate from z_{l-1}, corrected by the evidence.
+
+    Args:
+        encoder: network of the whole x, this layer's own.
+        correction: network of the encoding, and of z_{l-1} where there is one.
+        estimate: network of z_{l-1}; None where z_{l-1} is not used.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, correction: nn.Module, estimate: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.correction = correction
+        self.estimate = estimate
+
+    def forward(self, x: Tensor, z: Tensor | None) -> dist.Distribution:
+        """The posterior of eps_l."""
+        h = self.encoder(x)
+        if self.estimate is None:
+            return _gaussian(self.correction(h))
+        return _gaussian(self.estimate(z) + self.correction(h, z))
+
+
+class SelfReflectiveModel(PyroModule):
+    """p(x, eps): layer l sees z_{l-1} and x_{l-1} alone.
+
+    Args:
+        priors: `z -> p(eps_l | z)`; z is None in layer 1.
+        bijectors: `Shared` modules `z -> f_l`.
+        data_layers: `(z_l, x_{l-1}) -> p(x_l | z_l, x_{l-1})`; x_0 is None.
+        partition: cuts x into the blocks.
+    """
+
+    def __init__(
+        self,
+        priors: Sequence[nn.Module],
+        bijectors: Shared,
+        data_layers: Sequence[nn.Module],
+        partition: Partition,
+    ) -> None:
+        super().__init__()
+        self.priors = nn.ModuleList(priors)
+        self.bijectors = bijectors
+        self.data_layers = nn.ModuleList(data_layers)
+        self.partition = partition
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw eps, observe the blocks; a block that is not observed is drawn."""
+        layers = zip(self.priors, self.bijectors(), self.data_layers, strict=True)
+        blocks = self.partition.split(x)
+        z, x_l, drawn = None, None, []
+        with pyro.plate("data", len(x), dim=-1):
+            for l, (prior, bijector, data_layer) in enumerate(layers, start=1):
+                eps = pyro.sample(f"eps_{l}", prior(z))  # p(eps_l | z_{l-1})
+                z = pyro.deterministic(f"z_{l}", bijector(z)(eps), event_dim=1)
+                p_x = data_layer(z, x_l)  # p(x_l | z_l, x_{l-1})
+                x_l = pyro.sample(f"x_{l}", p_x, obs=blocks[l - 1])
+                drawn.append(x_l)
+        return self.join(drawn)
+
+    def join(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Data of shape `(..., *event_shape)` from their blocks."""
+        return self.partition.join(blocks)
+
+
+class SelfReflectiveGuide(PyroModule):
+    """q(eps | x): each layer sees x and what the model's bijector made above it."""
+
+    def __init__(self, posteriors: Sequence[nn.Module], bijectors: Shared) -> None:
+        super().__init__()
+        self.posteriors = nn.ModuleList(posteriors)
+        self.bijectors = bijectors
+
+    def forward(self, x: Tensor) -> None:
+        """Draw eps given x."""
+        layers = zip(self.posteriors, [None, *self.bijectors()], strict=False)
+        eps, z = None, None
+        with pyro.plate("data", len(x), dim=-1):
+            for l, (posterior, bijector_above) in enumerate(layers, start=1):
+                if bijector_above is not None:
+                    z = bijector_above(z)(eps)  # the model's own f_{l-1}
+                eps = pyro.sample(f"eps_{l}", posterior(x, z))  # q(eps_l | z_{l-1}, x)
+
+
+class BottomUpGuide(PyroModule):
+    """q(eps | x) = prod_l q(eps_l | x): no layer hears of another (DLGM)."""
+
+    def __init__(self, posteriors: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.posteriors = nn.ModuleList(posteriors)
+
+    def forward(self, x: Tensor) -> None:
+        """Draw eps given x."""
+        with pyro.plate("data", len(x), dim=-1):
+            for l, posterior in enumerate(self.posteriors, start=1):
+                pyro.sample(f"eps_{l}", posterior(x, None))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Makes the parts of layer l, counted from 0; layer 0 has no z above it."""
+
+    event_shape: tuple[int, ...]
+    latent_dim: int
+    hidden_dims: tuple[int, ...]
+    network: str
+    activation: str
+
+    def __post_init__(self) -> None:
+        if self.latent_dim < 1:
+            raise UserError(f"latent_dim must be at least 1, got {self.latent_dim}")
+
+    def net(self, in_dims: Sequence[int], out_features: int) -> Block:
+        """A network of vectors."""
+        return Block(
+            in_dims, out_features, self.hidden_dims, self.network, self.activation
+        )
+
+    def of_z(self, l: int, out_features: int) -> nn.Module:
+        """A network of z_{l-1}, or free numbers."""
+        return (
+            self.net([self.latent_dim], out_features) if l else Constant(out_features)
+        )
+
+    def prior(self, l: int, kind: str) -> nn.Module:
+        """The prior layer, one of `PRIORS`."""
+        if kind not in PRIORS:
+            raise unknown_name("prior", kind, PRIORS)
+        if kind == "standard":
+            return StandardPrior(self.latent_dim)
+        return PriorLayer(self.of_z(l, 2 * self.latent_dim))
+
+    def bijector(
+        self, l: int, kind: str, num_flows: int, flow_hidden_dims: Sequence[int]
+    ) -> nn.Module:
+        """The bijective layer, one of `BIJECTORS`."""
+        if kind not in BIJECTORS:
+            raise unknown_name("bijector", kind, BIJECTORS)
+        if kind == "affine":
+            return AffineBijector(self.of_z(l, 3 * self.latent_dim))
+        context_dim = self.hidden_dims[-1]
+        steps = FLOWS[kind](
+            self.latent_dim, context_dim, num_flows, flow_hidden_dims=flow_hidden_dims
+        )
+        return FlowBijector(self.of_z(l, context_dim), steps)
+
+    def posterior(self, l: int) -> PosteriorLayer:
+        """The posterior layer; that of layer 0 serves where no z is used."""
+        encoder, context_dim = make_encoder(
+            self.network, self.event_shape, self.hidden_dims, self.activation
+        )
+        above = [self.latent_dim] if l else []
+        correction = self.net([context_dim, *above], 2 * self.latent_dim)
+        estimate = self.net(above, 2 * self.latent_dim) if l else None
+        return PosteriorLayer(encoder, correction, estimate)
+
+    def data_layers(self, sizes: Sequence[int], likelihood: str) -> list[DataLayer]:
+        """The data layers of blocks of those sizes."""
+        # Blocks of any size: one module, so that a learned scale is one for all.
+        p_x = make_likelihood(likelihood, (-1,))
+        layers = []
+        for size, above in zip(sizes, [None, *sizes], strict=False):
+            num_params = p_x.num_params * size
+            gamma = self.net([self.latent_dim], num_params)
+            delta = above and self.net([above, self.latent_dim], num_params)
+            layers.append(DataLayer(gamma, delta, p_x))
+        return layers
+
+
+def hierarchy(
+    make_guide: Callable[[Layers, SelfReflectiveModel], nn.Module],
+    *,
+    event_shape: Sequence[int],
+    likelihood: str = "bernoulli",
+    num_layers: int = 10,
+    latent_dim: int = 10,
+    hidden_dims: Sequence[int] = (200, 200),
+    network: str = "mlp",
+    activation: str = "elu",
+    bijector: str = "affine",
+    prior: str = "amortised",
+    block_sizes: Sequence[int] | None = None,
+    num_flows: int = 1,
+    flow_hidden_dims: Sequence[int] = (64,),
+) -> VAE:
+    """The generative model of L layers with `make_guide(layers, model)` as guide.
+
+    `bijector` is `affine`, or `iaf` or `spline_coupling` with `num_flows` steps of
+    width `flow_hidden_dims`; `prior` is `amortised` or `standard`.
+    """
+    partition = Partition(event_shape, num_layers, block_sizes)
+    layers = Layers(
+        tuple(event_shape), latent_dim, tuple(hidden_dims), network, activation
+    )
+    flow = bijector, num_flows, flow_hidden_dims
+    model = SelfReflectiveModel(
+        [layers.prior(l, prior) for l in range(num_layers)],
+        Shared([layers.bijector(l, *flow) for l in range(num_layers)]),
+        layers.data_layers(partition.sizes, likelihood),
+        partition,
+    )
+    return VAE(model, make_guide(layers, model), event_shape)
+
+
+def self_reflective(layers: Layers, model: SelfReflectiveModel) -> SelfReflectiveGuide:
+    """The paper's guide: through the model's own bijectors."""
+    posteriors = [layers.posterior(l) for l in range(len(model.priors))]
+    return SelfReflectiveGuide(posteriors, model.bijectors)
+
+
+def bottom_up(layers: Layers, model: SelfReflectiveModel) -> BottomUpGuide:
+    """The paper's baseline: as many parameters, all of them in wider encoders."""
+    num_layers = len(model.priors)
+    wide = _widened(layers, num_layers)
+    return BottomUpGuide([wide.posterior(0) for _ in range(num_layers)])
+
+
+register("self_reflective")(partial(hierarchy, self_reflective))
+register("self_reflective_iaf")(
+    partial(hierarchy, self_reflective, bijector="iaf", prior="standard")
+)
+register("bottom_up")(partial(hierarchy, bottom_up))
+
+
+def _gaussian(raw: Tensor) -> dist.Distribution:
+    loc, raw_scale = raw.chunk(2, dim=-1)
+    return dist.Normal(loc, positive(raw_scale)).to_event(1)
+
+
+def _widened(layers: Layers, num_layers: int) -> Layers:
+    """Layers so wide that without z the posteriors have as many parameters."""
+    target = _count(layers, 0) + (num_layers - 1) * _count(layers, 1)
+    low, high = 1.0, 4.0
+    for _ in range(12):
+        factor = (low + high) / 2
+        dims = tuple(round(factor * width) for width in layers.hidden_dims)
+        wide = replace(layers, hidden_dims=dims)
+        few = num_layers * _count(wide, 0) < target
+        low, high = (factor, high) if few else (low, factor)
+    return wide
+
+
+def _count(layers: Layers, l: int) -> int:
+    with torch.device("meta"):  # neither memory nor random numbers
+        return sum(p.numel() for p in layers.posterior(l).parameters())
