@@ -260,6 +260,11 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         help="gradient without the score of the guide's parameters",
     )
     add(
+        "--analytic-kl",
+        action="store_true",
+        help="closed form of each latent site's KL where there is one",
+    )
+    add(
         "--patience",
         type=int,
         metavar="N",

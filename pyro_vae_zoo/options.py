@@ -42,6 +42,7 @@ class TrainOptions:
     num_particles: int = 1
     bound: str = "elbo"
     sticking_the_landing: bool = False
+    analytic_kl: bool = False
     patience: int | None = None
     keep: str = "best"
 
@@ -65,10 +66,12 @@ class TrainOptions:
             if getattr(self, name) not in choices:
                 got = getattr(self, name)
                 raise UserError(f"unknown {name} {got!r}; known: {', '.join(choices)}")
-        if self.tempering_steps and (self.kl_warmup or self.free_bits):
+        if self.tempering_steps and (
+            self.kl_warmup or self.free_bits or self.analytic_kl
+        ):
             raise UserError(
-                "tempering weighs the whole joint density and kl_warmup or free_bits its "
-                "KL; choose one of them"
+                "tempering weighs the whole joint density and kl_warmup, free_bits or "
+                "analytic_kl its KL; choose one of them"
             )
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"seed must fit in 64 bits, got {self.seed}")
@@ -93,7 +96,8 @@ class TrainOptions:
     def loss(self) -> ELBO:
         """The Pyro ELBO that these options ask for."""
         plain = not (self.kl_warmup or self.free_bits or self.tempering_steps)
-        if plain and self.bound == "elbo" and not self.sticking_the_landing:
+        plain = plain and not (self.sticking_the_landing or self.analytic_kl)
+        if plain and self.bound == "elbo":
             vectorize = self.num_particles > 1
             return Trace_ELBO(
                 self.num_particles, max_plate_nesting=1, vectorize_particles=vectorize
@@ -103,4 +107,5 @@ class TrainOptions:
             bound=self.bound,
             free_bits=self.free_bits,
             sticking_the_landing=self.sticking_the_landing,
+            analytic_kl=self.analytic_kl,
         )

@@ -100,6 +100,7 @@ def fit(
     num_particles: int = 1,
     bound: str = "elbo",
     sticking_the_landing: bool = False,
+    analytic_kl: bool = False,
     patience: int | None = None,
     keep: str = "best",
 ) -> History:
@@ -126,6 +127,7 @@ def fit(
         num_particles: draws for each datum.
         bound: `elbo`, or `iwae` for the importance-weighted bound.
         sticking_the_landing: gradient without the score of the guide's parameters.
+        analytic_kl: closed form of each latent site's KL where there is one.
         patience: stop after so many epochs without a better validation ELBO.
         keep: which weights the VAE ends with, `best` on validation or `last`.
 

@@ -1,0 +1,179 @@
+r"""The ladder VAE: inference top-down, with the generator's own Gaussians.
+
+Casper Kaae Sonderby, Tapani Raiko, Lars Maaloe, Soren Kaae Sonderby, Ole Winther:
+*Ladder Variational Autoencoders*, 2016, https://arxiv.org/abs/1602.02282
+
+Generative process, from the top layer L down:
+
+\[z_L \sim N(0, I), \quad z_l \sim N(\mu_l(z_{l+1}), \mathrm{diag}\,
+  \sigma_l(z_{l+1})^2), \quad x \sim p(\cdot|z_1).\]
+
+Inference: a deterministic pass upwards, \(d_0 = x\), \(d_l = \mathrm{net}(d_{l-1})\),
+gives each layer what the data say about it, \(\hat\mu_l(d_l), \hat\sigma_l(d_l)\); a
+stochastic pass downwards weighs that against the prior by their precisions,
+
+\[q(z_l|z_{l+1}, x) = N\Big(\frac{\hat\mu_l \hat\sigma_l^{-2} + \mu_l \sigma_l^{-2}}
+  {\hat\sigma_l^{-2} + \sigma_l^{-2}}, \frac{1}{\hat\sigma_l^{-2} + \sigma_l^{-2}}
+  \Big), \qquad q(z_L|x) = N(\hat\mu_L, \hat\sigma_L^2).\]
+
+| symbol          | code name           | shape                 | where         |
+|-----------------|---------------------|-----------------------|---------------|
+| z_l             | `"z_1"`, ...        | `(batch, latent_dim)` | both sides    |
+| mu_l, sigma_l   | `priors()[l - 1]`   | `latent_dim` each     | both sides    |
+| d_l             | `upward[l - 1]`     | `(batch, hidden_dims[-1])` | upward pass |
+| mu-hat, sigma-hat | `evidence[l - 1]` | `latent_dim` each     | upward pass   |
+| q(z_l)          | `weigh`             | `latent_dim` each     | downward pass |
+
+Differences from the paper: no batch normalisation, which would make the bound of a
+datum depend on its batch; all layers are of one size.
+"""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.likelihoods import make_likelihood
+from pyro_vae_zoo.models.standard import positive
+from pyro_vae_zoo.networks import Block, make_decoder, make_encoder
+from pyro_vae_zoo.registry import register
+from pyro_vae_zoo.vae import VAE, Shared
+
+__all__ = ["LadderGuide", "LadderModel", "weigh"]
+
+
+class GaussianLayer(nn.Module):
+    """A network to loc and scale of a diagonal Gaussian."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Loc and scale, each `(..., latent_dim)`."""
+        loc, raw_scale = self.net(h).chunk(2, dim=-1)
+        return loc, positive(raw_scale)
+
+
+class LadderModel(PyroModule):
+    """p(x, z): Gaussians from the top down.
+
+    Args:
+        priors: `Shared` layers; the l-th maps z_{l+1} to loc and scale of z_l.
+        decoder: maps z_1 to the flat parameters of the likelihood.
+        likelihood: maps those to a distribution.
+        latent_dim: size of each z_l.
+    """
+
+    def __init__(
+        self,
+        priors: Shared,
+        decoder: nn.Module,
+        likelihood: nn.Module,
+        latent_dim: int,
+    ) -> None:
+        super().__init__()
+        self.priors = priors
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.latent_dim = latent_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw z from the top down, then observe x (or draw it)."""
+        priors = self.priors()
+        loc, scale = x.new_zeros(len(x), self.latent_dim), 1.0  # p(z_L)
+        with pyro.plate("data", len(x), dim=-1):
+            for l in range(len(priors), -1, -1):
+                z = pyro.sample(f"z_{l + 1}", dist.Normal(loc, scale).to_event(1))
+                if l > 0:
+                    loc, scale = priors[l - 1](z)  # p(z_l | z_{l+1})
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+
+
+class LadderGuide(PyroModule):
+    """q(z|x): upwards without noise, then downwards, weighed with the prior.
+
+    Args:
+        upward: the l-th network maps d_{l-1} to d_l; d_0 is x.
+        evidence: the l-th layer maps d_l to what the data say about z_l.
+        priors: those of the model.
+    """
+
+    def __init__(
+        self, upward: Sequence[nn.Module], evidence: Sequence[nn.Module], priors: Shared
+    ) -> None:
+        super().__init__()
+        self.upward = nn.ModuleList(upward)
+        self.evidence = nn.ModuleList(evidence)
+        self.priors = priors
+
+    def forward(self, x: Tensor) -> None:
+        """Draw z given x."""
+        priors, says, d = self.priors(), [], x
+        for net, layer in zip(self.upward, self.evidence, strict=True):
+            d = net(d)
+            says.append(layer(d))
+        loc, scale = says[-1]  # q(z_L | x)
+        with pyro.plate("data", len(x), dim=-1):
+            for l in range(len(priors), -1, -1):
+                z = pyro.sample(f"z_{l + 1}", dist.Normal(loc, scale).to_event(1))
+                if l > 0:
+                    loc, scale = weigh(*says[l - 1], *priors[l - 1](z))
+
+
+def weigh(
+    loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Loc and scale of the product of two Gaussians: a mean weighed by precisions.
+
+    >>> import torch
+    >>> one = torch.ones(1)
+    >>> weigh(0 * one, one, 2 * one, one)
+    (tensor([1.]), tensor([0.7071]))
+    """
+    # Divided through by the larger precision's terms, nothing overflows.
+    share = prior_scale.square() / (scale.square() + prior_scale.square())
+    return prior_loc + share * (loc - prior_loc), scale * share.sqrt()
+
+
+@register("ladder")
+def ladder(
+    *,
+    event_shape: Sequence[int],
+    likelihood: str = "bernoulli",
+    num_layers: int = 5,
+    latent_dim: int = 20,
+    hidden_dims: Sequence[int] = (512, 512),
+    network: str = "mlp",
+    activation: str = "elu",
+) -> VAE:
+    """L layers of `latent_dim` Gaussian latents, a baseline for hierarchies.
+
+    With its defaults it has as many latents, and within a tenth as many parameters,
+    as `self_reflective` has with its own.
+    """
+    if num_layers < 1 or latent_dim < 1:
+        raise UserError(
+            "num_layers and latent_dim must be at least 1, got "
+            f"{num_layers} and {latent_dim}"
+        )
+    kind = hidden_dims, network, activation
+    width = hidden_dims[-1]
+    p_x = make_likelihood(likelihood, event_shape)
+    decoder = make_decoder(
+        network, latent_dim, event_shape, p_x.num_params, hidden_dims, activation
+    )
+    encoder, _ = make_encoder(network, event_shape, hidden_dims, activation)
+    priors = Shared(
+        GaussianLayer(Block([latent_dim], 2 * latent_dim, *kind))
+        for _ in range(num_layers - 1)
+    )
+    upward = [encoder] + [Block([width], width, *kind) for _ in range(num_layers - 1)]
+    evidence = [
+        GaussianLayer(nn.Linear(width, 2 * latent_dim)) for _ in range(num_layers)
+    ]
+    model = LadderModel(priors, decoder, p_x, latent_dim)
+    return VAE(model, LadderGuide(upward, evidence, priors), event_shape)
