@@ -78,7 +78,13 @@ TABLES = {
                 }
             ),
             "cpu": Budget(
-                {"epochs": 20, "lr": 1e-3, "clip_norm": 100.0, "analytic_kl": True}
+                {
+                    "epochs": 20,
+                    "lr": 1e-3,
+                    "schedule": "cosine",
+                    "clip_norm": 100.0,
+                    "analytic_kl": True,
+                }
             ),
             "smoke": Budget(
                 {"epochs": 1, "lr": 1e-3, "clip_norm": 100.0, "analytic_kl": True},

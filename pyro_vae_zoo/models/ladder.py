@@ -25,7 +25,8 @@ stochastic pass downwards weighs that against the prior by their precisions,
 | q(z_l)          | `weigh`             | `latent_dim` each     | downward pass |
 
 Differences from the paper: no batch normalisation, which would make the bound of a
-datum depend on its batch; all layers are of one size.
+datum depend on its batch; networks read z through asinh, see `LatentBlock`; all layers
+are of one size.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.likelihoods import make_likelihood
 from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.networks import Block, make_decoder, make_encoder
+from pyro_vae_zoo.networks import Block, LatentBlock, make_decoder, make_encoder
 from pyro_vae_zoo.registry import register
 from pyro_vae_zoo.vae import VAE, Shared
 
@@ -168,10 +169,12 @@ def ladder(
     )
     encoder, _ = make_encoder(network, event_shape, hidden_dims, activation)
     priors = Shared(
-        GaussianLayer(Block([latent_dim], 2 * latent_dim, *kind))
+        GaussianLayer(LatentBlock([latent_dim], 2 * latent_dim, *kind))
         for _ in range(num_layers - 1)
     )
-    upward = [encoder] + [Block([width], width, *kind) for _ in range(num_layers - 1)]
+    upward = [encoder] + [
+        LatentBlock([width], width, *kind) for _ in range(num_layers - 1)
+    ]
     evidence = [
         GaussianLayer(nn.Linear(width, 2 * latent_dim)) for _ in range(num_layers)
     ]

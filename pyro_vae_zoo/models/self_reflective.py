@@ -48,7 +48,7 @@ from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.likelihoods import make_likelihood
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.networks import Block, make_encoder
+from pyro_vae_zoo.networks import Block, LatentBlock, make_encoder
 from pyro_vae_zoo.partition import Partition
 from pyro_vae_zoo.registry import register
 from pyro_vae_zoo.transforms import ConditionedRankOneAffine, rank_one_parameters
@@ -269,9 +269,9 @@ class Layers:
         if self.latent_dim < 1:
             raise UserError(f"latent_dim must be at least 1, got {self.latent_dim}")
 
-    def net(self, in_dims: Sequence[int], out_features: int) -> Block:
-        """A network of vectors."""
-        return Block(
+    def net(self, in_dims: Sequence[int], out_features: int, kind=LatentBlock) -> Block:
+        """A network of vectors, the last one a z."""
+        return kind(
             in_dims, out_features, self.hidden_dims, self.network, self.activation
         )
 
@@ -308,10 +308,13 @@ class Layers:
         encoder, context_dim = make_encoder(
             self.network, self.event_shape, self.hidden_dims, self.activation
         )
-        above = [self.latent_dim] if l else []
-        correction = self.net([context_dim, *above], 2 * self.latent_dim)
-        estimate = self.net(above, 2 * self.latent_dim) if l else None
-        return PosteriorLayer(encoder, correction, estimate)
+        num_params = 2 * self.latent_dim
+        if l == 0:
+            return PosteriorLayer(
+                encoder, self.net([context_dim], num_params, Block), None
+            )
+        correction = self.net([context_dim, self.latent_dim], num_params)
+        return PosteriorLayer(encoder, correction, self.of_z(l, num_params))
 
     def data_layers(self, sizes: Sequence[int], likelihood: str) -> list[DataLayer]:
         """The data layers of blocks of those sizes."""
