@@ -16,7 +16,16 @@ from pyro_vae_zoo import _files
 from pyro_vae_zoo._files import Source, data_folder
 from pyro_vae_zoo.errors import DataFileError
 
-__all__ = ["SOURCES", "amat", "caltech", "data_folder", "frey", "idx", "npz"]
+__all__ = [
+    "SOURCES",
+    "amat",
+    "caltech",
+    "cifar10",
+    "data_folder",
+    "frey",
+    "idx",
+    "npz",
+]
 
 
 def _amat_source(split: str, rows: int, sha256: str) -> Source:
@@ -101,6 +110,9 @@ SOURCES: dict[str, Source] = {
 }
 
 
+_CIFAR_FOLDER = "cifar-10-batches-py"
+
+
 def amat(key: str, data_dir: Path) -> np.ndarray:
     r"""Larochelle's text, a line `0 1 ... 0\n` per image, as a boolean matrix."""
     source = SOURCES[key]
@@ -149,6 +161,52 @@ def frey(data_dir: Path) -> np.ndarray:
         got = f"{faces.dtype} {faces.shape}"
         raise _files.broken(path, f"expected uint8 {source.shape}, got {got}")
     return faces
+
+
+def cifar10(data_dir: Path) -> tuple[list[np.ndarray], str]:
+    """Training, validation and test images `(N, 32, 32, 3)`, and what they are.
+
+    Torchvision's folder; without it a part in `cifar10_20k.npz`, if that is there.
+    """
+    part = data_dir / "cifar10_20k.npz"
+    if part.is_file() and not (data_dir / _CIFAR_FOLDER).exists():
+        arrays = npz(part)
+        if missing := {"valid"} - arrays.keys():
+            raise DataFileError(f"{part}: expected an array {_names(missing)}")
+        splits = [arrays[split] for split in ("train", "valid", "test")]
+        note = "part of CIFAR-10 (cifar10_20k.npz)"
+    else:
+        train, test = (_torchvision_cifar10(data_dir, train) for train in (True, False))
+        splits = [train[:-5000], train[-5000:], test]
+        note = "CIFAR-10, the last 5,000 training images for validation"
+    for images in splits:
+        if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
+            got = f"{images.dtype} {images.shape}"
+            raise _files.broken(part, f"expected uint8 (N, 32, 32, 3), got {got}")
+    return splits, note
+
+
+def _torchvision_cifar10(data_dir: Path, train: bool) -> np.ndarray:
+    """One half of the published set; torchvision checks each file's MD5."""
+    from torchvision.datasets import CIFAR10
+
+    for folder in dict.fromkeys([data_dir, _files.cache_folder()]):
+        if (folder / _CIFAR_FOLDER).exists():
+            try:
+                return CIFAR10(folder, train=train).data
+            except (OSError, RuntimeError, EOFError) as error:
+                what = f"cannot be read ({_files.one_line(error)})"
+                raise _files.broken(folder / _CIFAR_FOLDER, what) from error
+    try:
+        return CIFAR10(_files.cache_folder(), train=train, download=True).data
+    except (OSError, RuntimeError) as error:
+        raise DataFileError(
+            f"CIFAR-10 not found: looked for {data_dir / _CIFAR_FOLDER} and "
+            f"{data_dir / 'cifar10_20k.npz'}, and the download failed "
+            f"({_files.one_line(error)}); get cifar-10-python.tar.gz from "
+            "https://www.cs.toronto.edu/~kriz/cifar.html and unpack it there. "
+            "--data digits needs no download"
+        ) from error
 
 
 def npz(path: Path) -> dict[str, np.ndarray]:

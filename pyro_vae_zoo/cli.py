@@ -104,7 +104,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     ev = evaluate(vae, x, args.num_particles, seed=args.seed, progress=progress)
     trained = args.run_folder / RESULT_FILE
     known = read_json(trained) if trained.exists() else {}
-    result = known | result_of(vae, ev, config, data, args.split)
+    result = known | result_of(vae, ev, config, data, args.split, x)
     result = finite(result | {"eval_seed": args.seed})
     if args.out:
         write_json(args.out, result)

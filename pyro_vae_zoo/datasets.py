@@ -10,6 +10,7 @@ All splits and draws are fixed: numpy's `RandomState`, whose stream never change
 
 import copy
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from pyro_vae_zoo import _sources
 from pyro_vae_zoo._checks import LIKELIHOODS, check_images, checked
+from pyro_vae_zoo.dequantisation import bits_per_dim, dequantise, to_pixels
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 
 __all__ = ["LIKELIHOODS", "Dataset", "check_images", "list_datasets", "load_dataset"]
@@ -43,6 +45,9 @@ class Dataset:
             `"discretized_logistic"` (grey levels k/255).
         name: short name, used for run folders and tables.
         dynamic: `train` holds Bernoulli probabilities, redrawn by `epoch`.
+        logit: lambda of the logit that dequantised grey levels go through, see
+            `dequantisation`; all splits are given as grey levels, `train` keeps them
+            and is redrawn by `epoch`, the others are drawn once (seed 777).
         note: how the tensors were made; see `variant`.
 
     Example:
@@ -60,6 +65,7 @@ class Dataset:
     likelihood: str = "bernoulli"
     name: str = "custom"
     dynamic: bool = False
+    logit: float | None = field(default=None, kw_only=True)
     note: str = field(default="user's tensors", kw_only=True)
 
     def __post_init__(self):
@@ -68,12 +74,25 @@ class Dataset:
                 "dynamic=True: expected likelihood='bernoulli', got "
                 f"{self.likelihood!r}; only binary images are redrawn every epoch"
             )
+        if self.logit is not None and not (
+            self.likelihood == "gaussian" and 0 < self.logit < 0.5
+        ):
+            raise UserError(
+                "logit: expected likelihood='gaussian' and a lambda in (0, 0.5), got "
+                f"{self.likelihood!r} and {self.logit}"
+            )
         shape = None
         for split in ("train", "valid", "test"):
-            kind = "grey" if self.dynamic and split == "train" else self.likelihood
+            grey = self.logit is not None or (self.dynamic and split == "train")
+            kind = "grey" if grey else self.likelihood
             x = checked(getattr(self, split), shape, kind, split)
             shape = x.shape[1:]
             object.__setattr__(self, split, x.detach().float())
+        if self.logit is not None:
+            generator = torch.Generator(self.train.device).manual_seed(777)
+            for split in ("valid", "test"):
+                y = dequantise(getattr(self, split), self.logit, generator)
+                object.__setattr__(self, split, y)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -93,18 +112,47 @@ class Dataset:
             object.__setattr__(moved, split, getattr(self, split).to(device))
         return moved
 
+    def first(self, n: int) -> "Dataset":
+        """The same data set with its first `n` training images only.
+
+        Raises:
+            UserError: where there are not so many.
+        """
+        if not 1 <= n <= len(self.train):
+            raise UserError(
+                f"expected 1 to {len(self.train)} training images of {self.name}, got {n}"
+            )
+        fewer = copy.copy(self)
+        object.__setattr__(fewer, "train", self.train[:n])
+        return fewer
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """What a picture of `x`, data or samples of a model of them, shows."""
+        return x if self.logit is None else to_pixels(x, self.logit)
+
+    def bits_per_dim(self, nats: float, x: Tensor) -> float:
+        """Mean log-density `nats` of the data `x`, in bits for each element.
+
+        Of dequantised data it is in bits for each of 256 grey levels.
+        """
+        if self.logit is not None:
+            return bits_per_dim(nats, x, self.logit)
+        return -nats / (math.prod(self.event_shape) * math.log(2))
+
     def epoch(self, seed: int, epoch: int) -> Tensor:
-        """The training images of one epoch: `train`, or its fresh binarisation.
+        """The training images of one epoch: `train`, or a fresh draw from it.
 
         The draw is a function of `(seed, epoch)` alone, so that a resumed run sees
         the same images; it is made on the device of `train` and leaves the global
         random state untouched.
         """
-        if not self.dynamic:
+        if not self.dynamic and self.logit is None:
             return self.train
         digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
         generator = torch.Generator(self.train.device)
         generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        if self.logit is not None:
+            return dequantise(self.train, self.logit, generator)
         uniform = torch.empty_like(self.train).uniform_(generator=generator)
         return uniform.lt_(self.train)
 
@@ -207,6 +255,12 @@ def _frey(name: str, data_dir: Path) -> Dataset:
     return Dataset(*splits, "discretized_logistic", name, note=note)
 
 
+def _cifar10(name: str, data_dir: Path) -> Dataset:
+    splits, note = _sources.cifar10(data_dir)
+    note += ", uniform dequantisation (train redrawn every epoch), logit 0.05"
+    return Dataset(*splits, "gaussian", name, logit=0.05, note=note)
+
+
 def _npz(path: Path) -> Dataset:
     arrays = _sources.npz(path)
     likelihoods = {_npz_likelihood(x.dtype) for x in arrays.values()}
@@ -260,4 +314,5 @@ _LOADERS: dict[str, Callable[[str, Path], Dataset]] = {
     "fashion_gray": partial(_idx, folder="FashionMNIST", reading="gray"),
     "caltech_silhouettes": _caltech,
     "frey_faces": _frey,
+    "cifar10": _cifar10,
 }

@@ -155,7 +155,7 @@ def make_run(
     )
     save(vae, folder)
     ev = evaluate(vae, data.test, eval_particles, seed=training.seed, progress=progress)
-    result = result_of(vae, ev, config, data, "test") | {
+    result = result_of(vae, ev, config, data, "test", data.test) | {
         "weights": history.weights,
         "best_epoch": history.best_epoch,
         "epochs": len(history.epochs),
@@ -189,9 +189,9 @@ def _check_checkpoint(path: Path, vae: VAE, training: TrainOptions) -> None:
 
 
 def result_of(
-    vae: VAE, evaluation: Any, config: dict, data: Dataset, split: str
+    vae: VAE, evaluation: Any, config: dict, data: Dataset, split: str, x: torch.Tensor
 ) -> dict:
-    """An evaluation with everything that its numbers must name."""
+    """An evaluation, of the data `x`, with everything that its numbers must name."""
     values = evaluation.to_dict()
     khat = {
         "median": values.pop("khat_median"),
@@ -203,6 +203,7 @@ def result_of(
         "variant": data.variant,
         "split": split,
         **values,
+        "bits_per_dim": data.bits_per_dim(values["log_likelihood"], x),
         "khat": khat,
         "num_parameters": sum(p.numel() for p in vae.parameters()),
         "seed": config["training"]["seed"],

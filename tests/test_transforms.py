@@ -58,6 +58,9 @@ FLOWS = {
     ),
     "spline_coupling": lambda d, c: T.conditional_spline_coupling(d, c, [12]),
     "rank_one_affine": T.conditional_rank_one_affine,
+    "masked_autoregressive": lambda d, c: T.conditional_masked_autoregressive(
+        d, c, [12], torch.arange(d).flip(0), "elu"
+    ),
     "pyro_iaf": lambda d, c: iaf(d, c, stable=True),
     "pyro_affine_autoregressive": lambda d, c: iaf(d, c, stable=False),
     "pyro_affine_coupling": affine_coupling,
@@ -73,6 +76,7 @@ PLAIN = {
     "neural_autoregressive": lambda d: T.neural_autoregressive(d, [12], width=4),
     "spline_coupling": lambda d: T.spline_coupling(d, [12]),
     "rank_one_affine": T.rank_one_affine,
+    "masked_autoregressive": lambda d: T.masked_autoregressive(d, [12]),
 }
 COUPLINGS = {"spline_coupling", "pyro_affine_coupling"}  # need two dimensions
 REFLECTIONS = {"householder", "householder_own"}  # never near the identity
@@ -266,7 +270,10 @@ def test_networks_run_once_per_forward_pass(name, dim):
             module.register_forward_hook(lambda *_: calls.append(1))
     base = dist.Normal(double(4, dim), 1.0).to_event(1)
     q = dist.TransformedDistribution(base, [flow.condition(double(4, CONTEXT))])
-    z = q.rsample((5,))
+    if name == "masked_autoregressive":  # made to score what it has not drawn
+        z = double(5, 4, dim)
+    else:
+        z = q.rsample((5,))
     assert q.log_prob(z).shape == (5, 4)
     assert len(calls) == 1
 
@@ -709,3 +716,26 @@ def test_rank_one_starts_where_u_has_a_gradient():
     flow = T.rank_one_affine(5)
     flow(torch.randn(8, 5)).square().sum().backward()
     assert (flow.nn.bias.grad[10:].abs() > 1e-3).all()
+
+
+# Masked autoregressive.
+
+
+def test_masked_autoregressive_is_triangular_in_its_order():
+    """du_i/dy_j vanishes unless y_j comes before y_i, and at once for the context."""
+    order = torch.tensor([2, 0, 3, 1])
+    flow = trained(T.conditional_masked_autoregressive(4, CONTEXT, [12], order))
+    step = flow.condition(double(CONTEXT))
+    du = torch.autograd.functional.jacobian(step.inv, double(4))[order][:, order]
+    assert (du.triu(1) == 0).all()
+    assert (du.tril(-1).abs() > 1e-6).sum() == 6
+
+
+def test_masked_autoregressive_keeps_scales_from_collapsing():
+    """A network that asks for a scale of e^-100 gets one of e^-5."""
+    flow = T.masked_autoregressive(2, [4])
+    with torch.no_grad():
+        flow.nn.net.layers[-1].bias[2:] = -100.0
+    y = torch.randn(3, 2)
+    log_det = flow.log_abs_det_jacobian(flow.inv(y), y)
+    torch.testing.assert_close(log_det, torch.full((3,), -10.0))

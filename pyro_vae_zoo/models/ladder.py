@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.likelihoods import make_likelihood
 from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.networks import Block, LatentBlock, make_decoder, make_encoder
+from pyro_vae_zoo.networks import LatentBlock, make_decoder, make_encoder
 from pyro_vae_zoo.registry import register
 from pyro_vae_zoo.vae import VAE, Shared
 

@@ -8,6 +8,7 @@
 | sylvester.py             | van den Berg et al. 2018 | right log-det, conditional |
 | neural_autoregressive.py | Huang et al. 2018        | right tails, identity      |
 | spline_coupling.py       | Durkan et al. 2019       | conditional                |
+| masked_autoregressive.py | Papamakarios et al. 2017 | scores in one pass         |
 | rank_one.py              | Apostolopoulou 2020      | batched, cheap inverse     |
 | made.py                  | Germain et al. 2015      | context added, per datum   |
 
@@ -30,6 +31,11 @@ from pyro_vae_zoo.transforms.householder import (
     householder,
 )
 from pyro_vae_zoo.transforms.made import MADE, CouplingNet
+from pyro_vae_zoo.transforms.masked_autoregressive import (
+    ConditionedMaskedAutoregressive,
+    conditional_masked_autoregressive,
+    masked_autoregressive,
+)
 from pyro_vae_zoo.transforms.neural_autoregressive import (
     ConditionedNeuralAutoregressive,
     conditional_neural_autoregressive,
@@ -68,6 +74,7 @@ __all__ = [
     "MADE",
     "AmortizedTransform",
     "ConditionedHouseholder",
+    "ConditionedMaskedAutoregressive",
     "ConditionedNeuralAutoregressive",
     "ConditionedPlanar",
     "ConditionedRadial",
@@ -81,6 +88,7 @@ __all__ = [
     "LearnedTransform",
     "Reflections",
     "conditional_householder",
+    "conditional_masked_autoregressive",
     "conditional_neural_autoregressive",
     "conditional_planar",
     "conditional_radial",
@@ -88,6 +96,7 @@ __all__ = [
     "conditional_spline_coupling",
     "conditional_sylvester",
     "householder",
+    "masked_autoregressive",
     "neural_autoregressive",
     "orthonormal_columns",
     "planar",
