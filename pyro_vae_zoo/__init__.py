@@ -19,7 +19,13 @@ from pyro_vae_zoo.evaluate import Evaluation, evaluate, log_likelihood
 from pyro_vae_zoo.importance import LogLikelihood, pareto_khat
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import StandardModel
-from pyro_vae_zoo.registry import create, guide_options, list_guides, register
+from pyro_vae_zoo.registry import (
+    create,
+    guide_options,
+    list_density_models,
+    list_guides,
+    register,
+)
 from pyro_vae_zoo.train import History, fit
 from pyro_vae_zoo.vae import VAE, Phase
 
@@ -44,6 +50,7 @@ __all__ = [
     "fit",
     "guide_options",
     "list_datasets",
+    "list_density_models",
     "list_guides",
     "load",
     "load_dataset",

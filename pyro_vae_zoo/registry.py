@@ -18,23 +18,34 @@ from pyro_vae_zoo.vae import VAE
 __all__ = [
     "create",
     "guide_options",
+    "list_density_models",
     "list_guides",
     "register",
     "register_custom",
 ]
 
 _BUILDERS: dict[str, Callable[..., VAE]] = {}
+_DENSITY_MODELS: set[str] = set()  # names in `_BUILDERS` that are no guides
 _CUSTOM: dict[str, Callable] = {}  # how a class of the user's own becomes a VAE
 _GIVEN = ("event_shape", "likelihood")
 
 
-def register(name: str) -> Callable[[Callable[..., VAE]], Callable[..., VAE]]:
-    """Decorator that enters a builder under `name`; a second one is an error."""
+def register(
+    name: str, *, kind: str = "guide"
+) -> Callable[[Callable[..., VAE]], Callable[..., VAE]]:
+    """Decorator that enters a builder under `name`; a second one is an error.
+
+    `kind` is `guide`, or `density` for what is listed by `list_density_models`.
+    """
+    if kind not in ("guide", "density"):
+        raise unknown_name("kind", kind, ("guide", "density"))
 
     def enter(builder: Callable[..., VAE]) -> Callable[..., VAE]:
         if name in _BUILDERS:
             raise UserError(f"a guide named {name!r} is registered already")
         _BUILDERS[name] = builder
+        if kind == "density":
+            _DENSITY_MODELS.add(name)
         return builder
 
     return enter
@@ -53,7 +64,16 @@ def list_guides() -> list[str]:
     >>> "iaf" in list_guides()
     True
     """
-    return sorted(_BUILDERS)
+    return sorted(_BUILDERS.keys() - _DENSITY_MODELS)
+
+
+def list_density_models() -> list[str]:
+    """Registry names of the density models, which `create` builds like a guide.
+
+    >>> list_density_models()
+    ['maf', 'self_reflective_maf']
+    """
+    return sorted(_DENSITY_MODELS)
 
 
 def guide_options(guide: str | Callable[..., nn.Module]) -> dict[str, Any]:
@@ -80,9 +100,9 @@ def create(
     """Build a VAE by the name of its guide, for a data set or for a shape.
 
     Args:
-        guide: a registry name (`zoo.list_guides()`), or a class of your own whose
-            `forward(x)` draws `"z"`, called as `guide(event_shape=..., latent_dim=...,
-            hidden_dims=..., **its options)`.
+        guide: a registry name (`zoo.list_guides()`, `zoo.list_density_models()`), or a
+            class of your own whose `forward(x)` draws `"z"`, called as
+            `guide(event_shape=..., latent_dim=..., hidden_dims=..., **its options)`.
         data: a `zoo.Dataset`; gives `event_shape` and `likelihood`.
         event_shape: shape of one datum, where there is no `data`.
         likelihood: `bernoulli` (default), `gaussian` or `discretized_logistic`.
@@ -127,7 +147,7 @@ def create(
 
 def _builder(name: str) -> Callable[..., VAE]:
     if name not in _BUILDERS:
-        raise unknown_name("guide", name, list_guides())
+        raise unknown_name("guide", name, list_guides() + list_density_models())
     return _BUILDERS[name]
 
 

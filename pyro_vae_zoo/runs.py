@@ -243,9 +243,12 @@ def draw(folder: Path, vae: VAE, data: Dataset, records: list[dict]) -> None:
     plane = isinstance(z, torch.Tensor) and z.shape[-1] == 2
     figures: dict[str, Callable] = {
         "samples": lambda: plots.plot_samples(vae, data=data),
-        "reconstructions": lambda: plots.plot_reconstructions(vae, x[:16], data=data),
         "training": lambda: plots.plot_training(records, title=title),
     }
+    if len(z) > 0:  # a density model has no latents to reconstruct from
+        figures["reconstructions"] = lambda: plots.plot_reconstructions(
+            vae, x[:16], data=data
+        )
     if isinstance(z, torch.Tensor):
         figures["traversal"] = lambda: plots.plot_traversal(vae, x[:500], data=data)
     if plane:

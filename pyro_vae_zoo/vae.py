@@ -152,6 +152,8 @@ class VAE(nn.Module):
     @property
     def likelihood(self) -> str | None:
         """Name of the likelihood; None for a model of the user's own without one."""
+        if self.config is not None:
+            return self.config["likelihood"]
         return getattr(getattr(self.model, "likelihood", None), "name", None)
 
     @property
@@ -214,7 +216,15 @@ def _forget(prefix: str) -> None:
 def _observed(model: nn.Module, trace: poutine.Trace, mean: bool) -> Tensor:
     """The drawn data, or their means; a model of blocks puts them together."""
     sites = [s for name, s in trace.nodes.items() if name.split("_")[0] == "x"]
-    parts = [s["fn"].mean if mean else s["value"] for s in sites]
+    parts = [_mean_or_draw(s) if mean else s["value"] for s in sites]
     if hasattr(model, "join"):
         return model.join(parts)
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _mean_or_draw(site: dict) -> Tensor:
+    """A site's mean; a flow has none in closed form, there the draw stands for it."""
+    try:
+        return site["fn"].mean
+    except NotImplementedError:
+        return site["value"]

@@ -39,7 +39,7 @@ def plot_samples(
 ) -> Figure:
     """E[x|z] for `n` draws z ~ p(z)."""
     with evaluating(vae.model, vae.guide, vae.device, seed):
-        images = vae.sample(n, mean=True)
+        images = _pixels(vae.sample(n, mean=True), data)
     columns = min(math.ceil(math.sqrt(n)), 16)
     return _image_figure(images, columns, "Samples: " + figure_title(vae, data))
 
@@ -55,7 +55,8 @@ def plot_reconstructions(
     """Each datum above E[x|z] for one z ~ q(z|x)."""
     x, columns = x.to(vae.device), fit_columns(x, columns)
     with evaluating(vae.model, vae.guide, vae.device, seed):
-        again = vae.reconstruct(x)
+        again = _pixels(vae.reconstruct(x), data)
+    x = _pixels(x, data)
     pairs = [
         torch.cat([_filled(part, columns) for part in rows])
         for rows in zip(x.split(columns), again.split(columns), strict=True)
@@ -100,7 +101,7 @@ def plot_traversal(
         z = z.flatten(0, 1)
         decode = poutine.condition(poutine.uncondition(vae.model), data={"z": z})
         trace = poutine.trace(decode).get_trace(vae._blank(len(z)))
-        images = trace.nodes["x"]["fn"].mean
+        images = _pixels(trace.nodes["x"]["fn"].mean, data)
     return _image_figure(
         images,
         columns,
@@ -182,6 +183,10 @@ def draw_images(
     edge = 0 if vectors else 0.5  # `imshow` counts from the first pixel's centre
     centres = left[:columns] + width / 2 - edge, top[::columns] + height / 2 - edge
     return tuple(c.tolist() for c in centres)
+
+
+def _pixels(x: Tensor, data: Dataset | str | None) -> Tensor:
+    return data.pixels(x) if isinstance(data, Dataset) else x
 
 
 def _filled(images: Tensor, columns: int) -> Tensor:

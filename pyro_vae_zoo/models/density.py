@@ -1,0 +1,286 @@
+r"""Density estimation: a masked autoregressive flow, and a hierarchy of such flows.
+
+George Papamakarios, Theo Pavlakou, Iain Murray: *Masked Autoregressive Flow for
+Density Estimation*, 2017, https://arxiv.org/abs/1705.07057 (`maf`), and the
+hierarchical variational flow of Apostolopoulou, Rosenfeld, Dubrawski:
+*Self-Reflective Variational Autoencoder*, 2020 (`self_reflective_maf`).
+
+`maf`: \(u \sim N(0, I)\), then K steps \(y_i = u_i e^{\alpha_i} + \mu_i\) whose
+\(\mu_i, \alpha_i\) are a MADE of \(y_{<i}\); the order of the data is reversed from
+one step to the next. It has no latents: its guide draws nothing, its ELBO is its
+log-density, and everything made for VAEs serves it too.
+
+`self_reflective_maf`: the hierarchy of `self_reflective`, whose l-th data layer is a
+flow of block x_l. Features of z_l and x_{l-1} enter its base distribution, a Gaussian
+of precision \(\mathrm{diag}\,d + u u^\top\) (Rezende et al. 2014, eq. 9), and the
+MADE of each step, whose masks they pass.
+
+| symbol      | code name          | shape                      | equation          |
+|-------------|--------------------|----------------------------|-------------------|
+| y, x_l      | `"x"`, `"x_1"`, ... | `(batch, D)`, `(batch, D_l)` | 3              |
+| mu, alpha   | `flows[k]`         | `D` each                   | 4                 |
+| eps_l, z_l  | `"eps_1"`, `"z_1"`, ... | `(batch, latent_dim)` | -                 |
+| d, u        | `RankOnePrecision` | `(batch, D_l)` each        | Rezende et al., 9 |
+
+Differences from the papers: log-scales are kept within +-5; batch normalisation is an
+option of `maf`, off by default, since in training it makes a datum's density depend
+on its batch; x_{l-1} enters the flow beside z_l, as it does the hierarchy's other
+data layers. Data are flattened a pixel after the other, so that blocks are bands.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions import transforms as T
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae_zoo import transforms as zt
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.models.self_reflective import (
+    Layers,
+    SelfReflectiveGuide,
+    SelfReflectiveModel,
+)
+from pyro_vae_zoo.partition import Partition
+from pyro_vae_zoo.registry import register
+from pyro_vae_zoo.vae import VAE, Shared
+
+__all__ = ["DensityModel", "FlowDataLayer", "NoLatents", "RankOnePrecision"]
+
+
+class DensityModel(PyroModule):
+    """p(x) without latents: a standard Gaussian through `flows`."""
+
+    def __init__(self, flows: Sequence[nn.Module], partition: Partition) -> None:
+        super().__init__()
+        self.flows = nn.ModuleList(flows)
+        self.partition = partition
+        (size,) = partition.sizes
+        self.register_buffer("loc", torch.zeros(size), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observe x as a vector (or draw it)."""
+        base = dist.Normal(self.loc, 1.0).to_event(1)
+        p_x = dist.TransformedDistribution(base, list(self.flows))
+        (flat,) = self.partition.split(x)
+        with pyro.plate("data", len(x), dim=-1):
+            return self.join([pyro.sample("x", p_x, obs=flat)])
+
+    def join(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Data of shape `(..., *event_shape)` from the vector."""
+        return self.partition.join(blocks)
+
+
+class NoLatents(PyroModule):
+    """The guide of a model without latents: it draws nothing."""
+
+    def forward(self, x: Tensor) -> None:
+        """Draw nothing given x."""
+
+
+class RankOnePrecision(dist.TorchDistribution):
+    r"""N(loc, (diag d + u u^T)^{-1}) of vectors (Rezende et al. 2014, eqs. 9 and 10).
+
+    Both density and draws cost O(D). With \(\eta = 1/(1 + u^\top D^{-1} u)\) draws are
+    loc + R e, \(R = D^{-1/2} - \frac{\eta}{1 + \sqrt\eta} D^{-1} u u^\top D^{-1/2}\),
+    so that \(R R^\top = (D + u u^\top)^{-1}\).
+
+    Args:
+        loc: mean, shape `(..., D)`.
+        diag: d > 0, same shape.
+        u: same shape.
+
+    >>> one = torch.ones(3)
+    >>> p = RankOnePrecision(0 * one, one, 0 * one)
+    >>> torch.isclose(p.log_prob(one), dist.Normal(0, 1).log_prob(one).sum())
+    tensor(True)
+    """
+
+    arg_constraints = {
+        "loc": constraints.real_vector,
+        "diag": constraints.independent(constraints.positive, 1),
+        "u": constraints.real_vector,
+    }
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, diag: Tensor, u: Tensor, validate_args=None):
+        self.loc, self.diag, self.u = torch.broadcast_tensors(loc, diag, u)
+        shape = self.loc.shape
+        super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same distribution with a larger batch shape."""
+        shape = (*batch_shape, *self.event_shape)
+        parameters = (p.expand(shape) for p in (self.loc, self.diag, self.u))
+        return RankOnePrecision(*parameters, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean."""
+        return self.loc
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        r = value - self.loc
+        quadratic = (self.diag * r.square()).sum(-1) + (self.u * r).sum(-1).square()
+        gain = (self.u.square() / self.diag).sum(-1)
+        log_det = self.diag.log().sum(-1) + gain.log1p()
+        return 0.5 * (log_det - quadratic - r.shape[-1] * _LOG_2PI)
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """Draws of shape `sample_shape + batch_shape + (D,)`."""
+        noise = torch.randn_like(
+            self.loc.expand(self._extended_shape(torch.Size(sample_shape)))
+        )
+        white = noise * self.diag.rsqrt()
+        v = self.u / self.diag
+        eta = 1 / (1 + (self.u * v).sum(-1, keepdim=True))
+        along = (self.u * white).sum(-1, keepdim=True)
+        return self.loc + white - eta / (1 + eta.sqrt()) * v * along
+
+
+_LOG_2PI = 1.8378770664093453
+
+
+class FlowDataLayer(nn.Module):
+    """p(x_l | z_l, x_{l-1}): a flow whose base and every step see both.
+
+    Args:
+        features: network of (x_{l-1}, z_l), or in layer 1 of z_l, to a context.
+        base: maps the context to loc, raw d and u of the base.
+        steps: conditional transforms of x_l.
+    """
+
+    def __init__(
+        self, features: nn.Module, base: nn.Module, steps: Sequence[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.base = base
+        self.steps = nn.ModuleList(steps)
+
+    def forward(self, z: Tensor, x_above: Tensor | None) -> dist.Distribution:
+        """The distribution of block l."""
+        inputs = (z,) if x_above is None else (x_above, z)
+        context = F.elu(self.features(*inputs))
+        loc, diag, u = zt.rank_one_parameters(self.base(context))
+        steps = [step.condition(context) for step in self.steps]
+        return dist.TransformedDistribution(RankOnePrecision(loc, diag, u), steps)
+
+
+@register("maf", kind="density")
+def maf(
+    *,
+    event_shape: Sequence[int],
+    likelihood: str = "gaussian",
+    num_flows: int = 10,
+    flow_hidden_dims: Sequence[int] = (1024,),
+    flow_activation: str = "relu",
+    batch_norm: bool = False,
+) -> VAE:
+    """Papamakarios et al. 2017: `num_flows` MADEs, the order reversed in turns."""
+    _check_real("maf", likelihood)
+    if num_flows < 1:
+        raise UserError(f"num_flows must be at least 1, got {num_flows}")
+    sizes = [torch.Size(event_shape).numel()]
+    partition = Partition(event_shape, 1, sizes)
+    flows: list[nn.Module] = []
+    for k in range(num_flows):
+        if batch_norm and flows:
+            flows.append(T.BatchNorm(sizes[0]))
+        order = _order(sizes[0], k)
+        flows.append(
+            zt.masked_autoregressive(sizes[0], flow_hidden_dims, order, flow_activation)
+        )
+    return VAE(DensityModel(flows, partition), NoLatents(), event_shape)
+
+
+@register("self_reflective_maf", kind="density")
+def self_reflective_maf(
+    *,
+    event_shape: Sequence[int],
+    likelihood: str = "gaussian",
+    num_layers: int = 5,
+    latent_dim: int = 40,
+    hidden_dims: Sequence[int] = (256, 256),
+    network: str = "mlp",
+    activation: str = "elu",
+    bijector: str = "spline_coupling",
+    prior: str = "amortised",
+    block_sizes: Sequence[int] | None = None,
+    num_flows: int = 2,
+    flow_hidden_dims: Sequence[int] = (1024,),
+    flow_activation: str = "relu",
+) -> VAE:
+    """Apostolopoulou et al. 2020: L layers, each emits a block through a flow of its own.
+
+    `num_flows` and `flow_hidden_dims` are of each data layer; its bijector is one step.
+    """
+    _check_real("self_reflective_maf", likelihood)
+    layers = Layers(
+        tuple(event_shape), latent_dim, tuple(hidden_dims), network, activation
+    )
+    partition = Partition(event_shape, num_layers, block_sizes)
+    depth = range(num_layers)
+    make = partial(
+        _data_layer,
+        layers,
+        num_flows=num_flows,
+        flow_hidden_dims=flow_hidden_dims,
+        flow_activation=flow_activation,
+    )
+    sizes = partition.sizes
+    model = SelfReflectiveModel(
+        [layers.prior(l, prior) for l in depth],
+        Shared([layers.bijector(l, bijector, 2, (64,)) for l in depth]),
+        [make(d, above) for d, above in zip(sizes, [None, *sizes], strict=False)],
+        partition,
+    )
+    posteriors = [layers.posterior(l) for l in depth]
+    return VAE(model, SelfReflectiveGuide(posteriors, model.bijectors), event_shape)
+
+
+def _data_layer(
+    layers: Layers,
+    size: int,
+    above: int | None,
+    *,
+    num_flows: int,
+    flow_hidden_dims: Sequence[int],
+    flow_activation: str,
+) -> FlowDataLayer:
+    context_dim = layers.hidden_dims[-1]
+    inputs = [layers.latent_dim] if above is None else [above, layers.latent_dim]
+    steps = [
+        zt.conditional_masked_autoregressive(
+            size, context_dim, flow_hidden_dims, _order(size, k), flow_activation
+        )
+        for k in range(num_flows)
+    ]
+    base = nn.Linear(context_dim, 3 * size)
+    with torch.no_grad():  # near the standard Gaussian, u away from 0
+        base.weight.mul_(0.1)
+        base.bias.mul_(0.1)
+    return FlowDataLayer(layers.net(inputs, context_dim), base, steps)
+
+
+def _order(size: int, step: int) -> Tensor:
+    order = torch.arange(size)
+    return order.flip(0) if step % 2 else order
+
+
+def _check_real(name: str, likelihood: str) -> None:
+    if likelihood != "gaussian":
+        raise UserError(
+            f"{name} is a density of real numbers, got data of likelihood {likelihood!r}; "
+            "use --data cifar10 or an .npz of floats"
+        )
