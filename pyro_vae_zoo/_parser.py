@@ -9,7 +9,7 @@ from pyro_vae_zoo import __version__
 from pyro_vae_zoo.datasets import list_datasets
 from pyro_vae_zoo.networks import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.options import OPTIMIZERS, SCHEDULES, TrainOptions
-from pyro_vae_zoo.registry import list_guides
+from pyro_vae_zoo.registry import list_density_models, list_guides
 
 __all__ = ["STEPS_BY_DEFAULT", "key_value", "make_parser"]
 
@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_density(commands)
     _add_evaluate(commands)
     _add_compare(commands)
     return parser
@@ -76,18 +77,47 @@ def _add_train(commands: Any) -> None:
         metavar="NAME|FILE.py:Class",
         help="posterior q(z|x): a name of the zoo or a class of your own",
     )
+    _add_run(command, "runs/<guide>-<data>-s<seed>")
+    _add_shared(command)
+    command.set_defaults(command="train")
+
+
+def _add_density(commands: Any) -> None:
+    command = commands.add_parser(
+        "density",
+        help="train a density model of real data, say its nats and bits",
+        description="Train a normalising flow, alone or in a hierarchy, on data with a "
+        "density. Results are in nats of the logit space and in bits per dimension.",
+        epilog="example: density --model self_reflective_maf --train-size 5000 "
+        "--option flow_hidden_dims=256,",
+        formatter_class=_Formatter,
+    )
+    command.add_argument(
+        "--model",
+        dest="guide",
+        choices=list_density_models(),
+        default="maf",
+        help="the density model",
+    )
+    command.add_argument(
+        "--train-size", type=int, metavar="N", help="train on the first N images only"
+    )
+    _add_run(command, "runs/<model>-<data>-n<train size>-s<seed>")
+    _add_shared(command)
+    # A flow's steps multiply; large ones diverge within an epoch.
+    command.set_defaults(
+        command="density", data="cifar10", lr=1e-4, clip_norm=1e3, eval_particles=None
+    )
+
+
+def _add_run(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="random seed")
     command.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="run folder (default: runs/<guide>-<data>-s<seed>)",
+        "--out", type=Path, metavar="DIR", help=f"run folder (default: {default})"
     )
     command.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint in the folder"
     )
-    _add_shared(command)
-    command.set_defaults(command="train")
 
 
 def _add_evaluate(commands: Any) -> None:

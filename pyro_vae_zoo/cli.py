@@ -9,6 +9,7 @@ import json
 import math
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -60,10 +61,22 @@ def _fail(error: Exception, code: int) -> int:
 
 def _train(args: argparse.Namespace) -> None:
     data = load_dataset(args.data, args.data_dir)
+    name = f"{find_guide(args.guide)}-{data.name}"
+    _train_on(data, args.out or Path("runs", f"{name}-s{args.seed}"), args)
+
+
+def _density(args: argparse.Namespace) -> None:
+    data = load_dataset(args.data, args.data_dir)
+    data = data if args.train_size is None else data.first(args.train_size)
+    if args.eval_particles is None:  # without latents one draw of nothing is exact
+        latents = "latent_dim" in guide_options(args.guide)
+        args.eval_particles = 100 if latents else 1
+    name = f"{args.guide}-{data.name}-n{len(data.train)}"
+    _train_on(data, args.out or Path("runs", f"{name}-s{args.seed}"), args)
+
+
+def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
     training = _training(args, data, args.seed)
-    folder = args.out or Path(
-        "runs", f"{find_guide(args.guide)}-{data.name}-s{args.seed}"
-    )
     result = make_run(
         folder,
         args.guide,
@@ -172,14 +185,15 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
 def summary(result: dict) -> str:
     """A result in lines of at most 80 columns."""
     k, n = result["num_particles"], result["num_data"]
-    khat = result["khat"]
+    khat, latents = result["khat"], result["kl_per_site"]
+    mc_error = _digits(result["log_likelihood_mc_error"])
     lines = [
         f"{result['guide']} on {result['data']}, {result['split']} split, {n} data, "
         f"seed {result['seed']}",
-        f"  ({result['variant']})",
+        textwrap.fill(f"  ({result['variant']})", 80, subsequent_indent="   "),
         f"  log-likelihood  {result['log_likelihood']:9.3f} +- "
         f"{_digits(result['log_likelihood_std_error'])} nats  "
-        f"({k} particles, MC error {_digits(result['log_likelihood_mc_error'])})",
+        + (f"({k} particles, MC error {mc_error})" if latents else "(exact)"),
         f"  ELBO            {result['elbo']:9.3f} +- "
         f"{_digits(result['elbo_std_error'])} nats",
         f"  KL              {result['kl']:9.3f} nats",
@@ -187,6 +201,8 @@ def summary(result: dict) -> str:
         f"  bits/dimension  {result['bits_per_dim']:9.4f}",
         f"  active units    {', '.join(result['active_units'].values()):>9}",
     ]
+    if not latents:
+        del lines[3:6], lines[-1]
     if khat["median"] is not None:
         share = 100 * khat["above_0.7"]
         lines.append(
@@ -199,8 +215,14 @@ def _digits(error: float | None) -> str:
     return "?" if error is None or math.isnan(error) else f"{error:.3f}"
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "compare": _compare}
+_COMMANDS = {
+    "train": _train,
+    "density": _density,
+    "evaluate": _evaluate,
+    "compare": _compare,
+}
 _HOW_TO_GO_ON = {
+    "density": "; the same command with --resume goes on",
     "train": "; the same command with --resume goes on",
     "evaluate": "",
     "compare": "; the same command goes on",
