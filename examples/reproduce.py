@@ -80,11 +80,13 @@ TABLES = {
             "cpu": Budget(
                 {
                     "epochs": 20,
-                    "lr": 1e-3,
+                    "lr": 2e-3,
                     "schedule": "cosine",
+                    "kl_warmup": 10,
                     "clip_norm": 100.0,
                     "analytic_kl": True,
-                }
+                },
+                eval_particles=200,
             ),
             "smoke": Budget(
                 {"epochs": 1, "lr": 1e-3, "clip_norm": 100.0, "analytic_kl": True},
