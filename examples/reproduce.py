@@ -80,7 +80,7 @@ TABLES = {
             "cpu": Budget(
                 {
                     "epochs": 20,
-                    "lr": 2e-3,
+                    "lr": 1e-3,
                     "schedule": "cosine",
                     "kl_warmup": 10,
                     "clip_norm": 100.0,
