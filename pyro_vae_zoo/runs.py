@@ -50,7 +50,10 @@ __all__ = [
     "resolve_guide",
 ]
 
-PICTURES = ("samples", "reconstructions", "training", "traversal", "posterior")
+PICTURES = (
+    *("samples", "reconstructions", "training", "traversal", "posterior"),
+    *("growth", "layers"),
+)
 _FILES = (CONFIG_FILE, RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
     f"{name}.png" for name in PICTURES
 )
@@ -161,7 +164,7 @@ def make_run(
         "epochs": len(history.epochs),
         "seconds": round(history.seconds, 2),
     }
-    draw(folder, vae, data, history.epochs)
+    draw(folder, vae, data, history.epochs, result)
     write_json(folder / RESULT_FILE, result)
     return result
 
@@ -233,8 +236,10 @@ def hardware(device: torch.device) -> dict:
     }
 
 
-def draw(folder: Path, vae: VAE, data: Dataset, records: list[dict]) -> None:
-    """The pictures of a run; those that need a certain latent where they apply."""
+def draw(
+    folder: Path, vae: VAE, data: Dataset, records: list[dict], result: dict
+) -> None:
+    """The pictures of a run; those that need certain latents where they apply."""
     from pyro_vae_zoo import plots
 
     x = data.test.to(vae.device)
@@ -249,6 +254,10 @@ def draw(folder: Path, vae: VAE, data: Dataset, records: list[dict]) -> None:
         figures["reconstructions"] = lambda: plots.plot_reconstructions(
             vae, x[:16], data=data
         )
+    if isinstance(z, dict) and len(z) > 1:
+        figures["layers"] = lambda: plots.plot_layers(result, title=title)
+        if hasattr(vae.model, "join"):
+            figures["growth"] = lambda: plots.plot_growth(vae, data=data)
     if isinstance(z, torch.Tensor):
         figures["traversal"] = lambda: plots.plot_traversal(vae, x[:500], data=data)
     if plane:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
 
-__all__ = ["VAE", "Phase", "Shared", "latent_sites"]
+__all__ = ["VAE", "Phase", "Shared", "latent_sites", "mean_or_draw"]
 
 _numbers = itertools.count()
 
@@ -216,13 +216,13 @@ def _forget(prefix: str) -> None:
 def _observed(model: nn.Module, trace: poutine.Trace, mean: bool) -> Tensor:
     """The drawn data, or their means; a model of blocks puts them together."""
     sites = [s for name, s in trace.nodes.items() if name.split("_")[0] == "x"]
-    parts = [_mean_or_draw(s) if mean else s["value"] for s in sites]
+    parts = [mean_or_draw(s) if mean else s["value"] for s in sites]
     if hasattr(model, "join"):
         return model.join(parts)
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
-def _mean_or_draw(site: dict) -> Tensor:
+def mean_or_draw(site: dict) -> Tensor:
     """A site's mean; a flow has none in closed form, there the draw stands for it."""
     try:
         return site["fn"].mean

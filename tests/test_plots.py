@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.contour import QuadContourSet
+from pairs import perturb, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
@@ -229,6 +230,73 @@ def test_pictures_leave_the_callers_state_alone(trained):
     vae.eval()
     a, b = (fig.axes[0].images[0].get_array() for fig in (one, two))
     np.testing.assert_array_equal(a, b)
+
+
+# --------------------------------------------------------------------- hierarchies
+
+
+def test_growth_adds_a_block_at_a_time():
+    """Three blocks of 27 pixels: white where none is yet, then never changed."""
+    vae = small("self_reflective", (9, 9))
+    perturb(vae)
+    fig = plots.plot_growth(vae, n=2)
+    assert fig.get_suptitle() == "Growth: self_reflective, L = 3"
+    (ax,) = fig.axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == [
+        f"$x_{{{l}}}$" for l in (1, 2, 3)
+    ]
+    canvas = ax.images[0].get_array()[..., 0]
+    images = [
+        canvas[10 * r : 10 * r + 9, 10 * c : 10 * c + 9]
+        for r in (0, 1)
+        for c in (0, 1, 2)
+    ]
+    for n, image in enumerate(images):
+        drawn = 3 * (n % 3 + 1)
+        assert (image[drawn:] == 1).all()
+        assert (image[:drawn] < 1).all()
+        np.testing.assert_array_equal(image[:drawn], images[n - n % 3 + 2][:drawn])
+    assert not np.array_equal(images[2], images[5])
+
+
+def test_growth_of_many_layers_shows_ten_stages():
+    vae = small("self_reflective", (6, 6), num_layers=12)
+    (ax,) = plots.plot_growth(vae, n=1).axes
+    heads = [int(t.get_text()[4:-2]) for t in ax.get_xticklabels()]
+    assert heads == [1, 2, 3, 4, 6, 7, 8, 9, 10, 12]
+
+
+@pytest.mark.parametrize("guide", ["mean_field", "ladder"])
+def test_growth_needs_blocks(guide):
+    with pytest.raises(UserError, match=r"observes blocks x_1, x_2"):
+        plots.plot_growth(small(guide))
+
+
+def test_layers_are_the_evaluations():
+    vae = small("ladder")
+    x = torch.rand(20, 2, 3).bernoulli()
+    evaluation = zoo.evaluate(vae, x, num_particles=4)
+    fig = plots.plot_layers(evaluation, title="ladder")
+    left, right = fig.axes
+    assert [b.get_width() for b in left.patches] == list(
+        evaluation.kl_per_site.values()
+    )
+    of, some = right.patches[:3], right.patches[3:]
+    counts = [f"{a.get_width()}/{b.get_width()}" for a, b in zip(some, of, strict=True)]
+    assert counts == list(evaluation.active_units.values())
+    assert [t.get_text() for t in left.get_yticklabels()] == list(
+        evaluation.kl_per_site
+    )
+
+
+def test_layers_need_latents():
+    with pytest.raises(UserError, match="no latent sites"):
+        plots.plot_layers({"kl_per_site": {}, "active_units": {}})
+
+
+def test_long_titles_are_wrapped():
+    fig = plots.plot_images(torch.zeros(3, 4, 4), title="word " * 30)
+    assert max(map(len, fig.get_suptitle().split("\n"))) <= 40
 
 
 def test_importing_the_package_imports_no_matplotlib():

@@ -5,6 +5,7 @@ Functions that run a VAE take a seed, leave the caller's random state as it was,
 name the guide, and the data where they are told, in the title.
 """
 
+from pyro_vae_zoo.plots.hierarchy import plot_growth, plot_layers
 from pyro_vae_zoo.plots.images import (
     plot_images,
     plot_reconstructions,
@@ -18,7 +19,9 @@ from pyro_vae_zoo.plots.training import plot_comparison, plot_results, plot_trai
 __all__ = [
     "figure_title",
     "plot_comparison",
+    "plot_growth",
     "plot_images",
+    "plot_layers",
     "plot_posterior",
     "plot_reconstructions",
     "plot_results",

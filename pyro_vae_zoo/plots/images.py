@@ -18,6 +18,7 @@ from pyro_vae_zoo.plots.style import (
     COLOURS,
     figure_title,
     make_figure,
+    wrap_title,
 )
 from pyro_vae_zoo.vae import VAE
 
@@ -31,7 +32,7 @@ def plot_images(
 
     Values are clipped to [0, 1].
     """
-    return _image_figure(images, columns, title)
+    return image_figure(images, columns, title)
 
 
 def plot_samples(
@@ -39,9 +40,9 @@ def plot_samples(
 ) -> Figure:
     """E[x|z] for `n` draws z ~ p(z)."""
     with evaluating(vae.model, vae.guide, vae.device, seed):
-        images = _pixels(vae.sample(n, mean=True), data)
+        images = pixels_of(vae.sample(n, mean=True), data)
     columns = min(math.ceil(math.sqrt(n)), 16)
-    return _image_figure(images, columns, "Samples: " + figure_title(vae, data))
+    return image_figure(images, columns, "Samples: " + figure_title(vae, data))
 
 
 def plot_reconstructions(
@@ -55,13 +56,13 @@ def plot_reconstructions(
     """Each datum above E[x|z] for one z ~ q(z|x)."""
     x, columns = x.to(vae.device), fit_columns(x, columns)
     with evaluating(vae.model, vae.guide, vae.device, seed):
-        again = _pixels(vae.reconstruct(x), data)
-    x = _pixels(x, data)
+        again = pixels_of(vae.reconstruct(x), data)
+    x = pixels_of(x, data)
     pairs = [
         torch.cat([_filled(part, columns) for part in rows])
         for rows in zip(x.split(columns), again.split(columns), strict=True)
     ]
-    return _image_figure(
+    return image_figure(
         torch.cat(pairs),
         columns,
         "Reconstructions: " + figure_title(vae, data),
@@ -101,8 +102,8 @@ def plot_traversal(
         z = z.flatten(0, 1)
         decode = poutine.condition(poutine.uncondition(vae.model), data={"z": z})
         trace = poutine.trace(decode).get_trace(vae._blank(len(z)))
-        images = _pixels(trace.nodes["x"]["fn"].mean, data)
-    return _image_figure(
+        images = pixels_of(trace.nodes["x"]["fn"].mean, data)
+    return image_figure(
         images,
         columns,
         "Traversal: " + figure_title(vae, data),
@@ -111,7 +112,7 @@ def plot_traversal(
     )
 
 
-def _image_figure(
+def image_figure(
     images: Tensor,
     columns: int,
     title: str | None,
@@ -119,14 +120,15 @@ def _image_figure(
     heads: Sequence[str] = (),
     group: int = 0,
 ) -> Figure:
+    """A grid of images with names for its rows and columns."""
     columns = fit_columns(images, columns)
     num_rows = -(-len(images) // columns)
     vectors = images.dim() == 2
     aspect = 0.5 if vectors else images.shape[-2] / images.shape[-1]
-    width = columns * (1.1 if vectors else 0.6) + (1.3 if rows else 0.2)
+    width = max(columns * (1.1 if vectors else 0.6) + (1.3 if rows else 0.2), 3.2)
     height = num_rows * (1.1 if vectors else 0.6) * aspect + 0.3 * bool(heads)
-    title_height = 0.22 * len(title.split("\n")) + 0.15 if title else 0.1
-    fig = make_figure(max(width, 3.2), height + title_height, title)
+    lines = wrap_title(title, width).count("\n") + 1 if title else 0
+    fig = make_figure(width, height + (0.18 * lines + 0.15 if title else 0.1), title)
     ax = fig.add_subplot()
     x, y = draw_images(ax, images, columns, group)
     ax.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
@@ -185,7 +187,8 @@ def draw_images(
     return tuple(c.tolist() for c in centres)
 
 
-def _pixels(x: Tensor, data: Dataset | str | None) -> Tensor:
+def pixels_of(x: Tensor, data: Dataset | str | None) -> Tensor:
+    """What a picture of `x` shows, where the data know a map to pixels."""
     return data.pixels(x) if isinstance(data, Dataset) else x
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -10,10 +11,10 @@ from matplotlib.figure import Figure
 
 from pyro_vae_zoo.checkpoint import write_atomically
 from pyro_vae_zoo.datasets import Dataset
-from pyro_vae_zoo.registry import guide_options, list_guides
+from pyro_vae_zoo.registry import guide_options, list_density_models, list_guides
 from pyro_vae_zoo.vae import VAE
 
-__all__ = ["dress", "figure_title", "make_figure", "save_figure", "tint"]
+__all__ = ["dress", "figure_title", "make_figure", "save_figure", "tint", "wrap_title"]
 
 # Okabe & Ito's colours, which the colour-blind tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
@@ -31,7 +32,7 @@ def save_figure(fig: Figure, path: str | os.PathLike, *, dpi: int = 150) -> Path
 
 
 def figure_title(vae: VAE, data: Dataset | str | None = None) -> str:
-    """Guide, number of flows, and on a second line the data's variant.
+    """Guide, number of flows or layers, and on a second line the data's variant.
 
     >>> import pyro_vae_zoo as zoo
     >>> figure_title(zoo.create("iaf", event_shape=(8, 8)))
@@ -39,9 +40,11 @@ def figure_title(vae: VAE, data: Dataset | str | None = None) -> str:
     """
     config = vae.config or {"guide": type(vae.guide).__name__, "options": {}}
     guide, options = config["guide"], config["options"]
-    if guide in list_guides():
+    if guide in list_guides() + list_density_models():
         options = guide_options(guide) | options
-    if "num_flows" in options:
+    if "num_layers" in options:
+        guide += f", L = {options['num_layers']}"
+    elif "num_flows" in options:
         guide += f", K = {options['num_flows']}"
     if isinstance(data, Dataset):
         data = f"{data.name}: {data.variant}"
@@ -52,8 +55,15 @@ def make_figure(width: float, height: float, title: str | None) -> Figure:
     """An empty figure with its title on the left."""
     fig = Figure(figsize=(width, height), layout="constrained")
     if title:
+        title = wrap_title(title, width)
         fig.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
     return fig
+
+
+def wrap_title(title: str, width: float) -> str:
+    """Lines of a title that fit a figure so many inches wide, at 10 points."""
+    lines = [textwrap.wrap(line, int(12.5 * width)) for line in title.split("\n")]
+    return "\n".join(part for line in lines for part in line)
 
 
 def dress(ax: Axes, title: str, x_label: str, y_label: str) -> None:

@@ -1,0 +1,85 @@
+"""Hierarchies: samples that grow block by block, and what each layer carries."""
+
+import torch
+from matplotlib.figure import Figure
+from pyro import poutine
+
+from pyro_vae_zoo.datasets import Dataset
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluate import Evaluation, evaluating
+from pyro_vae_zoo.plots.images import image_figure, pixels_of
+from pyro_vae_zoo.plots.style import COLOURS, dress, figure_title, make_figure
+from pyro_vae_zoo.vae import VAE, mean_or_draw
+
+__all__ = ["plot_growth", "plot_layers"]
+
+_MAX_COLUMNS = 10
+
+
+def plot_growth(
+    vae: VAE, n: int = 6, *, seed: int = 0, data: Dataset | str | None = None
+) -> Figure:
+    """`n` ancestral samples, a row each, with one more block in each column.
+
+    Shown is E[x_l|z_l, x_{l-1}]; the block x_{l-1} that a layer sees is a draw.
+
+    Raises:
+        UserError: where the model does not observe blocks `x_1`, `x_2`, ...
+    """
+    with evaluating(vae.model, vae.guide, vae.device, seed):
+        generate = poutine.trace(poutine.uncondition(vae.model))
+        nodes = generate.get_trace(vae._blank(n)).nodes
+        blocks = [mean_or_draw(s) for k, s in nodes.items() if k.startswith("x_")]
+        if not blocks or not hasattr(vae.model, "join"):
+            raise UserError("growth needs a model that observes blocks x_1, x_2, ...")
+        # Many layers: as many stages as fit, evenly spread, the last one whole.
+        count = min(len(blocks), _MAX_COLUMNS)
+        shown = [(i + 1) * len(blocks) // count - 1 for i in range(count)]
+        stages = [
+            vae.model.join(
+                [
+                    b if i <= l else torch.full_like(b, torch.nan)
+                    for i, b in enumerate(blocks)
+                ]
+            )
+            for l in shown
+        ]
+    images = pixels_of(torch.stack(stages, 1).flatten(0, 1), data)
+    return image_figure(
+        images,
+        len(shown),
+        "Growth: " + figure_title(vae, data),
+        heads=[f"$x_{{{l + 1}}}$" for l in shown],
+    )
+
+
+def plot_layers(evaluation: Evaluation | dict, *, title: str | None = None) -> Figure:
+    """KL and active units of each latent site, top layer first.
+
+    Args:
+        evaluation: of `evaluate`, or a run's `result.json`.
+        title: guide and data; see `figure_title`.
+
+    >>> result = {"kl_per_site": {"eps_1": 8.0, "eps_2": 1.5},
+    ...           "active_units": {"eps_1": "7/10", "eps_2": "2/10"}}
+    >>> [ax.get_title(loc="left") for ax in plot_layers(result).axes]
+    ['KL divergence from the prior', 'Active units']
+    """
+    if isinstance(evaluation, Evaluation):
+        evaluation = evaluation.to_dict()
+    kl, active = evaluation["kl_per_site"], evaluation["active_units"]
+    if not kl:
+        raise UserError("there are no latent sites to draw")
+    sites = list(kl)
+    fig = make_figure(7.0, 0.28 * len(sites) + 1.4, title)
+    left, right = fig.subplots(1, 2, sharey=True)
+    rows = range(len(sites))
+    left.barh(rows, [kl[site] for site in sites], color=COLOURS[0], height=0.7)
+    dress(left, "KL divergence from the prior", "nats per datum", "")
+    counts = [[int(n) for n in active.get(s, "0/0").split("/")] for s in sites]
+    right.barh(rows, [of for _, of in counts], color="#DDDDDD", height=0.7)
+    right.barh(rows, [some for some, _ in counts], color=COLOURS[2], height=0.7)
+    dress(right, "Active units", "of the latents of a layer", "")
+    left.set_yticks(rows, sites)
+    left.invert_yaxis()
+    return fig
