@@ -283,7 +283,7 @@ def test_layers_are_the_evaluations():
     )
     of, some = right.patches[:3], right.patches[3:]
     counts = [f"{a.get_width()}/{b.get_width()}" for a, b in zip(some, of, strict=True)]
-    assert counts == list(evaluation.active_units.values())
+    assert counts == list(evaluation.to_dict()["active_units"].values())
     assert [t.get_text() for t in left.get_yticklabels()] == list(
         evaluation.kl_per_site
     )
