@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
@@ -34,6 +35,8 @@ class BoundTerms:
         log_likelihood: \(\log p(x|z)\), summed over the observed sites.
         log_prior: \(\log p(z_s|\cdot)\) of each latent site s.
         log_guide: \(\log q(z_s|\cdot, x)\) of each latent site s.
+        closed_kl: \(\mathrm{KL}(q(z_s|\cdot, x) \,\|\, p(z_s|\cdot))\) of the sites that
+            are in neither of the two, given the draws above them.
         guide_trace: the trace that the draws came from.
         model_trace: the model's trace on those draws.
     """
@@ -41,28 +44,15 @@ class BoundTerms:
     log_likelihood: Tensor
     log_prior: dict[str, Tensor]
     log_guide: dict[str, Tensor]
+    closed_kl: dict[str, Tensor]
     guide_trace: poutine.Trace
     model_trace: poutine.Trace
 
     @property
     def kl(self) -> dict[str, Tensor]:
-        r"""One-draw estimates \(\log q - \log p\) of the KL of each latent site."""
-        return {s: self.log_guide[s] - self.log_prior[s] for s in self.log_guide}
-
-    def analytic_kl(self) -> dict[str, Tensor]:
-        r"""KL(q || p) of each latent site given the draws above it.
-
-        The closed form where PyTorch knows one, as between Gaussians, else the
-        one-draw estimate, as for flows: what Pyro's `TraceMeanField_ELBO` does.
-        """
-        kl = self.kl
-        for name, estimate in kl.items():
-            q, p = (t.nodes[name]["fn"] for t in (self.guide_trace, self.model_trace))
-            try:
-                kl[name] = _shaped(name, kl_divergence(q, p), estimate.shape)
-            except NotImplementedError:
-                continue
-        return kl
+        r"""KL of each latent site: the closed form, or one draw's \(\log q - \log p\)."""
+        drawn = {s: self.log_guide[s] - self.log_prior[s] for s in self.log_guide}
+        return drawn | self.closed_kl
 
     @property
     def log_weights(self) -> Tensor:
@@ -71,13 +61,21 @@ class BoundTerms:
 
 
 def bound_terms(
-    model: nn.Module, guide: nn.Module, x: Tensor, num_particles: int = 1
+    model: nn.Module,
+    guide: nn.Module,
+    x: Tensor,
+    num_particles: int = 1,
+    *,
+    analytic_kl: bool = False,
 ) -> BoundTerms:
     """Draw `num_particles` latents for each datum and score both sides.
 
-    The pair runs once, its particles in a plate at dim -2. A latent site outside
+    The pair runs once, several particles in a plate at dim -2. A latent site outside
     the data plate is allowed where both sides give it the same score (a draw that
     model and guide share); it then cancels and appears in no term.
+
+    With `analytic_kl` a site's two scores give way to its KL where PyTorch knows a
+    closed form, as between Gaussians (not for flows): Pyro's `TraceMeanField_ELBO`.
 
     Raises:
         UserError: where the sites of the two sides do not match, or where a shared
@@ -88,14 +86,19 @@ def bound_terms(
     model_trace = poutine.trace(replayed).get_trace(model, x, num_particles)
     _check_sites(model_trace, guide_trace)
     shape = (num_particles, len(x))
-    terms = BoundTerms(x.new_zeros(()), {}, {}, guide_trace, model_trace)
+    terms = BoundTerms(x.new_zeros(()), {}, {}, {}, guide_trace, model_trace)
     for name, site in model_trace.nodes.items():
         if _is_observed(site):
             log_prob = _log_prob(name, site, shape)
             terms.log_likelihood = terms.log_likelihood + log_prob
     for name, site in latent_sites(guide_trace).items():
-        log_q = _site_log_prob(site)
-        log_p = _site_log_prob(model_trace.nodes[name])
+        prior = model_trace.nodes[name]
+        if analytic_kl and _in_data_plate(site):
+            kl = _closed_kl(site["fn"], prior["fn"])
+            if kl is not None:
+                terms.closed_kl[name] = _shaped(name, kl, shape)
+                continue
+        log_q, log_p = _site_log_prob(site), _site_log_prob(prior)
         if not _in_data_plate(site):
             _check_cancels(name, log_p, log_q)
             continue
@@ -179,7 +182,9 @@ class AnnealedELBO(ELBO):
         self, model: nn.Module, guide: nn.Module, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The objective to minimise and the plain bound, both summed over the batch."""
-        terms = bound_terms(model, guide, x, self.num_particles)
+        terms = bound_terms(
+            model, guide, x, self.num_particles, analytic_kl=self.analytic_kl
+        )
         _check_reparametrised(terms.guide_trace)
         if self.free_bits or self.analytic_kl:
             return self._with_kl(terms, len(x))
@@ -192,8 +197,7 @@ class AnnealedELBO(ELBO):
 
     def _with_kl(self, terms: BoundTerms, num_data: int) -> tuple[Tensor, Tensor]:
         """Both results where the objective is built of the sites' KLs."""
-        site_kl = terms.analytic_kl() if self.analytic_kl else terms.kl
-        kl = paid = [value.mean() for value in site_kl.values()]
+        kl = paid = [value.mean() for value in terms.kl.values()]
         if self.free_bits:
             paid = [value.clamp(min=self.free_bits) for value in kl]
         reconstruction = terms.log_likelihood.mean()
@@ -228,8 +232,18 @@ class AnnealedELBO(ELBO):
 
 
 def _with_particles(fn: nn.Module, x: Tensor, num_particles: int) -> None:
+    if num_particles == 1:  # a plate of one would double Pyro's own work
+        fn(x)
+        return
     with pyro.plate("num_particles", num_particles, dim=_DATA_DIM - 1):
         fn(x)
+
+
+def _closed_kl(q: dist.Distribution, p: dist.Distribution) -> Tensor | None:
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:  # PyTorch's word for: none is known
+        return None
 
 
 def _is_observed(site: dict) -> bool:

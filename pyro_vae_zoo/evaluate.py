@@ -13,7 +13,7 @@ log-weights, in float64.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 
 import pyro
@@ -123,8 +123,9 @@ def log_likelihood(
     """
     log_weights = _empty_weights(len(x), num_particles)
     stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
-    for rows, columns, terms in stream:
-        log_weights[rows, columns] = terms.log_weights.double().T.cpu()
+    with closing(stream):  # an error in the loop must not leave its contexts open
+        for rows, columns, terms in stream:
+            log_weights[rows, columns] = terms.log_weights.double().T.cpu()
     return summarise(log_weights)
 
 
@@ -152,14 +153,15 @@ def evaluate(
     units = _ActiveUnits(n, num_particles)
     densities: list[Tensor] = []
     stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
-    for rows, columns, terms in stream:
-        log_weights[rows, columns] = terms.log_weights.double().T.cpu()
-        reconstruction += terms.log_likelihood.double().sum().cpu()
-        for site, value in terms.kl.items():
-            kl[site] = kl.get(site, 0) + value.double().sum().cpu()
-        units.add(rows, columns, terms)
-        if columns.start == 0:
-            densities += _flow_densities(terms)
+    with closing(stream):
+        for rows, columns, terms in stream:
+            log_weights[rows, columns] = terms.log_weights.double().T.cpu()
+            reconstruction += terms.log_likelihood.double().sum().cpu()
+            for site, value in terms.kl.items():
+                kl[site] = kl.get(site, 0) + value.double().sum().cpu()
+            units.add(rows, columns, terms)
+            if columns.start == 0:
+                densities += _flow_densities(terms)
     ll = summarise(log_weights)
     elbo = log_weights.mean(1)
     draws = n * num_particles
@@ -219,7 +221,8 @@ class _ActiveUnits:
     def add(self, rows: slice, columns: slice, terms: BoundTerms) -> None:
         cut = min(max(self.half - columns.start, 0), columns.stop - columns.start)
         for name in terms.log_guide:
-            z = terms.guide_trace.nodes[name]["value"].double().flatten(2)
+            z = terms.guide_trace.nodes[name]["value"].double()
+            z = z.reshape(*terms.log_guide[name].shape, -1)
             if name not in self.sums:
                 shape = (2, self.num_data, z.shape[-1])
                 self.sums[name] = torch.zeros(shape, dtype=torch.double)
@@ -249,7 +252,7 @@ def _flow_densities(terms: BoundTerms) -> list[Tensor]:
         return [torch.stack([final, final]).double().flatten(1).cpu()]
     for transform in reversed(fn.transforms):
         z = transform.inv(z)  # out of the cache of the draw
-    initial = fn.base_dist.log_prob(z)
+    initial = fn.base_dist.log_prob(z).expand_as(final)
     return [torch.stack([initial, final]).double().flatten(1).cpu()]
 
 

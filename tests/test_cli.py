@@ -324,6 +324,8 @@ def test_a_folder_that_is_no_run(npz, tmp_path, capsys):
         (["--bound", "iwae", "--free-bits", "1"], ["free bits have no meaning"]),
         (["--bound", "iwae", "--sticking-the-landing"], ["biases the bound"]),
         (["--sticking-the-landing"], ["cannot do at an affordable cost"]),
+        (["--analytic-kl", "--bound", "iwae"], ["an analytic KL has none"]),
+        (["--analytic-kl", "--tempering-steps", "5"], ["choose one of them"]),
     ],
 )  # fmt: skip
 def test_mistakes(argv, expected, npz, tmp_path, capsys, monkeypatch):

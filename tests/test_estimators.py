@@ -6,6 +6,7 @@ try and a wrong one does.
 """
 
 import math
+import sys
 
 import pyro
 import pyro.distributions as dist
@@ -239,6 +240,19 @@ def test_everything_is_restored_after_an_error(truth, wide):
     assert wide.guide.training
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.is_grad_enabled()
+
+
+def test_an_error_in_the_summary_leaves_no_context_open(wide, monkeypatch):
+    """Even while its traceback is held, as notebooks do."""
+
+    def fail(*_):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(sys.modules["pyro_vae_zoo.evaluate"]._ActiveUnits, "add", fail)
+    with pytest.raises(RuntimeError, match="ours") as error:
+        zoo.evaluate(wide, torch.randn(2, 4).double(), 10)
+    assert torch.is_grad_enabled()
+    assert error.tb is not None
 
 
 def test_evaluates_in_eval_mode(truth):

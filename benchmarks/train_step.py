@@ -1,0 +1,164 @@
+"""What a training step of the hierarchy costs over its own networks called alone.
+
+    python benchmarks/train_step.py [--out results/benchmark_train_step.json]
+
+Times, side by side in one process and in alternation, steps (forward, backward, Adam)
+of `self_reflective` with its 10 x 10 latents, of its networks without any density, and
+of `mean_field`. The networks are called once each, and as often as the definition of
+the pair calls them: a bijector stands in the model and in the guide.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pyro
+import torch
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.checkpoint import write_json
+from pyro_vae_zoo.runs import hardware
+
+# The rows of `examples/reproduce.py --table self_reflective`.
+ONE_LAYER = {"latent_dim": 100, "hidden_dims": (1000, 1000), "activation": "elu"}
+
+
+def make(guide, device, **options):
+    torch.manual_seed(0)
+    return zoo.create(guide, event_shape=(28, 28), **options).to(device)
+
+
+def pair_loss(vae, x, analytic_kl):
+    """The negative bound, as `fit` takes it."""
+    loss = zoo.AnnealedELBO(analytic_kl=analytic_kl)
+    return loss.loss_and_elbo(vae.model, vae.guide, x)[0]
+
+
+def networks_loss(vae, x, z, once):
+    """The sum of all outputs of the networks, each on inputs of its own."""
+    model, guide = vae.model, vae.guide
+    blocks = [None, *model.partition.split(x)]
+    total = 0.0
+    for l, bijector in enumerate(model.bijectors.layers):
+        above = z[l - 1] if l else None
+        data, posterior = model.data_layers[l], guide.posteriors[l]
+        outputs = [bijector.net(above), model.priors[l].net(above), data.gamma(z[l])]
+        if l:
+            outputs += [data.delta(blocks[l], z[l]), posterior.estimate(above)]
+        h = posterior.encoder(x)
+        outputs.append(posterior.correction(h, above) if l else posterior.correction(h))
+        if not once and l + 1 < len(z):
+            outputs.append(bijector.net(above))
+        total = total + sum(output.sum() for output in outputs)
+    return total
+
+
+def step(optimizer, loss):
+    optimizer.zero_grad()
+    loss().backward()
+    optimizer.step()
+
+
+def contestants(batch_size, device):
+    """Name -> a training step."""
+    x = (torch.rand(batch_size, 28, 28) < 0.13).float().to(device)
+    deep = make("self_reflective", device)
+    z = torch.randn(10, batch_size, 10, device=device)
+    losses = {
+        "networks, each once": (deep, partial(networks_loss, deep, x, z, True)),
+        "networks, as called": (deep, partial(networks_loss, deep, x, z, False)),
+    }
+    rows = {
+        "self_reflective": (make("self_reflective", device), True),
+        "self_reflective, one draw": (make("self_reflective", device), False),
+        "bottom_up": (make("bottom_up", device), True),
+        "ladder": (make("ladder", device), True),
+        "mean_field": (make("mean_field", device, **ONE_LAYER), True),
+    }
+    losses |= {
+        name: (vae, partial(pair_loss, vae, x, analytic))
+        for name, (vae, analytic) in rows.items()
+    }
+    return {
+        name: partial(step, torch.optim.Adam(vae.parameters(), lr=1e-4), loss)
+        for name, (vae, loss) in losses.items()
+    }
+
+
+def seconds(run, device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def time_steps(batch_size, device, repeats):
+    """Medians over `repeats` rounds, each of which runs every contestant once."""
+    with (
+        pyro.validation_enabled(False),  # as `fit` does
+        pyro.settings.context(module_local_params=True),
+    ):
+        runs = contestants(batch_size, device)
+        for _ in range(5):  # warm up
+            for run in runs.values():
+                run()
+        times = {name: [] for name in runs}
+        for _ in range(repeats):
+            for name, run in runs.items():
+                times[name].append(1000 * seconds(run, device))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    bases = ("networks, each once", "networks, as called", "mean_field")
+    return [
+        {
+            "what": name,
+            "batch_size": batch_size,
+            "device": device,
+            "milliseconds": round(medians[name], 2),
+            "quartiles": [round(q, 2) for q in statistics.quantiles(times[name])[::2]],
+            "over": {base: round(medians[name] / medians[base], 3) for base in bases},
+        }
+        for name in runs
+    ]
+
+
+def show(rows):
+    print(f"{'':27}{'ms':>8}{'/ each once':>13}{'/ as called':>13}{'/ mean_field':>14}")
+    for row in rows:
+        ratios = zip(row["over"].values(), (13, 13, 14), strict=True)
+        print(
+            f"{row['what']:27}{row['milliseconds']:8.1f}"
+            + "".join(f"{ratio:{width}.2f}" for ratio, width in ratios)
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = time_steps(args.batch_size, args.device, args.repeats)
+    show(rows)
+    report = {
+        "time": rows,
+        "command": " ".join(["python benchmarks/train_step.py", *sys.argv[1:]]),
+        "hardware": hardware(torch.device(args.device)),
+    }
+    if args.out:
+        write_json(args.out, report)
+    else:
+        print(json.dumps(report["hardware"]))
+
+
+if __name__ == "__main__":
+    main()
