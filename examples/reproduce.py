@@ -2,14 +2,16 @@
 
     python examples/reproduce.py --table self_reflective --budget cpu
 
-trains, evaluates and writes `results/<table>/<row>.json` for each row. A row that is
-finished is not run again, one that was interrupted goes on. `--rows` takes some of
-them, so that several processes can share a table.
+trains, evaluates and writes `results/<table>_<budget>/<row>.json` for each row, and
+draws the curves of all rows that are there. A row that is finished is not run again,
+one that was interrupted goes on. `--rows` takes some of them, so that several
+processes can share a table.
 """
 
 import argparse
+import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from pyro_vae_zoo.cli import summary
 from pyro_vae_zoo.datasets import load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError
 from pyro_vae_zoo.options import TrainOptions
+from pyro_vae_zoo.registry import guide_options
+from pyro_vae_zoo.report import read_metrics
 from pyro_vae_zoo.runs import make_run
 
 
@@ -28,6 +32,7 @@ class Row:
     guide: str
     options: dict[str, Any] = field(default_factory=dict)
     published: float | None = None
+    train_size: int | None = None  # all there are
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,10 @@ class Budget:
 
     training: dict[str, Any]
     eval_particles: int = 1000
+    steps: int | None = None  # in place of epochs
     data: str | None = None  # in place of the table's
+    options: dict[str, Any] = field(default_factory=dict)  # on top of a row's
+    train_size: int | None = None  # at most
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,37 @@ TABLES = {
             ),
         },
     ),
+    "self_reflective_maf": Table(
+        source="Apostolopoulou et al. 2020, table 3",
+        data="cifar10",
+        rows={
+            "maf_2000": Row("maf", train_size=2000),
+            "maf_6000": Row("maf", train_size=6000),
+            "maf": Row("maf", published=2670.0),
+            "self_reflective_maf_2000": Row("self_reflective_maf", train_size=2000),
+            "self_reflective_maf_6000": Row("self_reflective_maf", train_size=6000),
+            "self_reflective_maf": Row("self_reflective_maf", published=3190.0),
+        },
+        budgets={
+            "full": Budget(
+                {"epochs": 500, "lr": 1e-4, "clip_norm": 1e3, "patience": 30},
+            ),
+            # Both with ten MADEs of this width, for as many steps whatever the size.
+            "cpu": Budget(
+                {"lr": 5e-4, "schedule": "cosine", "clip_norm": 1e3},
+                eval_particles=100,
+                steps=2000,
+                options={"flow_hidden_dims": (256,)},
+            ),
+            "smoke": Budget(
+                {"lr": 5e-4, "clip_norm": 1e3},
+                eval_particles=2,
+                steps=2,
+                options={"flow_hidden_dims": (8,)},
+                train_size=200,
+            ),
+        },
+    ),
 }
 
 
@@ -103,18 +142,27 @@ def reproduce(table_name: str, row_name: str, args: argparse.Namespace) -> dict:
     table = TABLES[table_name]
     row, budget = table.rows[row_name], table.budgets[args.budget]
     data = load_dataset(budget.data or table.data, args.data_dir)
+    sizes = [n for n in (row.train_size, budget.train_size) if n is not None]
+    data = data.first(min(sizes)) if sizes else data
+    training = TrainOptions(seed=args.seed, **budget.training)
+    steps_per_epoch = -(-len(data.train) // training.batch_size)
+    if budget.steps is not None:
+        epochs = max(round(budget.steps / steps_per_epoch), 1)
+        training = replace(training, epochs=epochs)
+    latents = "latent_dim" in guide_options(row.guide)
     folder = args.runs_dir / f"{table_name}-{args.budget}" / f"{row_name}-s{args.seed}"
     result = make_run(
         folder,
         row.guide,
         data,
-        row.options,
-        TrainOptions(seed=args.seed, **budget.training),
+        row.options | budget.options,
+        training,
         device=args.device,
-        eval_particles=budget.eval_particles,
+        eval_particles=budget.eval_particles if latents else 1,
         resume=(folder / "config.json").exists(),
         progress=not args.quiet,
     )
+    records = read_metrics(folder)
     result |= {
         "table": table_name,
         "row": row_name,
@@ -123,11 +171,39 @@ def reproduce(table_name: str, row_name: str, args: argparse.Namespace) -> dict:
         "published": None if budget.data else row.published,
         "command": f"python examples/reproduce.py --table {table_name} "
         f"--budget {args.budget} --rows {row_name} --seed {args.seed}",
+        "train_size": len(data.train),
+        "curve": [
+            {
+                "step": steps_per_epoch * record["epoch"],
+                "train_elbo": record["train_elbo"],
+                "valid_elbo": record["valid_elbo"],
+            }
+            for record in records
+        ],
     }
-    out = args.out / table_name
+    out = results_folder(args)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"{row_name}.json", result)
     return result
+
+
+def results_folder(args: argparse.Namespace) -> Path:
+    """Where the rows' JSON files go, apart for each budget."""
+    return args.out / f"{args.table}_{args.budget}"
+
+
+def draw_curves(folder: Path, table: Table) -> None:
+    """Training and validation of all rows that are there, by number of images."""
+    from pyro_vae_zoo.plots import plot_curves, save_figure
+
+    panels: dict[str, dict[str, list]] = {}
+    for path in (folder / f"{name}.json" for name in table.rows):
+        if path.exists():
+            result = json.loads(path.read_text())
+            size = f"{result['train_size']:,} training images"
+            panels.setdefault(size, {})[result["guide"]] = result["curve"]
+    title = f"{table.source}: {result['data']}, budget {result['budget']}"
+    save_figure(plot_curves(panels, title=title), folder / "curves.png")
 
 
 def main() -> int:
@@ -150,11 +226,12 @@ def main() -> int:
             print("interrupted; the same command goes on", file=sys.stderr)
             return 130
         print(summary(results[name]))
+    draw_curves(results_folder(args), table)
     print(f"\n{table.source}; nats, budget {args.budget}\n")
-    print(f"{'row':22}{'log p(x)':>10}{'paper':>10}")
+    print(f"{'row':26}{'log p(x)':>10}{'paper':>10}")
     for name, result in results.items():
         paper = "-" if result["published"] is None else f"{result['published']:.2f}"
-        print(f"{name:22}{result['log_likelihood']:10.2f}{paper:>10}")
+        print(f"{name:26}{result['log_likelihood']:10.2f}{paper:>10}")
     return 0
 
 

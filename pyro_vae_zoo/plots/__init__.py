@@ -14,11 +14,17 @@ from pyro_vae_zoo.plots.images import (
 )
 from pyro_vae_zoo.plots.posterior import plot_posterior
 from pyro_vae_zoo.plots.style import figure_title, save_figure
-from pyro_vae_zoo.plots.training import plot_comparison, plot_results, plot_training
+from pyro_vae_zoo.plots.training import (
+    plot_comparison,
+    plot_curves,
+    plot_results,
+    plot_training,
+)
 
 __all__ = [
     "figure_title",
     "plot_comparison",
+    "plot_curves",
     "plot_growth",
     "plot_images",
     "plot_layers",

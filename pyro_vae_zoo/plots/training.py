@@ -24,7 +24,13 @@ from pyro_vae_zoo.plots.style import (
 )
 from pyro_vae_zoo.train import History
 
-__all__ = ["Records", "plot_comparison", "plot_results", "plot_training"]
+__all__ = [
+    "Records",
+    "plot_comparison",
+    "plot_curves",
+    "plot_results",
+    "plot_training",
+]
 
 _TRAINING = {"color": FAINT, "ls": "--"}
 _RING = {"ls": "", "marker": "o", "ms": 6, "mew": 1.2, "mfc": "white"}
@@ -209,4 +215,53 @@ def plot_results(
                 _draw_curve(panel, _records("", records), "valid_elbo", style, last)
         name = "Validation ELBO" + ", last epochs" * last
         dress(panel, name, "epoch", NATS)
+    return fig
+
+
+def plot_curves(
+    panels: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Validation (solid) and training (dashed) over the steps, in panels of one scale.
+
+    Args:
+        panels: for each panel's name its curves by label, a curve being records with
+            `step`, `train_elbo` and `valid_elbo`.
+        title: names the data.
+
+    Raises:
+        UserError: where there are no curves.
+
+    >>> curve = [{"step": 10, "train_elbo": -90.0, "valid_elbo": -91.0}]
+    >>> [ax.get_title(loc="left") for ax in plot_curves({"all": {"iaf": curve}}).axes]
+    ['all']
+    """
+    curves = [curve for by_label in panels.values() for curve in by_label.values()]
+    if not curves or not all(curves):
+        raise UserError("expected at least one curve, and a record in each")
+    labels = list(dict.fromkeys(label for by in panels.values() for label in by))
+    styles = {label: _run_style(i) for i, label in enumerate(labels)}
+    fig = make_figure(max(3.4 * len(panels), 5), 3.9, title)
+    axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, (name, by_label) in zip(axes, panels.items(), strict=True):
+        for label, curve in by_label.items():
+            steps = [record["step"] for record in curve]
+            style = styles[label] | {"marker": "." if len(curve) <= 20 else None}
+            ax.plot(steps, [r["valid_elbo"] for r in curve], lw=1.3, **style)
+            thin = style | {"ls": "--", "lw": 0.9}
+            ax.plot(steps, [r["train_elbo"] for r in curve], **thin)
+        dress(ax, name, "step", NATS if ax is axes[0] else "")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    # The first steps, thousands of nats below the rest, would flatten all of it.
+    settled = [r["valid_elbo"] for curve in curves for r in curve[len(curve) // 5 :]]
+    top = max(max(r["train_elbo"], r["valid_elbo"]) for c in curves for r in c)
+    margin = 0.05 * (top - min(settled)) or 1.0
+    axes[0].set_ylim(min(settled) - margin, top + margin)
+    keys = [Line2D([], [], label=label, **style) for label, style in styles.items()]
+    keys.append(Line2D([], [], color=INK, label="validation"))
+    keys.append(Line2D([], [], color=INK, ls="--", lw=0.9, label="training"))
+    fig.legend(
+        handles=keys, frameon=False, fontsize=9, loc="outside lower center", ncols=4
+    )
     return fig
