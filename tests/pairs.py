@@ -15,7 +15,10 @@ def small(name: str, event_shape=(2, 3), **options) -> zoo.VAE:
     """A registry guide with narrow networks and few layers, small flows too."""
     known = zoo.guide_options(name)
     narrow = {"latent_dim": 2, "hidden_dims": (8,), "flow_hidden_dims": (8,)}
-    narrow["num_layers"] = 3
+    narrow |= {"num_layers": 3}
+    if name in zoo.list_density_models():
+        narrow |= {"num_flows": 2}
+        options.setdefault("likelihood", "gaussian")
     options = {k: v for k, v in narrow.items() if k in known} | options
     return zoo.create(name, event_shape=event_shape, **options)
 

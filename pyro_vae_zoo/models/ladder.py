@@ -33,6 +33,7 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -130,14 +131,14 @@ def weigh(
 ) -> tuple[Tensor, Tensor]:
     """Loc and scale of the product of two Gaussians: a mean weighed by precisions.
 
-    >>> import torch
     >>> one = torch.ones(1)
     >>> weigh(0 * one, one, 2 * one, one)
     (tensor([1.]), tensor([0.7071]))
     """
-    # Divided through by the larger precision's terms, nothing overflows.
-    share = prior_scale.square() / (scale.square() + prior_scale.square())
-    return prior_loc + share * (loc - prior_loc), scale * share.sqrt()
+    # With neither precisions nor squared scales, which overflow in float32.
+    both = torch.hypot(scale, prior_scale)
+    share = (prior_scale / both).square()
+    return prior_loc + share * (loc - prior_loc), scale / both * prior_scale
 
 
 @register("ladder")
