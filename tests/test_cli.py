@@ -520,7 +520,7 @@ def test_a_checkpoint_of_another_shape_is_refused(run, capsys):
     assert "do not fit" in error_of([*argv, "--resume", "--epochs", "3"], capsys)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "compare"])
+@pytest.mark.parametrize("command", ["train", "density", "evaluate", "compare"])
 def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit_:
@@ -533,13 +533,128 @@ def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
             assert name in out
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate", "compare"])
+@pytest.mark.parametrize("script", ["train", "density", "evaluate", "compare"])
 def test_the_scripts_are_the_commands(script):
     path = ROOT / "examples" / f"{script}.py"
     done = subprocess.run(
         [sys.executable, path, "--help"], capture_output=True, text=True, check=True
     )
     assert f"usage: pyro_vae_zoo {script}" in done.stdout
+
+
+# ---------------------------------------------------------------- density models
+
+
+@pytest.fixture
+def real_npz(tmp_path):
+    path = tmp_path / "real.npz"
+    x = torch.randn(60, 2, 3).numpy()
+    np.savez(path, train=x[:40], valid=x[40:50], test=x[50:])
+    return str(path)
+
+
+DENSITY = ["--epochs", "2", "--device", "cpu", "--quiet", "--option"]
+
+
+def test_density_of_a_flow_is_exact(real_npz, tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = ["density", "--data", real_npz, "--train-size", "30", "--out", str(folder)]
+    argv += [*DENSITY, "flow_hidden_dims=8,"]
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "nats  (exact)" in out
+    assert "30/10/10" in out
+    assert "ELBO" not in out
+    assert "active units" not in out
+    result = json.loads((folder / "result.json").read_text())
+    assert result["guide"] == "maf"
+    assert result["num_particles"] == 1
+    assert result["elbo"] == result["log_likelihood"]
+    assert not (folder / "reconstructions.png").exists()
+    assert (folder / "samples.png").exists()
+    assert cli.main(["evaluate", str(folder), "--num-particles", "3"]) == 0
+    again = capsys.readouterr().out
+    assert f"{result['log_likelihood']:.3f}" in again
+
+
+def test_density_of_a_hierarchy_draws_its_layers(real_npz, tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = ["density", "--model", "self_reflective_maf", "--data", real_npz]
+    argv += ["--out", str(folder), *DENSITY, "flow_hidden_dims=8,"]
+    argv += ["--option", "num_layers=2", "--latent-dim", "2"]
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "(100 particles, MC error" in out
+    for picture in ("growth.png", "layers.png", "samples.png", "reconstructions.png"):
+        assert picture in out
+        assert (folder / picture).stat().st_size > 1000
+
+
+def test_a_hierarchy_of_bits_draws_its_layers(npz, tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = ["train", "--guide", "self_reflective", "--option", "num_layers=3"]
+    argv += ["--analytic-kl", "--data", npz, "--out", str(folder), *FAST]
+    assert cli.main(argv) == 0
+    for picture in ("growth.png", "layers.png"):
+        assert picture in capsys.readouterr().out or (folder / picture).exists()
+    result = json.loads((folder / "result.json").read_text())
+    assert set(result["kl_per_site"]) == {"eps_1", "eps_2", "eps_3"}
+    assert set(result["active_units"]) == {"eps_1", "eps_2", "eps_3"}
+    assert result["training"]["analytic_kl"] is True
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--data", "digits"], ["maf is a density of real numbers", "--data cifar10"]),
+        (["--train-size", "41"], ["expected 1 to 40 training images", "got 41"]),
+        (["--model", "self_reflective_maf", "--option", "num_layers=7"], ["7"]),
+    ],
+)
+def test_mistakes_with_densities(argv, expected, real_npz, tmp_path, capsys):
+    base = ["density", "--data", real_npz, "--out", tmp_path / "run", *DENSITY]
+    line = error_of([*base, "flow_hidden_dims=8,", *argv], capsys)
+    for part in expected:
+        assert part in line, line
+
+
+# --------------------------------------------------------------- reproduced tables
+
+
+def reproduce(tmp_path, *argv):
+    script = ROOT / "examples" / "reproduce.py"
+    command = [sys.executable, script, "--quiet", "--out", "out", *argv]
+    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+
+def test_reproduce_writes_a_table_and_takes_what_is_there(tmp_path):
+    argv = ["--table", "self_reflective", "--rows", "mean_field", "ladder"]
+    done = reproduce(tmp_path, *argv)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    folder = tmp_path / "out" / "self_reflective_smoke"
+    result = json.loads((folder / "ladder.json").read_text())
+    assert result["source"] == "Apostolopoulou et al. 2020, table 1"
+    assert result["budget"] == "smoke"
+    assert result["data"] == "digits"
+    assert result["published"] is None  # the paper has it of other data
+    assert [record["step"] for record in result["curve"]] == [13]
+    assert result["command"].endswith("--rows ladder --seed 0")
+    assert (folder / "curves.png").stat().st_size > 1000
+    weights = tmp_path / "runs" / "self_reflective-smoke" / "ladder-s0"
+    before = (weights / "model.safetensors").stat().st_mtime_ns
+    again = reproduce(tmp_path, *argv[:-1])
+    assert again.returncode == 0
+    assert json.loads((folder / "mean_field.json").read_text())["row"] == "mean_field"
+    assert (weights / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_reproduce_names_the_rows(tmp_path):
+    done = reproduce(tmp_path, "--table", "self_reflective", "--rows", "iaff")
+    assert done.returncode == 2
+    assert (
+        "self_reflective has rows self_reflective, self_reflective_iaf" in done.stderr
+    )
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(npz, tmp_path, capsys, monkeypatch):

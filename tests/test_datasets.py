@@ -525,6 +525,133 @@ def test_addresses_and_digests_are_torchvisions():
             assert {url.removesuffix(file) for url in source.urls} <= set(kind.mirrors)
 
 
+# --- real numbers: CIFAR-10, dequantised -------------------------------------
+
+
+def cifar_part(tmp_path, n=40, **changes):
+    """A small `cifar10_20k.npz` of random grey levels, every level among them."""
+    levels = np.random.RandomState(0).randint(0, 256, (n, 32, 32, 3)).astype(np.uint8)
+    splits = np.split(levels, [n // 2, 3 * n // 4])
+    arrays = dict(zip(("train", "valid", "test"), splits, strict=True)) | changes
+    arrays = {key: x for key, x in arrays.items() if x is not None}
+    np.savez(tmp_path / "cifar10_20k.npz", **arrays)
+    return arrays
+
+
+def test_cifar10_is_dequantised_without_loss(tmp_path):
+    arrays = cifar_part(tmp_path)
+    data = load_dataset("cifar10", tmp_path)
+    assert (data.event_shape, data.likelihood) == ((3, 32, 32), "gaussian")
+    assert data.variant == (
+        "part of CIFAR-10 (cifar10_20k.npz), uniform dequantisation (train redrawn "
+        "every epoch), logit 0.05, 20/10/10"
+    )
+    for split, y in (
+        ("train", data.epoch(0, 0)), ("valid", data.valid), ("test", data.test)
+    ):  # fmt: skip
+        assert y.isfinite().all()
+        levels = (data.pixels(y) * 256).floor().clamp(max=255)
+        expected = torch.from_numpy(arrays[split]).permute(0, 3, 1, 2).float()
+        # float32 keeps the logit to 1e-7: levels whose noise is next to 0 or 1.
+        assert (levels != expected).float().mean() < 1e-3
+        assert (levels - expected).abs().max() <= 1
+
+
+def test_dequantisation_noise_is_uniform_and_redrawn(tmp_path):
+    cifar_part(tmp_path)
+    data = load_dataset("cifar10", tmp_path)
+    one, again, other = data.epoch(3, 1), data.epoch(3, 1), data.epoch(3, 2)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert torch.equal(load_dataset("cifar10", tmp_path).test, data.test)
+    noise = data.pixels(one).double() * 256 - (data.train.double() * 255).round()
+    noise = noise.flatten().sort().values
+    ranks = torch.linspace(0, 1, len(noise)).double()
+    # Kolmogorov and Smirnov: beyond 2 / sqrt(n) once in a thousand.
+    assert (noise - ranks).abs().max() < 2 / len(noise) ** 0.5
+
+
+def test_bits_per_dim_count_the_jacobian():
+    """A density of the levels' plane, taken to the logit space by autograd."""
+    p = torch.distributions.Beta(2.0, 3.0)
+    v = p.sample((500, 1, 2)).double()
+    y = (0.05 + 0.9 * v).logit().requires_grad_()
+    (slope,) = torch.autograd.grad(((y.sigmoid() - 0.05) / 0.9).sum(), y)
+    log_prob = p.log_prob(v) + slope.log()  # of y
+    expected = 8 - p.log_prob(v).mean() / np.log(2)  # of 256 v, in bits
+    data = Dataset(*[torch.rand(3, 1, 2)] * 3, "gaussian", logit=0.05)
+    nats = log_prob.sum((1, 2)).mean().item()
+    assert data.bits_per_dim(nats, y.detach()) == pytest.approx(expected.item())
+    plain = Dataset(*[torch.rand(3, 1, 2)] * 3, "gaussian")
+    assert plain.bits_per_dim(-2 * np.log(2), y) == pytest.approx(1.0)
+
+
+def test_the_first_images_keep_the_rest(tmp_path):
+    cifar_part(tmp_path)
+    data = load_dataset("cifar10", tmp_path)
+    few = data.first(5)
+    assert torch.equal(few.train, data.train[:5])
+    assert torch.equal(few.test, data.test)
+    assert few.variant.endswith("5/10/10")
+    assert len(data.train) == 20
+    for n in (0, 21):
+        with fails(UserError, f"expected 1 to 20 training images of cifar10, got {n}"):
+            data.first(n)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"valid": None}, ["expected an array", "valid"]),
+        ({"test": np.zeros((3, 32, 32), np.uint8)}, ["(N, 32, 32, 3)", "(3, 32, 32)"]),
+        ({"test": np.zeros((3, 32, 32, 3))}, ["uint8", "float64"]),
+    ],
+)
+def test_what_is_wrong_with_a_part_of_cifar10(tmp_path, changes, words):
+    cifar_part(tmp_path, **changes)
+    with fails(DataFileError, "cifar10_20k.npz", *words):
+        load_dataset("cifar10", tmp_path)
+
+
+class FakeCifar:
+    """In place of torchvision's: images where the folder is, else no network."""
+
+    def __init__(self, root, train, download=False):
+        folder = os.path.join(root, "cifar-10-batches-py")
+        if not os.path.isdir(folder):
+            raise OSError("no network in tests")
+        if os.path.exists(os.path.join(folder, "broken")):
+            raise RuntimeError("Dataset not found or corrupted.")
+        self.data = np.full((6000 if train else 7, 32, 32, 3), train, np.uint8)
+
+
+def test_the_full_cifar10_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", FakeCifar)
+    cifar_part(tmp_path)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    data = load_dataset("cifar10", tmp_path)
+    assert "last 5,000 training images for validation" in data.variant
+    assert data.variant.endswith("1000/5000/7")
+    (folder / "broken").touch()
+    with fails(DataFileError, "cifar-10-batches-py", "cannot be read"):
+        load_dataset("cifar10", tmp_path)
+
+
+def test_without_cifar10_the_ways_out_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", FakeCifar)
+    with fails(DataFileError, "CIFAR-10 not found", "cifar-10-python.tar.gz", "digits"):
+        load_dataset("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "logit"), [("bernoulli", 0.05), ("gaussian", 0.5), ("gaussian", 0.0)]
+)
+def test_the_logit_needs_real_data_and_a_lambda(likelihood, logit):
+    with fails(UserError, "logit", "(0, 0.5)", str(logit)):
+        Dataset(*[torch.zeros(3, 4)] * 3, likelihood, logit=logit)
+
+
 # --- a user's file ----------------------------------------------------------
 
 

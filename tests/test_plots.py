@@ -232,6 +232,39 @@ def test_pictures_leave_the_callers_state_alone(trained):
     np.testing.assert_array_equal(a, b)
 
 
+def curve(n, shift=0.0):
+    return [
+        {"step": 10 * i, "train_elbo": shift - 90 / i, "valid_elbo": shift - 99 / i}
+        for i in range(1, n + 1)
+    ]
+
+
+def test_curves_stand_in_panels_of_one_scale(tmp_path):
+    one = {"maf": curve(30), "self_reflective_maf": curve(30, 5.0)}
+    fig = plots.plot_curves({"few": one, "many": {"maf": curve(20)}}, title="CIFAR-10")
+    few, many = fig.axes
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["few", "many"]
+    drawn = [list(line.get_ydata()) for line in few.lines]
+    expected = [
+        [r[key] for r in c]
+        for c in one.values()
+        for key in ("valid_elbo", "train_elbo")
+    ]
+    assert drawn == expected
+    assert few.get_ylim() == many.get_ylim()
+    assert few.get_ylim()[0] > -60  # the first steps are left out
+    assert few.lines[0].get_color() == many.lines[0].get_color()
+    texts = [t.get_text() for t in fig.legends[0].get_texts()]
+    assert texts == ["maf", "self_reflective_maf", "validation", "training"]
+    plots.save_figure(fig, tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize("panels", [{}, {"a": {}}, {"a": {"maf": []}}])
+def test_curves_need_records(panels):
+    with pytest.raises(UserError, match="at least one curve"):
+        plots.plot_curves(panels)
+
+
 # --------------------------------------------------------------------- hierarchies
 
 
