@@ -1,5 +1,19 @@
 """One file per paper: importing them fills the registry."""
 
-from pyro_vae_zoo.models import density, flow_guides, ladder, self_reflective, standard
+from pyro_vae_zoo.models import (
+    bottom_up,
+    density,
+    flow_guides,
+    ladder,
+    self_reflective,
+    standard,
+)
 
-__all__ = ["density", "flow_guides", "ladder", "self_reflective", "standard"]
+__all__ = [
+    "bottom_up",
+    "density",
+    "flow_guides",
+    "ladder",
+    "self_reflective",
+    "standard",
+]

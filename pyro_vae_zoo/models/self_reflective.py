@@ -31,11 +31,11 @@ of f_l cancel in \(\log p - \log q\), so both sides score \(\varepsilon\).
 
 Differences from the paper, which leaves these open: blocks have equal sizes, the last
 one takes the rest; the posterior's correction is added before the softplus; networks
-have two ELU layers of 200 units. `bottom_up` is its baseline (Rezende et al. 2014).
+have two ELU layers of 200 units.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import pyro
@@ -55,7 +55,6 @@ from pyro_vae_zoo.transforms import ConditionedRankOneAffine, rank_one_parameter
 from pyro_vae_zoo.vae import VAE, Shared
 
 __all__ = [
-    "BottomUpGuide",
     "DataLayer",
     "PosteriorLayer",
     "SelfReflectiveGuide",
@@ -241,20 +240,6 @@ class SelfReflectiveGuide(PyroModule):
                 eps = pyro.sample(f"eps_{l}", posterior(x, z))  # q(eps_l | z_{l-1}, x)
 
 
-class BottomUpGuide(PyroModule):
-    """q(eps | x) = prod_l q(eps_l | x): no layer hears of another (DLGM)."""
-
-    def __init__(self, posteriors: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.posteriors = nn.ModuleList(posteriors)
-
-    def forward(self, x: Tensor) -> None:
-        """Draw eps given x."""
-        with pyro.plate("data", len(x), dim=-1):
-            for l, posterior in enumerate(self.posteriors, start=1):
-                pyro.sample(f"eps_{l}", posterior(x, None))
-
-
 @dataclass(frozen=True)
 class Layers:
     """Makes the parts of layer l, counted from 0; layer 0 has no z above it."""
@@ -370,38 +355,12 @@ def self_reflective(layers: Layers, model: SelfReflectiveModel) -> SelfReflectiv
     return SelfReflectiveGuide(posteriors, model.bijectors)
 
 
-def bottom_up(layers: Layers, model: SelfReflectiveModel) -> BottomUpGuide:
-    """The paper's baseline: as many parameters, all of them in wider encoders."""
-    num_layers = len(model.priors)
-    wide = _widened(layers, num_layers)
-    return BottomUpGuide([wide.posterior(0) for _ in range(num_layers)])
-
-
 register("self_reflective")(partial(hierarchy, self_reflective))
 register("self_reflective_iaf")(
     partial(hierarchy, self_reflective, bijector="iaf", prior="standard")
 )
-register("bottom_up")(partial(hierarchy, bottom_up))
 
 
 def _gaussian(raw: Tensor) -> dist.Distribution:
     loc, raw_scale = raw.chunk(2, dim=-1)
     return dist.Normal(loc, positive(raw_scale)).to_event(1)
-
-
-def _widened(layers: Layers, num_layers: int) -> Layers:
-    """Layers so wide that without z the posteriors have as many parameters."""
-    target = _count(layers, 0) + (num_layers - 1) * _count(layers, 1)
-    low, high = 1.0, 4.0
-    for _ in range(12):
-        factor = (low + high) / 2
-        dims = tuple(round(factor * width) for width in layers.hidden_dims)
-        wide = replace(layers, hidden_dims=dims)
-        few = num_layers * _count(wide, 0) < target
-        low, high = (factor, high) if few else (low, factor)
-    return wide
-
-
-def _count(layers: Layers, l: int) -> int:
-    with torch.device("meta"):  # neither memory nor random numbers
-        return sum(p.numel() for p in layers.posterior(l).parameters())
