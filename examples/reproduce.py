@@ -33,6 +33,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     published: float | None = None
     train_size: int | None = None  # all there are
+    training: dict[str, Any] = field(default_factory=dict)  # on top of a budget's
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ TABLES = {
             "iaf": Row("iaf", _ONE_LAYER, -83.04),
             "bottom_up": Row("bottom_up", {}, -84.53),
             "mean_field": Row("mean_field", _ONE_LAYER),
+            # What the warm-up of the KL is worth.
+            "no_warmup": Row("self_reflective", training={"kl_warmup": 0}),
         },
         budgets={
             # The paper leaves widths, rate, epochs and warm-up open: these are ours.
@@ -144,7 +147,7 @@ def reproduce(table_name: str, row_name: str, args: argparse.Namespace) -> dict:
     data = load_dataset(budget.data or table.data, args.data_dir)
     sizes = [n for n in (row.train_size, budget.train_size) if n is not None]
     data = data.first(min(sizes)) if sizes else data
-    training = TrainOptions(seed=args.seed, **budget.training)
+    training = TrainOptions(seed=args.seed, **budget.training | row.training)
     steps_per_epoch = -(-len(data.train) // training.batch_size)
     if budget.steps is not None:
         epochs = max(round(budget.steps / steps_per_epoch), 1)
@@ -201,7 +204,8 @@ def draw_curves(folder: Path, table: Table) -> None:
         if path.exists():
             result = json.loads(path.read_text())
             size = f"{result['train_size']:,} training images"
-            panels.setdefault(size, {})[result["guide"]] = result["curve"]
+            label = result["row"].removesuffix(f"_{result['train_size']}")
+            panels.setdefault(size, {})[label] = result["curve"]
     title = f"{table.source}: {result['data']}, budget {result['budget']}"
     save_figure(plot_curves(panels, title=title), folder / "curves.png")
 

@@ -56,6 +56,9 @@ def plot_growth(
 def plot_layers(evaluation: Evaluation | dict, *, title: str | None = None) -> Figure:
     """KL and active units of each latent site, top layer first.
 
+    A unit is active where its posterior mean varies over the data. Below the top layer
+    it does so with the prior's mean, too: what a layer says itself is its KL.
+
     Args:
         evaluation: of `evaluate`, or a run's `result.json`.
         title: guide and data; see `figure_title`.
