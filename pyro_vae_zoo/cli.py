@@ -91,7 +91,9 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         progress=not args.quiet,
     )
     print(summary(result))
-    print(f"  in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    print(
+        _filled(f"in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -190,7 +192,7 @@ def summary(result: dict) -> str:
     lines = [
         f"{result['guide']} on {result['data']}, {result['split']} split, {n} data, "
         f"seed {result['seed']}",
-        textwrap.fill(f"  ({result['variant']})", 80, subsequent_indent="   "),
+        _filled(f"({result['variant']})"),
         f"  log-likelihood  {result['log_likelihood']:9.3f} +- "
         f"{_digits(result['log_likelihood_std_error'])} nats  "
         + (f"({k} particles, MC error {mc_error})" if latents else "(exact)"),
@@ -209,6 +211,14 @@ def summary(result: dict) -> str:
             f"  Pareto k-hat    {khat['median']:9.2f} median, {share:.0f} % above 0.7"
         )
     return "\n".join(lines)
+
+
+def _filled(text: str) -> str:
+    """Indented lines of at most 80 columns, unless a path needs more."""
+    indents = {"initial_indent": "  ", "subsequent_indent": "   "}
+    return textwrap.fill(
+        text, 80, break_long_words=False, break_on_hyphens=False, **indents
+    )
 
 
 def _digits(error: float | None) -> str:
