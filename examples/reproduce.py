@@ -2,7 +2,7 @@
 
     python examples/reproduce.py --table self_reflective --budget cpu
 
-trains, evaluates and writes `results/<table>_<budget>/<row>.json` for each row, and
+trains, evaluates and writes `results/<table>_<budget>/<row>-s<seed>.json` for each row, and
 draws the curves of all rows that are there. A row that is finished is not run again,
 one that was interrupted goes on. `--rows` takes some of them, so that several
 processes can share a table.
@@ -186,7 +186,7 @@ def reproduce(table_name: str, row_name: str, args: argparse.Namespace) -> dict:
     }
     out = results_folder(args)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / f"{row_name}.json", result)
+    write_json(out / f"{row_name}-s{args.seed}.json", result)
     return result
 
 
@@ -195,19 +195,19 @@ def results_folder(args: argparse.Namespace) -> Path:
     return args.out / f"{args.table}_{args.budget}"
 
 
-def draw_curves(folder: Path, table: Table) -> None:
-    """Training and validation of all rows that are there, by number of images."""
+def draw_curves(folder: Path, table: Table, seed: int) -> None:
+    """Training and validation of a seed's rows, by their number of images."""
     from pyro_vae_zoo.plots import plot_curves, save_figure
 
     panels: dict[str, dict[str, list]] = {}
-    for path in (folder / f"{name}.json" for name in table.rows):
+    for path in (folder / f"{name}-s{seed}.json" for name in table.rows):
         if path.exists():
             result = json.loads(path.read_text())
             size = f"{result['train_size']:,} training images"
             label = result["row"].removesuffix(f"_{result['train_size']}")
             panels.setdefault(size, {})[label] = result["curve"]
-    title = f"{table.source}: {result['data']}, budget {result['budget']}"
-    save_figure(plot_curves(panels, title=title), folder / "curves.png")
+    title = f"{table.source}: {result['data']}, budget {result['budget']}, seed {seed}"
+    save_figure(plot_curves(panels, title=title), folder / f"curves-s{seed}.png")
 
 
 def main() -> int:
@@ -230,7 +230,7 @@ def main() -> int:
             print("interrupted; the same command goes on", file=sys.stderr)
             return 130
         print(summary(results[name]))
-    draw_curves(results_folder(args), table)
+    draw_curves(results_folder(args), table, args.seed)
     print(f"\n{table.source}; nats, budget {args.budget}\n")
     print(f"{'row':26}{'log p(x)':>10}{'paper':>10}")
     for name, result in results.items():
