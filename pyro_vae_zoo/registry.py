@@ -6,7 +6,7 @@ an error which lists the known ones.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from pyro_vae_zoo.vae import VAE
 
 __all__ = [
     "create",
+    "depth",
     "guide_options",
     "list_density_models",
     "list_guides",
@@ -87,6 +88,18 @@ def guide_options(guide: str | Callable[..., nn.Module]) -> dict[str, Any]:
     if isinstance(guide, str):
         return _keywords(_builder(guide))
     return _CUSTOM["options"](guide)
+
+
+def depth(options: Mapping[str, Any]) -> dict[str, int]:
+    """The layers L of a hierarchy or the flows K, as titles and tables name them.
+
+    >>> depth(guide_options("iaf")), depth(guide_options("mean_field"))
+    ({'K': 2}, {})
+    """
+    for symbol, key in (("L", "num_layers"), ("K", "num_flows")):
+        if key in options:
+            return {symbol: options[key]}
+    return {}
 
 
 def create(

@@ -22,7 +22,7 @@ from pyro_vae_zoo.checkpoint import (
     write_atomically,
 )
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.registry import guide_options, list_guides
+from pyro_vae_zoo.registry import depth, guide_options, list_guides
 
 __all__ = [
     "caption",
@@ -202,7 +202,7 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
-    """The guide with its number of flows, and what else differs between the runs."""
+    """The guide with its flows or layers, and what else differs between the runs."""
     settings = []
     for r in results:
         defaults = guide_options(r["guide"]) if r["guide"] in list_guides() else {}
@@ -217,8 +217,9 @@ def _labels(results: Sequence[Result]) -> list[str]:
     }
     labels = []
     for r, one in zip(results, settings, strict=True):
-        shown = {"K": one["num_flows"]} if "num_flows" in one else {}
-        shown |= {k: one[k] for k in differing if k in one and k != "num_flows"}
+        shown = depth(one)
+        said = "num_layers" if "L" in shown else "num_flows"
+        shown |= {k: one[k] for k in differing if k in one and k != said}
         extra = ", ".join(f"{key} = {value}" for key, value in shown.items())
         labels.append(r["guide"] + (f" ({extra})" if extra else ""))
     return labels

@@ -11,7 +11,12 @@ from matplotlib.figure import Figure
 
 from pyro_vae_zoo.checkpoint import write_atomically
 from pyro_vae_zoo.datasets import Dataset
-from pyro_vae_zoo.registry import guide_options, list_density_models, list_guides
+from pyro_vae_zoo.registry import (
+    depth,
+    guide_options,
+    list_density_models,
+    list_guides,
+)
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["dress", "figure_title", "make_figure", "save_figure", "tint", "wrap_title"]
@@ -42,10 +47,7 @@ def figure_title(vae: VAE, data: Dataset | str | None = None) -> str:
     guide, options = config["guide"], config["options"]
     if guide in list_guides() + list_density_models():
         options = guide_options(guide) | options
-    if "num_layers" in options:
-        guide += f", L = {options['num_layers']}"
-    elif "num_flows" in options:
-        guide += f", K = {options['num_flows']}"
+    guide += "".join(f", {symbol} = {n}" for symbol, n in depth(options).items())
     if isinstance(data, Dataset):
         data = f"{data.name}: {data.variant}"
     return f"{guide}\n{data}" if data else guide
