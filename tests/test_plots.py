@@ -245,18 +245,27 @@ def test_curves_stand_in_panels_of_one_scale(tmp_path):
     few, many = fig.axes
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["few", "many"]
     drawn = [list(line.get_ydata()) for line in few.lines]
-    expected = [
-        [r[key] for r in c]
-        for c in one.values()
-        for key in ("valid_elbo", "train_elbo")
-    ]
-    assert drawn == expected
+    keys = ("valid_elbo", "train_elbo")
+    assert drawn == [[r[key] for r in c] for c in one.values() for key in keys]
     assert few.get_ylim() == many.get_ylim()
-    assert few.get_ylim()[0] > -60  # the first steps are left out
     assert few.lines[0].get_color() == many.lines[0].get_color()
     texts = [t.get_text() for t in fig.legends[0].get_texts()]
     assert texts == ["maf", "self_reflective_maf", "validation", "training"]
     plots.save_figure(fig, tmp_path / "curves.png")
+
+
+def test_curves_show_their_best_whatever_else_they_do():
+    """The start and an overfitted end, far below, do not flatten the rest."""
+    bad = curve(30)
+    bad[-1] = bad[-1] | {"valid_elbo": -1e21}
+    (ax,) = plots.plot_curves({"all": {"maf": bad, "other": curve(30, 5.0)}}).axes
+    low, high = ax.get_ylim()
+    best = [max(r["valid_elbo"] for r in c) for c in (bad, curve(30, 5.0))]
+    assert -20 < low < min(best) < max(best) < high < 10
+    (ax,) = plots.plot_curves({"all": {"maf": curve(30)}}).axes
+    assert -20 < ax.get_ylim()[0] < -3.3 < ax.get_ylim()[1] < 10
+    (ax,) = plots.plot_curves({"all": {"maf": curve(1)}}).axes
+    assert ax.get_ylim()[0] < -99 < ax.get_ylim()[1]
 
 
 @pytest.mark.parametrize("panels", [{}, {"a": {}}, {"a": {"maf": []}}])

@@ -162,6 +162,12 @@ def test_units_of_several_sites_are_added():
     assert markdown_rows(report.markdown_table([run]))[0]["active"] == "4/12"
 
 
+def test_hierarchies_are_named_by_their_layers():
+    runs = [result("ladder", options={"num_layers": n}) for n in (2, 3)]
+    labels = [row["guide"] for row in markdown_rows(report.markdown_table(runs))]
+    assert labels == ["ladder (L = 2)", "ladder (L = 3)"]
+
+
 def test_caption_names_what_the_numbers_depend_on():
     text = report.caption([result(), result(seed=3)])
     for part in ("digits", "one draw", "test split", "1000 draws", "10 epochs"):

@@ -253,11 +253,7 @@ def plot_curves(
             ax.plot(steps, [r["train_elbo"] for r in curve], **thin)
         dress(ax, name, "step", NATS if ax is axes[0] else "")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    # The first steps, thousands of nats below the rest, would flatten all of it.
-    settled = [r["valid_elbo"] for curve in curves for r in curve[len(curve) // 5 :]]
-    top = max(max(r["train_elbo"], r["valid_elbo"]) for c in curves for r in c)
-    margin = 0.05 * (top - min(settled)) or 1.0
-    axes[0].set_ylim(min(settled) - margin, top + margin)
+    axes[0].set_ylim(*_around_the_best(curves))
     keys = [Line2D([], [], label=label, **style) for label, style in styles.items()]
     keys.append(Line2D([], [], color=INK, label="validation"))
     keys.append(Line2D([], [], color=INK, ls="--", lw=0.9, label="training"))
@@ -265,3 +261,19 @@ def plot_curves(
         handles=keys, frameon=False, fontsize=9, loc="outside lower center", ncols=4
     )
     return fig
+
+
+def _around_the_best(
+    curves: Sequence[Sequence[Mapping[str, float]]],
+) -> tuple[float, float]:
+    """Limits that show each curve's best validation, and what led to it.
+
+    The first steps, and what an overfitted flow gives validation data, lie by orders
+    of magnitude below; a training curve may leave the frame at the top.
+    """
+    valid = [[record["valid_elbo"] for record in curve] for curve in curves]
+    best = [max(values) for values in valid]
+    spread = max(best) - min(best)
+    if not spread:
+        spread = best[0] - valid[0][len(valid[0]) // 5] or 1.0
+    return min(best) - spread, max(best) + spread / 2
