@@ -232,10 +232,11 @@ def main() -> int:
         print(summary(results[name]))
     draw_curves(results_folder(args), table, args.seed)
     print(f"\n{table.source}; nats, budget {args.budget}\n")
-    print(f"{'row':26}{'log p(x)':>10}{'paper':>10}")
+    print(f"{'row':26}{'ELBO':>10}{'log p(x)':>10}{'paper':>10}")
     for name, result in results.items():
         paper = "-" if result["published"] is None else f"{result['published']:.2f}"
-        print(f"{name:26}{result['log_likelihood']:10.2f}{paper:>10}")
+        ours = f"{result['elbo']:10.2f}{result['log_likelihood']:10.2f}"
+        print(f"{name:26}{ours}{paper:>10}")
     return 0
 
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -75,7 +75,9 @@ def bound_terms(
     model and guide share); it then cancels and appears in no term.
 
     With `analytic_kl` a site's two scores give way to its KL where PyTorch knows a
-    closed form, as between Gaussians (not for flows): Pyro's `TraceMeanField_ELBO`.
+    closed form, as between Gaussians (not for flows): Pyro's `TraceMeanField_ELBO`,
+    save that a site keeps its scores where its prior is given draws that the guide
+    makes only after it, since there the closed form is of another quantity.
 
     Raises:
         UserError: where the sites of the two sides do not match, or where a shared
@@ -91,10 +93,11 @@ def bound_terms(
         if _is_observed(site):
             log_prob = _log_prob(name, site, shape)
             terms.log_likelihood = terms.log_likelihood + log_prob
+    ordered = _in_the_guides_order(model_trace, guide_trace) if analytic_kl else ()
     for name, site in latent_sites(guide_trace).items():
         prior = model_trace.nodes[name]
-        if analytic_kl and _in_data_plate(site):
-            kl = _closed_kl(site["fn"], prior["fn"])
+        if name in ordered and _in_data_plate(site):
+            kl = _closed_kl(site, prior)
             if kl is not None:
                 terms.closed_kl[name] = _shaped(name, kl, shape)
                 continue
@@ -189,7 +192,7 @@ class AnnealedELBO(ELBO):
         if self.free_bits or self.analytic_kl:
             return self._with_kl(terms, len(x))
         plain = self._bound(terms.log_weights).detach()
-        if self.sticking_the_landing:
+        if self.sticking_the_landing and terms.log_guide:
             terms.log_guide = _score_without_parameters(guide, x, terms)
         log_p = terms.log_likelihood + self.kl_weight * sum(terms.log_prior.values())
         log_q = self.kl_weight * sum(terms.log_guide.values())
@@ -239,11 +242,28 @@ def _with_particles(fn: nn.Module, x: Tensor, num_particles: int) -> None:
         fn(x)
 
 
-def _closed_kl(q: dist.Distribution, p: dist.Distribution) -> Tensor | None:
+def _in_the_guides_order(
+    model_trace: poutine.Trace, guide_trace: poutine.Trace
+) -> set[str]:
+    """The sites whose prior is given nothing that the guide draws after them."""
+    p, q = list(latent_sites(model_trace)), list(latent_sites(guide_trace))
+    return {name for name in p if set(p[: p.index(name)]) <= set(q[: q.index(name)])}
+
+
+def _closed_kl(site: dict, prior: dict) -> Tensor | None:
+    if not all(_same(prior[key], site[key]) for key in ("scale", "mask")):
+        return None
     try:
-        return kl_divergence(q, p)
+        kl = kl_divergence(site["fn"], prior["fn"])
     except NotImplementedError:  # PyTorch's word for: none is known
         return None
+    return scale_and_mask(kl, site["scale"], site["mask"])
+
+
+def _same(a: Tensor | float | None, b: Tensor | float | None) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return a is b or a == b
 
 
 def _is_observed(site: dict) -> bool:
@@ -254,7 +274,8 @@ def _is_observed(site: dict) -> bool:
 
 
 def _site_log_prob(site: dict) -> Tensor:
-    return site["fn"].log_prob(site["value"])
+    log_prob = site["fn"].log_prob(site["value"])
+    return scale_and_mask(log_prob, site["scale"], site["mask"])
 
 
 def _log_prob(name: str, site: dict, shape: tuple[int, int]) -> Tensor:

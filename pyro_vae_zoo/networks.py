@@ -134,7 +134,7 @@ class Block(nn.Module):
         activation: str = "elu",
     ) -> None:
         super().__init__()
-        _check(network, hidden_dims, activation)
+        check_network(network, hidden_dims, activation)
         if network == "conv":
             raise UserError(
                 "a hierarchy's blocks are networks of vectors: expected network mlp, "
@@ -197,7 +197,7 @@ def make_encoder(
     >>> encoder(torch.zeros(5, 8, 8)).shape, features
     (torch.Size([5, 16]), 16)
     """
-    _check(network, hidden_dims, activation)
+    check_network(network, hidden_dims, activation)
     if network == "conv":
         shape = _image_shape(event_shape)
         net = _conv_encoder(shape, hidden_dims[-1])
@@ -224,7 +224,7 @@ def make_decoder(
     >>> decoder(torch.zeros(3, 5, 4)).shape
     torch.Size([3, 5, 1120])
     """
-    _check(network, hidden_dims, activation)
+    check_network(network, hidden_dims, activation)
     if network == "conv":
         return _conv_decoder(latent_dim, _image_shape(event_shape), num_params)
     widths = (latent_dim, *reversed(hidden_dims))
@@ -306,7 +306,8 @@ def _image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
     )
 
 
-def _check(network: str, hidden_dims: Sequence[int], activation: str) -> None:
+def check_network(network: str, hidden_dims: Sequence[int], activation: str) -> None:
+    """Raise a `UserError` for what no network can be built of."""
     if network not in NETWORKS:
         raise UserError(f"unknown network {network!r}; known: {', '.join(NETWORKS)}")
     if activation not in ACTIVATIONS:

@@ -161,6 +161,38 @@ def test_sites_outside_the_data_must_cancel_all_the_same():
         bound_terms(model, GlobalSite(1.5), x, 2, analytic_kl=True)
 
 
+class Downwards(pyro.nn.PyroModule):
+    """z_2 -> z_1 -> x, of scales 1, 1/2 and 1/2."""
+
+    def forward(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z_2 = pyro.sample("z_2", dist.Normal(x.new_zeros(len(x)), 1.0))
+            z_1 = pyro.sample("z_1", dist.Normal(z_2, 0.5))
+            pyro.sample("x", dist.Normal(z_1, 0.5), obs=x)
+
+
+class Upwards(pyro.nn.PyroModule):
+    """Its exact posterior, drawn in the other order: z_1 given x, z_2 given z_1."""
+
+    def forward(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            precision = 1 / 1.25 + 4
+            z_1 = pyro.sample("z_1", dist.Normal(4 * x / precision, precision**-0.5))
+            pyro.sample("z_2", dist.Normal(4 * z_1 / 5, 5**-0.5))
+
+
+def test_a_prior_given_later_draws_has_no_closed_form():
+    """KL(q(z_1|x) || p(z_1|z_2)) at a z_2 drawn after z_1 is of no bound."""
+    x = torch.randn(6).double()
+    terms = bound_terms(Downwards(), Upwards(), x, 20_000, analytic_kl=True)
+    assert set(terms.closed_kl) == {"z_2"}  # whose prior is given nothing
+    log_p = dist.Normal(0.0, 1.5**0.5).log_prob(x)
+    error = terms.log_weights.std(0) / math.sqrt(20_000)
+    assert ((terms.log_weights.mean(0) - log_p).abs() < 4 * error).all()
+    one_draw = bound_terms(Downwards(), Upwards(), x, 3).log_weights
+    torch.testing.assert_close(one_draw, log_p.expand(3, 6), check_dtype=False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

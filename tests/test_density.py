@@ -14,6 +14,9 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.models import density
 from pyro_vae_zoo.models.density import RankOnePrecision
 from pyro_vae_zoo.testing import check_vae
+from pyro_vae_zoo.transforms.masked_autoregressive import (
+    ConditionedMaskedAutoregressive,
+)
 
 
 def trained(name, event_shape, **options):
@@ -115,6 +118,40 @@ def test_maf_samples_are_of_its_density():
     error = 4 / math.sqrt(len(u))
     assert u.mean(0).abs().max() < error
     assert (u.T.cov() - torch.eye(6)).abs().max() < 2 * error
+
+
+def test_sampling_overflows_only_where_the_draws_do():
+    """Of y_i = x_i - 0.3 (y_1 + ... + y_{i-1}), which no draw takes far from 0.
+
+    Passes over all entries at once, as they are cheapest, make the ones that are not
+    right yet 1e60 times as large.
+    """
+    weight = -0.3 * torch.ones(784, 784).tril(-1)
+    flow = ConditionedMaskedAutoregressive(lambda y: (y @ weight.T, 0 * y))
+    x = torch.randn(3, 784)
+    expected = torch.linalg.solve_triangular(torch.eye(784) - weight, x.T, upper=False)
+    torch.testing.assert_close(flow(x), expected.T, rtol=1e-4, atol=1e-4)
+    assert expected.abs().max() < 10
+
+
+def test_batch_normalisation_is_not_trained_on_one_datum():
+    vae = small("maf", batch_norm=True)
+    x = torch.randn(3, 2, 3)
+    data = zoo.Dataset(x, x, x, "gaussian")
+    with pytest.raises(zoo.UserError, match="batches of two data or more"):
+        zoo.fit(vae, data, epochs=1, batch_size=2, progress=False)
+    assert log_prob(vae.eval(), x[:1]).isfinite().all()
+
+
+def test_losses_that_act_on_latents_leave_maf_its_density():
+    vae, x = trained("maf", (2, 3)), torch.randn(5, 2, 3).double()
+    expected = -log_prob(vae, x).sum()
+    for options in (
+        {"sticking_the_landing": True}, {"analytic_kl": True}, {"free_bits": 1.0},
+        {"bound": "iwae", "num_particles": 3},
+    ):  # fmt: skip
+        loss = zoo.AnnealedELBO(**options)(vae.model, vae.guide)(x)
+        torch.testing.assert_close(loss, expected)
 
 
 def test_maf_flattens_images_a_pixel_after_the_other():
@@ -252,6 +289,8 @@ def test_bijectors_keep_the_contract(bijector):
         ("maf", {"likelihood": "bernoulli"}, "density of real numbers.*--data cifar10"),
         ("self_reflective_maf", {"likelihood": "bernoulli"}, "got data of likelihood"),
         ("maf", {"num_flows": 0}, "num_flows must be at least 1, got 0"),
+        ("self_reflective_maf", {"num_flows": -1}, "must not be negative, got -1"),
+        ("self_reflective_maf", {"hidden_dims": ()}, "hidden_dims must be positive"),
         ("self_reflective_maf", {"num_layers": 7}, "7"),
         ("self_reflective_maf", {"bijector": "radial"}, "unknown bijector 'radial'"),
     ],

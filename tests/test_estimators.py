@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import linear_gaussian, one_latent, perturb, small
-from pyro.infer import RenyiELBO, Trace_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 from pyro.ops.stats import fit_generalized_pareto
 from scipy import stats
@@ -575,6 +575,43 @@ def test_annealed_elbo_is_trace_elbo_by_default(name, num_particles):
     expected, expected_gradients = seeded(theirs.differentiable_loss, vae, x)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradients, expected_gradients)
+
+
+class Handled(PyroModule):
+    """A model some of whose sites are scaled, masked, or a factor."""
+
+    def __init__(self, inner, handler):
+        super().__init__()
+        self.inner, self.handler = inner, handler
+
+    def forward(self, x):
+        with self.handler():
+            return self.inner(x)
+
+
+HANDLERS = {
+    "scale": lambda: pyro.poutine.scale(scale=0.5),
+    "mask": lambda: pyro.poutine.mask(mask=torch.tensor([True, False] * 3)),
+}
+
+
+@pytest.mark.parametrize("analytic_kl", [False, True])
+@pytest.mark.parametrize("sides", ["model", "both"])
+@pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
+def test_pyros_scales_and_masks_count(handler, sides, analytic_kl):
+    """As they do in `Trace_ELBO`, and in its analytic form."""
+    vae, x = small("mean_field").double(), torch.rand(6, 2, 3).double().bernoulli()
+    model = Handled(vae.model, handler)
+    guide = Handled(vae.guide, handler) if sides == "both" else vae.guide
+    ours = zoo.AnnealedELBO(analytic_kl=analytic_kl)
+    stock = TraceMeanField_ELBO if analytic_kl and sides == "both" else Trace_ELBO
+    values = []
+    for loss in (ours, stock(), zoo.AnnealedELBO()):
+        torch.manual_seed(7)
+        values.append(loss.loss(model, guide, x))
+    assert values[0] == pytest.approx(values[1])
+    plain = zoo.AnnealedELBO().loss(vae.model, vae.guide, x)
+    assert abs(plain - values[2]) > 0.1
 
 
 CASES = {

@@ -183,7 +183,14 @@ def test_it_is_comparable_with_the_hierarchy():
     assert abs(sizes[0] / sizes[1] - 1) < 0.1
 
 
-@pytest.mark.parametrize("options", [{"num_layers": 0}, {"latent_dim": 0}])
-def test_sizes_are_checked(options):
-    with pytest.raises(zoo.UserError, match="must be at least 1"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_layers": 0}, "must be at least 1"),
+        ({"latent_dim": 0}, "must be at least 1"),
+        ({"hidden_dims": ()}, "hidden_dims must be positive"),
+    ],
+)
+def test_sizes_are_checked(options, message):
+    with pytest.raises(zoo.UserError, match=message):
         small("ladder", **options)

@@ -548,6 +548,12 @@ def test_ten_layers_survive_their_first_steps():
         ({"prior": "flat"}, "unknown prior 'flat'"),
         ({"network": "conv"}, "networks of vectors"),
         ({"bijector": "spline_coupling", "latent_dim": 1}, "latent_dim >= 2"),
+        (
+            {"bijector": "affine", "num_flows": 7},
+            "'affine' is one map, got num_flows 7",
+        ),
+        ({"num_flows": -1}, "num_flows must not be negative, got -1"),
+        ({"hidden_dims": ()}, "hidden_dims must be positive"),
     ],
 )
 @pytest.mark.parametrize("name", HIERARCHIES)

@@ -66,11 +66,19 @@ class DensityModel(PyroModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Observe x as a vector (or draw it)."""
+        if self.training and len(x) == 1 and self._has_batch_norm():
+            raise UserError(
+                "batch normalisation is trained on batches of two data or more, got one; "
+                "choose a batch_size that leaves no single datum to an epoch's end"
+            )
         base = dist.Normal(self.loc, 1.0).to_event(1)
         p_x = dist.TransformedDistribution(base, list(self.flows))
         (flat,) = self.partition.split(x)
         with pyro.plate("data", len(x), dim=-1):
             return self.join([pyro.sample("x", p_x, obs=flat)])
+
+    def _has_batch_norm(self) -> bool:
+        return any(isinstance(flow, T.BatchNorm) for flow in self.flows)
 
     def join(self, blocks: Sequence[Tensor]) -> Tensor:
         """Data of shape `(..., *event_shape)` from the vector."""
@@ -223,9 +231,12 @@ def self_reflective_maf(
 ) -> VAE:
     """Apostolopoulou et al. 2020: L layers, each emits a block through a flow of its own.
 
-    `num_flows` and `flow_hidden_dims` are of each data layer; its bijector is one step.
+    `num_flows` and `flow_hidden_dims` are of each data layer; a layer's bijector has
+    two steps, so that couplings move both halves of z, or is one affine map.
     """
     _check_real("self_reflective_maf", likelihood)
+    if num_flows < 0:
+        raise UserError(f"num_flows must not be negative, got {num_flows}")
     layers = Layers(
         tuple(event_shape), latent_dim, tuple(hidden_dims), network, activation
     )
@@ -239,9 +250,10 @@ def self_reflective_maf(
         flow_activation=flow_activation,
     )
     sizes = partition.sizes
+    steps = 1 if bijector == "affine" else 2
     model = SelfReflectiveModel(
         [layers.prior(l, prior) for l in depth],
-        Shared([layers.bijector(l, bijector, 2, (64,)) for l in depth]),
+        Shared([layers.bijector(l, bijector, steps, (64,)) for l in depth]),
         [make(d, above) for d, above in zip(sizes, [None, *sizes], strict=False)],
         partition,
     )

@@ -40,7 +40,12 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.likelihoods import make_likelihood
 from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.networks import LatentBlock, make_decoder, make_encoder
+from pyro_vae_zoo.networks import (
+    LatentBlock,
+    check_network,
+    make_decoder,
+    make_encoder,
+)
 from pyro_vae_zoo.registry import register
 from pyro_vae_zoo.vae import VAE, Shared
 
@@ -162,6 +167,7 @@ def ladder(
             "num_layers and latent_dim must be at least 1, got "
             f"{num_layers} and {latent_dim}"
         )
+    check_network(network, hidden_dims, activation)
     kind = hidden_dims, network, activation
     width = hidden_dims[-1]
     p_x = make_likelihood(likelihood, event_shape)

@@ -48,7 +48,7 @@ from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.likelihoods import make_likelihood
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.networks import Block, LatentBlock, make_encoder
+from pyro_vae_zoo.networks import Block, LatentBlock, check_network, make_encoder
 from pyro_vae_zoo.partition import Partition
 from pyro_vae_zoo.registry import register
 from pyro_vae_zoo.transforms import ConditionedRankOneAffine, rank_one_parameters
@@ -253,6 +253,7 @@ class Layers:
     def __post_init__(self) -> None:
         if self.latent_dim < 1:
             raise UserError(f"latent_dim must be at least 1, got {self.latent_dim}")
+        check_network(self.network, self.hidden_dims, self.activation)
 
     def net(self, in_dims: Sequence[int], out_features: int, kind=LatentBlock) -> Block:
         """A network of vectors, the last one a z."""
@@ -280,7 +281,14 @@ class Layers:
         """The bijective layer, one of `BIJECTORS`."""
         if kind not in BIJECTORS:
             raise unknown_name("bijector", kind, BIJECTORS)
+        if num_flows < 0:
+            raise UserError(f"num_flows must not be negative, got {num_flows}")
         if kind == "affine":
+            if num_flows != 1:
+                raise UserError(
+                    f"bijector 'affine' is one map, got num_flows {num_flows}; choose "
+                    "'iaf' or 'spline_coupling' for several"
+                )
             return AffineBijector(self.of_z(l, 3 * self.latent_dim))
         context_dim = self.hidden_dims[-1]
         steps = FLOWS[kind](

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 MAX_LOG_SCALE = 5.0
+_FINITE = 1e12
 
 
 class ConditionedMaskedAutoregressive(ConditionedTransform):
@@ -63,10 +64,12 @@ class ConditionedMaskedAutoregressive(ConditionedTransform):
 
     def _forward(self, x):
         # After k passes the k entries that come first are right, whatever the order.
+        # The others may grow from pass to pass: infinite, they would make NaNs of the
+        # masked weights' zeros, so that they are kept finite.
         y = torch.zeros_like(x)
         for _ in range(x.shape[-1]):
             loc, log_scale = self._parameters(y)
-            y = x * torch.exp(log_scale) + loc
+            y = (x * torch.exp(log_scale) + loc).clamp(-_FINITE, _FINITE)
         return y, self._parameters(y)[1].sum(-1)
 
 
