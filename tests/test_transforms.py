@@ -537,6 +537,48 @@ def test_reversed_orders_compose_to_a_dense_jacobian(name):
     assert (both != 0).all()
 
 
+@pytest.mark.parametrize("context_dim", [0, CONTEXT])
+@pytest.mark.parametrize("hidden_dims", [[9], [7, 9]])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [2, 0, 4, 1, 3]])
+def test_made_solves_what_as_many_passes_as_dimensions_do(
+    order, hidden_dims, context_dim
+):
+    net = T.MADE(5, context_dim, hidden_dims, permutation=torch.tensor(order))
+    net, x = trained(net), double(6, 4, 5)
+    context = double(4, context_dim) if context_dim else None
+
+    def step(x_i, shift, raw):
+        return x_i * torch.exp(torch.tanh(raw)) + shift
+
+    y = torch.zeros_like(x)
+    for _ in range(5):
+        y = step(x, *net(y, context=context))
+    torch.testing.assert_close(net.solve(x, step, context), y)
+    x.requires_grad_()
+    slopes = torch.autograd.grad(net.solve(x, step, context)[..., order[-1]].sum(), x)
+    assert (slopes[0] != 0).any((0, 1)).all()
+
+
+def test_made_solves_where_passes_overflow():
+    """Entries that are not right yet, and grow from pass to pass, are never made."""
+    torch.manual_seed(0)
+    net = T.MADE(784, 0, [1568], activation="relu")
+    with torch.no_grad():  # shift_i = -0.3 (y_1 + ... + y_{i-1}), raw = 0
+        for p in net.parameters():
+            p.zero_()
+        below, eye = torch.ones(784, 784).tril(-1), torch.eye(784)
+        net.mask_0.fill_(1.0)
+        net.mask_1.fill_(1.0)
+        net.layers[0].weight.copy_(torch.cat([eye, -eye]))
+        net.layers[1].weight[:784] = -0.3 * torch.cat([below, -below], 1)
+    x = torch.randn(3, 784)
+    flow = T.masked_autoregressive(784, [8])
+    flow.nn.net = net
+    expected = torch.linalg.solve_triangular(eye + 0.3 * below, x.T, upper=False).T
+    torch.testing.assert_close(flow(x), expected, rtol=1e-4, atol=1e-4)
+    assert expected.abs().max() < 10
+
+
 def test_made_follows_the_conventions_of_pyro():
     net = T.MADE(4, 2, [8], param_dims=(3, 1, 2))
     shapes = [

@@ -14,7 +14,6 @@ computed once per datum and not once per particle.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from pyro_vae_zoo.errors import UserError
 
 __all__ = [
     "AmortizedTransform",
+    "Bound",
     "ConditionedTransform",
     "Deferred",
     "Head",
@@ -220,9 +220,25 @@ class Deferred(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, context: Tensor | None = None) -> tuple[Callable]:
+    def forward(self, context: Tensor | None = None) -> tuple["Bound"]:
         """Returns, as the only parameter, the network with its context filled in."""
-        return (partial(self.net, context=context),)
+        return (Bound(self.net, context),)
+
+
+class Bound:
+    """A network of `x` and a context, with the context filled in."""
+
+    def __init__(self, net: nn.Module, context: Tensor | None):
+        self.net = net
+        self.context = context
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The network's outputs for x."""
+        return self.net(x, context=self.context)
+
+    def solve(self, x: Tensor, step: Callable[..., Tensor]) -> Tensor:
+        """Where the network is a `MADE`, what that solves."""
+        return self.net.solve(x, step, self.context)
 
 
 def unit(v: Tensor) -> Tensor:

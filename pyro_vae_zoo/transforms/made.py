@@ -15,7 +15,7 @@ e.g. in `ConditionalAffineCoupling`. What is different from Pyro's:
 Outputs are linear: a shift or log-scale takes both signs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,14 +78,17 @@ class _ContextNet(nn.Module):
         check_context(context, self.context_dim)
         hidden = x.to(self.layers[0].weight.dtype)
         for i, layer in enumerate(self.layers):
-            mask = getattr(self, f"mask_{i}", None)
-            weight = layer.weight if mask is None else layer.weight * mask
             if i > 0:
                 hidden = ACTIVATIONS[self.activation](hidden)
-            hidden = F.linear(hidden, weight, layer.bias)
+            hidden = F.linear(hidden, self._weight(i), layer.bias)
             if i == 0 and context is not None:
                 hidden = hidden + self.context_layer(context)
         return hidden
+
+    def _weight(self, i: int) -> Tensor:
+        mask = getattr(self, f"mask_{i}", None)
+        weight = self.layers[i].weight
+        return weight if mask is None else weight * mask
 
 
 class CouplingNet(_ContextNet):
@@ -182,6 +185,7 @@ class MADE(_ContextNet):
         self.input_dim = input_dim
         self.param_dims = list(param_dims)
         self.register_buffer("permutation", order.clone(), persistent=False)
+        self._order = order.tolist()
 
     def get_permutation(self) -> Tensor:
         """Returns the order of the dimensions, first to last."""
@@ -193,6 +197,46 @@ class MADE(_ContextNet):
         if set(self.param_dims) == {1}:
             return out.unbind(-2)
         return out.split(self.param_dims, dim=-2)
+
+    def solve(
+        self, x: Tensor, step: Callable[..., Tensor], context: Tensor | None = None
+    ) -> Tensor:
+        """Returns `y` with `y_i = step(x_i, *parameters of i)`, the network reading `y`.
+
+        The dimensions come one after the other, and each costs what it adds to the
+        first layer and its own rows of the last one: all of them together no more
+        than some passes of the whole network, of which the definition needs D.
+
+        Args:
+            x: Shape `(..., D)`.
+            step: Maps `x_i` and a tensor for each entry of `param_dims`, all of them 1.
+            context: As in `forward`.
+
+        Example:
+            >>> net, x = MADE(3, 0, [16]), torch.randn(5, 3)
+            >>> y = net.solve(x, lambda x_i, shift, raw: x_i + shift)
+            >>> torch.allclose(y, x + net(y)[0], atol=1e-6)
+            True
+        """
+        check_context(context, self.context_dim)
+        activation, first = ACTIVATIONS[self.activation], self._weight(0).T
+        deeper = [
+            (self._weight(i), self.layers[i].bias) for i in range(1, len(self.layers))
+        ]
+        last_weight, last_bias = deeper.pop()
+        hidden = self.layers[0].bias
+        if context is not None:
+            hidden = hidden + self.context_layer(context)
+        y: list[Tensor | None] = [None] * self.input_dim
+        for i in self._order:
+            h = activation(hidden)
+            for weight, bias in deeper:
+                h = activation(F.linear(h, weight, bias))
+            rows = slice(i, None, self.input_dim)
+            parameters = F.linear(h, last_weight[rows], last_bias[rows])
+            y[i] = step(x[..., i], *parameters.unbind(-1))
+            hidden = hidden + y[i][..., None] * first[i]
+        return torch.stack(y, dim=-1)
 
 
 def _masks(

@@ -3,20 +3,21 @@ r"""Masked autoregressive flow (Papamakarios et al. 2017, equations 3 and 4).
     y_i = x_i exp(alpha_i) + mu_i,   (mu_i, alpha_i) = net(y_1, ..., y_{i-1}; context)
 
 so that log|det| = sum alpha. Here the network reads what the map *returns*: a given
-y is scored in one pass, and drawn in D passes; an inverse autoregressive flow is the
+y is scored in one pass, and drawn entry by entry; an inverse autoregressive flow is the
 other way round. It is the flow for density estimation, where y is the data.
 
 `alpha` is kept within +-5 by a tanh, which is the identity to a percent for
 |alpha| < 0.9 and keeps a scale from collapsing onto a single datum.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pyro_vae_zoo.transforms.conditioning import (
     AmortizedTransform,
+    Bound,
     ConditionedTransform,
     Deferred,
     LearnedTransform,
@@ -31,15 +32,14 @@ __all__ = [
 ]
 
 MAX_LOG_SCALE = 5.0
-_FINITE = 1e12
 
 
 class ConditionedMaskedAutoregressive(ConditionedTransform):
     """`y = x exp(alpha(y)) + mu(y)` with a given network.
 
     Args:
-        net: Maps `y` to `mu` and to raw `alpha`, each of the shape of `y`, as `MADE`
-            does; entry i of either sees those entries of `y` that come before it.
+        net: Maps `y` to `mu` and to raw `alpha`, each of the shape of `y`; entry i of
+            either sees those entries of `y` that come before it.
 
     Example:
         >>> net = MADE(3, 0, [16])
@@ -50,27 +50,25 @@ class ConditionedMaskedAutoregressive(ConditionedTransform):
         True
     """
 
-    def __init__(self, net: Callable[[Tensor], tuple[Tensor, Tensor]]):
+    def __init__(self, net: MADE | Bound):
         super().__init__()
         self.net = net
 
-    def _parameters(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        loc, raw = self.net(y)
-        return loc, MAX_LOG_SCALE * torch.tanh(raw / MAX_LOG_SCALE)
-
     def _backward(self, y):
-        loc, log_scale = self._parameters(y)
+        loc, raw = self.net(y)
+        log_scale = _log_scale(raw)
         return (y - loc) * torch.exp(-log_scale), log_scale.sum(-1)
 
     def _forward(self, x):
-        # After k passes the k entries that come first are right, whatever the order.
-        # The others may grow from pass to pass: infinite, they would make NaNs of the
-        # masked weights' zeros, so that they are kept finite.
-        y = torch.zeros_like(x)
-        for _ in range(x.shape[-1]):
-            loc, log_scale = self._parameters(y)
-            y = (x * torch.exp(log_scale) + loc).clamp(-_FINITE, _FINITE)
-        return y, self._parameters(y)[1].sum(-1)
+        y = self.net.solve(
+            x, lambda x_i, loc, raw: x_i * torch.exp(_log_scale(raw)) + loc
+        )
+        _, raw = self.net(y)
+        return y, _log_scale(raw).sum(-1)
+
+
+def _log_scale(raw: Tensor) -> Tensor:
+    return MAX_LOG_SCALE * torch.tanh(raw / MAX_LOG_SCALE)
 
 
 def masked_autoregressive(
