@@ -126,6 +126,18 @@ class Dataset:
         object.__setattr__(fewer, "train", self.train[:n])
         return fewer
 
+    def is_quantised(self) -> bool:
+        """Whether the data are real numbers of few different values, as k/255 are.
+
+        >>> grey = torch.randint(256, (9, 28, 28)) / 255
+        >>> Dataset(grey, grey, grey, "gaussian").is_quantised()
+        True
+        """
+        if self.likelihood != "gaussian" or self.logit is not None:
+            return False
+        values = len(self.test.unique())
+        return values <= 256 and 4 * values <= self.test.numel()
+
     def pixels(self, x: Tensor) -> Tensor:
         """What a picture of `x`, data or samples of a model of them, shows."""
         return x if self.logit is None else to_pixels(x, self.logit)

@@ -67,6 +67,7 @@ def bound_terms(
     num_particles: int = 1,
     *,
     analytic_kl: bool = False,
+    scaled: bool = True,
 ) -> BoundTerms:
     """Draw `num_particles` latents for each datum and score both sides.
 
@@ -79,6 +80,9 @@ def bound_terms(
     save that a site keeps its scores where its prior is given draws that the guide
     makes only after it, since there the closed form is of another quantity.
 
+    Pyro's masks count, and so do its scales (`poutine.scale`, subsampling plates),
+    which a training objective has; without `scaled` the densities are as they are.
+
     Raises:
         UserError: where the sites of the two sides do not match, or where a shared
             site does not cancel; the message names the site.
@@ -87,6 +91,10 @@ def bound_terms(
     replayed = poutine.replay(_with_particles, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(model, x, num_particles)
     _check_sites(model_trace, guide_trace)
+    if not scaled:
+        for trace in (model_trace, guide_trace):
+            for site in trace.nodes.values():
+                site["scale"] = 1.0
     shape = (num_particles, len(x))
     terms = BoundTerms(x.new_zeros(()), {}, {}, {}, guide_trace, model_trace)
     for name, site in model_trace.nodes.items():
@@ -261,9 +269,9 @@ def _closed_kl(site: dict, prior: dict) -> Tensor | None:
 
 
 def _same(a: Tensor | float | None, b: Tensor | float | None) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b)
-    return a is b or a == b
+    if a is None or b is None:
+        return a is b
+    return bool((torch.as_tensor(a) == torch.as_tensor(b)).all())
 
 
 def _is_observed(site: dict) -> bool:

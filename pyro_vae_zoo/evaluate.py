@@ -282,7 +282,7 @@ def _stream(
                 batch = x[i : i + data_step].to(device)
                 for j in range(0, num_particles, step):
                     draws = min(step, num_particles - j)
-                    terms = bound_terms(model, guide, batch, draws)
+                    terms = bound_terms(model, guide, batch, draws, scaled=False)
                     yield slice(i, i + len(batch)), slice(j, j + draws), terms
                 bar.update(len(batch))
 
@@ -308,7 +308,7 @@ def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
         torch.random.fork_rng(devices=_cuda(probe.device)),
         _LargestTensor() as largest,
     ):
-        bound_terms(model, guide, probe, draws)
+        bound_terms(model, guide, probe, draws, scaled=False)
     budget = _CPU_BUDGET
     if probe.device.type == "cuda":
         # Of what the device has, not of what is free: chunks decide the draws.

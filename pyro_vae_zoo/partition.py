@@ -50,6 +50,11 @@ class Partition:
             self._check_image()
             size = numel // num_blocks
             block_sizes = [size] * (num_blocks - 1) + [numel - size * (num_blocks - 1)]
+        whole = isinstance(block_sizes, Sequence)
+        if not (whole and all(isinstance(n, int) for n in block_sizes)):
+            raise UserError(
+                f"expected block_sizes as whole numbers with commas, got {block_sizes!r}"
+            )
         self.sizes = tuple(block_sizes)
         if len(self.sizes) != num_blocks or min(self.sizes) < 1:
             raise UserError(

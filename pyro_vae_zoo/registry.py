@@ -137,10 +137,21 @@ def create(
     if not event_shape or min(event_shape) < 1:
         raise UserError(f"event_shape must be positive sizes, got {event_shape}")
     known = guide_options(guide)
-    for name in options:
+    for name, value in options.items():
         if name not in known:
             who = repr(guide) if isinstance(guide, str) else guide.__name__
             raise unknown_name(f"option of guide {who}", name, known)
+        if isinstance(known[name], tuple) and isinstance(value, int | float):
+            raise UserError(
+                f"option {name} takes one number or several, with commas: expected "
+                f"({value},), on the command line {name}={value}, got {value}"
+            )
+    if guide in _DENSITY_MODELS and data is not None and data.is_quantised():
+        raise UserError(
+            f"{guide} is a density of real numbers, which grey levels have none of: it "
+            f"would grow without bound at the few values of {data.name}; dequantise "
+            "them with zoo.Dataset(..., 'gaussian', logit=0.05)"
+        )
     if isinstance(guide, str):
         name, builder = guide, _builder(guide)
     else:

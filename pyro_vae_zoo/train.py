@@ -19,6 +19,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import transforms as T
 from pyro.infer import ELBO
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -52,6 +53,8 @@ _CHECKPOINT_KEYS = {
     *("options", "epoch", "step", "elbo_sum", "seconds", "history", "best"),
     *("vae", "optimizer", "random_states", "num_threads"),
 }
+
+_BATCH_NORMS = (T.BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass
@@ -150,6 +153,13 @@ def fit(
         raise UserError(
             f"the VAE is for data of shape {vae.event_shape}, got data of shape "
             f"{tuple(data.event_shape)}"
+        )
+    normalised = any(isinstance(m, _BATCH_NORMS) for m in vae.modules())
+    if normalised and len(data.train) % options.batch_size == 1:
+        raise UserError(
+            "batch normalisation is trained on batches of two data or more, and batches "
+            f"of {options.batch_size} leave one of {len(data.train)}; choose another "
+            "batch_size"
         )
     where = pick_device(device)
     folder = None if out is None else Path(out)

@@ -179,7 +179,10 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """E[x|z] for one z ~ q(z|x) of each datum, shape of `x`."""
+        """E[x|z] for one z ~ q(z|x) of each datum, shape of `x`.
+
+        A model without latents keeps nothing of x: its draws are of p(x).
+        """
         guide_trace = poutine.trace(self.guide).get_trace(x)
         decode = poutine.replay(poutine.uncondition(self.model), trace=guide_trace)
         return _observed(self.model, poutine.trace(decode).get_trace(x), mean=True)

@@ -19,6 +19,10 @@ def small(name: str, event_shape=(2, 3), **options) -> zoo.VAE:
     if name in zoo.list_density_models():
         narrow |= {"num_flows": 2}
         options.setdefault("likelihood", "gaussian")
+    if options.get("bijector", known.get("bijector")) == "affine":
+        del narrow["flow_hidden_dims"]  # which an affine map has none of
+        if name in zoo.list_density_models():
+            narrow["flow_hidden_dims"] = (8,)  # its data layers have
     options = {k: v for k, v in narrow.items() if k in known} | options
     return zoo.create(name, event_shape=event_shape, **options)
 

@@ -614,6 +614,21 @@ def test_pyros_scales_and_masks_count(handler, sides, analytic_kl):
     assert abs(plain - values[2]) > 0.1
 
 
+@pytest.mark.parametrize("scale", [0.1, 4.0, torch.full((30,), 0.3)])
+def test_a_scaled_objective_leaves_log_p_alone(truth, scale):
+    """As of a beta-VAE: the guide is trained on it, and evaluated without it."""
+    vae, x = truth.vae(), truth.marginal.sample((30,))
+    model, guide = (
+        Handled(side, lambda: pyro.poutine.scale(scale=scale))
+        for side in (vae.model, vae.guide)
+    )
+    ll = zoo.log_likelihood((model, guide), x, 20)
+    torch.testing.assert_close(ll.log_prob, truth.marginal.log_prob(x))
+    for sides in ((model, guide), (model, vae.guide)):
+        loss = zoo.AnnealedELBO(analytic_kl=True).loss(*sides, x)
+        assert math.isfinite(loss)
+
+
 CASES = {
     "kl_weight": {"kl_weight": 0.3},
     "kl_weight_iwae": {"kl_weight": 0.3, "bound": "iwae"},

@@ -264,6 +264,14 @@ def test_curves_show_their_best_whatever_else_they_do():
     assert -20 < low < min(best) < max(best) < high < 10
     (ax,) = plots.plot_curves({"all": {"maf": curve(30)}}).axes
     assert -20 < ax.get_ylim()[0] < -3.3 < ax.get_ylim()[1] < 10
+    near = [r | {"valid_elbo": r["valid_elbo"] + 0.01} for r in curve(30)]
+    (ax,) = plots.plot_curves({"all": {"one": curve(30), "near": near}}).axes
+    shown = [v for v in ax.lines[0].get_ydata() if v > ax.get_ylim()[0]]
+    assert len(shown) > 20
+    holes = [curve(3)[0] | {"valid_elbo": None}, *curve(3)[1:]]
+    plots.plot_curves({"all": {"maf": holes}})
+    with pytest.raises(UserError, match="no finite validation"):
+        plots.plot_curves({"all": {"maf": holes[:1]}})
     (ax,) = plots.plot_curves({"all": {"maf": curve(1)}}).axes
     assert ax.get_ylim()[0] < -99 < ax.get_ylim()[1]
 
@@ -306,6 +314,11 @@ def test_growth_of_many_layers_shows_ten_stages():
     (ax,) = plots.plot_growth(vae, n=1).axes
     heads = [int(t.get_text()[4:-2]) for t in ax.get_xticklabels()]
     assert heads == [1, 2, 3, 4, 6, 7, 8, 9, 10, 12]
+
+
+def test_growth_needs_samples():
+    with pytest.raises(UserError, match="positive number of samples, got 0"):
+        plots.plot_growth(small("self_reflective"), 0)
 
 
 @pytest.mark.parametrize("guide", ["mean_field", "ladder"])

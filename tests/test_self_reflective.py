@@ -108,6 +108,25 @@ def test_data_see_their_own_z_and_the_block_above_alone(model_run, layer):
 # ------------------------------------------------------------------------- SR3
 
 
+@pytest.mark.parametrize("name", HIERARCHIES)
+def test_every_layer_of_the_guide_sees_the_whole_of_x(name):
+    """Blocks that are generated above and below, not its own alone."""
+    vae, x = trained(name), bits(1).double().requires_grad_()
+    trace = poutine.trace(vae.guide).get_trace(x)
+    for l in range(1, DEPTH + 1):
+        q = parameters(trace.nodes[f"eps_{l}"]["fn"])
+        assert (grad(q, x) != 0).any(0).all(), l
+
+
+def test_the_second_row_of_the_paper_has_a_standard_prior():
+    vae = small("self_reflective_iaf")
+    for prior in vae.model.priors:
+        p = prior(torch.randn(5, 2)).base_dist
+        assert not p.loc.any()
+        assert (p.scale == 1).all()
+    assert not any(p.requires_grad for p in vae.model.priors.parameters())
+
+
 @pytest.mark.parametrize("layer", range(2, DEPTH + 1))
 def test_the_guide_sees_older_layers_through_z_above_alone(layer):
     vae = trained()
@@ -491,8 +510,8 @@ def test_bottom_up_layers_do_not_hear_of_each_other():
     }
     trace = poutine.trace(poutine.condition(vae.guide, data=eps)).get_trace(x)
     for name in eps:
-        loc = trace.nodes[name]["fn"].base_dist.loc
-        assert all(grad(loc, value).abs().max() == 0 for value in eps.values())
+        ours = parameters(trace.nodes[name]["fn"])
+        assert all(grad(ours, value).abs().max() == 0 for value in eps.values())
 
 
 @pytest.mark.parametrize("hidden_dims", [(50, 50), (20,), (100, 30)])
@@ -548,10 +567,11 @@ def test_ten_layers_survive_their_first_steps():
         ({"prior": "flat"}, "unknown prior 'flat'"),
         ({"network": "conv"}, "networks of vectors"),
         ({"bijector": "spline_coupling", "latent_dim": 1}, "latent_dim >= 2"),
-        (
-            {"bijector": "affine", "num_flows": 7},
-            "'affine' is one map, got num_flows 7",
-        ),
+        ({"bijector": "affine", "num_flows": 7}, "'affine' is one map .* num_flows 7"),
+        ({"bijector": "affine", "flow_hidden_dims": (9,)}, "flow_hidden_dims .9,."),
+        ({"block_sizes": 6}, "block_sizes as whole numbers with commas, got 6"),
+        ({"block_sizes": (2.0, 4.0)}, "block_sizes as whole numbers"),
+        ({"hidden_dims": 8}, "option hidden_dims takes .* expected .8,., .* got 8"),
         ({"num_flows": -1}, "num_flows must not be negative, got -1"),
         ({"hidden_dims": ()}, "hidden_dims must be positive"),
     ],

@@ -66,19 +66,11 @@ class DensityModel(PyroModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Observe x as a vector (or draw it)."""
-        if self.training and len(x) == 1 and self._has_batch_norm():
-            raise UserError(
-                "batch normalisation is trained on batches of two data or more, got one; "
-                "choose a batch_size that leaves no single datum to an epoch's end"
-            )
         base = dist.Normal(self.loc, 1.0).to_event(1)
         p_x = dist.TransformedDistribution(base, list(self.flows))
         (flat,) = self.partition.split(x)
         with pyro.plate("data", len(x), dim=-1):
             return self.join([pyro.sample("x", p_x, obs=flat)])
-
-    def _has_batch_norm(self) -> bool:
-        return any(isinstance(flow, T.BatchNorm) for flow in self.flows)
 
     def join(self, blocks: Sequence[Tensor]) -> Tensor:
         """Data of shape `(..., *event_shape)` from the vector."""

@@ -63,6 +63,7 @@ __all__ = [
 
 BIJECTORS = ("affine", "iaf", "spline_coupling")
 PRIORS = ("amortised", "standard")
+_FLOW_HIDDEN_DIMS = (64,)
 
 
 class Constant(nn.Module):
@@ -284,10 +285,11 @@ class Layers:
         if num_flows < 0:
             raise UserError(f"num_flows must not be negative, got {num_flows}")
         if kind == "affine":
-            if num_flows != 1:
+            if num_flows != 1 or tuple(flow_hidden_dims) != _FLOW_HIDDEN_DIMS:
                 raise UserError(
-                    f"bijector 'affine' is one map, got num_flows {num_flows}; choose "
-                    "'iaf' or 'spline_coupling' for several"
+                    "bijector 'affine' is one map without networks of its own, got "
+                    f"num_flows {num_flows} and flow_hidden_dims "
+                    f"{tuple(flow_hidden_dims)}; choose 'iaf' or 'spline_coupling'"
                 )
             return AffineBijector(self.of_z(l, 3 * self.latent_dim))
         context_dim = self.hidden_dims[-1]
@@ -336,7 +338,7 @@ def hierarchy(
     prior: str = "amortised",
     block_sizes: Sequence[int] | None = None,
     num_flows: int = 1,
-    flow_hidden_dims: Sequence[int] = (64,),
+    flow_hidden_dims: Sequence[int] = _FLOW_HIDDEN_DIMS,
 ) -> VAE:
     """The generative model of L layers with `make_guide(layers, model)` as guide.
 

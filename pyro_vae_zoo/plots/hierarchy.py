@@ -21,11 +21,15 @@ def plot_growth(
 ) -> Figure:
     """`n` ancestral samples, a row each, with one more block in each column.
 
-    Shown is E[x_l|z_l, x_{l-1}]; the block x_{l-1} that a layer sees is a draw.
+    Shown is E[x_l|z_l, x_{l-1}], or where that has no closed form a draw; the block
+    x_{l-1} that a layer sees is a draw.
 
     Raises:
-        UserError: where the model does not observe blocks `x_1`, `x_2`, ...
+        UserError: where the model does not observe blocks `x_1`, `x_2`, ..., and for
+            no samples.
     """
+    if n < 1:
+        raise UserError(f"expected a positive number of samples, got {n}")
     with evaluating(vae.model, vae.guide, vae.device, seed):
         generate = poutine.trace(poutine.uncondition(vae.model))
         nodes = generate.get_trace(vae._blank(n)).nodes

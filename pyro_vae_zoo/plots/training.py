@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _TRAINING = {"color": FAINT, "ls": "--"}
+_THIN = {"ls": "--", "lw": 0.9}
 _RING = {"ls": "", "marker": "o", "ms": 6, "mew": 1.2, "mfc": "white"}
 
 _FLOW_PANELS = (
@@ -231,7 +232,7 @@ def plot_curves(
         title: names the data.
 
     Raises:
-        UserError: where there are no curves.
+        UserError: where there are no curves, or no finite validation ELBO.
 
     >>> curve = [{"step": 10, "train_elbo": -90.0, "valid_elbo": -91.0}]
     >>> [ax.get_title(loc="left") for ax in plot_curves({"all": {"iaf": curve}}).axes]
@@ -248,15 +249,15 @@ def plot_curves(
         for label, curve in by_label.items():
             steps = [record["step"] for record in curve]
             style = styles[label] | {"marker": "." if len(curve) <= 20 else None}
-            ax.plot(steps, [r["valid_elbo"] for r in curve], lw=1.3, **style)
-            thin = style | {"ls": "--", "lw": 0.9}
-            ax.plot(steps, [r["train_elbo"] for r in curve], **thin)
+            for key, look in (("valid_elbo", {"lw": 1.3}), ("train_elbo", _THIN)):
+                values = [math.nan if r[key] is None else r[key] for r in curve]
+                ax.plot(steps, values, **style | look)
         dress(ax, name, "step", NATS if ax is axes[0] else "")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes[0].set_ylim(*_around_the_best(curves))
     keys = [Line2D([], [], label=label, **style) for label, style in styles.items()]
     keys.append(Line2D([], [], color=INK, label="validation"))
-    keys.append(Line2D([], [], color=INK, ls="--", lw=0.9, label="training"))
+    keys.append(Line2D([], [], color=INK, label="training", **_THIN))
     fig.legend(
         handles=keys, frameon=False, fontsize=9, loc="outside lower center", ncols=4
     )
@@ -271,9 +272,14 @@ def _around_the_best(
     The first steps, and what an overfitted flow gives validation data, lie by orders
     of magnitude below; a training curve may leave the frame at the top.
     """
-    valid = [[record["valid_elbo"] for record in curve] for curve in curves]
+    valid = [[r["valid_elbo"] for r in curve] for curve in curves]
+    valid = [
+        [v for v in values if v is not None and math.isfinite(v)] for values in valid
+    ]
+    valid = [values for values in valid if values]
+    if not valid:
+        raise UserError("there is no finite validation ELBO to draw")
     best = [max(values) for values in valid]
-    spread = max(best) - min(best)
-    if not spread:
-        spread = best[0] - valid[0][len(valid[0]) // 5] or 1.0
+    climbs = [b - v[len(v) // 5] for b, v in zip(best, valid, strict=True)]
+    spread = max(max(best) - min(best), min(climbs)) or 1.0
     return min(best) - spread, max(best) + spread / 2
