@@ -67,7 +67,8 @@ def contestants(batch_size, device):
     """Name -> a training step."""
     x = (torch.rand(batch_size, 28, 28) < 0.13).float().to(device)
     deep = make("self_reflective", device)
-    z = torch.randn(10, batch_size, 10, device=device)
+    # As in the step, each network hands a gradient on to the z above it.
+    z = torch.randn(10, batch_size, 10, device=device, requires_grad=True)
     losses = {
         "networks, each once": (deep, partial(networks_loss, deep, x, z, True)),
         "networks, as called": (deep, partial(networks_loss, deep, x, z, False)),
