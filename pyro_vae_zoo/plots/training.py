@@ -243,7 +243,7 @@ def plot_curves(
         raise UserError("expected at least one curve, and a record in each")
     labels = list(dict.fromkeys(label for by in panels.values() for label in by))
     styles = {label: _run_style(i) for i, label in enumerate(labels)}
-    fig = make_figure(max(3.4 * len(panels), 5), 3.9, title)
+    fig = make_figure(max(3.4 * len(panels), 6.4), 4.2, title)
     axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (name, by_label) in zip(axes, panels.items(), strict=True):
         for label, curve in by_label.items():
@@ -259,7 +259,11 @@ def plot_curves(
     keys.append(Line2D([], [], color=INK, label="validation"))
     keys.append(Line2D([], [], color=INK, label="training", **_THIN))
     fig.legend(
-        handles=keys, frameon=False, fontsize=9, loc="outside lower center", ncols=4
+        handles=keys,
+        frameon=False,
+        fontsize=9,
+        loc="outside lower center",
+        ncols=4 if len(panels) > 2 else 3,
     )
     return fig
 
