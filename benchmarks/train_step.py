@@ -12,12 +12,12 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import pyro
 import torch
+from evaluate import seconds  # the other benchmark, beside this one
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.checkpoint import write_json
@@ -88,16 +88,6 @@ def contestants(batch_size, device):
         name: partial(step, torch.optim.Adam(vae.parameters(), lr=1e-4), loss)
         for name, (vae, loss) in losses.items()
     }
-
-
-def seconds(run, device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def time_steps(batch_size, device, repeats):

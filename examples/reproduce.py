@@ -241,24 +241,38 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--table", choices=TABLES, required=True, help="of which paper")
     add(
         "--budget",
         choices=("smoke", "cpu", "full"),
         default="smoke",
-        help="smoke: does it run; cpu: hours on two cores; full: as the paper, on a GPU",
+        help="smoke: does it run (default); cpu: hours on two cores; full: for a GPU",
     )
-    add("--rows", nargs="+", metavar="ROW", help="some of the rows only")
-    add("--seed", type=int, default=0, metavar="N", help="random seed")
-    add("--out", type=Path, default=Path("results"), metavar="DIR", help="for the JSON")
-    add("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="for runs")
+    add("--rows", nargs="+", metavar="ROW", help="some rows (default: all)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="for the JSON files (default: results)",
+    )
+    add(
+        "--runs-dir",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="for run folders (default: runs)",
+    )
     add("--data-dir", type=Path, metavar="DIR", help="where data sets lie")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="to use")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="to compute on (default: auto)",
+    )
     add("--quiet", action="store_true", help="no progress bars")
     return parser.parse_args()
 

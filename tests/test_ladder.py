@@ -144,7 +144,6 @@ def test_without_evidence_the_posterior_is_the_prior():
 def test_priors_are_shared_and_have_one_optimiser_each():
     vae = small("ladder")
     assert vae.model.priors is vae.guide.priors
-    pyro.clear_param_store()
     optimizer = pyro.optim.Adam({"lr": 1e-3})
     SVI(vae.model, vae.guide, optimizer, Trace_ELBO()).step(bits(4).float())
     assert len(optimizer.optim_objs) == len(list(vae.parameters()))
