@@ -1,8 +1,10 @@
 """`TrainOptions`: everything that determines a training."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro.infer import ELBO, Trace_ELBO
@@ -23,6 +25,13 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "inverse": lambda epoch, total: 1 / (1 + epoch / 100),
     "cosine": lambda epoch, total: 0.5 * (1 + math.cos(math.pi * epoch / total)),
 }
+_OF_THE_LOSS = (
+    "num_particles",
+    "bound",
+    "free_bits",
+    "sticking_the_landing",
+    "analytic_kl",
+)
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,17 @@ class TrainOptions:
             else 1.0
         )
 
-    def loss(self) -> ELBO:
-        """The Pyro ELBO that these options ask for."""
+    def loss(self, of: ELBO | Callable[..., ELBO] | None = None) -> ELBO:
+        """The Pyro ELBO that these options ask for, or that a phase has for them.
+
+        Raises:
+            UserError: for an option that the phase's own loss does not know.
+        """
+        if isinstance(of, ELBO):
+            return of
+        asked = {name: getattr(self, name) for name in _OF_THE_LOSS}
+        if of is not None:
+            return of(**self._known_to(of, asked))
         plain = not (self.kl_warmup or self.free_bits or self.tempering_steps)
         plain = plain and not (self.sticking_the_landing or self.analytic_kl)
         if plain and self.bound == "elbo":
@@ -102,10 +120,20 @@ class TrainOptions:
             return Trace_ELBO(
                 self.num_particles, max_plate_nesting=1, vectorize_particles=vectorize
             )
-        return AnnealedELBO(
-            self.num_particles,
-            bound=self.bound,
-            free_bits=self.free_bits,
-            sticking_the_landing=self.sticking_the_landing,
-            analytic_kl=self.analytic_kl,
-        )
+        return AnnealedELBO(**asked)
+
+    def _known_to(
+        self, make: Callable[..., ELBO], asked: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Those of the options that a loss declares; to set another one is an error."""
+        known = inspect.signature(make).parameters
+        annealed = {"kl_warmup": "kl_weight", "tempering_steps": "joint_weight"}
+        needed = {name: name for name in asked} | annealed
+        for name, parameter in needed.items():
+            default = type(self).__dataclass_fields__[name].default
+            if parameter not in known and getattr(self, name) != default:
+                raise UserError(
+                    f"the guide has a training of its own, which knows no {name}; leave "
+                    f"it at {default!r}"
+                )
+        return {name: value for name, value in asked.items() if name in known}

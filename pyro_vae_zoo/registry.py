@@ -23,6 +23,7 @@ __all__ = [
     "list_guides",
     "register",
     "register_custom",
+    "with_options_of",
 ]
 
 _BUILDERS: dict[str, Callable[..., VAE]] = {}
@@ -47,6 +48,28 @@ def register(
         _BUILDERS[name] = builder
         if kind == "density":
             _DENSITY_MODELS.add(name)
+        return builder
+
+    return enter
+
+
+def with_options_of(
+    base: Callable[..., VAE],
+) -> Callable[[Callable[..., VAE]], Callable[..., VAE]]:
+    """Decorator for a builder that hands `**options` on to `base`: says which these are.
+
+    The registry reads a guide's options off its signature, which then holds those of
+    `base` and the builder's own.
+    """
+
+    def enter(builder: Callable[..., VAE]) -> Callable[..., VAE]:
+        kinds = inspect.Parameter
+        given = inspect.signature(base).parameters.values()
+        own = inspect.signature(builder).parameters.values()
+        own = [p for p in own if p.kind is not kinds.VAR_KEYWORD]
+        builder.__signature__ = inspect.Signature(
+            [p for p in given if p.kind is kinds.KEYWORD_ONLY] + own
+        )
         return builder
 
     return enter

@@ -174,7 +174,9 @@ def _check_runs(vae: VAE, data: Dataset, training: TrainOptions) -> None:
     x = data.valid[:2].to(vae.dtype)
     with torch.random.fork_rng(devices=[]):
         try:
-            training.loss().differentiable_loss(vae.model, vae.guide, x)
+            for phase in vae.phases:
+                loss = training.loss(phase.loss)
+                loss.differentiable_loss(vae.model, vae.guide, x)
         except UserError:
             raise
         except Exception as error:

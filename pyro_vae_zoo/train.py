@@ -40,7 +40,7 @@ from pyro_vae_zoo.checkpoint import (
     write_atomically,
 )
 from pyro_vae_zoo.datasets import Dataset
-from pyro_vae_zoo.elbo import AnnealedELBO, bound_terms
+from pyro_vae_zoo.elbo import ObjectiveELBO, bound_terms
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
@@ -179,6 +179,8 @@ def fit(
         torch.manual_seed(seed)
         if resume and folder is not None and (folder / CHECKPOINT_FILE).exists():
             run.restore()
+        else:
+            run.begin_phase()
         run.train(interrupted, progress)
     return run.history
 
@@ -211,7 +213,7 @@ class _Run:
         self.phase_ends = _share_out(options.epochs, vae.phases)
         self.steps_per_epoch = -(-len(data.train) // options.batch_size)
         self.saved_at = time.monotonic()
-        self._enter_phase()
+        self.losses = [options.loss(phase.loss) for phase in vae.phases]
 
     # ------------------------------------------------------------------ the loop
 
@@ -244,7 +246,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = options.rate(self.epoch)
         self.vae.train()
-        bar.set_description(f"epoch {self.epoch + 1}/{options.epochs}")
+        name = self.phase.name + " " if len(self.vae.phases) > 1 else ""
+        bar.set_description(f"{name}epoch {self.epoch + 1}/{options.epochs}")
         while self.step < self.steps_per_epoch:
             index = order[self.step * size : (self.step + 1) * size]
             elbo = self._step(x[index].to(self.vae.dtype))
@@ -278,10 +281,13 @@ class _Run:
         return elbo
 
     def _anneal(self) -> None:
-        if self.phase.loss is None and isinstance(self.loss, AnnealedELBO):
+        if isinstance(self.phase.loss, ELBO):
+            return  # it is used as it is
+        if hasattr(self.loss, "kl_weight"):
             epoch = self.epoch + self.step / self.steps_per_epoch
-            step = self.epoch * self.steps_per_epoch + self.step
             self.loss.kl_weight = self.options.kl_weight(epoch)
+        if hasattr(self.loss, "joint_weight"):
+            step = self.epoch * self.steps_per_epoch + self.step
             self.loss.joint_weight = self.options.joint_weight(step)
 
     def _diagnosis(self, x: Tensor) -> str:
@@ -325,7 +331,7 @@ class _Run:
         self._append_metrics(record)
         new_phase = self.epoch in self.phase_ends and self.epoch < options.epochs
         if new_phase:
-            self._enter_phase()
+            self.begin_phase()
         self._save(force=new_phase)
 
     def _keep_best(self, valid_elbo: float) -> None:
@@ -347,9 +353,19 @@ class _Run:
     # ---------------------------------------------------------------- the phases
 
     @property
+    def phase_number(self) -> int:
+        done = sum(end <= self.epoch for end in self.phase_ends)
+        return min(done, len(self.vae.phases) - 1)
+
+    @property
     def phase(self) -> Phase:
-        ends = [end for end in self.phase_ends if end <= self.epoch]
-        return self.vae.phases[min(len(ends), len(self.vae.phases) - 1)]
+        return self.vae.phases[self.phase_number]
+
+    def begin_phase(self) -> None:
+        """Make ready for the phase that begins here."""
+        if self.phase.start is not None:
+            self.phase.start(self.vae)
+        self._enter_phase()
 
     def _enter_phase(self) -> None:
         phase = self.phase
@@ -358,7 +374,7 @@ class _Run:
         self.parameters = list(unique)
         make = OPTIMIZERS[self.options.optimizer]
         self.optimizer = make(self.parameters, self.options.lr)
-        self.loss = phase.loss or self.options.loss()
+        self.loss = self.losses[self.phase_number]
 
     # ------------------------------------------------------------------ the files
 
@@ -434,7 +450,7 @@ def check_resumable(path: Path, options: TrainOptions, num_phases: int = 1) -> d
 
 def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:
     """The objective and the plain bound of a batch, both sums over its data."""
-    if isinstance(loss, AnnealedELBO):
+    if isinstance(loss, ObjectiveELBO):
         objective, elbo = loss.loss_and_elbo(vae.model, vae.guide, x)
         return objective, elbo.item()
     objective = loss.differentiable_loss(vae.model, vae.guide, x)

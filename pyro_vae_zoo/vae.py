@@ -14,7 +14,7 @@ contract, which `pyro_vae_zoo.testing.check_vae` checks:
 
 import itertools
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyro
@@ -40,14 +40,18 @@ class Phase:
     Attributes:
         name: shown in the progress bar and the metrics.
         share: relative length; `fit` shares its epochs out by it.
-        loss: a Pyro ELBO; None means the one that `fit`'s options ask for.
+        loss: a Pyro ELBO, used as it is; or what makes one, called with those of `fit`'s
+            options that it declares (`num_particles`, `bound`, ...); None means the ELBO
+            that the options ask for.
         modules: what the optimiser moves; None means everything.
+        start: called with the VAE as the phase begins, and not when it is resumed.
     """
 
     name: str = "train"
     share: float = 1.0
-    loss: ELBO | None = None
+    loss: ELBO | Callable[..., ELBO] | None = None
     modules: tuple[nn.Module, ...] | None = None
+    start: Callable[["VAE"], None] | None = None
 
 
 class Shared(PyroModule):

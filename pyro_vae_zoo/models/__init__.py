@@ -5,6 +5,7 @@ from pyro_vae_zoo.models import (
     density,
     flow_guides,
     ladder,
+    recursive_mixture,
     self_reflective,
     standard,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "density",
     "flow_guides",
     "ladder",
+    "recursive_mixture",
     "self_reflective",
     "standard",
 ]

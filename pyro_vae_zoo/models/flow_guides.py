@@ -256,7 +256,7 @@ class AmortizedFlow(nn.Module):
     Args:
         context_dim: size of the features h.
         latent_dim: size of z.
-        flow: one of `FLOWS`, e.g. `"iaf"`.
+        flow: one of `FLOWS`, e.g. `"iaf"`, or a function like those in this file.
         num_flows: number of steps.
         options: of that flow, keyword arguments of its function in this file.
 
@@ -276,12 +276,12 @@ class AmortizedFlow(nn.Module):
         self,
         context_dim: int,
         latent_dim: int,
-        flow: str,
+        flow: str | Callable[..., list],
         num_flows: int = 2,
         **options: Any,
     ) -> None:
         super().__init__()
-        if flow not in FLOWS:
+        if isinstance(flow, str) and flow not in FLOWS:
             raise unknown_name("flow", flow, FLOWS)
         if num_flows < 0:
             raise UserError(f"num_flows must not be negative, got {num_flows}")
@@ -290,7 +290,7 @@ class AmortizedFlow(nn.Module):
                 raise unknown_name(f"option of flow {flow!r}", name, flow_options(flow))
         self.base = DiagonalGaussian(context_dim, latent_dim)
         self.flows = nn.ModuleList(
-            FLOWS[flow](latent_dim, context_dim, num_flows, **options)
+            _steps(flow)(latent_dim, context_dim, num_flows, **options)
         )
 
     def forward(self, context: Tensor) -> dist.Distribution:
@@ -315,13 +315,17 @@ class Reverse(ConditionalTransformModule):
         return T.Permute(self.order)
 
 
-def flow_options(flow: str) -> dict[str, Any]:
+def _steps(flow: str | Callable[..., list]) -> Callable[..., list]:
+    return FLOWS[flow] if isinstance(flow, str) else flow
+
+
+def flow_options(flow: str | Callable[..., list]) -> dict[str, Any]:
     """The keyword options of a flow with their defaults.
 
     >>> flow_options("householder")
     {'chained': True}
     """
-    parameters = inspect.signature(FLOWS[flow]).parameters.values()
+    parameters = inspect.signature(_steps(flow)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae_zoo.elbo import score_latents
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.vae import VAE, latent_sites
 
@@ -113,15 +113,8 @@ def _log_joint(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
     """The model's log p(x, z) at points `(g, 2)` for one datum, shape `(g,)`."""
     chunks = []
     for part in z.split(_CHUNK):
-        with pyro.plate("grid", len(part), dim=-2):
-            conditioned = poutine.condition(vae.model, data={"z": part[:, None]})
-            trace = poutine.trace(conditioned).get_trace(x)
-        terms = [
-            site["fn"].log_prob(site["value"])
-            for site in trace.nodes.values()
-            if site["type"] == "sample" and not site_is_subsample(site)
-        ]
-        chunks.append(sum(terms)[:, 0].double().cpu())
+        log_joint = sum(score_latents(vae.model, x, part[:, None]))
+        chunks.append(log_joint[:, 0].double().cpu())
     return torch.cat(chunks)
 
 

@@ -1,0 +1,125 @@
+r"""`Mixture`: a weighted sum of distributions, of any kind, as one distribution.
+
+\[q(z) = \sum_{m=1}^{M} \alpha_m\, q_m(z), \qquad
+  \log q(z) = \operatorname{logsumexp}_m \big(\log \alpha_m + \log q_m(z)\big).\]
+
+PyTorch's `MixtureSameFamily` cannot be drawn with a gradient, Pyro's
+`MixtureOfDiagNormals` is Gaussian and of two dimensions or more. Here a component is
+any distribution of vectors that can score a z which it has not drawn.
+"""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.score_parts import ScoreParts
+from torch import Tensor
+
+from pyro_vae_zoo.errors import UserError
+
+__all__ = ["Mixture"]
+
+
+class Mixture(dist.TorchDistribution):
+    r"""The mixture of `components` with weights \(\alpha\).
+
+    A draw has a gradient to the component it came from, and none to the weights: which
+    component it is, is no smooth choice. `score_parts` makes up for that, so that
+    Pyro's `Trace_ELBO` is unbiased. `AnnealedELBO` has far less variance: it draws from
+    every component and sums over them.
+
+    Args:
+        log_weights: \(\log \alpha\), normalised, shape `(M,)` or `(*batch_shape, M)`;
+            minus infinity for a component that takes no part.
+        components: M distributions of one event shape, an `(n,)`.
+
+    >>> q = Mixture(torch.tensor([0.3, 0.7]).log(), [
+    ...     dist.Normal(torch.zeros(4, 2), 1.0).to_event(1),
+    ...     dist.Normal(torch.ones(4, 2), 0.1).to_event(1)])
+    >>> q.rsample((5,)).shape, q.log_prob(torch.zeros(5, 4, 2)).shape
+    (torch.Size([5, 4, 2]), torch.Size([5, 4]))
+    """
+
+    arg_constraints = {}
+    has_rsample = True
+
+    def __init__(
+        self,
+        log_weights: Tensor,
+        components: Sequence[dist.TorchDistribution],
+        validate_args: bool | None = None,
+    ) -> None:
+        if log_weights.shape[-1] != len(components):
+            raise UserError(
+                f"expected a weight for each of {len(components)} components, got "
+                f"{log_weights.shape[-1]}"
+            )
+        self.log_weights = log_weights
+        self.components = tuple(components)
+        shapes = (c.batch_shape for c in components)
+        batch_shape = torch.broadcast_shapes(log_weights.shape[:-1], *shapes)
+        event_shape = components[0].event_shape
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+
+    @property
+    def support(self):
+        """That of the components."""
+        return self.components[0].support
+
+    @property
+    def mean(self) -> Tensor:
+        r"""\(\sum_m \alpha_m E_{q_m}[z]\), where the components know their means."""
+        means = torch.stack([c.mean for c in self.components], -1)
+        return (self.log_weights.exp().unsqueeze(-2) * means).sum(-1)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same mixture with a larger batch shape."""
+        batch_shape = torch.Size(batch_shape)
+        log_weights = self.log_weights.expand(*batch_shape, -1)
+        components = [c.expand(batch_shape) for c in self.components]
+        return Mixture(log_weights, components, validate_args=False)
+
+    def first(self, n: int) -> "Mixture":
+        """The mixture of the first `n` components, their weights renormalised."""
+        log_weights = self.log_weights[..., :n].log_softmax(-1)
+        return Mixture(log_weights, self.components[:n], validate_args=False)
+
+    def rsample_components(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws of every component, shape `(M, *sample_shape, *batch_shape, n)`."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        draws = [c.rsample(torch.Size(sample_shape)) for c in self.components]
+        return torch.stack([z.expand(shape) for z in draws])
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """Draws of shape `(*sample_shape, *batch_shape, n)`."""
+        sample_shape = torch.Size(sample_shape)
+        if len(self.components) == 1:
+            return self.rsample_components(sample_shape)[0]
+        log_weights = self.log_weights.expand(*self.batch_shape, -1)
+        with torch.no_grad():
+            index = dist.Categorical(logits=log_weights).sample(sample_shape)
+        every = self.rsample_components(sample_shape)
+        chosen = index[None, ..., None].expand(1, *every.shape[1:])
+        return every.gather(0, chosen)[0]
+
+    def component_log_prob(self, value: Tensor) -> Tensor:
+        r"""\(\log q_m\) of any values, shape `(*value.shape[:-1], M)`, in nats."""
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        scores = [c.log_prob(value).expand(shape) for c in self.components]
+        return torch.stack(scores, -1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of any values, whichever component drew them, in nats."""
+        return (self.log_weights + self.component_log_prob(value)).logsumexp(-1)
+
+    def score_parts(self, x: Tensor) -> ScoreParts:
+        r"""The density, and the score of the choice among the components.
+
+        \(\log \alpha_m\) of the component that x came from would do. Its mean over the
+        components that might have drawn x has the same expectation and less variance:
+        it is the gradient of \(\log q(x)\) to the weights.
+        """
+        scores = self.component_log_prob(x)
+        choice = (self.log_weights + scores.detach()).logsumexp(-1)
+        log_prob = (self.log_weights + scores).logsumexp(-1)
+        return ScoreParts(log_prob, choice, log_prob)

@@ -1,0 +1,518 @@
+r"""Recursive mixture inference: components that each learn what the others miss.
+
+Minyoung Kim, Vladimir Pavlovic: *Recursive Inference for Variational Autoencoders*,
+2020.
+
+Generative process: that of `standard`. Inference: one pass through an encoder for each
+component of
+
+\[Q(z|x) = \sum_{m=0}^{M-1} \alpha_m(x)\, q_m(z|x).\]
+
+To add q to a mixture Q is to go from Q to \((1-\epsilon) Q + \epsilon q\), and the bound
+L rises at \(\epsilon = 0\) by
+
+\[\frac{d}{d\epsilon} L = E_q[\log p(x, z) - \log Q(z|x)] - L(Q)
+  = L(q) + \mathrm{KL}(q \,\|\, Q) - L(Q):\]
+
+the new component is to be a good posterior and unlike the mixture that is there. The
+right side has no entropy of q and need not be bounded, so the log-ratio in the KL is
+kept below a constant C: component m ascends
+
+\[L(q_m) + E_{q_m} \min\big(\log q_m - \log Q_{<m},\, C\big), \tag{1}\]
+
+with \(Q_{<m}\) held fixed. C has a meaning. To add q with a weight \(\epsilon\) that is
+not small puts \((1-\epsilon) Q + \epsilon q \ge \epsilon q\) in place of Q, and the
+log-ratio is at most \(-\log \epsilon\) by itself.
+
+For fixed components L is concave in the weights, with derivatives
+\(a_m = E_{q_m}[\log p(x, z) - \log Q(z|x)]\), up to a constant. The mirror step
+
+\[\alpha_m \leftarrow \alpha_m e^{\eta a_m} / \textstyle\sum_j \alpha_j e^{\eta a_j}
+  \tag{2}\]
+
+never lowers L for \(\eta \le 1\): the curvature of \(-L\) is that of \(E_Q \log Q\),
+whose Bregman divergence \(\mathrm{KL}(Q_\alpha \| Q_{\alpha'})\) is at most
+\(\mathrm{KL}(\alpha \| \alpha')\). An amortised \(\alpha(x)\) takes it as its target.
+
+| symbol      | code name            | shape                 | equation |
+|-------------|----------------------|-----------------------|----------|
+| Q           | `Mixture`, `"z"`     | `(batch, latent_dim)` | -        |
+| q_m         | `components[m]`      | `(batch, latent_dim)` | 1        |
+| alpha       | `log_weights.exp()`  | `(batch, M)` or `(M,)` | 2       |
+| a           | `advantage`          | `(M, batch)`          | 2        |
+| C, eta      | `kl_bound`, `weight_step` |                  | 1, 2     |
+
+Two schedules: `together` refreshes every component in each step against the decoder
+that moves, and `sequential` finishes one after the other. In either a new component
+starts as a copy of the one before it. Competitors on the same pair: `mixture`, whose
+parts all ascend L(Q) blindly (Kim & Pavlovic's ME), and `boosted`, with
+\(E_q[\log p - \log Q] + \nu H(q)\) in place of (1).
+
+Differences from the paper, of which the public text leaves much open: the form of the
+weights, their step, C and the order of updates are ours.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae_zoo import transforms as zt
+from pyro_vae_zoo.elbo import AnnealedELBO, ObjectiveELBO, score_latents
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.mixture import Mixture
+from pyro_vae_zoo.models.flow_guides import AmortizedFlow
+from pyro_vae_zoo.models.standard import (
+    DiagonalGaussian,
+    FullRankGaussian,
+    standard_model,
+)
+from pyro_vae_zoo.networks import make_encoder
+from pyro_vae_zoo.registry import register, with_options_of
+from pyro_vae_zoo.vae import VAE, Phase, latent_sites
+
+__all__ = ["Criterion", "MixtureGuide", "RecursiveELBO", "mirror_step"]
+
+
+class AmortizedWeights(nn.Module):
+    """A logit for each component from the features of its own encoder, zero at first."""
+
+    def __init__(self, context_dim: int, num_components: int) -> None:
+        super().__init__()
+        heads = [nn.Linear(context_dim, 1) for _ in range(num_components)]
+        for head in heads:
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Logits `(batch, M)`; the encoders are not moved for their sake."""
+        pairs = zip(self.heads, contexts, strict=True)
+        return torch.cat([head(h.detach()) for head, h in pairs], -1)
+
+
+class ConstantWeights(nn.Module):
+    """One set of logits for all data, zero at first."""
+
+    def __init__(self, context_dim: int, num_components: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_components))
+
+    def forward(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Logits `(M,)`."""
+        return self.logits
+
+
+class MixtureGuide(PyroModule):
+    """q(z|x): a mixture, each component with an encoder of its own or on a shared one.
+
+    Args:
+        encoders: one for each component, or a single one that all share.
+        posteriors: maps from features to the components' distributions.
+        weights: maps the list of features to the components' logits.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[nn.Module],
+        posteriors: Sequence[nn.Module],
+        weights: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+        self.posteriors = nn.ModuleList(posteriors)
+        self.weights = weights
+        self.num_components = len(posteriors)
+        # Which of them take part; in training they come in one by one.
+        self.register_buffer("active", torch.ones(len(posteriors), dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw z given x."""
+        encoders, posteriors = list(self.encoders), list(self.posteriors)
+        contexts = [encoder(x) for encoder in encoders]
+        contexts *= self.num_components // len(contexts)
+        logits = self.weights(contexts).masked_fill(~self.active, -torch.inf)
+        components = [q(h) for q, h in zip(posteriors, contexts, strict=True)]
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", Mixture(logits.log_softmax(-1), components))
+
+    def component(self, m: int) -> tuple[nn.Module, ...]:
+        """The modules of one component; a shared encoder counts as the first's."""
+        own = self.encoders[m : m + 1]
+        return (*own, self.posteriors[m])
+
+    def begin(self, num_active: int, new: Sequence[int] = ()) -> None:
+        """Let the first components take part; the new start as the one before them."""
+        count = torch.arange(self.num_components, device=self.active.device)
+        self.active.copy_(count < num_active)
+        for m in new:
+            for parts in (self.encoders, self.posteriors):
+                if len(parts) > 1:
+                    parts[m].load_state_dict(parts[m - 1].state_dict())
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a component ascends, without its log p(x, z).
+
+    Attributes:
+        kl_bound: C of equation 1, in nats.
+        entropy_weight: nu of boosting, in place of equation 1.
+    """
+
+    kl_bound: float = 3.0
+    entropy_weight: float | None = None
+
+    def __call__(self, q: Mixture, m: int, z: Tensor) -> Tensor:
+        """The terms of component m at its draws z, `(num_particles, batch)`."""
+        log_q = q.components[m].log_prob(z)
+        if m == 0:
+            return -log_q
+        log_mixture = at_fixed_parameters(q.first(m).log_prob, z)
+        if self.entropy_weight is not None:
+            return -log_mixture - self.entropy_weight * log_q
+        return (log_q - log_mixture).clamp(max=self.kl_bound) - log_q
+
+
+class ComponentELBO(ObjectiveELBO):
+    """Equation 1 for one component, with a gradient to nothing else.
+
+    Args:
+        num_particles: draws for each datum.
+        m: the component, counted from 0; those before it are the mixture.
+        criterion: what it ascends.
+        kl_weight: of log p(z) and of all densities of the guide; `fit` moves it.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        m: int,
+        criterion: Criterion,
+        kl_weight: float = 1.0,
+    ) -> None:
+        super().__init__(num_particles=num_particles, max_plate_nesting=1)
+        self.m = m
+        self.criterion = criterion
+        self.kl_weight = kl_weight
+
+    def loss_and_elbo(
+        self, model: nn.Module, guide: nn.Module, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The objective and the component's own bound, both summed over the batch."""
+        q = mixture_of(guide, x)
+        z = q.components[self.m].rsample((self.num_particles,))
+
+        def log_joint(z: Tensor) -> Tensor:
+            log_likelihood, log_prior = score_latents(model, x, z)
+            return log_likelihood + self.kl_weight * log_prior
+
+        gain = at_fixed_parameters(log_joint, z)
+        gain = gain + self.kl_weight * self.criterion(q, self.m, z)
+        with torch.no_grad():
+            elbo = sum(score_latents(model, x, z)) - q.components[self.m].log_prob(z)
+        return -gain.mean(0).sum(), elbo.mean(0).sum()
+
+
+class RecursiveELBO(ObjectiveELBO):
+    """A refresh of the first components, of their weights and of the decoder at once.
+
+    Component m ascends equation 1, the weights take the step of equation 2, the decoder
+    ascends L(Q). No part's gradient reaches another's parameters.
+
+    Args:
+        num_particles: draws of each component for each datum.
+        size: number of components that take part.
+        fits: those of them that move.
+        criterion: what they ascend.
+        weight_step: eta of equation 2.
+        kl_weight: of log p(z) and of all densities of the guide; `fit` moves it.
+
+    Raises:
+        UserError: for a step outside (0, 1], beyond which the bound might fall.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        size: int,
+        fits: Sequence[int],
+        criterion: Criterion,
+        weight_step: float = 0.1,
+        kl_weight: float = 1.0,
+    ) -> None:
+        super().__init__(num_particles=num_particles, max_plate_nesting=1)
+        if not 0 < weight_step <= 1:
+            raise UserError(f"weight_step must be in (0, 1], got {weight_step}")
+        self.size = size
+        self.fits = tuple(fits)
+        self.criterion = criterion
+        self.weight_step = weight_step
+        self.kl_weight = kl_weight
+
+    def loss_and_elbo(
+        self, model: nn.Module, guide: nn.Module, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The objective and L(Q) of these components, both summed over the batch."""
+        q = mixture_of(guide, x).first(self.size)
+        z = q.rsample_components((self.num_particles,))  # (M, K, batch, latent_dim)
+        log_weights = q.log_weights.expand(*q.batch_shape, -1).T  # (M, batch)
+        weights = log_weights.exp().detach().unsqueeze(1)
+        # The decoder sees each draw at its weight, its component sees it in full.
+        in_full = ScaleGradient.apply(z, 1 / weights.clamp(min=1e-30).unsqueeze(-1))
+        log_likelihood, log_prior = score_latents(model, x, in_full)
+        log_joint = log_likelihood + self.kl_weight * log_prior
+        gain = (weights * log_joint).mean(1).sum()
+        for m in self.fits:
+            gain = gain + self.kl_weight * self.criterion(q, m, z[m]).mean(0).sum()
+        with torch.no_grad():
+            log_q = q.log_prob(z)
+            elbo = (weights * (log_likelihood + log_prior - log_q)).mean(1).sum()
+            advantage = (log_joint - self.kl_weight * log_q).mean(1)
+        return self._weights_loss(q, log_weights, advantage) - gain, elbo
+
+    def _weights_loss(
+        self, q: Mixture, log_weights: Tensor, advantage: Tensor
+    ) -> Tensor:
+        """Cross-entropy to the step's target; with eta to 0 its gradient is that of -L."""
+        if q.log_weights.ndim == 1:  # the same for all data
+            advantage = advantage.mean(-1, keepdim=True)
+        target = mirror_step(log_weights.detach(), advantage, self.weight_step).exp()
+        return -(target * log_weights).sum() / self.weight_step
+
+
+def mirror_step(log_weights: Tensor, advantage: Tensor, step: float) -> Tensor:
+    """Equation 2: the logarithms of the next weights; components in the first dimension.
+
+    >>> log_weights = torch.tensor([0.5, 0.5]).log()
+    >>> mirror_step(log_weights, torch.tensor([3.0, 3.0]), 1.0).exp()
+    tensor([0.5000, 0.5000])
+    """
+    return (log_weights + step * advantage).log_softmax(0)
+
+
+def at_fixed_parameters(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """`function(z)` with a gradient to z alone, not to what else it is made of.
+
+    Args:
+        function: from `(*batch, latent_dim)` to `(*batch,)`, batch by batch.
+        z: its argument.
+    """
+    if not torch.is_grad_enabled():
+        return function(z)
+    point = z.detach().requires_grad_()
+    value = function(point)
+    (slope,) = torch.autograd.grad(value.sum(), point)
+    return value.detach() + (slope * (z - point.detach())).sum(-1)
+
+
+class ScaleGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a constant on its way back."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor, scale: Tensor) -> Tensor:
+        """Return z."""
+        ctx.save_for_backward(scale)
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        """Scale."""
+        (scale,) = ctx.saved_tensors
+        return gradient * scale, None
+
+
+def mixture_of(guide: nn.Module, x: Tensor) -> Mixture:
+    """The mixture that a guide draws its z from."""
+    return latent_sites(poutine.trace(guide).get_trace(x))["z"]["fn"]
+
+
+# ------------------------------------------------------------------------- builders
+
+
+def masked_autoregressive(
+    latent_dim: int, context_dim: int, num_flows: int
+) -> list[nn.Module]:
+    """Papamakarios et al. 2017: an affine autoregressive flow that scores in one pass."""
+    order = torch.arange(latent_dim)
+    return [
+        zt.conditional_masked_autoregressive(
+            latent_dim, context_dim, permutation=order.flip(0) if k % 2 else order
+        )
+        for k in range(num_flows)
+    ]
+
+
+# What can score another's draws exactly, at about the cost of drawing its own.
+_FLOWS = {
+    "householder": "householder",
+    "affine_coupling": "affine_coupling",
+    "spline_coupling": "spline_coupling",
+    "masked_autoregressive": masked_autoregressive,
+}
+_GAUSSIANS = {"gaussian": DiagonalGaussian, "full_rank": FullRankGaussian}
+COMPONENTS = (*_GAUSSIANS, *_FLOWS)
+
+
+def _make_posterior(component: str, num_flows: int) -> Callable[[int, int], nn.Module]:
+    if component in _GAUSSIANS:
+        return _GAUSSIANS[component]
+    if component not in _FLOWS:
+        raise UserError(
+            f"a component of a mixture must score what the others drew: expected one of "
+            f"{', '.join(COMPONENTS)}, got {component!r}, which either has no exact "
+            "inverse or one that costs a pass for each dimension"
+        )
+    return partial(AmortizedFlow, flow=_FLOWS[component], num_flows=num_flows)
+
+
+@register("mixture")
+def mixture(
+    *,
+    event_shape: Sequence[int],
+    likelihood: str = "bernoulli",
+    latent_dim: int = 40,
+    hidden_dims: Sequence[int] = (300, 300),
+    network: str = "mlp",
+    activation: str = "relu",
+    num_components: int = 3,
+    weights: str = "amortized",
+    shared_trunk: bool = False,
+    component: str = "gaussian",
+    num_flows: int = 2,
+) -> VAE:
+    """The standard model with a `MixtureGuide`, all of it trained by L(Q) alone.
+
+    Decoder and first encoder are drawn first, so that under one seed they start as those
+    of the other guides.
+    """
+    if num_components < 1:
+        raise UserError(f"num_components must be at least 1, got {num_components}")
+    kinds = {"amortized": AmortizedWeights, "constant": ConstantWeights}
+    if weights not in kinds:
+        raise unknown_name("weights", weights, kinds)
+    make_posterior = _make_posterior(component, num_flows)
+    model = standard_model(
+        event_shape, likelihood, latent_dim, hidden_dims, network, activation
+    )
+    made = [
+        make_encoder(network, event_shape, hidden_dims, activation)
+        for _ in range(1 if shared_trunk else num_components)
+    ]
+    context_dim = made[0][1]
+    guide = MixtureGuide(
+        [encoder for encoder, _ in made],
+        [make_posterior(context_dim, latent_dim) for _ in range(num_components)],
+        kinds[weights](context_dim, num_components),
+    )
+    blind = Phase(loss=AnnealedELBO)  # which sums over the components
+    return VAE(model, guide, event_shape, phases=(blind,))
+
+
+@register("recursive_mixture")
+@with_options_of(mixture)
+def recursive_mixture(
+    *,
+    schedule: str = "together",
+    kl_bound: float = 3.0,
+    weight_step: float = 0.1,
+    **options: Any,
+) -> VAE:
+    """A `mixture` whose components ascend equation 1."""
+    if not kl_bound >= 0:
+        raise UserError(f"kl_bound must not be negative, got {kl_bound}")
+    vae = mixture(**options)
+    vae.phases = _phases(vae, schedule, Criterion(kl_bound), weight_step)
+    return vae
+
+
+@register("boosted")
+@with_options_of(mixture)
+def boosted(
+    *,
+    schedule: str = "together",
+    entropy_weight: float = 1.0,
+    weight_step: float = 0.1,
+    **options: Any,
+) -> VAE:
+    """A `mixture` built by boosting with an entropy bonus (Guo et al. 2016), amortised."""
+    if not entropy_weight >= 0:
+        raise UserError(f"entropy_weight must not be negative, got {entropy_weight}")
+    vae = mixture(**options)
+    criterion = Criterion(entropy_weight=entropy_weight)
+    vae.phases = _phases(vae, schedule, criterion, weight_step)
+    return vae
+
+
+def _phases(
+    vae: VAE, schedule: str, criterion: Criterion, weight_step: float
+) -> tuple[Phase, ...]:
+    model, guide = vae.model, vae.guide
+    everyone = range(guide.num_components)
+
+    def refresh(size: int, fits: Sequence[int]) -> Callable[..., ObjectiveELBO]:
+        return partial(
+            RecursiveELBO,
+            size=size,
+            fits=fits,
+            criterion=criterion,
+            weight_step=weight_step,
+        )
+
+    def begin(num_active: int, new: Sequence[int] = ()) -> Callable[[VAE], None]:
+        return partial(_begin, num_active=num_active, new=new)
+
+    first = Phase(
+        "warm-up",
+        loss=refresh(1, everyone[:1]),
+        modules=(model, *guide.component(0)),
+        start=begin(1),
+    )
+    if schedule == "together":
+        rest = [
+            Phase(
+                "refresh",
+                share=3.0,
+                loss=refresh(len(everyone), everyone),
+                start=begin(len(everyone), everyone[1:]),
+            )
+        ]
+    elif schedule == "sequential":
+        rest = []
+        for m in everyone[1:]:
+            fit_one = partial(ComponentELBO, m=m, criterion=criterion)
+            rest += [
+                Phase(
+                    f"component {m}",
+                    loss=fit_one,
+                    modules=guide.component(m),
+                    start=begin(m + 1, [m]),
+                ),
+                Phase(
+                    f"weights {m}",
+                    share=0.5,
+                    loss=refresh(m + 1, ()),
+                    modules=(guide.weights,),
+                    start=begin(m + 1),
+                ),
+            ]
+        decoder = refresh(len(everyone), ())
+        moved = model, guide.weights
+        rest.append(
+            Phase("decoder", loss=decoder, modules=moved, start=begin(len(everyone)))
+        )
+    else:
+        raise unknown_name("schedule", schedule, ("together", "sequential"))
+    return (first, *rest)
+
+
+def _begin(vae: VAE, num_active: int, new: Sequence[int]) -> None:
+    vae.guide.begin(num_active, new)
