@@ -435,10 +435,17 @@ def _score_without_parameters(
             name: _score_anew(name, trace.nodes[name]).reshape(-1, len(x))
             for name in terms.log_guide
         }
-        return {
+        scores = {
             name: _shaped(name, score, terms.log_guide[name].shape)
             for name, score in scores.items()
         }
+    for name, score in scores.items():
+        if not torch.allclose(score, terms.log_guide[name], rtol=1e-3, atol=1e-3):
+            raise UserError(
+                f"sticking-the-landing scores site {name!r} anew, and the guide gives it "
+                "another density each time it runs: it draws more than its latent sites"
+            )
+    return scores
 
 
 def _score_anew(name: str, site: dict) -> Tensor:

@@ -7,6 +7,7 @@ from pyro_vae_zoo.models import (
     ladder,
     recursive_mixture,
     self_reflective,
+    semi_amortized,
     standard,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "ladder",
     "recursive_mixture",
     "self_reflective",
+    "semi_amortized",
     "standard",
 ]

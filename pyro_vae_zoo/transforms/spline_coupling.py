@@ -97,7 +97,9 @@ def rational_quadratic_spline(
         t = 2 * s * rise / (b + root.sqrt())
     else:
         t = (inside - x0) / (x1 - x0)
-    t = t.clamp(0, 1)  # which rounding may leave; between steep slopes q would be negative
+    t = t.clamp(
+        0, 1
+    )  # which rounding may leave; between steep slopes q would be negative
     mixed = t * (1 - t)
     q = s + curve * mixed
     if inverse:
