@@ -55,10 +55,13 @@ class Mixture(dist.TorchDistribution):
                 f"{log_weights.shape[-1]}"
             )
         self.log_weights = log_weights
-        self.components = tuple(components)
         shapes = (c.batch_shape for c in components)
         batch_shape = torch.broadcast_shapes(log_weights.shape[:-1], *shapes)
         event_shape = components[0].event_shape
+        self.components = tuple(
+            c if c.batch_shape == batch_shape else c.expand(batch_shape)
+            for c in components
+        )
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
 
     @property
@@ -76,8 +79,11 @@ class Mixture(dist.TorchDistribution):
         """The same mixture with a larger batch shape."""
         batch_shape = torch.Size(batch_shape)
         log_weights = self.log_weights.expand(*batch_shape, -1)
-        components = [c.expand(batch_shape) for c in self.components]
-        return Mixture(log_weights, components, validate_args=False)
+        return Mixture(
+            log_weights,
+            [c.expand(batch_shape) for c in self.components],
+            validate_args=False,
+        )
 
     def first(self, n: int) -> "Mixture":
         """The mixture of the first `n` components, their weights renormalised."""
@@ -86,9 +92,8 @@ class Mixture(dist.TorchDistribution):
 
     def rsample_components(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws of every component, shape `(M, *sample_shape, *batch_shape, n)`."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        draws = [c.rsample(torch.Size(sample_shape)) for c in self.components]
-        return torch.stack([z.expand(shape) for z in draws])
+        sample_shape = torch.Size(sample_shape)
+        return torch.stack([c.rsample(sample_shape) for c in self.components])
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draws of shape `(*sample_shape, *batch_shape, n)`."""
@@ -104,9 +109,7 @@ class Mixture(dist.TorchDistribution):
 
     def component_log_prob(self, value: Tensor) -> Tensor:
         r"""\(\log q_m\) of any values, shape `(*value.shape[:-1], M)`, in nats."""
-        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        scores = [c.log_prob(value).expand(shape) for c in self.components]
-        return torch.stack(scores, -1)
+        return torch.stack([c.log_prob(value) for c in self.components], -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of any values, whichever component drew them, in nats."""

@@ -57,104 +57,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae_zoo import transforms as zt
-from pyro_vae_zoo.elbo import AnnealedELBO, ObjectiveELBO, score_latents
+from pyro_vae_zoo.elbo import ObjectiveELBO, score_latents
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.mixture import Mixture
-from pyro_vae_zoo.models.flow_guides import AmortizedFlow
-from pyro_vae_zoo.models.standard import (
-    DiagonalGaussian,
-    FullRankGaussian,
-    standard_model,
-)
-from pyro_vae_zoo.networks import make_encoder
+from pyro_vae_zoo.models.mixture import MixtureGuide, mixture
 from pyro_vae_zoo.registry import register, with_options_of
 from pyro_vae_zoo.vae import VAE, Phase, latent_sites
 
-__all__ = ["Criterion", "MixtureGuide", "RecursiveELBO", "mirror_step"]
-
-
-class AmortizedWeights(nn.Module):
-    """A logit for each component from the features of its own encoder, zero at first."""
-
-    def __init__(self, context_dim: int, num_components: int) -> None:
-        super().__init__()
-        heads = [nn.Linear(context_dim, 1) for _ in range(num_components)]
-        for head in heads:
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
-        self.heads = nn.ModuleList(heads)
-
-    def forward(self, contexts: Sequence[Tensor]) -> Tensor:
-        """Logits `(batch, M)`; the encoders are not moved for their sake."""
-        pairs = zip(self.heads, contexts, strict=True)
-        return torch.cat([head(h.detach()) for head, h in pairs], -1)
-
-
-class ConstantWeights(nn.Module):
-    """One set of logits for all data, zero at first."""
-
-    def __init__(self, context_dim: int, num_components: int) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.zeros(num_components))
-
-    def forward(self, contexts: Sequence[Tensor]) -> Tensor:
-        """Logits `(M,)`."""
-        return self.logits
-
-
-class MixtureGuide(PyroModule):
-    """q(z|x): a mixture, each component with an encoder of its own or on a shared one.
-
-    Args:
-        encoders: one for each component, or a single one that all share.
-        posteriors: maps from features to the components' distributions.
-        weights: maps the list of features to the components' logits.
-    """
-
-    def __init__(
-        self,
-        encoders: Sequence[nn.Module],
-        posteriors: Sequence[nn.Module],
-        weights: nn.Module,
-    ) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
-        self.posteriors = nn.ModuleList(posteriors)
-        self.weights = weights
-        self.num_components = len(posteriors)
-        # Which of them take part; in training they come in one by one.
-        self.register_buffer("active", torch.ones(len(posteriors), dtype=torch.bool))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Draw z given x."""
-        encoders, posteriors = list(self.encoders), list(self.posteriors)
-        contexts = [encoder(x) for encoder in encoders]
-        contexts *= self.num_components // len(contexts)
-        logits = self.weights(contexts).masked_fill(~self.active, -torch.inf)
-        components = [q(h) for q, h in zip(posteriors, contexts, strict=True)]
-        with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", Mixture(logits.log_softmax(-1), components))
-
-    def component(self, m: int) -> tuple[nn.Module, ...]:
-        """The modules of one component; a shared encoder counts as the first's."""
-        own = self.encoders[m : m + 1]
-        return (*own, self.posteriors[m])
-
-    def begin(self, num_active: int, new: Sequence[int] = ()) -> None:
-        """Let the first components take part; the new start as the one before them."""
-        count = torch.arange(self.num_components, device=self.active.device)
-        self.active.copy_(count < num_active)
-        for m in new:
-            for parts in (self.encoders, self.posteriors):
-                if len(parts) > 1:
-                    parts[m].load_state_dict(parts[m - 1].state_dict())
+__all__ = [
+    "ComponentELBO",
+    "Criterion",
+    "MixtureGuide",
+    "RecursiveELBO",
+    "mirror_step",
+    "recursive_phases",
+]
 
 
 @dataclass(frozen=True)
@@ -166,7 +87,7 @@ class Criterion:
         entropy_weight: nu of boosting, in place of equation 1.
     """
 
-    kl_bound: float = 3.0
+    kl_bound: float = 1.0
     entropy_weight: float | None = None
 
     def __call__(self, q: Mixture, m: int, z: Tensor) -> Tensor:
@@ -286,7 +207,8 @@ class RecursiveELBO(ObjectiveELBO):
         if q.log_weights.ndim == 1:  # the same for all data
             advantage = advantage.mean(-1, keepdim=True)
         target = mirror_step(log_weights.detach(), advantage, self.weight_step).exp()
-        return -(target * log_weights).sum() / self.weight_step
+        in_use = log_weights.masked_fill(target == 0, 0.0)  # log 0 among them
+        return -(target * in_use).sum() / self.weight_step
 
 
 def mirror_step(log_weights: Tensor, advantage: Tensor, step: float) -> Tensor:
@@ -335,127 +257,27 @@ def mixture_of(guide: nn.Module, x: Tensor) -> Mixture:
     return latent_sites(poutine.trace(guide).get_trace(x))["z"]["fn"]
 
 
-# ------------------------------------------------------------------------- builders
-
-
-def masked_autoregressive(
-    latent_dim: int, context_dim: int, num_flows: int
-) -> list[nn.Module]:
-    """Papamakarios et al. 2017: an affine autoregressive flow that scores in one pass."""
-    order = torch.arange(latent_dim)
-    return [
-        zt.conditional_masked_autoregressive(
-            latent_dim, context_dim, permutation=order.flip(0) if k % 2 else order
-        )
-        for k in range(num_flows)
-    ]
-
-
-# What can score another's draws exactly, at about the cost of drawing its own.
-_FLOWS = {
-    "householder": "householder",
-    "affine_coupling": "affine_coupling",
-    "spline_coupling": "spline_coupling",
-    "masked_autoregressive": masked_autoregressive,
-}
-_GAUSSIANS = {"gaussian": DiagonalGaussian, "full_rank": FullRankGaussian}
-COMPONENTS = (*_GAUSSIANS, *_FLOWS)
-
-
-def _make_posterior(component: str, num_flows: int) -> Callable[[int, int], nn.Module]:
-    if component in _GAUSSIANS:
-        return _GAUSSIANS[component]
-    if component not in _FLOWS:
-        raise UserError(
-            f"a component of a mixture must score what the others drew: expected one of "
-            f"{', '.join(COMPONENTS)}, got {component!r}, which either has no exact "
-            "inverse or one that costs a pass for each dimension"
-        )
-    return partial(AmortizedFlow, flow=_FLOWS[component], num_flows=num_flows)
-
-
-@register("mixture")
-def mixture(
-    *,
-    event_shape: Sequence[int],
-    likelihood: str = "bernoulli",
-    latent_dim: int = 40,
-    hidden_dims: Sequence[int] = (300, 300),
-    network: str = "mlp",
-    activation: str = "relu",
-    num_components: int = 3,
-    weights: str = "amortized",
-    shared_trunk: bool = False,
-    component: str = "gaussian",
-    num_flows: int = 2,
-) -> VAE:
-    """The standard model with a `MixtureGuide`, all of it trained by L(Q) alone.
-
-    Decoder and first encoder are drawn first, so that under one seed they start as those
-    of the other guides.
-    """
-    if num_components < 1:
-        raise UserError(f"num_components must be at least 1, got {num_components}")
-    kinds = {"amortized": AmortizedWeights, "constant": ConstantWeights}
-    if weights not in kinds:
-        raise unknown_name("weights", weights, kinds)
-    make_posterior = _make_posterior(component, num_flows)
-    model = standard_model(
-        event_shape, likelihood, latent_dim, hidden_dims, network, activation
-    )
-    made = [
-        make_encoder(network, event_shape, hidden_dims, activation)
-        for _ in range(1 if shared_trunk else num_components)
-    ]
-    context_dim = made[0][1]
-    guide = MixtureGuide(
-        [encoder for encoder, _ in made],
-        [make_posterior(context_dim, latent_dim) for _ in range(num_components)],
-        kinds[weights](context_dim, num_components),
-    )
-    blind = Phase(loss=AnnealedELBO)  # which sums over the components
-    return VAE(model, guide, event_shape, phases=(blind,))
-
-
-@register("recursive_mixture")
-@with_options_of(mixture)
-def recursive_mixture(
+def recursive_phases(
+    model: nn.Module,
+    guide: MixtureGuide,
     *,
     schedule: str = "together",
-    kl_bound: float = 3.0,
+    criterion: Criterion | None = None,
     weight_step: float = 0.1,
-    **options: Any,
-) -> VAE:
-    """A `mixture` whose components ascend equation 1."""
-    if not kl_bound >= 0:
-        raise UserError(f"kl_bound must not be negative, got {kl_bound}")
-    vae = mixture(**options)
-    vae.phases = _phases(vae, schedule, Criterion(kl_bound), weight_step)
-    return vae
-
-
-@register("boosted")
-@with_options_of(mixture)
-def boosted(
-    *,
-    schedule: str = "together",
-    entropy_weight: float = 1.0,
-    weight_step: float = 0.1,
-    **options: Any,
-) -> VAE:
-    """A `mixture` built by boosting with an entropy bonus (Guo et al. 2016), amortised."""
-    if not entropy_weight >= 0:
-        raise UserError(f"entropy_weight must not be negative, got {entropy_weight}")
-    vae = mixture(**options)
-    criterion = Criterion(entropy_weight=entropy_weight)
-    vae.phases = _phases(vae, schedule, criterion, weight_step)
-    return vae
-
-
-def _phases(
-    vae: VAE, schedule: str, criterion: Criterion, weight_step: float
 ) -> tuple[Phase, ...]:
-    model, guide = vae.model, vae.guide
+    """How `fit` trains a pair of a model of one latent `"z"` and a `MixtureGuide`.
+
+    Args:
+        model: p.
+        guide: q.
+        schedule: `together` or `sequential`.
+        criterion: what the components ascend; equation 1 by default.
+        weight_step: eta of equation 2.
+
+    Raises:
+        UserError: for an unknown schedule.
+    """
+    criterion = criterion or Criterion()
     everyone = range(guide.num_components)
 
     def refresh(size: int, fits: Sequence[int]) -> Callable[..., ObjectiveELBO]:
@@ -516,3 +338,49 @@ def _phases(
 
 def _begin(vae: VAE, num_active: int, new: Sequence[int]) -> None:
     vae.guide.begin(num_active, new)
+
+
+@register("recursive_mixture")
+@with_options_of(mixture)
+def recursive_mixture(
+    *,
+    schedule: str = "together",
+    kl_bound: float = 1.0,
+    weight_step: float = 0.1,
+    **options: Any,
+) -> VAE:
+    """A `mixture` whose components ascend equation 1."""
+    if not kl_bound >= 0:
+        raise UserError(f"kl_bound must not be negative, got {kl_bound}")
+    vae = mixture(**options)
+    return _recursively(vae, schedule, Criterion(kl_bound), weight_step)
+
+
+@register("boosted")
+@with_options_of(mixture)
+def boosted(
+    *,
+    schedule: str = "together",
+    entropy_weight: float = 1.0,
+    weight_step: float = 0.1,
+    **options: Any,
+) -> VAE:
+    """A `mixture` built by boosting with an entropy bonus (Guo et al. 2016), amortised."""
+    if not entropy_weight >= 0:
+        raise UserError(f"entropy_weight must not be negative, got {entropy_weight}")
+    vae = mixture(**options)
+    criterion = Criterion(entropy_weight=entropy_weight)
+    return _recursively(vae, schedule, criterion, weight_step)
+
+
+def _recursively(
+    vae: VAE, schedule: str, criterion: Criterion, weight_step: float
+) -> VAE:
+    vae.phases = recursive_phases(
+        vae.model,
+        vae.guide,
+        schedule=schedule,
+        criterion=criterion,
+        weight_step=weight_step,
+    )
+    return vae

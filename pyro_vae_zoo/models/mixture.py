@@ -1,0 +1,204 @@
+r"""A mixture as the posterior: several encoders, or several heads on one.
+
+Generative process: that of `standard`. Inference: one pass through the encoder of each
+component of
+
+\[Q(z|x) = \sum_{m=0}^{M-1} \alpha_m(x)\, q_m(z|x).\]
+
+`mixture` trains all of it by the bound
+
+\[L(Q) = \sum_m \alpha_m E_{q_m}[\log p(x, z) - \log Q(z|x)], \qquad
+  \sum_m \alpha_m L(q_m) \le L(Q) \le \sum_m \alpha_m L(q_m) + H(\alpha),\]
+
+summed over the components and not drawn from among them: the blind mixture estimation
+that Kim & Pavlovic (*Recursive Inference for Variational Autoencoders*, 2020) compare
+with. With a given decoder a mixture of M is at most log M nats ahead of its best
+component. Blind training often finds less: a component that falls behind loses its
+weight, with the weight its gradient, and stays where it is.
+
+| symbol    | code name            | shape                  |
+|-----------|----------------------|------------------------|
+| Q         | `Mixture`, `"z"`     | `(batch, latent_dim)`  |
+| q_m       | `components[m]`      | `(batch, latent_dim)`  |
+| alpha     | `log_weights.exp()`  | `(batch, M)` or `(M,)` |
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae_zoo import transforms as zt
+from pyro_vae_zoo.elbo import AnnealedELBO
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.mixture import Mixture
+from pyro_vae_zoo.models.flow_guides import AmortizedFlow
+from pyro_vae_zoo.models.standard import (
+    DiagonalGaussian,
+    FullRankGaussian,
+    standard_model,
+)
+from pyro_vae_zoo.networks import make_encoder
+from pyro_vae_zoo.registry import register
+from pyro_vae_zoo.vae import VAE, Phase
+
+__all__ = ["COMPONENTS", "AmortizedWeights", "ConstantWeights", "MixtureGuide"]
+
+
+class AmortizedWeights(nn.Module):
+    """A logit for each component from the features of its own encoder, zero at first."""
+
+    def __init__(self, context_dim: int, num_components: int) -> None:
+        super().__init__()
+        heads = [nn.Linear(context_dim, 1) for _ in range(num_components)]
+        for head in heads:
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Logits `(batch, M)`; the encoders are not moved for their sake."""
+        pairs = zip(self.heads, contexts, strict=True)
+        return torch.cat([head(h.detach()) for head, h in pairs], -1)
+
+
+class ConstantWeights(nn.Module):
+    """One set of logits for all data, zero at first."""
+
+    def __init__(self, context_dim: int, num_components: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_components))
+
+    def forward(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Logits `(M,)`."""
+        return self.logits
+
+
+class MixtureGuide(PyroModule):
+    """q(z|x): a mixture, each component with an encoder of its own or on a shared one.
+
+    Args:
+        encoders: one for each component, or a single one that all share.
+        posteriors: maps from features to the components' distributions.
+        weights: maps the list of features to the components' logits.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[nn.Module],
+        posteriors: Sequence[nn.Module],
+        weights: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+        self.posteriors = nn.ModuleList(posteriors)
+        self.weights = weights
+        self.num_components = len(posteriors)
+        # Which of them take part; in training they come in one by one.
+        self.register_buffer("active", torch.ones(len(posteriors), dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw z given x."""
+        encoders, posteriors = list(self.encoders), list(self.posteriors)
+        contexts = [encoder(x) for encoder in encoders]
+        contexts *= self.num_components // len(contexts)
+        logits = self.weights(contexts).masked_fill(~self.active, -torch.inf)
+        components = [q(h) for q, h in zip(posteriors, contexts, strict=True)]
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", Mixture(logits.log_softmax(-1), components))
+
+    def component(self, m: int) -> tuple[nn.Module, ...]:
+        """The modules of one component; a shared encoder counts as the first's."""
+        own = self.encoders[m : m + 1]
+        return (*own, self.posteriors[m])
+
+    def begin(self, num_active: int, new: Sequence[int] = ()) -> None:
+        """Let the first components take part; the new start as the one before them."""
+        count = torch.arange(self.num_components, device=self.active.device)
+        self.active.copy_(count < num_active)
+        for m in new:
+            for parts in (self.encoders, self.posteriors):
+                if len(parts) > 1:
+                    parts[m].load_state_dict(parts[m - 1].state_dict())
+
+
+def masked_autoregressive(
+    latent_dim: int, context_dim: int, num_flows: int
+) -> list[nn.Module]:
+    """Papamakarios et al. 2017: an affine autoregressive flow that scores in one pass."""
+    order = torch.arange(latent_dim)
+    return [
+        zt.conditional_masked_autoregressive(
+            latent_dim, context_dim, permutation=order.flip(0) if k % 2 else order
+        )
+        for k in range(num_flows)
+    ]
+
+
+# What can score another's draws exactly, at about the cost of drawing its own.
+_FLOWS = {
+    "householder": "householder",
+    "affine_coupling": "affine_coupling",
+    "spline_coupling": "spline_coupling",
+    "masked_autoregressive": masked_autoregressive,
+}
+_GAUSSIANS = {"gaussian": DiagonalGaussian, "full_rank": FullRankGaussian}
+COMPONENTS = (*_GAUSSIANS, *_FLOWS)
+
+
+def _make_posterior(component: str, num_flows: int) -> Callable[[int, int], nn.Module]:
+    if component in _GAUSSIANS:
+        return _GAUSSIANS[component]
+    if component not in _FLOWS:
+        raise UserError(
+            f"a component of a mixture must score what the others drew: expected one of "
+            f"{', '.join(COMPONENTS)}, got {component!r}, which either has no exact "
+            "inverse or one that costs a pass for each dimension"
+        )
+    return partial(AmortizedFlow, flow=_FLOWS[component], num_flows=num_flows)
+
+
+@register("mixture")
+def mixture(
+    *,
+    event_shape: Sequence[int],
+    likelihood: str = "bernoulli",
+    latent_dim: int = 40,
+    hidden_dims: Sequence[int] = (300, 300),
+    network: str = "mlp",
+    activation: str = "relu",
+    num_components: int = 3,
+    weights: str = "amortized",
+    shared_trunk: bool = False,
+    component: str = "gaussian",
+    num_flows: int = 2,
+) -> VAE:
+    """The standard model with a `MixtureGuide`, all of it trained by L(Q) alone.
+
+    Decoder and first encoder are drawn first, so that under one seed they start as those
+    of the other guides.
+    """
+    if num_components < 1:
+        raise UserError(f"num_components must be at least 1, got {num_components}")
+    kinds = {"amortized": AmortizedWeights, "constant": ConstantWeights}
+    if weights not in kinds:
+        raise unknown_name("weights", weights, kinds)
+    make_posterior = _make_posterior(component, num_flows)
+    model = standard_model(
+        event_shape, likelihood, latent_dim, hidden_dims, network, activation
+    )
+    made = [
+        make_encoder(network, event_shape, hidden_dims, activation)
+        for _ in range(1 if shared_trunk else num_components)
+    ]
+    context_dim = made[0][1]
+    guide = MixtureGuide(
+        [encoder for encoder, _ in made],
+        [make_posterior(context_dim, latent_dim) for _ in range(num_components)],
+        kinds[weights](context_dim, num_components),
+    )
+    blind = Phase(loss=AnnealedELBO)  # which sums over the components
+    return VAE(model, guide, event_shape, phases=(blind,))

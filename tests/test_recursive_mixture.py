@@ -1,0 +1,368 @@
+"""RM1 to RM9: how a recursive mixture is trained, and what comes of it.
+
+Two toys have everything in closed form or on a grid: `Bimodal`, whose posterior is a
+mixture of two Gaussians for every x, and `log_joint`, a fixed density of one z.
+"""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import perturb, small
+from test_mixture import bits, differ, gradients, normal, three_gaussians
+from torch import nn
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.elbo import bound_terms, score_latents
+from pyro_vae_zoo.mixture import Mixture
+from pyro_vae_zoo.models.mixture import AmortizedWeights, MixtureGuide
+from pyro_vae_zoo.models.recursive_mixture import (
+    ComponentELBO,
+    Criterion,
+    RecursiveELBO,
+    at_fixed_parameters,
+    mirror_step,
+    mixture_of,
+    recursive_phases,
+)
+from pyro_vae_zoo.models.standard import DiagonalGaussian
+
+GRID = torch.linspace(-14, 14, 20_001, dtype=torch.double)
+Z = GRID[:, None]
+
+
+def fresh(num_components=3, **options):
+    torch.manual_seed(0)
+    vae = small("recursive_mixture", num_components=num_components, **options).double()
+    perturb(vae)
+    return vae, bits()
+
+
+# --------------------------------------------------------------------- the gradients
+
+
+def test_a_function_at_fixed_parameters():
+    """Its value is the function's, its gradient goes to z and to nothing else."""
+    q = three_gaussians()
+    loc = q.components[0].base_dist.loc.requires_grad_()
+    z = torch.randn(4, 5, 2).double().requires_grad_()
+    value = at_fixed_parameters(q.log_prob, z)
+    assert torch.equal(value, q.log_prob(z))
+    factor = torch.rand(4, 5).double()
+    (slope,) = torch.autograd.grad((factor * value).sum(), z, retain_graph=True)
+    (expected,) = torch.autograd.grad((factor * q.log_prob(z)).sum(), z)
+    torch.testing.assert_close(slope, expected)
+    assert torch.autograd.grad(value.sum(), loc, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize("options", [{}, {"component": "affine_coupling"}])
+@pytest.mark.parametrize("m", [1, 2])
+def test_fitting_a_component_moves_nothing_else(m, options):
+    """RM6: the gradients of everything else are none or exactly zero."""
+    vae, x = fresh(**options)
+    loss = ComponentELBO(m=m, criterion=Criterion(1.0))
+    loss.differentiable_loss(vae.model, vae.guide, x).backward()
+    own = {p for module in vae.guide.component(m) for p in module.parameters()}
+    for name, p in vae.named_parameters():
+        if p in own:
+            assert p.grad.any(), name
+        else:
+            assert p.grad is None or not p.grad.any(), name
+
+
+def test_the_joint_step_is_the_sum_of_its_parts():
+    """Each part of `RecursiveELBO` has the gradient that it would have alone."""
+    vae, x = fresh()
+    criterion = Criterion(1.0)
+    loss = RecursiveELBO(200, size=3, fits=range(3), criterion=criterion)
+    joint = gradients(vae, loss, x, 40)
+    compared = 0
+    for m in range(3):
+        alone = gradients(vae, ComponentELBO(200, m=m, criterion=criterion), x, 40)
+        for name in joint:
+            if f"encoders.{m}." in name or f"posteriors.{m}." in name:
+                assert differ(joint[name], alone[name]) < 5, name
+                compared += 1
+    bound = gradients(vae, zoo.AnnealedELBO(200), x, 40)
+    for name in joint:
+        if name.startswith("model"):
+            assert differ(joint[name], bound[name]) < 5, name
+            compared += 1
+    assert compared == 3 * 4 + 4
+    assert (
+        differ(joint["guide.encoders.1.1.bias"], bound["guide.encoders.1.1.bias"]) > 9
+    )
+
+
+@pytest.mark.parametrize("weights", ["amortized", "constant"])
+def test_a_small_step_of_the_weights_is_up_the_bound(weights):
+    """With eta to 0 the cross-entropy's gradient is that of -L(Q)."""
+    vae, x = fresh(weights=weights)
+    loss = RecursiveELBO(300, size=3, fits=(), criterion=Criterion(), weight_step=1e-4)
+    step = gradients(vae, loss, x, 40)
+    bound = gradients(vae, zoo.AnnealedELBO(300), x, 40)
+    names = [name for name in step if "weights" in name]
+    for name in names:
+        assert differ(step[name], bound[name]) < 5, name
+    sizes = [
+        (mean.abs() / (error + 1e-10)).max() for mean, error in map(bound.get, names)
+    ]
+    assert max(sizes) > 10
+
+
+def test_the_decoder_is_not_moved_by_the_components_share():
+    """A component of weight zero learns nothing, and the decoder nothing from it."""
+    vae, x = fresh()
+    vae.guide.begin(1)
+    loss = RecursiveELBO(size=3, fits=range(3), criterion=Criterion(1.0))
+    loss.differentiable_loss(vae.model, vae.guide, x).backward()
+    for m in (1, 2):
+        for module in vae.guide.component(m):
+            assert not any(p.grad.any() for p in module.parameters())
+    three = gradients(
+        vae, RecursiveELBO(200, size=3, fits=(), criterion=Criterion()), x, 30
+    )
+    one = gradients(
+        vae, RecursiveELBO(200, size=1, fits=(), criterion=Criterion()), x, 30
+    )
+    decoder = [name for name in one if name.startswith("model")]
+    for name in decoder:
+        assert one[name][0].any()
+        assert differ(three[name], one[name]) < 5, name
+
+
+# ----------------------------------------------------------------------- the criterion
+
+HUMPS = Mixture(
+    torch.tensor([0.3, 0.7]).double().log(), [normal([-2.0], 0.6), normal([1.5], 1.0)]
+)
+LOG_PROB = -1.7  # log p(x)
+
+
+def log_joint(z):
+    """log p(x, z) of one datum."""
+    return HUMPS.log_prob(z) + LOG_PROB
+
+
+def expectation(q, values):
+    """E_q of values on the grid."""
+    return torch.trapezoid(q.log_prob(Z).exp() * values, GRID)
+
+
+def bound_of(q):
+    """L(q), by quadrature."""
+    return expectation(q, log_joint(Z) - q.log_prob(Z))
+
+
+def random_mixture(generator, size):
+    draw = torch.randn(size, generator=generator), torch.rand(size, generator=generator)
+    components = [
+        normal([2 * m], 0.3 + s)
+        for m, s in zip(*(d.tolist() for d in draw), strict=True)
+    ]
+    logits = torch.randn(size, generator=generator).double()
+    return Mixture(logits.log_softmax(-1), components)
+
+
+def add(q, new, e):
+    """(1 - e) q + e new."""
+    more = torch.tensor([math.log(e)]).double()
+    log_weights = torch.cat([math.log1p(-e) + q.log_weights, more])
+    return Mixture(log_weights, [*q.components, new])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_a_new_component_is_worth(seed):
+    """RM3: E_q[log p - log Q] = L(q) + KL(q || Q), and the bound's derivative."""
+    generator = torch.Generator().manual_seed(seed)
+    q = random_mixture(generator, 2)
+    new = normal([torch.randn((), generator=generator).item()], 0.7)
+    worth = expectation(new, log_joint(Z) - q.log_prob(Z))
+    kl = expectation(new, new.log_prob(Z) - q.log_prob(Z))
+    torch.testing.assert_close(worth, bound_of(new) + kl)
+    e = 1e-9
+    slope = (bound_of(add(q, new, e)) - bound_of(q)) / e
+    assert slope == pytest.approx((worth - bound_of(q)).item(), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_bound_of_a_mixture_lies_between_its_components_and_their_entropy(seed):
+    """RM4, by quadrature, for mixtures that overlap and such that do not."""
+    generator = torch.Generator().manual_seed(seed)
+    q = random_mixture(generator, 2 + seed % 3)
+    bounds = torch.stack([bound_of(c) for c in q.components])
+    alpha = q.log_weights.exp()
+    low = (alpha * bounds).sum()
+    high = low - (alpha * q.log_weights).sum()
+    assert low - 1e-9 <= bound_of(q) <= high + 1e-9
+    assert high <= bounds.max() + math.log(len(bounds)) + 1e-9
+    assert bound_of(q) <= LOG_PROB + 1e-9
+
+
+def test_the_bound_of_a_guide_keeps_to_both_sides_for_each_datum():
+    """RM4 on a pair, by Monte Carlo with its errors."""
+    vae, x = fresh()
+    n = 40_000
+    with torch.no_grad():
+        q = mixture_of(vae.guide, x)
+        z = q.rsample_components((n,))
+        joint = sum(score_latents(vae.model, x, z))
+        alpha = q.log_weights.exp().T
+        own = torch.stack([c.log_prob(z[m]) for m, c in enumerate(q.components)])
+        gains = joint - own, joint - q.log_prob(z)
+    low, value = ((alpha * g.mean(1)).sum(0) for g in gains)
+    # Of the same draws, so that what they have in common cancels.
+    error = (alpha**2 * (gains[1] - gains[0]).var(1) / n).sum(0).sqrt()
+    entropy = -(alpha * alpha.log()).sum(0)
+    assert (low <= value + 5 * error).all()
+    assert (value <= low + entropy + 5 * error).all()
+    assert (value - low > 10 * error).any()
+
+
+def test_the_raw_criterion_is_unbounded_and_the_bounded_one_is_not():
+    """Posterior N(0, 1), Q = N(0, 0.5^2), a narrow q that moves away."""
+
+    def values(criterion):
+        for mean in (0.0, 1.0, 3.0, 10.0):
+            q = add(normal_mixture(0.5), normal([mean], 1e-3), 0.5)
+            z = q.components[1].sample((20_000,))
+            worth = normal([0.0], 1.0).log_prob(z) + criterion(q, 1, z)
+            yield worth.mean().item()
+
+    torch.manual_seed(0)
+    raw = list(values(Criterion(math.inf)))
+    assert raw == pytest.approx([-0.7, 0.8, 12.8, 149.3], abs=0.1)
+    bounded = list(values(Criterion(3.0)))
+    assert bounded[-1] < bounded[0]
+
+
+def normal_mixture(scale):
+    return Mixture(torch.zeros(1).double(), [normal([0.0], scale)])
+
+
+def test_boosting_has_an_entropy_bonus():
+    q = three_gaussians()
+    z = q.components[2].sample((6,))
+    log_q, log_mixture = q.components[2].log_prob(z), q.first(2).log_prob(z)
+    for weight in (0.0, 0.5):
+        value = Criterion(entropy_weight=weight)(q, 2, z)
+        torch.testing.assert_close(value, -log_mixture - weight * log_q)
+    torch.testing.assert_close(Criterion(entropy_weight=2.0)(q, 0, z),
+                               -q.components[0].log_prob(z))  # fmt: skip
+
+
+# ------------------------------------------------------------------------ the weights
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_weight_steps_climb_to_the_optimum(seed, eta):
+    """RM7: the bound never falls, and the KKT conditions hold at the end."""
+    z, grid = Z[::20], GRID[::20]
+    q = random_mixture(torch.Generator().manual_seed(seed), 4)
+    density, log_p = q.component_log_prob(z).exp(), log_joint(z)
+    log_weights, bounds = q.log_weights, []
+    for _ in range(4000):
+        log_q = (log_weights + density.log()).logsumexp(-1)
+        gain = log_p - log_q
+        bounds.append(torch.trapezoid(log_q.exp() * gain, grid))
+        advantage = torch.trapezoid(density * gain[:, None], z, dim=0)
+        log_weights = mirror_step(log_weights, advantage, eta)
+    rises = torch.stack(bounds).diff()
+    assert (rises > -1e-12).all()
+    assert rises[0] > 1e-4
+    in_use = log_weights.exp() > 1e-2
+    assert advantage[in_use].max() - advantage[in_use].min() < 0.02
+    assert (advantage[~in_use] < advantage[in_use].max() + 1e-3).all()
+
+
+def test_the_bound_is_concave_towards_a_new_component():
+    """RM7, on the deterministic objective: second differences along epsilon."""
+    q, new = random_mixture(torch.Generator().manual_seed(0), 2), normal([1.0], 0.4)
+    along = [bound_of(add(q, new, e)) for e in torch.linspace(0.01, 0.99, 25).tolist()]
+    assert (torch.stack(along).diff().diff() < 0).all()
+
+
+@pytest.mark.parametrize("step", [0.0, 1.5])
+def test_a_step_that_might_lower_the_bound_is_refused(step):
+    vae = small("recursive_mixture", weight_step=step)
+    data = zoo.Dataset(*[torch.ones(4, 2, 3)] * 3)
+    with pytest.raises(zoo.UserError, match=r"weight_step must be in \(0, 1\]"):
+        zoo.fit(vae, data, epochs=1, progress=False)
+
+
+# --------------------------------------------------------------------------- training
+
+
+class Bimodal(nn.Module):
+    """z ~ N(-c, s^2) or N(c, s^2), x ~ N(z, r^2).
+
+    The posterior is two Gaussians again, with means and log-odds that are linear in x.
+    """
+
+    centre, spread, noise = 2.0, 0.5, 1.5
+
+    def mixture(self, like, scale):
+        sides = [normal(like.new_tensor([s * self.centre]), scale) for s in (-1, 1)]
+        return Mixture(like.new_full((2,), 0.5).log(), sides)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            prior = self.mixture(x, self.spread).expand([len(x)])
+            z = pyro.sample("z", prior)
+            return pyro.sample("x", dist.Normal(z, self.noise).to_event(1), obs=x)
+
+    @property
+    def marginal(self):
+        """p(x)."""
+        return self.mixture(GRID, math.hypot(self.spread, self.noise))
+
+
+def bimodal_vae(num_components, **options):
+    """The toy with heads on x itself."""
+    guide = MixtureGuide(
+        [nn.Flatten(-1) for _ in range(num_components)],
+        [DiagonalGaussian(1, 1) for _ in range(num_components)],
+        AmortizedWeights(1, num_components),
+    ).double()
+    model = Bimodal()
+    phases = recursive_phases(model, guide, **options)
+    return zoo.VAE(model, guide, (1,), phases=phases)
+
+
+@pytest.fixture(scope="module")
+def data():
+    torch.manual_seed(0)
+    x = Bimodal().marginal.sample((512,))
+    return zoo.Dataset(x, x[:64], x[:64], likelihood="gaussian")
+
+
+@pytest.fixture(scope="module")
+def gap_of_one(data):
+    """By how much the bound of the best single Gaussian is below log p(x)."""
+    vae = bimodal_vae(1)
+    zoo.fit(vae, data, epochs=60, lr=2e-2, schedule="cosine", progress=False)
+    exact = Bimodal().marginal.log_prob(data.test.double()).mean().item()
+    return exact - zoo.evaluate(vae, data.test, 2000).elbo
+
+
+@pytest.mark.parametrize("schedule", ["together", "sequential"])
+@pytest.mark.parametrize("seed", range(2))
+def test_two_components_are_exact_where_one_cannot_be(seed, schedule, data, gap_of_one):
+    """RM5, X1: the weights lose their variance and the bound becomes log p(x)."""
+    assert gap_of_one > 0.1
+    torch.manual_seed(seed)
+    vae = bimodal_vae(2, schedule=schedule, criterion=Criterion(1.0))
+    zoo.fit(
+        vae, data, epochs=200, lr=2e-2, schedule="cosine", seed=seed, num_particles=4,
+        progress=False, keep="last",
+    )  # fmt: skip
+    x = data.test.double()
+    with torch.no_grad():
+        log_weights = bound_terms(vae.model, vae.guide, x, 1000).log_weights
+    gap = (Bimodal().marginal.log_prob(x) - log_weights.mean(0)).mean()
+    print(schedule, seed, gap, gap_of_one, log_weights.std(0).mean())
+    assert gap < 0.02 * gap_of_one
+    assert log_weights.std(0).mean() < 0.1
