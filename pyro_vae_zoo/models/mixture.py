@@ -115,11 +115,11 @@ class MixtureGuide(PyroModule):
         own = self.encoders[m : m + 1]
         return (*own, self.posteriors[m])
 
-    def begin(self, num_active: int, new: Sequence[int] = ()) -> None:
-        """Let the first components take part; the new start as the one before them."""
+    def begin(self, num_active: int, copies: Sequence[int] = ()) -> None:
+        """Let the first components take part; some as copies of the one before them."""
         count = torch.arange(self.num_components, device=self.active.device)
         self.active.copy_(count < num_active)
-        for m in new:
+        for m in copies:
             for parts in (self.encoders, self.posteriors):
                 if len(parts) > 1:
                     parts[m].load_state_dict(parts[m - 1].state_dict())

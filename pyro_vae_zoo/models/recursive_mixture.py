@@ -43,17 +43,17 @@ whose Bregman divergence \(\mathrm{KL}(Q_\alpha \| Q_{\alpha'})\) is at most
 | C, eta      | `kl_bound`, `weight_step` |                  | 1, 2     |
 
 Two schedules: `together` refreshes every component in each step against the decoder
-that moves, and `sequential` finishes one after the other. In either a new component
-starts as a copy of the one before it. Competitors on the same pair: `mixture`, whose
-parts all ascend L(Q) blindly (Kim & Pavlovic's ME), and `boosted`, with
-\(E_q[\log p - \log Q] + \nu H(q)\) in place of (1).
+that moves, and `sequential` finishes one after the other. Competitors on the same pair:
+`mixture`, whose parts all ascend L(Q) blindly (Kim & Pavlovic's ME), and `boosted`, whose
+components ascend \(E_q[\log p - \log Q] + \nu H(q)\), which is (1) with a bonus for
+entropy and with so large a C that it rarely matters.
 
 Differences from the paper, of which the public text leaves much open: the form of the
 weights, their step, C and the order of updates are ours.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -84,21 +84,28 @@ class Criterion:
 
     Attributes:
         kl_bound: C of equation 1, in nats.
-        entropy_weight: nu of boosting, in place of equation 1.
+        entropy_weight: nu of boosting, which adds nu H(q_m).
+
+    Raises:
+        UserError: for negative values.
     """
 
     kl_bound: float = 1.0
-    entropy_weight: float | None = None
+    entropy_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value >= 0:
+                raise UserError(f"{name} must not be negative, got {value}")
 
     def __call__(self, q: Mixture, m: int, z: Tensor) -> Tensor:
         """The terms of component m at its draws z, `(num_particles, batch)`."""
         log_q = q.components[m].log_prob(z)
         if m == 0:
             return -log_q
-        log_mixture = at_fixed_parameters(q.first(m).log_prob, z)
-        if self.entropy_weight is not None:
-            return -log_mixture - self.entropy_weight * log_q
-        return (log_q - log_mixture).clamp(max=self.kl_bound) - log_q
+        log_ratio = log_q - at_fixed_parameters(q.first(m).log_prob, z)
+        entropy = (1 + self.entropy_weight) * -log_q
+        return log_ratio.clamp(max=self.kl_bound) + entropy
 
 
 class ComponentELBO(ObjectiveELBO):
@@ -262,6 +269,7 @@ def recursive_phases(
     guide: MixtureGuide,
     *,
     schedule: str = "together",
+    start: str = "copy",
     criterion: Criterion | None = None,
     weight_step: float = 0.1,
 ) -> tuple[Phase, ...]:
@@ -271,16 +279,25 @@ def recursive_phases(
         model: p.
         guide: q.
         schedule: `together` or `sequential`.
+        start: where a new component starts: as a `copy` of the one before it, good from
+            the first step on, or on its `own` random weights, which finds modes that are
+            far apart.
         criterion: what the components ascend; equation 1 by default.
         weight_step: eta of equation 2.
 
     Raises:
-        UserError: for an unknown schedule.
+        UserError: for an unknown schedule or start.
     """
+    for name, got, known in (
+        ("schedule", schedule, ("together", "sequential")),
+        ("start", start, ("copy", "own")),
+    ):
+        if got not in known:
+            raise unknown_name(name, got, known)
     criterion = criterion or Criterion()
     everyone = range(guide.num_components)
 
-    def refresh(size: int, fits: Sequence[int]) -> Callable[..., ObjectiveELBO]:
+    def refresh(size: int, fits: Sequence[int] = ()) -> Callable[..., ObjectiveELBO]:
         return partial(
             RecursiveELBO,
             size=size,
@@ -289,55 +306,36 @@ def recursive_phases(
             weight_step=weight_step,
         )
 
-    def begin(num_active: int, new: Sequence[int] = ()) -> Callable[[VAE], None]:
-        return partial(_begin, num_active=num_active, new=new)
+    def begin(size: int, new: Sequence[int] = ()) -> Callable[[VAE], None]:
+        copies = new if start == "copy" else ()
+        return partial(_begin, num_active=size, copies=copies)
 
-    first = Phase(
-        "warm-up",
-        loss=refresh(1, everyone[:1]),
-        modules=(model, *guide.component(0)),
-        start=begin(1),
-    )
+    def warm_up() -> Phase:
+        moved = model, *guide.component(0)
+        return Phase("warm-up", 1.0, refresh(1, [0]), moved, begin(1))
+
+    def fit_component(m: int) -> Phase:
+        loss = partial(ComponentELBO, m=m, criterion=criterion)
+        moved = guide.component(m)
+        return Phase(f"component {m}", 1.0, loss, moved, begin(m + 1, [m]))
+
+    def fit_weights(m: int) -> Phase:
+        moved = (guide.weights,)
+        return Phase(f"weights {m}", 0.5, refresh(m + 1), moved, begin(m + 1))
+
+    size = len(everyone)
     if schedule == "together":
-        rest = [
-            Phase(
-                "refresh",
-                share=3.0,
-                loss=refresh(len(everyone), everyone),
-                start=begin(len(everyone), everyone[1:]),
-            )
-        ]
-    elif schedule == "sequential":
-        rest = []
-        for m in everyone[1:]:
-            fit_one = partial(ComponentELBO, m=m, criterion=criterion)
-            rest += [
-                Phase(
-                    f"component {m}",
-                    loss=fit_one,
-                    modules=guide.component(m),
-                    start=begin(m + 1, [m]),
-                ),
-                Phase(
-                    f"weights {m}",
-                    share=0.5,
-                    loss=refresh(m + 1, ()),
-                    modules=(guide.weights,),
-                    start=begin(m + 1),
-                ),
-            ]
-        decoder = refresh(len(everyone), ())
-        moved = model, guide.weights
-        rest.append(
-            Phase("decoder", loss=decoder, modules=moved, start=begin(len(everyone)))
-        )
+        start_all = begin(size, everyone[1:])
+        rest = [Phase("refresh", 3.0, refresh(size, everyone), start=start_all)]
     else:
-        raise unknown_name("schedule", schedule, ("together", "sequential"))
-    return (first, *rest)
+        rest = [make(m) for m in everyone[1:] for make in (fit_component, fit_weights)]
+        moved = model, guide.weights
+        rest.append(Phase("decoder", 1.0, refresh(size), moved, begin(size)))
+    return (warm_up(), *rest)
 
 
-def _begin(vae: VAE, num_active: int, new: Sequence[int]) -> None:
-    vae.guide.begin(num_active, new)
+def _begin(vae: VAE, num_active: int, copies: Sequence[int]) -> None:
+    vae.guide.begin(num_active, copies)
 
 
 @register("recursive_mixture")
@@ -345,15 +343,22 @@ def _begin(vae: VAE, num_active: int, new: Sequence[int]) -> None:
 def recursive_mixture(
     *,
     schedule: str = "together",
+    start: str = "copy",
     kl_bound: float = 1.0,
     weight_step: float = 0.1,
     **options: Any,
 ) -> VAE:
     """A `mixture` whose components ascend equation 1."""
-    if not kl_bound >= 0:
-        raise UserError(f"kl_bound must not be negative, got {kl_bound}")
     vae = mixture(**options)
-    return _recursively(vae, schedule, Criterion(kl_bound), weight_step)
+    vae.phases = recursive_phases(
+        vae.model,
+        vae.guide,
+        schedule=schedule,
+        start=start,
+        criterion=Criterion(kl_bound),
+        weight_step=weight_step,
+    )
+    return vae
 
 
 @register("boosted")
@@ -361,26 +366,24 @@ def recursive_mixture(
 def boosted(
     *,
     schedule: str = "together",
-    entropy_weight: float = 1.0,
+    start: str = "copy",
+    entropy_weight: float = 0.1,
+    kl_bound: float = 20.0,
     weight_step: float = 0.1,
     **options: Any,
 ) -> VAE:
-    """A `mixture` built by boosting with an entropy bonus (Guo et al. 2016), amortised."""
-    if not entropy_weight >= 0:
-        raise UserError(f"entropy_weight must not be negative, got {entropy_weight}")
+    """A `mixture` built by boosting with an entropy bonus (Guo et al. 2016), amortised.
+
+    Without a bound some component runs away along every latent that says nothing of x:
+    there log p - log Q is flat, and the bonus grows with the scale.
+    """
     vae = mixture(**options)
-    criterion = Criterion(entropy_weight=entropy_weight)
-    return _recursively(vae, schedule, criterion, weight_step)
-
-
-def _recursively(
-    vae: VAE, schedule: str, criterion: Criterion, weight_step: float
-) -> VAE:
     vae.phases = recursive_phases(
         vae.model,
         vae.guide,
         schedule=schedule,
-        criterion=criterion,
+        start=start,
+        criterion=Criterion(kl_bound, entropy_weight),
         weight_step=weight_step,
     )
     return vae
