@@ -11,6 +11,7 @@ processes can share a table.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     published: float | None = None
     train_size: int | None = None  # all there are
+    data: str | None = None  # in place of the table's
     training: dict[str, Any] = field(default_factory=dict)  # on top of a budget's
 
 
@@ -60,6 +62,39 @@ class Table:
 
 # One Gaussian layer of 100 latents, as wide as makes its networks those of the others.
 _ONE_LAYER = {"latent_dim": 100, "hidden_dims": (1000, 1000), "activation": "elu"}
+
+_GUIDES = {
+    "mean_field": Row("mean_field"),
+    # As many draws in a step as a mixture of three takes: what they are worth by themselves.
+    "mean_field_draws_3": Row("mean_field", training={"num_particles": 3}),
+    **{f"mixture_{m}": Row("mixture", {"num_components": m}) for m in (2, 3, 5)},
+    **{
+        f"recursive_mixture_{m}": Row("recursive_mixture", {"num_components": m})
+        for m in (2, 3, 5)
+    },
+    "boosted_2": Row("boosted", {"num_components": 2}),
+    "iaf": Row("iaf"),
+    "householder": Row("householder"),
+    **{
+        f"semi_amortized_{k}": Row("semi_amortized", {"num_steps": k})
+        for k in (1, 2, 4, 8)
+    },
+}
+
+
+def _each(
+    guides: dict[str, Row], data: Sequence[str], sizes: Sequence[int]
+) -> dict[str, Row]:
+    """Each guide on each data set with each number of latents."""
+    return {
+        f"{name}-{d}-z{size}": replace(
+            row, data=d, options=row.options | {"latent_dim": size}
+        )
+        for d in data
+        for size in sizes
+        for name, row in guides.items()
+    }
+
 
 TABLES = {
     "self_reflective": Table(
@@ -106,6 +141,25 @@ TABLES = {
             ),
         },
     ),
+    "recursive_mixture": Table(
+        source="Kim & Pavlovic 2020, tables of test log-likelihoods",
+        data="mnist_static",
+        # The paper's figures are not at hand. Networks, rate and batch are those of the
+        # study whose set-up it takes over (Park et al. 2019).
+        rows=_each(_GUIDES, ("mnist_gray", "mnist_static"), (20, 50)),
+        budgets={
+            "full": Budget(
+                {"epochs": 2000, "batch_size": 128, "lr": 5e-4},
+                eval_particles=100,
+                options={"hidden_dims": (500, 500)},
+            ),
+            "cpu": Budget(
+                {"epochs": 8, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
+                eval_particles=100,
+            ),
+            "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits"),
+        },
+    ),
     "self_reflective_maf": Table(
         source="Apostolopoulou et al. 2020, table 3",
         data="cifar10",
@@ -144,7 +198,7 @@ def reproduce(table_name: str, row_name: str, args: argparse.Namespace) -> dict:
     """Run one row, or take what is there, and write its result."""
     table = TABLES[table_name]
     row, budget = table.rows[row_name], table.budgets[args.budget]
-    data = load_dataset(budget.data or table.data, args.data_dir)
+    data = load_dataset(budget.data or row.data or table.data, args.data_dir)
     sizes = [n for n in (row.train_size, budget.train_size) if n is not None]
     data = data.first(min(sizes)) if sizes else data
     training = TrainOptions(seed=args.seed, **budget.training | row.training)
@@ -232,11 +286,11 @@ def main() -> int:
         print(summary(results[name]))
     draw_curves(results_folder(args), table, args.seed)
     print(f"\n{table.source}; nats, budget {args.budget}\n")
-    print(f"{'row':26}{'ELBO':>10}{'log p(x)':>10}{'paper':>10}")
+    print(f"{'row':40}{'ELBO':>10}{'log p(x)':>10}{'paper':>10}")
     for name, result in results.items():
         paper = "-" if result["published"] is None else f"{result['published']:.2f}"
         ours = f"{result['elbo']:10.2f}{result['log_likelihood']:10.2f}"
-        print(f"{name:26}{ours}{paper:>10}")
+        print(f"{name:40}{ours}{paper:>10}")
     return 0
 
 

@@ -112,25 +112,20 @@ def test_a_small_step_of_the_weights_is_up_the_bound(weights):
     assert max(sizes) > 10
 
 
-def test_the_decoder_is_not_moved_by_the_components_share():
-    """A component of weight zero learns nothing, and the decoder nothing from it."""
+def test_an_inactive_component_does_not_move_the_decoder():
     vae, x = fresh()
     vae.guide.begin(1)
-    loss = RecursiveELBO(size=3, fits=range(3), criterion=Criterion(1.0))
-    loss.differentiable_loss(vae.model, vae.guide, x).backward()
-    for m in (1, 2):
-        for module in vae.guide.component(m):
-            assert not any(p.grad.any() for p in module.parameters())
-    three = gradients(
-        vae, RecursiveELBO(200, size=3, fits=(), criterion=Criterion()), x, 30
+    three, one = (
+        gradients(
+            vae, RecursiveELBO(200, size=n, fits=[0], criterion=Criterion()), x, 30
+        )
+        for n in (3, 1)
     )
-    one = gradients(
-        vae, RecursiveELBO(200, size=1, fits=(), criterion=Criterion()), x, 30
-    )
-    decoder = [name for name in one if name.startswith("model")]
-    for name in decoder:
-        assert one[name][0].any()
-        assert differ(three[name], one[name]) < 5, name
+    for name in one:
+        assert three[name][0].isfinite().all(), name
+        if name.startswith("model"):
+            assert one[name][0].any(), name
+            assert differ(three[name], one[name]) < 5, name
 
 
 # ----------------------------------------------------------------------- the criterion
@@ -324,13 +319,25 @@ class Bimodal(nn.Module):
         return self.mixture(GRID, math.hypot(self.spread, self.noise))
 
 
+class Standardised(nn.Module):
+    """x, uniform from 0.5 to 1.5, to mean 0 and variance 1."""
+
+    def forward(self, x):
+        return (x - 1) * math.sqrt(12)
+
+
 def bimodal_vae(num_components, **options):
-    """The toy with heads on x itself."""
+    """The toy with linear heads on x."""
     guide = MixtureGuide(
-        [nn.Flatten(-1) for _ in range(num_components)],
+        [Standardised() for _ in range(num_components)],
         [DiagonalGaussian(1, 1) for _ in range(num_components)],
         AmortizedWeights(1, num_components),
     ).double()
+    for m, head in enumerate(guide.posteriors):
+        nn.init.zeros_(head.linear.weight)
+        nn.init.zeros_(head.linear.bias)
+        with torch.no_grad():  # the first on a mode, the others between the two
+            head.linear.bias[0] = Bimodal.centre if m == 0 else 0.3 * torch.randn(())
     model = Bimodal()
     phases = recursive_phases(model, guide, **options)
     return zoo.VAE(model, guide, (1,), phases=phases)
@@ -339,7 +346,7 @@ def bimodal_vae(num_components, **options):
 @pytest.fixture(scope="module")
 def data():
     torch.manual_seed(0)
-    x = torch.rand(512, 1).double() - 0.5  # where either mode would do for all of it
+    x = torch.rand(512, 1).double() + 0.5  # one mode is the likelier for all of them
     return zoo.Dataset(x, x[:64], x[:64], likelihood="gaussian")
 
 
@@ -358,9 +365,15 @@ def test_two_components_are_exact_where_one_cannot_be(seed, schedule, data, gap_
     """RM5, X1: the weights lose their variance and the bound becomes log p(x)."""
     assert gap_of_one > 0.1
     torch.manual_seed(seed)
-    vae = bimodal_vae(2, schedule=schedule, start="own")
+    # The likelier mode is up to log 11 nats better: a smaller C would not pay for the
+    # other one. On it C is reached, so that equation 1 has its entropy back.
+    criterion = Criterion(kl_bound=5.0)
+    vae = bimodal_vae(
+        2, schedule=schedule, start="own", criterion=criterion, weight_step=1.0
+    )
     zoo.fit(
-        vae, data, epochs=200, lr=2e-2, schedule="cosine", seed=seed, num_particles=4,
+        vae, data, epochs=120, lr=3e-2, schedule="cosine", seed=seed, num_particles=8,
+        batch_size=128,
         progress=False, keep="last",
     )  # fmt: skip
     x = data.test.double()

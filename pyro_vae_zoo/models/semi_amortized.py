@@ -132,7 +132,7 @@ def semi_amortized(
     network: str = "mlp",
     activation: str = "relu",
     num_steps: int = 4,
-    step_size: float = 0.01,
+    step_size: float = 0.1,
     max_norm: float = 5.0,
 ) -> VAE:
     """The standard model; `mean_field`, refined. `num_steps=0` is `mean_field` exactly."""
