@@ -65,7 +65,7 @@ _ONE_LAYER = {"latent_dim": 100, "hidden_dims": (1000, 1000), "activation": "elu
 
 _GUIDES = {
     "mean_field": Row("mean_field"),
-    # As many draws in a step as a mixture of three takes: what they are worth by themselves.
+    # As many draws in a step as a mixture of three takes, to see what these are worth.
     "mean_field_draws_3": Row("mean_field", training={"num_particles": 3}),
     **{f"mixture_{m}": Row("mixture", {"num_components": m}) for m in (2, 3, 5)},
     **{

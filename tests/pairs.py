@@ -27,6 +27,15 @@ def small(name: str, event_shape=(2, 3), **options) -> zoo.VAE:
     return zoo.create(name, event_shape=event_shape, **options)
 
 
+# Guides that draw a mixture, over whose components `AnnealedELBO` takes a sum.
+MIXTURES = ("boosted", "mixture", "recursive_mixture")
+
+
+def others() -> list[str]:
+    """The guides whose `AnnealedELBO` is made of the draws that `Trace_ELBO` makes."""
+    return [name for name in zoo.list_guides() if name not in MIXTURES]
+
+
 def one_latent() -> list[str]:
     """The guides on the standard model, whose only latent site is z."""
     standard = zoo.StandardModel

@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import LinearGaussian, one_latent, small
+from pairs import MIXTURES, LinearGaussian, one_latent, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
@@ -35,6 +35,8 @@ CORRELATED = {
 # Guides that a correlated Gaussian is not for, and why.
 EXCLUDED = {
     "mean_field": "is the reference: independent by construction",
+    "semi_amortized": "ends with an independent Gaussian; tests/test_semi_amortized.py",
+    **dict.fromkeys(MIXTURES, "adds up Gaussians; tests/test_recursive_mixture.py"),
     "radial": "is the same in all directions around a point, so it cannot rotate; "
     "its own posterior is in test_radial_makes_a_ring",
 }
