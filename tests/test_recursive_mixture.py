@@ -4,7 +4,10 @@ Two toys have everything in closed form or on a grid: `Bimodal`, whose posterior
 mixture of two Gaussians for every x, and `log_joint`, a fixed density of one z.
 """
 
+import copy
 import math
+import os
+import signal
 
 import pyro
 import pyro.distributions as dist
@@ -15,6 +18,7 @@ from test_mixture import bits, differ, gradients, normal, three_gaussians
 from torch import nn
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo import train
 from pyro_vae_zoo.elbo import bound_terms, score_latents
 from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.models.mixture import AmortizedWeights, MixtureGuide
@@ -383,3 +387,207 @@ def test_two_components_are_exact_where_one_cannot_be(seed, schedule, data, gap_
     print(schedule, seed, gap, gap_of_one, log_weights.std(0).mean())
     assert gap < 0.02 * gap_of_one
     assert log_weights.std(0).mean() < 0.1
+
+
+@pytest.fixture(scope="module")
+def images():
+    torch.manual_seed(0)
+    x = torch.rand(40, 2, 3).bernoulli()
+    return zoo.Dataset(x, x[:10], x[:10])
+
+
+def options_of(schedule):
+    epochs = {"together": 4, "sequential": 12}[schedule]
+    return dict(epochs=epochs, batch_size=20, keep="last", progress=False, kl_warmup=2)
+
+
+@pytest.mark.parametrize("schedule", ["together", "sequential"])
+def test_phases_resume_bit_for_bit(schedule, images, tmp_path, monkeypatch):
+    """Interrupted in the middle of an epoch of every phase, one after the other."""
+
+    def pair():
+        torch.manual_seed(0)
+        return small("recursive_mixture", schedule=schedule)
+
+    whole = pair()
+    expected = zoo.fit(whole, images, **options_of(schedule))
+    phases = [record["phase"] for record in expected.epochs]
+    assert list(dict.fromkeys(phases)) == [phase.name for phase in whole.phases]
+    stops = [2 * phases.index(name) + 1 for name in dict.fromkeys(phases)]
+
+    count = 0
+    step = train._Run._step
+
+    def interrupting(self, x):
+        nonlocal count
+        if count in stops:
+            stops.remove(count)
+            os.kill(os.getpid(), signal.SIGINT)
+        count += 1
+        return step(self, x)
+
+    monkeypatch.setattr(train._Run, "_step", interrupting)
+    resumed = 0
+    while True:
+        parts = pair()
+        with torch.no_grad():  # everything is to come from the checkpoint
+            for p in parts.parameters() if resumed else ():
+                p.add_(1.0)
+        try:
+            got = zoo.fit(
+                parts, images, out=tmp_path, resume=True, **options_of(schedule)
+            )
+            break
+        except KeyboardInterrupt:
+            resumed += 1
+    assert resumed == len(whole.phases)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    for a, b in zip(got.epochs, expected.epochs, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_a_phase_moves_its_own_modules_only(images, monkeypatch):
+    """RM6 in `fit`: what moved, phase by phase of the sequential schedule."""
+    torch.manual_seed(0)
+    vae = small("recursive_mixture", schedule="sequential", num_components=3)
+    moved, before = {}, {}
+    end = train._Run._end_epoch
+
+    def watch(self, bar):
+        changed = moved.setdefault(self.phase.name, set())
+        for name, p in vae.named_parameters():
+            if not torch.equal(p, before[name]):
+                changed.add(".".join(name.split(".")[:3]))
+        end(self, bar)
+        before.update({name: p.detach().clone() for name, p in vae.named_parameters()})
+
+    monkeypatch.setattr(train._Run, "_end_epoch", watch)
+    before.update({name: p.detach().clone() for name, p in vae.named_parameters()})
+    zoo.fit(vae, images, epochs=12, batch_size=20, keep="last", progress=False)
+
+    def part(m):
+        return {f"guide.encoders.{m}", f"guide.posteriors.{m}"}
+
+    decoder = {"model.decoder.0", "model.decoder.2"}
+    assert moved["warm-up"] == decoder | part(0)
+    for m in (1, 2):
+        assert moved[f"component {m}"] == part(m)
+        assert moved[f"weights {m}"] == {"guide.weights.heads"}
+    assert moved["decoder"] == decoder | {"guide.weights.heads"}
+    assert vae.guide.active.all()
+
+
+def test_components_come_in_one_by_one(images, monkeypatch):
+    vae = small("recursive_mixture", schedule="sequential", num_components=3)
+    assert vae.guide.active.all()  # so that every parameter has a gradient at first
+    active = {}
+    begin = train._Run.begin_phase
+
+    def watch(self):
+        begin(self)
+        active[self.phase.name] = vae.guide.active.tolist()
+        for m in range(1, 3):
+            if self.phase.name == f"component {m}":
+                one, other = vae.guide.component(m), vae.guide.component(m - 1)
+                for a, b in zip(one, other, strict=True):
+                    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+                        assert torch.equal(p, q)
+
+    monkeypatch.setattr(train._Run, "begin_phase", watch)
+    zoo.fit(vae, images, epochs=12, batch_size=20, progress=False)
+    assert active == {
+        "warm-up": [True, False, False],
+        "component 1": [True, True, False],
+        "weights 1": [True, True, False],
+        "component 2": [True, True, True],
+        "weights 2": [True, True, True],
+        "decoder": [True, True, True],
+    }
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+@pytest.mark.parametrize("schedule", ["together", "sequential"])
+def test_few_epochs_end_with_every_component(schedule, epochs, images):
+    """Phases without an epoch of their own are left out."""
+    vae = small("recursive_mixture", schedule=schedule)
+    zoo.fit(vae, images, epochs=epochs, progress=False)
+    assert vae.guide.active.all()
+
+
+def test_a_copy_trains_its_own_modules(images):
+    """The phases of a deep copy are about the copy."""
+    vae = small("recursive_mixture")
+    clone = copy.deepcopy(vae)
+    state = {name: value.clone() for name, value in vae.state_dict().items()}
+    zoo.fit(clone, images, epochs=4, keep="last", progress=False)
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert any((clone.state_dict()[name] != state[name]).any() for name in state)
+
+
+def test_one_component_is_mean_field(images):
+    """X4: the same weights at the start, and the same numbers."""
+    results = []
+    for name, options in (
+        ("mean_field", {}),
+        ("recursive_mixture", {"num_components": 1}),
+    ):
+        torch.manual_seed(3)
+        vae = small(name, **options)
+        results.append(zoo.log_likelihood(vae, images.test, 50).log_prob)
+        loss = zoo.AnnealedELBO().differentiable_loss(vae.model, vae.guide, images.test)
+        loss.backward()
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(
+    "option", [{"bound": "iwae"}, {"free_bits": 0.1}, {"analytic_kl": True},
+               {"sticking_the_landing": True}, {"tempering_steps": 10}]
+)  # fmt: skip
+def test_options_that_its_training_does_not_know_are_refused(option, images):
+    vae, name = small("recursive_mixture"), next(iter(option))
+    with pytest.raises(
+        zoo.UserError, match=f"training of its own, which knows no {name}"
+    ):
+        zoo.fit(vae, images, epochs=2, progress=False, **option)
+    zoo.fit(small("mixture"), images, epochs=1, progress=False, **option)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"component": "planar"}, "must score what the others drew.*got 'planar'"),
+        ({"component": "iaf"}, "must score what the others drew.*got 'iaf'"),
+        ({"num_components": 0}, "num_components must be at least 1, got 0"),
+        ({"weights": "learned"}, "unknown weights 'learned'"),
+        ({"schedule": "at once"}, "unknown schedule 'at once'"),
+        ({"start": "anywhere"}, "unknown start 'anywhere'"),
+        ({"kl_bound": -1.0}, "kl_bound must not be negative"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(options, message):
+    with pytest.raises(zoo.UserError, match=message):
+        small("recursive_mixture", **options)
+
+
+# -------------------------------------------------------------------- at test time
+
+
+@pytest.mark.parametrize("shared_trunk", [False, True])
+def test_inference_is_one_pass_through_each_encoder(shared_trunk):
+    """RM9: no call of the decoder, no gradient, each encoder once."""
+    vae = small("recursive_mixture", num_components=3, shared_trunk=shared_trunk)
+    calls = []
+    for path, module in vae.named_modules():
+        if path:
+            module.register_forward_pre_hook(lambda m, a, path=path: calls.append(path))
+    with torch.no_grad():
+        z = vae.guide(torch.ones(4, 2, 3))
+    assert z.grad_fn is None
+    assert not any(path.startswith("model") for path in calls)
+    encoders = 1 if shared_trunk else 3
+    for m in range(3):
+        assert calls.count(f"guide.encoders.{m}") == (m < encoders)
+        assert calls.count(f"guide.posteriors.{m}") == 1
+    assert len(calls) == len(set(calls))
