@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from pyro import poutine
 from torch import nn
 
 from pyro_vae_zoo.checkpoint import (
@@ -38,10 +39,11 @@ from pyro_vae_zoo.checkpoint import (
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluate import evaluate
+from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import create
 from pyro_vae_zoo.train import check_resumable, fit, pick_device
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.vae import VAE, latent_sites
 
 __all__ = [
     "find_guide",
@@ -52,7 +54,7 @@ __all__ = [
 
 PICTURES = (
     *("samples", "reconstructions", "training", "traversal", "posterior"),
-    *("growth", "layers"),
+    *("components", "growth", "layers"),
 )
 _FILES = (CONFIG_FILE, RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
     f"{name}.png" for name in PICTURES
@@ -264,6 +266,9 @@ def draw(
         figures["traversal"] = lambda: plots.plot_traversal(vae, x[:500], data=data)
     if plane:
         figures["posterior"] = lambda: plots.plot_posterior(vae, x[:4], data=data)
+        q = latent_sites(poutine.trace(vae.guide).get_trace(x[:1]))["z"]["fn"]
+        if isinstance(q, Mixture) and len(q.components) > 1:
+            figures["components"] = lambda: plots.plot_components(vae, x, data=data)
     for name, figure in figures.items():
         try:
             plots.save_figure(figure(), folder / f"{name}.png")

@@ -5,6 +5,7 @@ Functions that run a VAE take a seed, leave the caller's random state as it was,
 name the guide, and the data where they are told, in the title.
 """
 
+from pyro_vae_zoo.plots.components import plot_components
 from pyro_vae_zoo.plots.hierarchy import plot_growth, plot_layers
 from pyro_vae_zoo.plots.images import (
     plot_images,
@@ -24,6 +25,7 @@ from pyro_vae_zoo.plots.training import (
 __all__ = [
     "figure_title",
     "plot_comparison",
+    "plot_components",
     "plot_curves",
     "plot_growth",
     "plot_images",

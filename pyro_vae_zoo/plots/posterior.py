@@ -1,10 +1,12 @@
 """Two-dimensional posteriors: the guide's contours on the exact ones."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,7 +16,7 @@ from torch import Tensor
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.evaluate import evaluating
 from pyro_vae_zoo.plots.grid import GridDensity, posterior_densities
-from pyro_vae_zoo.plots.images import draw_images, fit_columns
+from pyro_vae_zoo.plots.images import draw_images, fit_columns, pixels_of
 from pyro_vae_zoo.plots.style import (
     GUIDE,
     INK,
@@ -52,7 +54,7 @@ def plot_posterior(
     columns = fit_columns(x, columns)
     num_rows = -(-len(x) // columns)
     title = "Posteriors: " + figure_title(vae, data)
-    fig = make_figure(2.5 * columns + 0.3, 3.0 * num_rows + 0.9, title)
+    fig = make_figure(max(2.5 * columns + 0.3, 3.6), 3.0 * num_rows + 0.9, title)
     axes = list(fig.subplots(num_rows, columns, squeeze=False).flat)
     for i, ax in enumerate(axes):
         if i >= len(x):
@@ -61,37 +63,68 @@ def plot_posterior(
         datum = x[i : i + 1].to(vae.device)
         with evaluating(vae.model, vae.guide, vae.device, seed):
             q, p, gap = posterior_densities(vae, datum)
-        p_levels, q_levels = p.levels(masses), q.levels(masses)
-        shades = [tint(0.2 + 0.55 * k / len(masses)) for k in range(len(masses))]
-        ax.contourf(*_on_grid(p), [*p_levels, math.inf], colors=shades)
-        lines = {"colors": GUIDE, "linestyles": "-", "linewidths": 1.2}
-        ax.contour(*_on_grid(q), q_levels, **lines)
-        _frame(ax, torch.cat([p.region(p_levels[0]), q.region(q_levels[0])]))
+        shade(ax, p, masses)
+        outline(ax, q, masses, colors=GUIDE, linestyles="-", linewidths=1.2)
+        frame(ax, torch.cat([p.region(masses[-1]), q.region(masses[-1])]))
         dress(ax, "", "$z_1$", "$z_2$" if i % columns == 0 else "")
         ax.set_title(f"gap {gap:.3f} nats", loc="right", y=1.03, fontsize=9, color=INK)
-        draw_images(ax.inset_axes([0, 1.03, 0.2, 0.2]), datum, 1)
-    percent = ", ".join(f"{100 * m:g}" for m in masses)
-    label = rf"exact $p(z\,|\,x)$: regions of {percent} % mass"
+        draw_images(ax.inset_axes([0, 1.03, 0.2, 0.2]), pixels_of(datum, data), 1)
     keys = [
-        Patch(color=tint(0.5), label=label),
+        exact_key(masses),
         Line2D([], [], color=GUIDE, label=r"guide $q(z\,|\,x)$: the same regions"),
     ]
-    fig.legend(
-        handles=keys, frameon=False, fontsize=9, loc="outside lower center", ncols=3
-    )
+    draw_legend(fig, keys)
     return fig
 
 
-def _on_grid(density: GridDensity) -> list[np.ndarray]:
-    """Coordinates and log-densities as matplotlib's contours take them."""
-    size = math.isqrt(len(density.z))
-    values = (*density.z.T, density.log_prob)
-    return [np.ma.masked_invalid(v.reshape(size, size).numpy()) for v in values]
+def shade(ax: Axes, density: GridDensity, masses: Sequence[float]) -> None:
+    """Fill the smallest regions that hold the masses, rising; the inner are darker."""
+    shades = [tint(0.2 + 0.55 * k / len(masses)) for k in range(len(masses))]
+    for grid in _on_grids(density):
+        ax.contourf(*grid, [*density.levels(masses), math.inf], colors=shades)
 
 
-def _frame(ax: Axes, points: Tensor) -> None:
+def outline(
+    ax: Axes, density: GridDensity, masses: Sequence[float], **lines: Any
+) -> None:
+    """Draw the edges of the smallest regions that hold the masses."""
+    levels = density.levels(masses)
+    # Where a mixture's grids overlap, each has the same lines.
+    for x, y, log_prob in _on_grids(density):
+        if any(log_prob.min() < level < log_prob.max() for level in levels):
+            ax.contour(x, y, log_prob, levels, **lines)
+
+
+def frame(ax: Axes, points: Tensor) -> None:
     """Square limits around the points, with some air."""
     low, high = points.amin(0).cpu(), points.amax(0).cpu()
     centre, half = (low + high) / 2, 0.58 * (high - low).max().item()
     (x, y) = centre.tolist()
     ax.set(xlim=(x - half, x + half), ylim=(y - half, y + half), aspect="equal")
+
+
+def exact_key(masses: Sequence[float]) -> Patch:
+    """The legend's entry for what `shade` has drawn of the exact posterior."""
+    percent = ", ".join(f"{100 * m:g}" for m in masses)
+    label = rf"exact $p(z\,|\,x)$: regions of {percent} % mass"
+    return Patch(color=tint(0.5), label=label)
+
+
+def draw_legend(fig: Figure, keys: Sequence[Artist]) -> None:
+    """A legend under all panels, in as many columns as the figure has room for."""
+    columns = max(int(fig.get_figwidth() / 3.2), 1)
+    fig.legend(
+        handles=keys,
+        frameon=False,
+        fontsize=9,
+        loc="outside lower center",
+        ncols=columns,
+    )
+
+
+def _on_grids(density: GridDensity) -> Iterator[list[np.ndarray]]:
+    """Coordinates and log-densities, grid by grid, as matplotlib's contours take them."""
+    values = (*density.z.T, density.log_prob)
+    shape = -1, density.side, density.side
+    grids = [np.ma.masked_invalid(v.reshape(shape).numpy()) for v in values]
+    yield from zip(*grids, strict=True)
