@@ -35,6 +35,9 @@ class Row:
     published: float | None = None
     train_size: int | None = None  # all there are
     data: str | None = None  # in place of the table's
+    panel: tuple[str, str] | None = (
+        None  # of the picture of scores, and the label in it
+    )
     training: dict[str, Any] = field(default_factory=dict)  # on top of a budget's
 
 
@@ -88,7 +91,10 @@ def _each(
     """Each guide on each data set with each number of latents."""
     return {
         f"{name}-{d}-z{size}": replace(
-            row, data=d, options=row.options | {"latent_dim": size}
+            row,
+            data=d,
+            options=row.options | {"latent_dim": size},
+            panel=(f"{d}, z = {size}", name),
         )
         for d in data
         for size in sizes
@@ -249,19 +255,29 @@ def results_folder(args: argparse.Namespace) -> Path:
     return args.out / f"{args.table}_{args.budget}"
 
 
-def draw_curves(folder: Path, table: Table, seed: int) -> None:
-    """Training and validation of a seed's rows, by their number of images."""
-    from pyro_vae_zoo.plots import plot_curves, save_figure
+def draw(folder: Path, table: Table, seed: int) -> None:
+    """The curves of a seed's rows; or, where rows have panels, the scores of all seeds."""
+    from pyro_vae_zoo.plots import plot_curves, plot_scores, save_figure
 
-    panels: dict[str, dict[str, list]] = {}
-    for path in (folder / f"{name}-s{seed}.json" for name in table.rows):
-        if path.exists():
+    curves: dict[str, dict[str, list]] = {}
+    scores: dict[str, dict[str, list]] = {}
+    for name, row in table.rows.items():
+        for path in sorted(folder.glob(f"{name}-s*.json")):
             result = json.loads(path.read_text())
-            size = f"{result['train_size']:,} training images"
-            label = result["row"].removesuffix(f"_{result['train_size']}")
-            panels.setdefault(size, {})[label] = result["curve"]
-    title = f"{table.source}: {result['data']}, budget {result['budget']}, seed {seed}"
-    save_figure(plot_curves(panels, title=title), folder / f"curves-s{seed}.png")
+            if row.panel:
+                panel, label = row.panel
+                scores.setdefault(panel, {}).setdefault(label, []).append(result)
+            elif result["seed"] == seed:
+                size = f"{result['train_size']:,} training images"
+                label = result["row"].removesuffix(f"_{result['train_size']}")
+                curves.setdefault(size, {})[label] = result["curve"]
+    title = f"{table.source}: budget {result['budget']}"
+    if curves:
+        title += f", {result['data']}, seed {seed}"
+        save_figure(plot_curves(curves, title=title), folder / f"curves-s{seed}.png")
+    if scores:
+        fig = plot_scores(scores, reference="mean_field", title=title)
+        save_figure(fig, folder / "scores.png")
 
 
 def main() -> int:
@@ -284,7 +300,7 @@ def main() -> int:
             print("interrupted; the same command goes on", file=sys.stderr)
             return 130
         print(summary(results[name]))
-    draw_curves(results_folder(args), table, args.seed)
+    draw(results_folder(args), table, args.seed)
     print(f"\n{table.source}; nats, budget {args.budget}\n")
     print(f"{'row':40}{'ELBO':>10}{'log p(x)':>10}{'paper':>10}")
     for name, result in results.items():

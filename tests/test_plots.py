@@ -508,3 +508,33 @@ def test_results_show_numbers_and_seeds(tmp_path):
     assert len(lines(valid)) == 2
     plots.save_figure(fig, tmp_path / "results.png")
     assert len(plots.plot_results(rows).axes) == 1
+
+
+# ------------------------------------------------------------------------- scores
+
+
+def test_scores_are_drawn_for_each_guide_and_seed(tmp_path):
+    def result(value):
+        return {"elbo": value - 1, "log_likelihood": value}
+
+    panels = {
+        "a, z = 2": {"mean_field": [result(-90), result(-91)], "iaf": [result(-88)]},
+        "b, z = 2": {"iaf": [result(400)], "planar": [result(401)]},
+    }
+    fig = plots.plot_scores(panels, reference="mean_field", title="a table")
+    first, second = fig.axes
+    assert (first.get_title(loc="left"), second.get_title(loc="left")) == tuple(panels)
+    ticks = [label.get_text() for label in first.get_yticklabels()]
+    assert ticks == ["mean_field", "iaf", "planar"]
+    reference, *dots = first.lines
+    assert list(reference.get_xdata()) == [-90.5, -90.5]
+    drawn = [(list(d.get_xdata()), list(d.get_ydata())) for d in dots]
+    assert ([-91, -92], [0, 0]) in drawn  # the bounds of two seeds
+    assert ([-90, -91], [0, 0]) in drawn
+    assert ([-88], [1]) in drawn
+    # Where the reference is missing there is no line.
+    assert [list(d.get_ydata()) for d in second.lines] == [[1], [1], [2], [2]]
+    plots.save_figure(fig, tmp_path / "scores.png")
+    for nothing in ({}, {"a": {}}):
+        with pytest.raises(UserError, match="at least one panel"):
+            plots.plot_scores(nothing)

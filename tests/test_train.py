@@ -352,6 +352,77 @@ def test_phases_share_the_epochs_and_move_their_modules(data):
             assert not torch.equal(t, before[name]), name
 
 
+class Recorded(zoo.AnnealedELBO):
+    """A loss that knows two of the options."""
+
+    def __init__(self, num_particles=1, *, kl_weight=1.0):
+        super().__init__(num_particles, kl_weight=kl_weight)
+        self.weights = []
+
+    def loss_and_elbo(self, model, guide, x):
+        self.weights.append(self.kl_weight)
+        return super().loss_and_elbo(model, guide, x)
+
+
+def test_a_phase_makes_its_loss_of_the_options(data):
+    made = []
+
+    def make_loss(num_particles=1, *, kl_weight=1.0):
+        made.append(Recorded(num_particles, kl_weight=kl_weight))
+        return made[-1]
+
+    vae = make("mean_field")
+    vae.phases = (zoo.Phase("own", loss=make_loss),)
+    zoo.fit(
+        vae, data, epochs=2, batch_size=20, num_particles=3, kl_warmup=2, progress=False
+    )
+    (loss,) = made
+    assert loss.num_particles == 3
+    assert loss.weights == [0.0, 0.25, 0.5, 0.75]  # annealed within the epoch too
+
+
+@pytest.mark.parametrize("option", ["free_bits", "tempering_steps"])
+def test_an_option_that_a_phases_loss_does_not_know_is_refused(option, data):
+    vae = make("mean_field")
+    vae.phases = (zoo.Phase("own", loss=Recorded),)
+    with pytest.raises(zoo.UserError, match=f"knows no {option}"):
+        zoo.fit(vae, data, epochs=2, progress=False, **{option: 1})
+
+
+def test_a_phase_starts_once_and_not_again_when_resumed(data, tmp_path, monkeypatch):
+    started = []
+
+    def start(vae):
+        started.append(vae)
+        with torch.no_grad():
+            for p in vae.model.parameters():
+                p.add_(torch.randn_like(p))  # of the seed, as all that is random
+
+    def pair():
+        vae = make("mean_field")
+        vae.phases = (zoo.Phase("a"), zoo.Phase("b", start=start))
+        return vae
+
+    options = dict(epochs=4, batch_size=20, keep="last", progress=False)
+    whole = pair()
+    zoo.fit(whole, data, **options)
+    assert started == [whole]
+    steps, step = iter(range(1000)), train._Run._step
+
+    def interrupting(self, x):
+        if next(steps) == 4:  # the first step of the second phase
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, x)
+
+    monkeypatch.setattr(train._Run, "_step", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.fit(pair(), data, out=tmp_path, **options)
+    resumed = pair()
+    zoo.fit(resumed, data, out=tmp_path, resume=True, **options)
+    assert len(started) == 2
+    assert_same(weights(resumed), weights(whole))
+
+
 def test_phases_resume(data, tmp_path):
     def pair():
         vae = make("mean_field")

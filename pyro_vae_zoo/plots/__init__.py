@@ -14,6 +14,7 @@ from pyro_vae_zoo.plots.images import (
     plot_traversal,
 )
 from pyro_vae_zoo.plots.posterior import plot_posterior
+from pyro_vae_zoo.plots.scores import plot_scores
 from pyro_vae_zoo.plots.style import figure_title, save_figure
 from pyro_vae_zoo.plots.training import (
     plot_comparison,
@@ -34,6 +35,7 @@ __all__ = [
     "plot_reconstructions",
     "plot_results",
     "plot_samples",
+    "plot_scores",
     "plot_training",
     "plot_traversal",
     "save_figure",
