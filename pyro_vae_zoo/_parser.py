@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ def key_value(text: str) -> tuple[str, Any]:
     if not equals:
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
     try:
+        words = {"true": True, "false": False, "inf": math.inf}
+        if value.lower() in words:
+            return key, words[value.lower()]
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value  # a plain word

@@ -165,6 +165,10 @@ def create(
         if name not in known:
             who = repr(guide) if isinstance(guide, str) else guide.__name__
             raise unknown_name(f"option of guide {who}", name, known)
+        if isinstance(known[name], bool) and not isinstance(value, bool):
+            raise UserError(f"option {name}: expected True or False, got {value!r}")
+        if isinstance(known[name], int | float) and isinstance(value, str):
+            raise UserError(f"option {name}: expected a number, got {value!r}")
         if isinstance(known[name], tuple) and isinstance(value, int | float):
             raise UserError(
                 f"option {name} takes one number or several, with commas: expected "

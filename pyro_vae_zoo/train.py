@@ -112,7 +112,8 @@ def fit(
     Args:
         vae: the pair; moved to `device` and trained in place.
         data: the data set; its validation part chooses the best epoch.
-        epochs: passes over the data, shared out among the VAE's phases.
+        epochs: passes over the data, shared out among the VAE's phases, of which some
+            are left out where there are fewer epochs than phases.
         batch_size: data for each step; the last batch of an epoch may be smaller.
         lr: learning rate.
         seed: of noise, order and binarisation; the caller's random state is kept.
@@ -267,7 +268,7 @@ class _Run:
     def _step(self, x: Tensor) -> float:
         self._anneal()
         before = random_states(self.vae.device)
-        self.optimizer.zero_grad()
+        self.vae.zero_grad()  # of modules that this phase does not move, too
         loss, elbo = _loss_and_elbo(self.loss, self.vae, x)
         if not (math.isfinite(elbo) and math.isfinite(loss.item())):
             set_random_states(before, self.vae.device)
@@ -337,7 +338,8 @@ class _Run:
     def _keep_best(self, valid_elbo: float) -> None:
         """Best epoch and patience, which are about the last phase alone."""
         history = self.history
-        if self.epoch <= (self.phase_ends[-2] if len(self.phase_ends) > 1 else 0):
+        last_phase = [0] + [e for e in self.phase_ends if e < self.options.epochs]
+        if self.epoch <= last_phase[-1]:
             return
         best = (
             history.best_epoch and history.epochs[history.best_epoch - 1]["valid_elbo"]
@@ -354,8 +356,9 @@ class _Run:
 
     @property
     def phase_number(self) -> int:
-        done = sum(end <= self.epoch for end in self.phase_ends)
-        return min(done, len(self.vae.phases) - 1)
+        # The last one that has epochs, where all are done.
+        epoch = min(self.epoch, self.options.epochs - 1)
+        return sum(end <= epoch for end in self.phase_ends)
 
     @property
     def phase(self) -> Phase:
@@ -471,12 +474,18 @@ def _what_failed(vae: VAE, x: Tensor, num_particles: int) -> str:
 
 
 def _share_out(epochs: int, phases: Sequence[Phase]) -> list[int]:
-    """The epoch at which each phase ends, in proportion to the shares."""
-    total, ends, share = sum(p.share for p in phases), [], 0.0
-    for phase in phases:
+    """The epoch at which each phase ends, in proportion to the shares.
+
+    Each has an epoch at least, where there are as many; else some are left out.
+    """
+    total, ends, share = sum(p.share for p in phases), [0], 0.0
+    for number, phase in enumerate(phases, start=1):
         share += phase.share
-        ends.append(round(epochs * share / total))
-    return ends
+        end = round(epochs * share / total)
+        if epochs >= len(phases):
+            end = min(max(end, ends[-1] + 1), epochs - len(phases) + number)
+        ends.append(end)
+    return ends[1:]
 
 
 def _all_finite(vae: VAE) -> bool:

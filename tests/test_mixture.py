@@ -9,6 +9,7 @@ import pytest
 import torch
 from pairs import perturb, small
 from pyro.infer import Trace_ELBO
+from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.elbo import score_latents
@@ -274,3 +275,35 @@ def test_sticking_the_landing_has_the_same_gradient_on_average():
     stl = gradients(vae, zoo.AnnealedELBO(300, sticking_the_landing=True), x, 40)
     for name in plain:
         assert differ(plain[name], stl[name]) < 5, name
+
+
+class TwoSites(nn.Module):
+    """A guide that draws a mixture and something besides."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        sides = [normal([[m]] * len(x), 1.0) for m in (-1.0, 1.0)]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Mixture(self.logits.log_softmax(-1), sides))
+            pyro.sample("y", normal([[0.0]] * len(x), 1.0))
+
+
+class TwoSitesModel(TwoSites):
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal([[0.0]] * len(x), 1.0))
+            y = pyro.sample("y", normal([[0.0]] * len(x), 1.0))
+            pyro.sample("x", dist.Normal(z + y, 1.0).to_event(1), obs=x)
+
+
+def test_a_mixture_that_is_not_the_only_site_is_refused_where_its_weights_would_starve():
+    x = torch.ones(3, 1).double()
+    loss = zoo.AnnealedELBO(bound="iwae", num_particles=2)
+    with pytest.raises(zoo.UserError, match="'z' draws a mixture, whose weights"):
+        loss.differentiable_loss(TwoSitesModel(), TwoSites(), x)
+    guide = TwoSites()
+    Trace_ELBO().differentiable_loss(TwoSitesModel(), guide, x).backward()
+    assert guide.logits.grad.any()

@@ -61,7 +61,9 @@ def test_a_function_at_fixed_parameters():
     assert torch.autograd.grad(value.sum(), loc, allow_unused=True) == (None,)
 
 
-@pytest.mark.parametrize("options", [{}, {"component": "affine_coupling"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"component": "affine_coupling"}, {"shared_trunk": True}]
+)
 @pytest.mark.parametrize("m", [1, 2])
 def test_fitting_a_component_moves_nothing_else(m, options):
     """RM6: the gradients of everything else are none or exactly zero."""
@@ -69,8 +71,9 @@ def test_fitting_a_component_moves_nothing_else(m, options):
     loss = ComponentELBO(m=m, criterion=Criterion(1.0))
     loss.differentiable_loss(vae.model, vae.guide, x).backward()
     own = {p for module in vae.guide.component(m) for p in module.parameters()}
+    shared = "shared_trunk" in options  # whose encoder `fit` leaves out of the phase
     for name, p in vae.named_parameters():
-        if p in own:
+        if p in own or (shared and name.startswith("guide.encoders")):
             assert p.grad.any(), name
         else:
             assert p.grad is None or not p.grad.any(), name
@@ -80,7 +83,7 @@ def test_the_joint_step_is_the_sum_of_its_parts():
     """Each part of `RecursiveELBO` has the gradient that it would have alone."""
     vae, x = fresh()
     criterion = Criterion(1.0)
-    loss = RecursiveELBO(200, size=3, fits=range(3), criterion=criterion)
+    loss = RecursiveELBO(200, size=3, fit=True, criterion=criterion)
     joint = gradients(vae, loss, x, 40)
     compared = 0
     for m in range(3):
@@ -100,11 +103,37 @@ def test_the_joint_step_is_the_sum_of_its_parts():
     )
 
 
+def test_without_components_to_fit_none_has_a_gradient():
+    vae, x = fresh()
+    loss = RecursiveELBO(size=3, fit=False, criterion=Criterion())
+    loss.differentiable_loss(vae.model, vae.guide, x).backward()
+    for name, p in vae.named_parameters():
+        moved = name.startswith(("model", "guide.weights"))
+        assert moved == (p.grad is not None and bool(p.grad.any())), name
+
+
+@pytest.mark.parametrize("log_weight", [-20.0, -80.0])
+def test_a_component_of_hardly_any_weight_learns_all_the_same(log_weight):
+    """Its gradient is that of its own phase, so that it may come back."""
+    vae, x = fresh(num_components=2, weights="constant")
+    with torch.no_grad():
+        vae.guide.weights.logits.copy_(torch.tensor([0.0, log_weight]))
+    joint = RecursiveELBO(200, size=2, fit=True, criterion=Criterion())
+    alone = ComponentELBO(200, m=1, criterion=Criterion())
+    one, two = (gradients(vae, loss, x, 30) for loss in (joint, alone))
+    for name in one:
+        if "encoders.1" in name or "posteriors.1" in name:
+            assert differ(one[name], two[name]) < 5, name
+            assert two[name][0].any()
+
+
 @pytest.mark.parametrize("weights", ["amortized", "constant"])
 def test_a_small_step_of_the_weights_is_up_the_bound(weights):
     """With eta to 0 the cross-entropy's gradient is that of -L(Q)."""
     vae, x = fresh(weights=weights)
-    loss = RecursiveELBO(300, size=3, fits=(), criterion=Criterion(), weight_step=1e-4)
+    loss = RecursiveELBO(
+        300, size=3, fit=False, criterion=Criterion(), weight_step=1e-4
+    )
     step = gradients(vae, loss, x, 40)
     bound = gradients(vae, zoo.AnnealedELBO(300), x, 40)
     names = [name for name in step if "weights" in name]
@@ -118,10 +147,10 @@ def test_a_small_step_of_the_weights_is_up_the_bound(weights):
 
 def test_an_inactive_component_does_not_move_the_decoder():
     vae, x = fresh()
-    vae.guide.begin(1)
+    vae.guide.begin(1, copy=False)
     three, one = (
         gradients(
-            vae, RecursiveELBO(200, size=n, fits=[0], criterion=Criterion()), x, 30
+            vae, RecursiveELBO(200, size=n, fit=True, criterion=Criterion()), x, 30
         )
         for n in (3, 1)
     )
@@ -384,9 +413,13 @@ def test_two_components_are_exact_where_one_cannot_be(seed, schedule, data, gap_
     with torch.no_grad():
         log_weights = bound_terms(vae.model, vae.guide, x, 1000).log_weights
     gap = (Bimodal().marginal.log_prob(x) - log_weights.mean(0)).mean()
-    print(schedule, seed, gap, gap_of_one, log_weights.std(0).mean())
     assert gap < 0.02 * gap_of_one
     assert log_weights.std(0).mean() < 0.1
+    with torch.no_grad():  # C is what the second component is worth where it is
+        q = mixture_of(vae.guide, x)
+        z = q.components[1].sample((500,))
+        ratio = q.components[1].log_prob(z) - q.components[0].log_prob(z)
+    assert (ratio > criterion.kl_bound).double().mean() > 0.99
 
 
 @pytest.fixture(scope="module")
@@ -447,10 +480,12 @@ def test_phases_resume_bit_for_bit(schedule, images, tmp_path, monkeypatch):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
-def test_a_phase_moves_its_own_modules_only(images, monkeypatch):
+@pytest.mark.parametrize("shared_trunk", [False, True])
+def test_a_phase_moves_its_own_modules_only(shared_trunk, images, monkeypatch):
     """RM6 in `fit`: what moved, phase by phase of the sequential schedule."""
     torch.manual_seed(0)
-    vae = small("recursive_mixture", schedule="sequential", num_components=3)
+    options = {"num_components": 3, "shared_trunk": shared_trunk}
+    vae = small("recursive_mixture", schedule="sequential", **options)
     moved, before = {}, {}
     end = train._Run._end_epoch
 
@@ -467,7 +502,8 @@ def test_a_phase_moves_its_own_modules_only(images, monkeypatch):
     zoo.fit(vae, images, epochs=12, batch_size=20, keep="last", progress=False)
 
     def part(m):
-        return {f"guide.encoders.{m}", f"guide.posteriors.{m}"}
+        own = set() if shared_trunk and m else {f"guide.encoders.{m}"}
+        return own | {f"guide.posteriors.{m}"}
 
     decoder = {"model.decoder.0", "model.decoder.2"}
     assert moved["warm-up"] == decoder | part(0)
@@ -506,13 +542,42 @@ def test_components_come_in_one_by_one(images, monkeypatch):
     }
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3])
-@pytest.mark.parametrize("schedule", ["together", "sequential"])
-def test_few_epochs_end_with_every_component(schedule, epochs, images):
-    """Phases without an epoch of their own are left out."""
-    vae = small("recursive_mixture", schedule=schedule)
-    zoo.fit(vae, images, epochs=epochs, progress=False)
+@pytest.mark.parametrize("epochs", [1, 2, 5, 6, 7, 11])
+def test_each_phase_has_an_epoch_where_there_are_as_many(epochs, images):
+    vae = small("recursive_mixture", schedule="sequential", num_components=3)
+    history = zoo.fit(vae, images, epochs=epochs, progress=False)
+    phases = {record["phase"] for record in history.epochs}
+    assert len(phases) <= epochs
+    if epochs >= len(vae.phases):
+        assert phases == {phase.name for phase in vae.phases}
+    assert history.best_epoch > 0  # of the last phase that has epochs
+    assert history.weights == "best"
+
+
+def test_a_component_whose_phase_is_left_out_is_a_copy(images):
+    torch.manual_seed(0)
+    vae = small("recursive_mixture", schedule="sequential", num_components=3)
+    history = zoo.fit(vae, images, epochs=3, lr=1e-9, progress=False)
+    phases = {record["phase"] for record in history.epochs}
+    assert not {"component 1", "component 2"} <= phases
     assert vae.guide.active.all()
+    for m in (1, 2):
+        for a, b in zip(vae.guide.component(m), vae.guide.component(0), strict=True):
+            for p, q in zip(a.parameters(), b.parameters(), strict=True):
+                torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [2, 8])
+def test_a_finished_training_resumes_to_itself(epochs, images, tmp_path):
+    settings = dict(epochs=epochs, out=tmp_path, progress=False)
+    states = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        vae = small("recursive_mixture", schedule="sequential", num_components=3)
+        zoo.fit(vae, images, resume=True, **settings)
+        states.append(vae.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
 
 
 def test_a_copy_trains_its_own_modules(images):
@@ -536,8 +601,6 @@ def test_one_component_is_mean_field(images):
         torch.manual_seed(3)
         vae = small(name, **options)
         results.append(zoo.log_likelihood(vae, images.test, 50).log_prob)
-        loss = zoo.AnnealedELBO().differentiable_loss(vae.model, vae.guide, images.test)
-        loss.backward()
     assert torch.equal(*results)
 
 
@@ -564,6 +627,8 @@ def test_options_that_its_training_does_not_know_are_refused(option, images):
         ({"schedule": "at once"}, "unknown schedule 'at once'"),
         ({"start": "anywhere"}, "unknown start 'anywhere'"),
         ({"kl_bound": -1.0}, "kl_bound must not be negative"),
+        ({"kl_bound": "much"}, "option kl_bound: expected a number, got 'much'"),
+        ({"shared_trunk": "no"}, "option shared_trunk: expected True or False"),
     ],
 )
 def test_what_cannot_be_built_is_refused(options, message):

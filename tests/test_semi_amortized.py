@@ -86,6 +86,8 @@ def test_evaluation_leaves_no_graph_behind():
     with torch.no_grad():
         z = vae.guide(torch.ones(3, 2, 3))
     assert not z.requires_grad
+    with torch.inference_mode():
+        assert vae.guide(torch.ones(3, 2, 3)).shape == (3, 2)
     zoo.log_likelihood(vae, torch.ones(3, 2, 3), 10)
     assert all(p.grad is None for p in vae.parameters())
 
@@ -101,3 +103,11 @@ def test_evaluation_leaves_no_graph_behind():
 def test_options_out_of_range(option, value, message):
     with pytest.raises(zoo.UserError, match=message):
         small("semi_amortized", **{option: value})
+
+
+@pytest.mark.parametrize("step_size", [1e-5, 0.1])
+def test_sticking_the_landing_is_refused_however_small_the_steps(step_size):
+    vae = small("semi_amortized", step_size=step_size)
+    loss = zoo.AnnealedELBO(sticking_the_landing=True)
+    with pytest.raises(zoo.UserError, match="draws more than its latent sites"):
+        loss.differentiable_loss(vae.model, vae.guide, torch.ones(3, 2, 3))

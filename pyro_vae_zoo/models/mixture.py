@@ -49,7 +49,10 @@ __all__ = ["COMPONENTS", "AmortizedWeights", "ConstantWeights", "MixtureGuide"]
 
 
 class AmortizedWeights(nn.Module):
-    """A logit for each component from the features of its own encoder, zero at first."""
+    """A logit for each component from the features of its own encoder, zero at first.
+
+    The features are read and not moved: to them it is a network apart.
+    """
 
     def __init__(self, context_dim: int, num_components: int) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class AmortizedWeights(nn.Module):
         self.heads = nn.ModuleList(heads)
 
     def forward(self, contexts: Sequence[Tensor]) -> Tensor:
-        """Logits `(batch, M)`; the encoders are not moved for their sake."""
+        """Logits `(batch, M)`."""
         pairs = zip(self.heads, contexts, strict=True)
         return torch.cat([head(h.detach()) for head, h in pairs], -1)
 
@@ -115,11 +118,12 @@ class MixtureGuide(PyroModule):
         own = self.encoders[m : m + 1]
         return (*own, self.posteriors[m])
 
-    def begin(self, num_active: int, copies: Sequence[int] = ()) -> None:
-        """Let the first components take part; some as copies of the one before them."""
+    def begin(self, num_active: int, copy: bool) -> None:
+        """Let the first components take part; the new as copies of the one before them."""
+        new = [m for m in range(num_active) if not self.active[m]]
         count = torch.arange(self.num_components, device=self.active.device)
         self.active.copy_(count < num_active)
-        for m in copies:
+        for m in new if copy else ():
             for parts in (self.encoders, self.posteriors):
                 if len(parts) > 1:
                     parts[m].load_state_dict(parts[m - 1].state_dict())

@@ -32,7 +32,10 @@ For fixed components L is concave in the weights, with derivatives
 
 never lowers L for \(\eta \le 1\): the curvature of \(-L\) is that of \(E_Q \log Q\),
 whose Bregman divergence \(\mathrm{KL}(Q_\alpha \| Q_{\alpha'})\) is at most
-\(\mathrm{KL}(\alpha \| \alpha')\). An amortised \(\alpha(x)\) takes it as its target.
+\(\mathrm{KL}(\alpha \| \alpha')\). In training its result is the target of \(\alpha(x)\):
+the cross-entropy to it, divided by \(\eta\), has the gradient of -L for small
+\(\eta\), and a bounded one where a component is many nats behind. The advantages of one
+draw are noisy, which makes targets the more uniform the larger \(\eta\): keep it small.
 
 | symbol      | code name            | shape                 | equation |
 |-------------|----------------------|-----------------------|----------|
@@ -52,7 +55,7 @@ Differences from the paper, of which the public text leaves much open: the form 
 weights, their step, C and the order of updates are ours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -111,6 +114,8 @@ class Criterion:
 class ComponentELBO(ObjectiveELBO):
     """Equation 1 for one component, with a gradient to nothing else.
 
+    Where components share their encoder it has a gradient too; `fit` does not move it.
+
     Args:
         num_particles: draws for each datum.
         m: the component, counted from 0; those before it are the mixture.
@@ -152,13 +157,14 @@ class ComponentELBO(ObjectiveELBO):
 class RecursiveELBO(ObjectiveELBO):
     """A refresh of the first components, of their weights and of the decoder at once.
 
-    Component m ascends equation 1, the weights take the step of equation 2, the decoder
-    ascends L(Q). No part's gradient reaches another's parameters.
+    Component m ascends equation 1, the weights follow equation 2, the decoder ascends
+    L(Q). No part's gradient reaches another's parameters, save that all components move
+    an encoder that they share.
 
     Args:
         num_particles: draws of each component for each datum.
         size: number of components that take part.
-        fits: those of them that move.
+        fit: whether they move; else the weights and the decoder alone.
         criterion: what they ascend.
         weight_step: eta of equation 2.
         kl_weight: of log p(z) and of all densities of the guide; `fit` moves it.
@@ -172,7 +178,7 @@ class RecursiveELBO(ObjectiveELBO):
         num_particles: int = 1,
         *,
         size: int,
-        fits: Sequence[int],
+        fit: bool,
         criterion: Criterion,
         weight_step: float = 0.1,
         kl_weight: float = 1.0,
@@ -181,7 +187,7 @@ class RecursiveELBO(ObjectiveELBO):
         if not 0 < weight_step <= 1:
             raise UserError(f"weight_step must be in (0, 1], got {weight_step}")
         self.size = size
-        self.fits = tuple(fits)
+        self.fit = fit
         self.criterion = criterion
         self.weight_step = weight_step
         self.kl_weight = kl_weight
@@ -195,11 +201,14 @@ class RecursiveELBO(ObjectiveELBO):
         log_weights = q.log_weights.expand(*q.batch_shape, -1).T  # (M, batch)
         weights = log_weights.exp().detach().unsqueeze(1)
         # The decoder sees each draw at its weight, its component sees it in full.
-        in_full = ScaleGradient.apply(z, 1 / weights.clamp(min=1e-30).unsqueeze(-1))
+        shares = weights.clamp(min=1e-12)
+        in_full = z.detach()
+        if self.fit:
+            in_full = ScaleGradient.apply(z, 1 / shares.unsqueeze(-1))
         log_likelihood, log_prior = score_latents(model, x, in_full)
         log_joint = log_likelihood + self.kl_weight * log_prior
-        gain = (weights * log_joint).mean(1).sum()
-        for m in self.fits:
+        gain = (shares * log_joint).mean(1).sum()
+        for m in range(self.size) if self.fit else ():
             gain = gain + self.kl_weight * self.criterion(q, m, z[m]).mean(0).sum()
         with torch.no_grad():
             log_q = q.log_prob(z)
@@ -210,7 +219,7 @@ class RecursiveELBO(ObjectiveELBO):
     def _weights_loss(
         self, q: Mixture, log_weights: Tensor, advantage: Tensor
     ) -> Tensor:
-        """Cross-entropy to the step's target; with eta to 0 its gradient is that of -L."""
+        """Cross-entropy to the step's result; with eta to 0 its gradient is that of -L."""
         if q.log_weights.ndim == 1:  # the same for all data
             advantage = advantage.mean(-1, keepdim=True)
         target = mirror_step(log_weights.detach(), advantage, self.weight_step).exp()
@@ -285,6 +294,9 @@ def recursive_phases(
         criterion: what the components ascend; equation 1 by default.
         weight_step: eta of equation 2.
 
+    In `fit` training begins with the first component: what an earlier `fit` made of the
+    others is lost.
+
     Raises:
         UserError: for an unknown schedule or start.
     """
@@ -297,27 +309,21 @@ def recursive_phases(
     criterion = criterion or Criterion()
     everyone = range(guide.num_components)
 
-    def refresh(size: int, fits: Sequence[int] = ()) -> Callable[..., ObjectiveELBO]:
-        return partial(
-            RecursiveELBO,
-            size=size,
-            fits=fits,
-            criterion=criterion,
-            weight_step=weight_step,
-        )
+    def refresh(size: int, fit: bool = False) -> Callable[..., ObjectiveELBO]:
+        options = {"criterion": criterion, "weight_step": weight_step}
+        return partial(RecursiveELBO, size=size, fit=fit, **options)
 
-    def begin(size: int, new: Sequence[int] = ()) -> Callable[[VAE], None]:
-        copies = new if start == "copy" else ()
-        return partial(_begin, num_active=size, copies=copies)
+    def begin(size: int) -> Callable[[VAE], None]:
+        return partial(_begin, num_active=size, copy=start == "copy")
 
     def warm_up() -> Phase:
         moved = model, *guide.component(0)
-        return Phase("warm-up", 1.0, refresh(1, [0]), moved, begin(1))
+        return Phase("warm-up", 1.0, refresh(1, fit=True), moved, begin(1))
 
     def fit_component(m: int) -> Phase:
         loss = partial(ComponentELBO, m=m, criterion=criterion)
         moved = guide.component(m)
-        return Phase(f"component {m}", 1.0, loss, moved, begin(m + 1, [m]))
+        return Phase(f"component {m}", 1.0, loss, moved, begin(m + 1))
 
     def fit_weights(m: int) -> Phase:
         moved = (guide.weights,)
@@ -325,8 +331,8 @@ def recursive_phases(
 
     size = len(everyone)
     if schedule == "together":
-        start_all = begin(size, everyone[1:])
-        rest = [Phase("refresh", 3.0, refresh(size, everyone), start=start_all)]
+        loss = refresh(size, fit=True)
+        rest = [Phase("refresh", 3.0, loss, start=begin(size))]
     else:
         rest = [make(m) for m in everyone[1:] for make in (fit_component, fit_weights)]
         moved = model, guide.weights
@@ -334,8 +340,8 @@ def recursive_phases(
     return (warm_up(), *rest)
 
 
-def _begin(vae: VAE, num_active: int, copies: Sequence[int]) -> None:
-    vae.guide.begin(num_active, copies)
+def _begin(vae: VAE, num_active: int, copy: bool) -> None:
+    vae.guide.begin(num_active, copy)
 
 
 @register("recursive_mixture")
@@ -349,16 +355,8 @@ def recursive_mixture(
     **options: Any,
 ) -> VAE:
     """A `mixture` whose components ascend equation 1."""
-    vae = mixture(**options)
-    vae.phases = recursive_phases(
-        vae.model,
-        vae.guide,
-        schedule=schedule,
-        start=start,
-        criterion=Criterion(kl_bound),
-        weight_step=weight_step,
-    )
-    return vae
+    how = {"schedule": schedule, "start": start, "weight_step": weight_step}
+    return _recursively(mixture(**options), Criterion(kl_bound), **how)
 
 
 @register("boosted")
@@ -377,13 +375,10 @@ def boosted(
     Without a bound some component runs away along every latent that says nothing of x:
     there log p - log Q is flat, and the bonus grows with the scale.
     """
-    vae = mixture(**options)
-    vae.phases = recursive_phases(
-        vae.model,
-        vae.guide,
-        schedule=schedule,
-        start=start,
-        criterion=Criterion(kl_bound, entropy_weight),
-        weight_step=weight_step,
-    )
+    how = {"schedule": schedule, "start": start, "weight_step": weight_step}
+    return _recursively(mixture(**options), Criterion(kl_bound, entropy_weight), **how)
+
+
+def _recursively(vae: VAE, criterion: Criterion, **how: Any) -> VAE:
+    vae.phases = recursive_phases(vae.model, vae.guide, criterion=criterion, **how)
     return vae

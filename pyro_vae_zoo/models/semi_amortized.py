@@ -89,7 +89,10 @@ class SemiAmortizedGuide(PyroModule):
         through = torch.is_grad_enabled()
         parameters = q.base_dist.loc, 2 * q.base_dist.scale.log()
         decoder, likelihood = self.generator.decoder, self.generator.likelihood
-        with torch.enable_grad():  # in evaluation too, where there is none around
+        # The steps need gradients in evaluation too, where there are none around.
+        with torch.inference_mode(False), torch.enable_grad():
+            if x.is_inference():
+                x, *parameters = (t.clone() for t in (x, *parameters))
             for _ in range(self.num_steps):
                 if not (through and parameters[0].requires_grad):
                     parameters = [p.detach().requires_grad_() for p in parameters]
