@@ -205,6 +205,10 @@ def summary(result: dict) -> str:
     ]
     if not latents:
         del lines[3:6], lines[-1]
+    weights = result.get("component_weights")
+    if weights:
+        text = "  components      " + " ".join(f"{w:9.3f}" for w in weights[:6])
+        lines.append(text + " mean weights" * (len(weights) <= 4))
     if khat["median"] is not None:
         share = 100 * khat["above_0.7"]
         lines.append(

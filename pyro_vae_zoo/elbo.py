@@ -29,6 +29,7 @@ __all__ = [
     "BoundTerms",
     "ObjectiveELBO",
     "bound_terms",
+    "only_mixture",
     "score_latents",
 ]
 
@@ -111,7 +112,7 @@ def bound_terms(
     guide_trace = poutine.trace(_with_particles).get_trace(guide, x, num_particles)
     shape = torch.Size((num_particles, len(x)))
     log_shares = x.new_full(shape, -math.log(num_particles))
-    mixture = _only_mixture(guide_trace) if by_component else None
+    mixture = only_mixture(guide_trace) if by_component else None
     if mixture is not None:
         log_shares = _draw_components(mixture) - math.log(num_particles)
         shape = log_shares.shape
@@ -334,7 +335,7 @@ def _with_particles(
         fn(x)
 
 
-def _only_mixture(guide_trace: poutine.Trace) -> dict | None:
+def only_mixture(guide_trace: poutine.Trace) -> dict | None:
     """The site of a guide that draws nothing but one mixture."""
     sites = list(latent_sites(guide_trace).values())
     return sites[0] if [type(s["fn"]) for s in sites] == [Mixture] else None
@@ -424,7 +425,7 @@ def _check_reparametrised(guide_trace: poutine.Trace) -> None:
                 f"site {name!r} is drawn without reparametrisation, which these options "
                 "need; train it with a plain Trace_ELBO"
             )
-        if _holds_mixture(site["fn"]) and _only_mixture(guide_trace) is None:
+        if _holds_mixture(site["fn"]) and only_mixture(guide_trace) is None:
             raise UserError(
                 f"site {name!r} draws a mixture, whose weights have a gradient here only "
                 "where it is the guide's single latent site and in no wrapper; train it "

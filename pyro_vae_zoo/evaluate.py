@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from pyro_vae_zoo.datasets import check_images
-from pyro_vae_zoo.elbo import BoundTerms, bound_terms
+from pyro_vae_zoo.elbo import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, summarise
 from pyro_vae_zoo.vae import VAE
@@ -60,6 +60,8 @@ class Evaluation:
         initial_log_density: E[log q_0(z_0)] of a flow guide, before its flow.
         final_log_density: E[log q_K(z_K)], after it.
         log_det: E[sum of log-determinants]; the first minus the second.
+        component_weights: of a guide that draws one mixture, the mean weight of each
+            component over the data; else None.
         bits_per_dim: minus log_likelihood, in bits, for each element of a datum.
         num_particles: draws for each datum.
         num_data: number of data.
@@ -81,6 +83,7 @@ class Evaluation:
     initial_log_density: float | None
     final_log_density: float | None
     log_det: float | None
+    component_weights: tuple[float, ...] | None
     bits_per_dim: float
     num_particles: int
     num_data: int
@@ -152,6 +155,7 @@ def evaluate(
     kl: dict[str, Tensor] = {}
     units = _ActiveUnits(n, num_particles)
     densities: list[Tensor] = []
+    weights: list[Tensor] = []
     stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
     with closing(stream):
         for rows, columns, terms in stream:
@@ -162,6 +166,7 @@ def evaluate(
             units.add(rows, columns, terms)
             if columns.start == 0:
                 densities += _flow_densities(terms)
+                weights += _mixture_weights(terms)
     ll = summarise(log_weights)
     elbo = log_weights.mean(1)
     draws = n * num_particles
@@ -188,6 +193,9 @@ def evaluate(
         initial_log_density=initial,
         final_log_density=final,
         log_det=None if initial is None else initial - final,
+        component_weights=tuple(torch.cat(weights).mean(0).tolist())
+        if weights
+        else None,
         bits_per_dim=-ll.log_prob.mean().item()
         / (math.prod(x.shape[1:]) * math.log(2)),
         num_particles=num_particles,
@@ -254,6 +262,17 @@ def _flow_densities(terms: BoundTerms) -> list[Tensor]:
         z = transform.inv(z)  # out of the cache of the draw
     initial = fn.base_dist.log_prob(z).expand_as(final)
     return [torch.stack([initial, final]).double().flatten(1).cpu()]
+
+
+def _mixture_weights(terms: BoundTerms) -> list[Tensor]:
+    """Of a single latent site that is a mixture: its weights for each datum, (n, M)."""
+    site = only_mixture(terms.guide_trace)
+    if site is None:
+        return []
+    q = site["fn"]
+    weights = q.log_weights.double().exp().expand(*q.batch_shape, -1)
+    num_data = q.batch_shape[-1]
+    return [weights.reshape(-1, num_data, len(q.components))[0].cpu()]  # any particle
 
 
 def _stream(

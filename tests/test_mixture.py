@@ -277,6 +277,22 @@ def test_sticking_the_landing_has_the_same_gradient_on_average():
         assert differ(plain[name], stl[name]) < 5, name
 
 
+@pytest.mark.parametrize("weights", ["amortized", "constant"])
+def test_evaluation_says_what_each_component_weighs(weights):
+    torch.manual_seed(0)
+    vae = small("mixture", num_components=3, weights=weights).double()
+    perturb(vae)
+    x = bits(7)
+    q = mixture_of(vae.guide, x)
+    expected = q.log_weights.exp().expand(7, 3).mean(0)
+    for chunk_rows in (None, 10):
+        result = zoo.evaluate(vae, x, 5, chunk_rows=chunk_rows)
+        torch.testing.assert_close(
+            torch.tensor(result.component_weights).double(), expected
+        )
+    assert zoo.evaluate(small("iaf"), x.float(), 5).component_weights is None
+
+
 class TwoSites(nn.Module):
     """A guide that draws a mixture and something besides."""
 
