@@ -80,6 +80,15 @@ def test_the_zoom_shows_the_last_fifth():
     assert all(len(y) == 20 for y in lines(ax))
 
 
+def test_phases_are_marked_where_they_begin():
+    phases = [{**r, "phase": "b c"[2 * (r["epoch"] > 4)]} for r in records()]
+    by_title = panels(plots.plot_training(phases))
+    for name, borders in (("ELBO", [4.5]), ("ELBO, last epochs", [])):
+        dotted = [x for x in by_title[name].lines if x.get_linestyle() == ":"]
+        assert [x.get_xdata()[0] for x in dotted] == borders
+    assert [t.get_text() for t in by_title["ELBO"].texts] == [" c"]
+
+
 def test_training_takes_a_history():
     history = zoo.History(epochs=records(3))
     (_, valid) = lines(panels(plots.plot_training(history))["ELBO"])

@@ -316,14 +316,14 @@ def recursive_phases(
     def begin(size: int) -> Callable[[VAE], None]:
         return partial(_begin, num_active=size, copy=start == "copy")
 
-    def warm_up() -> Phase:
+    def warm_up(share: float) -> Phase:
         moved = model, *guide.component(0)
-        return Phase("warm-up", 1.0, refresh(1, fit=True), moved, begin(1))
+        return Phase("warm-up", share, refresh(1, fit=True), moved, begin(1))
 
     def fit_component(m: int) -> Phase:
         loss = partial(ComponentELBO, m=m, criterion=criterion)
         moved = guide.component(m)
-        return Phase(f"component {m}", 1.0, loss, moved, begin(m + 1))
+        return Phase(f"component {m}", 2.0, loss, moved, begin(m + 1))
 
     def fit_weights(m: int) -> Phase:
         moved = (guide.weights,)
@@ -332,12 +332,12 @@ def recursive_phases(
     size = len(everyone)
     if schedule == "together":
         loss = refresh(size, fit=True)
-        rest = [Phase("refresh", 3.0, loss, start=begin(size))]
-    else:
-        rest = [make(m) for m in everyone[1:] for make in (fit_component, fit_weights)]
-        moved = model, guide.weights
-        rest.append(Phase("decoder", 1.0, refresh(size), moved, begin(size)))
-    return (warm_up(), *rest)
+        return warm_up(1.0), Phase("refresh", 3.0, loss, start=begin(size))
+    rest = [make(m) for m in everyone[1:] for make in (fit_component, fit_weights)]
+    moved = model, guide.weights
+    rest.append(Phase("decoder", 2.0, refresh(size), moved, begin(size)))
+    # What the decoder knows it has learned before, for the most part.
+    return warm_up(sum(phase.share for phase in rest)), *rest
 
 
 def _begin(vae: VAE, num_active: int, copy: bool) -> None:

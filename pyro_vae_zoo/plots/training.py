@@ -48,6 +48,8 @@ Records = History | Sequence[Mapping[str, Any]]
 def plot_training(history: Records, *, title: str | None = None) -> Figure:
     """Bound, KL, reconstruction and the flow's log-densities over the epochs.
 
+    Where a training has phases, a dotted line stands between one and the next.
+
     Args:
         history: of `fit`, or its records, or the lines of `metrics.jsonl`.
         title: guide and data; see `figure_title`.
@@ -97,6 +99,8 @@ def _training_figure(runs: Mapping[str, Records], title: str | None) -> Figure:
                 style = _TRAINING if training else _run_style(i)
                 _draw_curve(ax, records, key, {"label": label, **style}, last)
         dress(ax, name, "epoch", NATS)
+        if single and not last:
+            _mark_phases(ax, records, named=ax is axes[0])
     for ax in axes[len(panels) :]:
         ax.remove()
     _training_legend(fig, runs, len(panels) < len(axes))
@@ -108,6 +112,20 @@ def _records(label: str, records: Records) -> list[Mapping[str, Any]]:
     if not records:
         raise UserError(f"there are no epochs to draw{f' in {label!r}' * bool(label)}")
     return records
+
+
+def _mark_phases(ax: Axes, records: list[Mapping[str, Any]], named: bool) -> None:
+    """A line where a phase of the training ends and the next begins."""
+    for before, after in zip(records, records[1:], strict=False):
+        if before.get("phase") != after.get("phase"):
+            border = before["epoch"] + 0.5
+            ax.axvline(border, color=FAINT, lw=0.8, ls=":", zorder=0)
+            if named:
+                place = {"transform": ax.get_xaxis_transform(), "rotation": 90}
+                text = f" {after['phase']}"
+                ax.text(
+                    border, 0.02, text, color=FAINT, fontsize=7, va="bottom", **place
+                )
 
 
 def _draw_curve(
