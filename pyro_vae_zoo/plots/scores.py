@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, dress, make_figure
@@ -47,6 +48,7 @@ def plot_scores(
             y = [labels.index(label)] * len(results)
             for key, look in _LOOKS.items():
                 ax.plot([r[key] for r in results], y, **look)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.5, -0.5)
     keys = [Line2D([], [], label=_KEYS[key], **look) for key, look in _LOOKS.items()]
