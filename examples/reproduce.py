@@ -35,9 +35,7 @@ class Row:
     published: float | None = None
     train_size: int | None = None  # all there are
     data: str | None = None  # in place of the table's
-    panel: tuple[str, str] | None = (
-        None  # of the picture of scores, and the label in it
-    )
+    panel: tuple[str, str] | None = None  # in the picture of scores, and the label
     training: dict[str, Any] = field(default_factory=dict)  # on top of a budget's
 
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
+from pyro_vae_zoo.bounds import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.datasets import check_images
-from pyro_vae_zoo.elbo import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, summarise
 from pyro_vae_zoo.vae import VAE

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
-from pyro_vae_zoo.elbo import bound_terms
+from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.vae import VAE, latent_sites
 
 __all__ = ["check_vae"]

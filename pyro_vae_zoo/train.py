@@ -31,6 +31,7 @@ from pyro_vae_zoo._process import (
     set_random_states,
     threads_kept,
 )
+from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.checkpoint import (
     CHECKPOINT_FILE,
     METRICS_FILE,
@@ -40,7 +41,7 @@ from pyro_vae_zoo.checkpoint import (
     write_atomically,
 )
 from pyro_vae_zoo.datasets import Dataset
-from pyro_vae_zoo.elbo import ObjectiveELBO, bound_terms
+from pyro_vae_zoo.elbo import ObjectiveELBO
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions

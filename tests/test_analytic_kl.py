@@ -11,7 +11,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.elbo import bound_terms
+from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.vae import latent_sites
 

@@ -11,7 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.elbo import bound_terms
+from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.likelihoods import LIKELIHOODS, make_likelihood
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.networks import NETWORKS

@@ -19,7 +19,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import train
-from pyro_vae_zoo.elbo import bound_terms, score_latents
+from pyro_vae_zoo.bounds import bound_terms, score_latents
 from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.models.mixture import AmortizedWeights, MixtureGuide
 from pyro_vae_zoo.models.recursive_mixture import (

@@ -18,7 +18,7 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.elbo import bound_terms
+from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.models.self_reflective import (
     BIJECTORS,
     PRIORS,

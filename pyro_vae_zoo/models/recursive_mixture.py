@@ -64,7 +64,8 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae_zoo.elbo import ObjectiveELBO, score_latents
+from pyro_vae_zoo.bounds import score_latents
+from pyro_vae_zoo.elbo import ObjectiveELBO
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.models.mixture import MixtureGuide, mixture
@@ -74,7 +75,6 @@ from pyro_vae_zoo.vae import VAE, Phase, latent_sites
 __all__ = [
     "ComponentELBO",
     "Criterion",
-    "MixtureGuide",
     "RecursiveELBO",
     "mirror_step",
     "recursive_phases",

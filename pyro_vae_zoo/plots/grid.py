@@ -20,7 +20,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae_zoo.elbo import score_latents
+from pyro_vae_zoo.bounds import score_latents
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.vae import VAE, latent_sites
