@@ -17,7 +17,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.mixture import Mixture
-from pyro_vae_zoo.vae import latent_sites
+from pyro_vae_zoo.vae import DATA_DIM, in_data_plate, latent_sites
 
 __all__ = [
     "BoundTerms",
@@ -28,8 +28,6 @@ __all__ = [
     "site_log_prob",
     "with_particles",
 ]
-
-_DATA_DIM = -1  # of `pyro.plate("data", ...)`; particles are one to its left
 
 
 @dataclass
@@ -132,13 +130,13 @@ def bound_terms(
     ordered = _in_the_guides_order(model_trace, guide_trace) if analytic_kl else ()
     for name, site in latent_sites(guide_trace).items():
         prior = model_trace.nodes[name]
-        if name in ordered and _in_data_plate(site):
+        if name in ordered and in_data_plate(site):
             kl = _closed_kl(site, prior)
             if kl is not None:
                 terms.closed_kl[name] = each_datum(name, kl, shape)
                 continue
         log_q, log_p = site_log_prob(site), site_log_prob(prior)
-        if not _in_data_plate(site):
+        if not in_data_plate(site):
             _check_cancels(name, log_p, log_q)
             continue
         terms.log_prior[name] = each_datum(name, log_p, shape)
@@ -160,7 +158,7 @@ def score_latents(model: nn.Module, x: Tensor, z: Tensor) -> tuple[Tensor, Tenso
     particles = z.shape[:-2]
     with ExitStack() as plates:
         for i, size in enumerate(reversed(particles)):
-            plates.enter_context(pyro.plate(f"_{i}", size, dim=_DATA_DIM - 1 - i))
+            plates.enter_context(pyro.plate(f"_{i}", size, dim=DATA_DIM - 1 - i))
         conditioned = poutine.condition(model, data={"z": z})
         trace = poutine.trace(conditioned).get_trace(x)
     shape = torch.Size((*particles, len(x)))
@@ -184,7 +182,7 @@ def with_particles(
         sizes["components"] = num_components
     with ExitStack() as plates:
         for i, (name, size) in enumerate(sizes.items()):
-            plates.enter_context(pyro.plate(name, size, dim=_DATA_DIM - 1 - i))
+            plates.enter_context(pyro.plate(name, size, dim=DATA_DIM - 1 - i))
         fn(x)
 
 
@@ -251,10 +249,6 @@ def each_datum(name: str, log_prob: Tensor, shape: torch.Size) -> Tensor:
             f"site {name!r}: expected a log-probability for each particle and datum, "
             f"of shape {shape}, got {tuple(log_prob.shape)}; is a `.to_event()` missing?"
         ) from None
-
-
-def _in_data_plate(site: dict) -> bool:
-    return any(frame.dim == _DATA_DIM for frame in site["cond_indep_stack"])
 
 
 def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:

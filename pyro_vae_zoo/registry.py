@@ -114,12 +114,17 @@ def guide_options(guide: str | Callable[..., nn.Module]) -> dict[str, Any]:
 
 
 def depth(options: Mapping[str, Any]) -> dict[str, int]:
-    """The layers L, mixture components M or flows K, as titles and tables name them.
+    """Layers L, nodes N, mixture components M or flows K, as titles and tables name them.
 
     >>> depth(guide_options("iaf")), depth(guide_options("mean_field"))
     ({'K': 2}, {})
     """
-    keys = {"L": "num_layers", "M": "num_components", "K": "num_flows"}
+    keys = {
+        "L": "num_layers",
+        "N": "num_nodes",
+        "M": "num_components",
+        "K": "num_flows",
+    }
     for symbol, key in keys.items():
         if key in options:
             return {symbol: options[key]}

@@ -66,7 +66,8 @@ class History:
         epochs: a record for each epoch: `epoch`, `phase`, `train_elbo`,
             `valid_elbo`, `kl`, `reconstruction`, the flow's `initial_log_density`,
             `final_log_density` and `log_det` (all on the validation data but
-            the first), `lr`, `kl_weight`, `seconds`.
+            the first), `lr`, `kl_weight`, `seconds`, and what the VAE has to
+            monitor.
         best_epoch: the epoch whose validation ELBO is highest.
         weights: which weights the VAE has now, `best` or `last`.
         stopped_early: whether patience ran out.
@@ -247,6 +248,8 @@ class _Run:
         order = epoch_order(len(x), options.seed, self.epoch).to(x.device)
         for group in self.optimizer.param_groups:
             group["lr"] = options.rate(self.epoch)
+        if self.phase.each_epoch is not None:
+            self.phase.each_epoch(self.vae, self._part_of_phase())
         self.vae.train()
         name = self.phase.name + " " if len(self.vae.phases) > 1 else ""
         bar.set_description(f"{name}epoch {self.epoch + 1}/{options.epochs}")
@@ -324,6 +327,8 @@ class _Run:
             "kl_weight": options.kl_weight(self.epoch + 1),
             "seconds": round(self.seconds, 4),
         }
+        if self.vae.monitor is not None:
+            record |= self.vae.monitor(self.vae)
         self.history.epochs.append(record)
         elbos = f"elbo {record['train_elbo']:.2f} valid {valid.elbo:.2f}"
         bar.set_postfix_str(elbos)
@@ -364,6 +369,12 @@ class _Run:
     @property
     def phase(self) -> Phase:
         return self.vae.phases[self.phase_number]
+
+    def _part_of_phase(self) -> float:
+        """How much of the phase is done, as its present epoch begins."""
+        end = self.phase_ends[self.phase_number]
+        begin = ([0] + self.phase_ends)[self.phase_number]
+        return (self.epoch - begin) / (end - begin)
 
     def begin_phase(self) -> None:
         """Make ready for the phase that begins here."""

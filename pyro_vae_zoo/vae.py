@@ -7,6 +7,8 @@ contract, which `pyro_vae_zoo.testing.check_vae` checks:
 - latent sites (`"z"`, or `"z_1"` to `"z_N"`) and the observed `"x"` lie inside
   `pyro.plate("data", len(x))`; a model that observes blocks `"x_1"` to `"x_L"` puts
   them together by a method `join(blocks)`;
+- a site outside that plate, as the gates of a graph, is drawn from one distribution that
+  both sides share, so that its scores cancel;
 - the model reads `x` only for length, dtype, device and `obs=`, and goes on with
   what `pyro.sample` returns;
 - a module used by both sides is one `PyroModule`; `Shared` makes one of several.
@@ -30,6 +32,8 @@ from pyro_vae_zoo.errors import UserError
 
 __all__ = ["VAE", "Phase", "Shared", "latent_sites", "mean_or_draw"]
 
+DATA_DIM = -1  # of `pyro.plate("data", ...)`; particles are one to its left
+
 _numbers = itertools.count()
 
 
@@ -45,6 +49,8 @@ class Phase:
             that the options ask for.
         modules: what the optimiser moves; None means everything.
         start: called with the VAE as the phase begins, and not when it is resumed.
+        each_epoch: called with the VAE and the part of the phase that is done, in [0, 1),
+            as each of its epochs begins or is resumed.
     """
 
     name: str = "train"
@@ -52,6 +58,7 @@ class Phase:
     loss: ELBO | Callable[..., ELBO] | None = None
     modules: tuple[nn.Module, ...] | None = None
     start: Callable[["VAE"], None] | None = None
+    each_epoch: Callable[["VAE", float], None] | None = None
 
 
 class Shared(PyroModule):
@@ -87,6 +94,8 @@ class VAE(nn.Module):
         guide: q; `forward(x)` draws the same latent sites.
         event_shape: shape of one datum.
         phases: how `fit` trains it; one phase over everything by default.
+        monitor: what else there is to record after each epoch, as entries for its record:
+            a function of the VAE.
         config: what `zoo.load` needs to build it again; set by `zoo.create`.
 
     Example:
@@ -104,6 +113,7 @@ class VAE(nn.Module):
         event_shape: Sequence[int],
         *,
         phases: Sequence[Phase] = (Phase(),),
+        monitor: Callable[["VAE"], dict] | None = None,
         config: dict | None = None,
     ) -> None:
         super().__init__()
@@ -120,6 +130,7 @@ class VAE(nn.Module):
         self.guide = guide
         self.event_shape = tuple(event_shape)
         self.phases = tuple(phases)
+        self.monitor = monitor
         self.config = config
         self._take_names()
 
@@ -195,11 +206,16 @@ class VAE(nn.Module):
     def encode(self, x: Tensor, num_samples: int = 1) -> Tensor | dict[str, Tensor]:
         """Draws z ~ q(z|x) of shape `(num_samples, len(x), latent_dim)`.
 
-        A guide with several latent sites gives a dictionary of such tensors.
+        A guide with several latent sites gives a dictionary of such tensors. What is
+        drawn once for all data, as the gates of a graph, is not among them.
         """
         with pyro.plate("particles", num_samples, dim=-2):
             trace = poutine.trace(self.guide).get_trace(x)
-        draws = {name: site["value"] for name, site in latent_sites(trace).items()}
+        draws = {
+            name: site["value"]
+            for name, site in latent_sites(trace).items()
+            if in_data_plate(site)
+        }
         return draws["z"] if list(draws) == ["z"] else draws
 
 
@@ -212,6 +228,11 @@ def latent_sites(trace: poutine.Trace) -> dict[str, dict]:
         and not site["is_observed"]
         and not site_is_subsample(site)
     }
+
+
+def in_data_plate(site: dict) -> bool:
+    """Whether a site has a draw for each datum, and not one that all share."""
+    return any(frame.dim == DATA_DIM for frame in site["cond_indep_stack"])
 
 
 def _forget(prefix: str) -> None:

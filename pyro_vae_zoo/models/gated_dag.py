@@ -1,0 +1,440 @@
+r"""Learned dependency structure: a graph of latent nodes whose edges have gates.
+
+Jiawei He, Yu Gong, Joseph Marino, Greg Mori, Andreas Lehrmann: *Variational
+Autoencoders with Jointly Optimized Latent Dependency Structure*, ICLR 2019; and
+Benaim & Moradi: *Latent Dependency Structure + Flow IAF optimization on Variational
+Autoencoder*, which adds a flow to each node.
+
+Generative process: nodes \(z_N, \dots, z_1\) from the root down, each with the parents
+\(\mathrm{pa}(n) = \{n+1, \dots, N\}\) and a gate \(c_{i,n} \in \{0, 1\}\) on each edge,
+
+\[c_{i,n} \sim \mathrm{Bernoulli}(\mu_{i,n}), \quad z_N \sim N(0, I), \quad
+  z_n \sim N(\hat\mu_n, \mathrm{diag}\,\hat\sigma_n^2), \quad
+  (\hat\mu_n, \hat\sigma_n) = \mathrm{MLP}^{TD}_n\big((c_{i,n} z_i)_{i>n}\big), \quad
+  x \sim p(\cdot|z_1, \dots, z_N). \tag{6}\]
+
+Inference: the same way down, with the same gates. The data say
+\((\tilde\mu_n, \tilde\sigma_n, h_n) = \mathrm{MLP}^{BU}_n(\mathrm{enc}(x))\), which is
+weighed against the prior by precision,
+
+\[q(z_{n,0}|x, z_{pa(n)}, c) = N\Big(
+  \frac{\tilde\mu_n \tilde\sigma_n^{-2} + \hat\mu_n \hat\sigma_n^{-2}}
+  {\tilde\sigma_n^{-2} + \hat\sigma_n^{-2}},
+  \frac{1}{\tilde\sigma_n^{-2} + \hat\sigma_n^{-2}}\Big), \qquad
+  z_n = \mathrm{IAF}_T(z_{n,0}; h_n), \tag{7}\]
+
+at the root the data alone. The flow is that of `gated_dag_iaf`; what children and
+decoder see is its result. For T = 0 the two are one.
+
+The bound is \(E_{p(c)} E_{q(z|x,c)}[\log p(x|z) + \log p(z|c) - \log q(z|x,c)]\). There is
+no posterior of c: both sides hold the same draw, one for each particle, and its scores
+cancel. In training the gates are relaxed, \(c = \mathrm{sigmoid}((\mathrm{logit}\,\mu +
+\lambda)/\tau)\) with logistic noise \(\lambda\). At evaluation they are what they stand
+for, \(c = [\mathrm{logit}\,\mu + \lambda > 0]\), which is 1 with probability \(\mu\)
+whatever \(\tau\); importance sampling then estimates \(\log E_c\,p(x|c)\). Training has
+two phases: the structure is learned, while \(\tau\) falls; then each gate is frozen at
+the likelier of 0 and 1, and the rest goes on.
+
+| symbol          | code name            | shape                   | equation |
+|-----------------|----------------------|-------------------------|----------|
+| z_n             | `"z_1"`, ...         | `(batch, latent_dim)`   | 6        |
+| c               | `gates()`            | `(num_edges,)`          | 6        |
+| logit c         | `"gates"`            | `(num_edges,)`          | 6        |
+| mu-hat, sigma-hat | `priors[k](z)`     | `latent_dim` each       | 6        |
+| mu-tilde, sigma-tilde, h | `NodePosterior.net` | `latent_dim` each | 7       |
+| q(z_n)          | `NodePosterior`      | `latent_dim`            | 7        |
+
+Differences from the papers: logits in place of clamped probabilities, whose gradient dies
+at 0 and 1; no batch normalisation, which would make the bound of a datum depend on its
+batch; top-down networks read z through asinh, see `LatentBlock`; the temperature ends
+where 200 epochs of a factor 0.99 end, after however many epochs there are.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions.utils import clamp_probs
+
+from pyro_vae_zoo.elbo import AnnealedELBO
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.likelihoods import make_likelihood
+from pyro_vae_zoo.models.flow_guides import iaf
+from pyro_vae_zoo.models.ladder import GaussianLayer, weigh
+from pyro_vae_zoo.models.standard import positive
+from pyro_vae_zoo.networks import Block, LatentBlock, make_decoder, make_encoder
+from pyro_vae_zoo.registry import register, with_options_of
+from pyro_vae_zoo.vae import VAE, Phase
+
+__all__ = [
+    "Gates",
+    "GatedDAGGuide",
+    "GatedDAGModel",
+    "NodePosterior",
+    "SparseELBO",
+    "TopDown",
+    "structure_phases",
+]
+
+# Which edges i -> n are open; the structure that is learned starts undecided.
+STRUCTURES: dict[str, Callable[[int, int], bool]] = {
+    "full": lambda i, n: True,
+    "chain": lambda i, n: i == n + 1,
+    "independent": lambda i, n: False,
+}
+_FINAL_TEMPERATURE = 0.99**200
+# Adam moves every parameter by its rate in a step, and a logit has far to go.
+_GAIN = 10.0
+
+
+class Logistic(dist.Logistic):
+    """Pyro's, whose draw is infinite once in 2^24 times; this one's never is."""
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """A draw with a gradient to loc and scale."""
+        uniform = torch.rand_like(self.loc.expand(self._extended_shape(sample_shape)))
+        return self.icdf(clamp_probs(uniform))
+
+
+class Gates(nn.Module):
+    """c: a gate on each edge of the graph, learned or fixed.
+
+    Edges `(i, n)`, from parent i to child n, come child by child from the root down, and
+    for each child its parents from the root down.
+
+    Args:
+        num_nodes: N.
+        structure: `learned`, or one of `STRUCTURES`.
+        penalty: what an open gate costs in `SparseELBO`, in nats per datum.
+
+    Raises:
+        UserError: for an unknown structure.
+
+    >>> gates = Gates(3, "chain")
+    >>> gates.named_probabilities()
+    {'z_3->z_2': 1.0, 'z_3->z_1': 0.0, 'z_2->z_1': 1.0}
+    """
+
+    def __init__(
+        self, num_nodes: int, structure: str = "learned", penalty: float = 0.0
+    ) -> None:
+        super().__init__()
+        if structure not in ("learned", *STRUCTURES):
+            raise unknown_name("structure", structure, ("learned", *STRUCTURES))
+        nodes = range(num_nodes, 0, -1)
+        self.edges = [(i, n) for n in nodes for i in nodes if i > n]
+        self.penalty = penalty
+        self.raw_logits = nn.Parameter(torch.zeros(len(self.edges)))
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("frozen", torch.tensor(False))
+        if structure != "learned" or not self.edges:
+            is_open = STRUCTURES.get(structure, STRUCTURES["full"])
+            signs = [1.0 if is_open(i, n) else -1.0 for i, n in self.edges]
+            with torch.no_grad():
+                self.raw_logits.copy_(torch.tensor(signs))
+            self.freeze()
+
+    def forward(self) -> Tensor:
+        """The gates, `(*particles, num_edges)`: drawn while they are learned."""
+        if self.is_frozen:
+            return self.probabilities()
+        p = Logistic(self.logits() / self.temperature, 1 / self.temperature)
+        logits = pyro.sample("gates", p.to_event(1))
+        return logits.sigmoid() if self.training else (logits > 0).to(logits.dtype)
+
+    def logits(self) -> Tensor:
+        """Log-odds of each gate to be open, `(num_edges,)`."""
+        return _GAIN * self.raw_logits
+
+    def probabilities(self) -> Tensor:
+        """That each gate is open, `(num_edges,)`; 0 or 1 once they are frozen."""
+        logits = self.logits()
+        return (logits > 0).to(logits.dtype) if self.is_frozen else logits.sigmoid()
+
+    def named_probabilities(self) -> dict[str, float]:
+        """The same, by the edges' names."""
+        names = [f"z_{i}->z_{n}" for i, n in self.edges]
+        return dict(zip(names, self.probabilities().tolist(), strict=True))
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether each gate is 0 or 1 for good."""
+        return not isinstance(self.raw_logits, nn.Parameter)
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Fix each gate at the likelier of 0 and 1, or learn them again.
+
+        Frozen logits are no parameters: they have no gradient and no optimiser.
+        """
+        if frozen == self.is_frozen:
+            return
+        value = self.raw_logits.detach()
+        del self.raw_logits
+        if frozen:
+            self.register_buffer("raw_logits", value)
+        else:
+            self.raw_logits = nn.Parameter(value)
+        self.frozen.fill_(frozen)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        self.freeze(bool(state_dict.get(f"{prefix}frozen", self.frozen)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class TopDown(PyroModule):
+    """p(c) and p(z_n | z_pa(n), c): what model and guide share.
+
+    Args:
+        gates: c.
+        layers: for each node but the root, from the root down, a map from the gated
+            parents, side by side, to loc and scale.
+    """
+
+    def __init__(self, gates: nn.Module, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.gates = gates
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self) -> list[Callable[[list[Tensor]], tuple[Tensor, Tensor]]]:
+        """Draw c; then for each node a map from its parents, in order, to its prior."""
+        layers = list(self.layers)
+        gates = self.gates().split(list(range(1, len(layers) + 1)), -1)
+        return [partial(_prior, f, c) for f, c in zip(layers, gates, strict=True)]
+
+
+def _prior(layer: nn.Module, c: Tensor, parents: list[Tensor]) -> tuple[Tensor, Tensor]:
+    gated = c.unsqueeze(-1) * torch.stack(parents, -2)  # c_{i,n} z_i, all i at once
+    return layer(gated.flatten(-2))
+
+
+class GatedDAGModel(PyroModule):
+    """p(x, z, c), equation 6.
+
+    Args:
+        top_down: the gates and the priors below the root.
+        decoder: maps the nodes, root first, to the flat parameters of the likelihood.
+        likelihood: maps those to a distribution.
+        latent_dim: size of each node.
+    """
+
+    def __init__(
+        self,
+        top_down: TopDown,
+        decoder: nn.Module,
+        likelihood: nn.Module,
+        latent_dim: int,
+    ) -> None:
+        super().__init__()
+        self.top_down = top_down
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.latent_dim = latent_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw the gates, the nodes from the root down, then observe x (or draw it)."""
+        priors = self.top_down()  # c
+        loc, scale = x.new_zeros(len(x), self.latent_dim), 1.0  # p(z_N)
+        z: list[Tensor] = []
+        with pyro.plate("data", len(x), dim=-1):
+            for n in range(len(priors) + 1, 0, -1):
+                if z:
+                    loc, scale = priors[len(z) - 1](z)  # p(z_n | z_pa(n), c)
+                z.append(pyro.sample(f"z_{n}", dist.Normal(loc, scale).to_event(1)))
+            p_x = self.likelihood(self.decoder(torch.cat(z, -1)))
+            return pyro.sample("x", p_x, obs=x)
+
+
+class NodePosterior(nn.Module):
+    """q(z_n | x, z_pa(n), c), equation 7.
+
+    Args:
+        net: maps features of x to mu-tilde, raw sigma-tilde and, for a flow, h_n.
+        flow: steps of a flow, each given h_n; none for the Gaussian.
+    """
+
+    def __init__(self, net: nn.Module, flow: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.net = net
+        self.flow = nn.ModuleList(flow)
+
+    def forward(
+        self, features: Tensor, prior: tuple[Tensor, Tensor] | None
+    ) -> dist.Distribution:
+        """The distribution, given loc and scale of the prior; None at the root."""
+        out = self.net(features)
+        loc, raw_scale, *h = out.chunk(3 if len(self.flow) else 2, -1)
+        scale = positive(raw_scale)
+        if prior is not None:
+            loc, scale = weigh(loc, scale, *prior)
+        q = dist.Normal(loc, scale).to_event(1)
+        steps = [step.condition(*h) for step in self.flow]
+        return dist.TransformedDistribution(q, steps) if steps else q
+
+
+class GatedDAGGuide(PyroModule):
+    """q(z | x, c): down the same graph, with the same gates and priors.
+
+    Args:
+        encoder: maps x to features.
+        nodes: a `NodePosterior` for each node, root first.
+        top_down: that of the model.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, nodes: Sequence[nn.Module], top_down: TopDown
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.nodes = nn.ModuleList(nodes)
+        self.top_down = top_down
+
+    def forward(self, x: Tensor) -> None:
+        """Draw the gates and the nodes given x."""
+        priors, features = self.top_down(), self.encoder(x)
+        nodes, z = list(self.nodes), []
+        with pyro.plate("data", len(x), dim=-1):
+            for n, node in zip(range(len(nodes), 0, -1), nodes, strict=True):
+                prior = priors[len(z) - 1](z) if z else None
+                z.append(pyro.sample(f"z_{n}", node(features, prior)))
+
+
+class SparseELBO(AnnealedELBO):
+    """The bound less the gates' penalty for each edge that is open, in expectation."""
+
+    def loss_and_elbo(
+        self, model: nn.Module, guide: nn.Module, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The objective to minimise and the plain bound, both summed over the batch."""
+        loss, elbo = super().loss_and_elbo(model, guide, x)
+        gates = model.top_down.gates
+        return loss + len(x) * gates.penalty * gates.probabilities().sum(), elbo
+
+
+def structure_phases(
+    share: float = 0.25, final_temperature: float = _FINAL_TEMPERATURE
+) -> tuple[Phase, ...]:
+    """How `fit` trains a pair whose structure is learned: in two phases.
+
+    Args:
+        share: of the epochs that goes to the structure; with 1 the gates stay random.
+        final_temperature: of the relaxation, which falls to it from 1, geometrically.
+
+    Raises:
+        UserError: for values outside (0, 1].
+    """
+    for name, value in (
+        ("structure_share", share),
+        ("final_temperature", final_temperature),
+    ):
+        if not 0 < value <= 1:
+            raise UserError(f"{name} must be in (0, 1], got {value}")
+    anneal = partial(_anneal, final_temperature=final_temperature)
+    learn = Phase("structure", share, SparseELBO, start=_learn, each_epoch=anneal)
+    retrain = Phase("retrain", 1 - share, start=_freeze)
+    return (learn, retrain) if share < 1 else (learn,)
+
+
+def _learn(vae: VAE) -> None:
+    vae.model.top_down.gates.freeze(False)
+
+
+def _freeze(vae: VAE) -> None:
+    vae.model.top_down.gates.freeze()
+
+
+def _anneal(vae: VAE, done: float, final_temperature: float) -> None:
+    vae.model.top_down.gates.temperature.fill_(final_temperature**done)
+
+
+def _monitor(vae: VAE) -> dict[str, dict[str, float]]:
+    return {"gates": vae.model.top_down.gates.named_probabilities()}
+
+
+def dag(
+    make_flow: Callable[[int, int], list],
+    *,
+    event_shape: Sequence[int],
+    likelihood: str = "bernoulli",
+    num_nodes: int = 5,
+    latent_dim: int = 16,
+    hidden_dims: Sequence[int] = (512, 512, 256),
+    node_hidden_dims: Sequence[int] = (128,),
+    network: str = "mlp",
+    activation: str = "elu",
+    structure: str = "learned",
+    structure_share: float = 0.25,
+    final_temperature: float = _FINAL_TEMPERATURE,
+    gate_penalty: float = 0.0,
+) -> VAE:
+    """A graph of `num_nodes` nodes with `latent_dim` dimensions each.
+
+    `make_flow(latent_dim, context_dim)` gives the steps of a node's flow, or none.
+    `hidden_dims` are the widths of the encoder and, in reverse, of the decoder,
+    `node_hidden_dims` those of the networks of a node. The decoder is drawn first, then
+    the encoder, as for the other guides.
+    """
+    if num_nodes < 1 or latent_dim < 1:
+        raise UserError(
+            "num_nodes and latent_dim must be at least 1, got "
+            f"{num_nodes} and {latent_dim}"
+        )
+    if not gate_penalty >= 0:
+        raise UserError(f"gate_penalty must not be negative, got {gate_penalty}")
+    p_x = make_likelihood(likelihood, event_shape)
+    decoder = make_decoder(
+        network,
+        num_nodes * latent_dim,
+        event_shape,
+        p_x.num_params,
+        hidden_dims,
+        activation,
+    )
+    encoder, num_features = make_encoder(network, event_shape, hidden_dims, activation)
+    node_net = node_hidden_dims, "mlp", activation
+
+    def make_node() -> NodePosterior:
+        flow = make_flow(latent_dim, latent_dim)
+        num_outputs = (3 if flow else 2) * latent_dim
+        return NodePosterior(Block([num_features], num_outputs, *node_net), flow)
+
+    top_down = TopDown(
+        Gates(num_nodes, structure, gate_penalty),
+        [
+            GaussianLayer(LatentBlock([k * latent_dim], 2 * latent_dim, *node_net))
+            for k in range(1, num_nodes)
+        ],
+    )
+    nodes = [make_node() for _ in range(num_nodes)]
+    phases = structure_phases(structure_share, final_temperature)
+    return VAE(
+        GatedDAGModel(top_down, decoder, p_x, latent_dim),
+        GatedDAGGuide(encoder, nodes, top_down),
+        event_shape,
+        phases=(Phase(),) if top_down.gates.is_frozen else phases,
+        monitor=_monitor,
+    )
+
+
+register("gated_dag")(partial(dag, lambda latent_dim, context_dim: []))
+
+
+@register("gated_dag_iaf")
+@with_options_of(dag)
+def gated_dag_iaf(
+    *, num_flows: int = 2, flow_hidden_dims: Sequence[int] = (32, 32), **options: Any
+) -> VAE:
+    """A `gated_dag` with an inverse autoregressive flow of its own at each node."""
+    if num_flows < 0:
+        raise UserError(f"num_flows must not be negative, got {num_flows}")
+    flow = partial(
+        iaf,
+        num_flows=num_flows,
+        flow_hidden_dims=flow_hidden_dims,
+        flow_activation="relu",
+    )
+    return dag(flow, **options)
