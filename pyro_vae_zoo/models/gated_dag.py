@@ -95,7 +95,7 @@ _GAIN = 10.0
 class Logistic(dist.Logistic):
     """Pyro's, whose draw is infinite once in 2^24 times; this one's never is."""
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """A draw with a gradient to loc and scale."""
         uniform = torch.rand_like(self.loc.expand(self._extended_shape(sample_shape)))
         return self.icdf(clamp_probs(uniform))
