@@ -166,6 +166,8 @@ def make_run(
         "epochs": len(history.epochs),
         "seconds": round(history.seconds, 2),
     }
+    if vae.monitor is not None:
+        result |= vae.monitor(vae)
     draw(folder, vae, data, history.epochs, result)
     write_json(folder / RESULT_FILE, result)
     return result
