@@ -1,12 +1,15 @@
 """Small pairs that the tests share: registry guides, and one whose p(x) is known."""
 
 import math
+import os
+import signal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo import train
 from pyro_vae_zoo.likelihoods import MIN_SCALE, GaussianLikelihood
 from pyro_vae_zoo.models.standard import AmortizedGuide, FullRankGaussian
 
@@ -15,7 +18,7 @@ def small(name: str, event_shape=(2, 3), **options) -> zoo.VAE:
     """A registry guide with narrow networks and few layers, small flows too."""
     known = zoo.guide_options(name)
     narrow = {"latent_dim": 2, "hidden_dims": (8,), "flow_hidden_dims": (8,)}
-    narrow |= {"num_layers": 3}
+    narrow |= {"num_layers": 3, "num_nodes": 3, "node_hidden_dims": (8,)}
     if name in zoo.list_density_models():
         narrow |= {"num_flows": 2}
         options.setdefault("likelihood", "gaussian")
@@ -48,6 +51,47 @@ def perturb(module: nn.Module, scale: float = 1.0) -> None:
         for p in module.parameters():
             step = 0.3 if p.ndim < 2 else p.shape[-1] ** -0.5
             p.add_(scale * step * torch.randn_like(p))
+
+
+def check_resumes_in_every_phase(make, data, options, folder, monkeypatch) -> None:
+    """Trainings of `make()` with an interrupt in each phase's first epoch, of two steps.
+
+    They end as one that is left alone does, bit for bit.
+    """
+    whole = make()
+    expected = zoo.fit(whole, data, **options)
+    phases = [record["phase"] for record in expected.epochs]
+    assert list(dict.fromkeys(phases)) == [phase.name for phase in whole.phases]
+    stops = [2 * phases.index(name) + 1 for name in dict.fromkeys(phases)]
+
+    count = 0
+    step = train._Run._step
+
+    def interrupting(self, x):
+        nonlocal count
+        if count in stops:
+            stops.remove(count)
+            os.kill(os.getpid(), signal.SIGINT)
+        count += 1
+        return step(self, x)
+
+    monkeypatch.setattr(train._Run, "_step", interrupting)
+    resumed = 0
+    while True:
+        parts = make()
+        with torch.no_grad():  # everything is to come from the checkpoint
+            for p in parts.parameters() if resumed else ():
+                p.add_(1.0)
+        try:
+            got = zoo.fit(parts, data, out=folder, resume=True, **options)
+            break
+        except KeyboardInterrupt:
+            resumed += 1
+    assert resumed == len(whole.phases)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    for a, b in zip(got.epochs, expected.epochs, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
 class LinearGaussian:

@@ -6,14 +6,12 @@ mixture of two Gaussians for every x, and `log_joint`, a fixed density of one z.
 
 import copy
 import math
-import os
-import signal
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import perturb, small
+from pairs import check_resumes_in_every_phase, perturb, small
 from test_mixture import bits, differ, gradients, normal, three_gaussians
 from torch import nn
 
@@ -442,42 +440,8 @@ def test_phases_resume_bit_for_bit(schedule, images, tmp_path, monkeypatch):
         torch.manual_seed(0)
         return small("recursive_mixture", schedule=schedule)
 
-    whole = pair()
-    expected = zoo.fit(whole, images, **options_of(schedule))
-    phases = [record["phase"] for record in expected.epochs]
-    assert list(dict.fromkeys(phases)) == [phase.name for phase in whole.phases]
-    stops = [2 * phases.index(name) + 1 for name in dict.fromkeys(phases)]
-
-    count = 0
-    step = train._Run._step
-
-    def interrupting(self, x):
-        nonlocal count
-        if count in stops:
-            stops.remove(count)
-            os.kill(os.getpid(), signal.SIGINT)
-        count += 1
-        return step(self, x)
-
-    monkeypatch.setattr(train._Run, "_step", interrupting)
-    resumed = 0
-    while True:
-        parts = pair()
-        with torch.no_grad():  # everything is to come from the checkpoint
-            for p in parts.parameters() if resumed else ():
-                p.add_(1.0)
-        try:
-            got = zoo.fit(
-                parts, images, out=tmp_path, resume=True, **options_of(schedule)
-            )
-            break
-        except KeyboardInterrupt:
-            resumed += 1
-    assert resumed == len(whole.phases)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, parts.state_dict()[name]), name
-    for a, b in zip(got.epochs, expected.epochs, strict=True):
-        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    options = options_of(schedule)
+    check_resumes_in_every_phase(pair, images, options, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("shared_trunk", [False, True])

@@ -78,6 +78,7 @@ __all__ = [
     "NodePosterior",
     "SparseELBO",
     "TopDown",
+    "monitor",
     "structure_phases",
 ]
 
@@ -180,6 +181,13 @@ class Gates(nn.Module):
         else:
             self.raw_logits = nn.Parameter(value)
         self.frozen.fill_(frozen)
+
+    def set(self, edge: str, is_open: bool) -> None:
+        """Open or close the gate of an edge, by its name."""
+        with torch.no_grad():
+            self.raw_logits[list(self.named_probabilities()).index(edge)] = (
+                1.0 if is_open else -1.0
+            )
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         self.freeze(bool(state_dict.get(f"{prefix}frozen", self.frozen)))
@@ -316,13 +324,16 @@ class SparseELBO(AnnealedELBO):
 
 
 def structure_phases(
-    share: float = 0.25, final_temperature: float = _FINAL_TEMPERATURE
+    share: float = 0.25,
+    final_temperature: float = _FINAL_TEMPERATURE,
+    modules: tuple[nn.Module, ...] | None = None,
 ) -> tuple[Phase, ...]:
     """How `fit` trains a pair whose structure is learned: in two phases.
 
     Args:
         share: of the epochs that goes to the structure; with 1 the gates stay random.
         final_temperature: of the relaxation, which falls to it from 1, geometrically.
+        modules: what is trained; None means everything.
 
     Raises:
         UserError: for values outside (0, 1].
@@ -334,8 +345,8 @@ def structure_phases(
         if not 0 < value <= 1:
             raise UserError(f"{name} must be in (0, 1], got {value}")
     anneal = partial(_anneal, final_temperature=final_temperature)
-    learn = Phase("structure", share, SparseELBO, start=_learn, each_epoch=anneal)
-    retrain = Phase("retrain", 1 - share, start=_freeze)
+    learn = Phase("structure", share, SparseELBO, modules, _learn, anneal)
+    retrain = Phase("retrain", 1 - share, None, modules, _freeze)
     return (learn, retrain) if share < 1 else (learn,)
 
 
@@ -351,7 +362,8 @@ def _anneal(vae: VAE, done: float, final_temperature: float) -> None:
     vae.model.top_down.gates.temperature.fill_(final_temperature**done)
 
 
-def _monitor(vae: VAE) -> dict[str, dict[str, float]]:
+def monitor(vae: VAE) -> dict[str, dict[str, float]]:
+    """The probability of each gate to be open, as `fit` records it."""
     return {"gates": vae.model.top_down.gates.named_probabilities()}
 
 
@@ -416,7 +428,7 @@ def dag(
         GatedDAGGuide(encoder, nodes, top_down),
         event_shape,
         phases=(Phase(),) if top_down.gates.is_frozen else phases,
-        monitor=_monitor,
+        monitor=monitor,
     )
 
 

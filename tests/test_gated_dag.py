@@ -1,0 +1,751 @@
+"""Gated graphs of latent nodes: invariants GV1 to GV13, phases, and a known structure."""
+
+import copy
+import math
+import sys
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pairs import check_resumes_in_every_phase, perturb, small
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.bounds import bound_terms
+from pyro_vae_zoo.models import gated_dag
+from pyro_vae_zoo.models.gated_dag import Gates, Logistic, SparseELBO
+from pyro_vae_zoo.models.ladder import weigh
+from pyro_vae_zoo.models.standard import AmortizedGuide, positive
+
+NAMES = ("gated_dag", "gated_dag_iaf")
+NUM_NODES = 4
+
+
+def graph(name="gated_dag", **options):
+    """A graph in double precision whose weights are of trained size."""
+    vae = small(name, **{"num_nodes": NUM_NODES, "latent_dim": 2} | options).double()
+    perturb(vae)
+    return vae.eval()
+
+
+def gates_of(vae):
+    return vae.model.top_down.gates
+
+
+def with_edges(vae, is_open):
+    """The same graph with frozen gates, open where `is_open(i, n)`."""
+    vae = copy.deepcopy(vae)
+    gates = gates_of(vae)
+    gates.freeze()
+    for i, n in gates.edges:
+        gates.set(f"z_{i}->z_{n}", is_open(i, n))
+    return vae
+
+
+def bits(n=1):
+    return torch.rand(n, 2, 3).double().bernoulli()
+
+
+def traces(vae, x):
+    """Both sides' sites at the same draw of the guide."""
+    guide = poutine.trace(vae.guide).get_trace(x)
+    model = poutine.trace(poutine.replay(vae.model, trace=guide)).get_trace(x)
+    return guide.nodes, model.nodes
+
+
+def at_given_nodes(vae, x):
+    """The model's sites, and nodes that they were given and may be derived by."""
+    z = {
+        f"z_{n}": torch.randn(len(x), 2).double().requires_grad_()
+        for n in range(1, NUM_NODES + 1)
+    }
+    conditioned = poutine.condition(vae.model, data=z)
+    return poutine.trace(conditioned).get_trace(x).nodes, z
+
+
+def parameters(site):
+    fn = site["fn"].base_dist
+    return torch.cat([fn.loc.flatten(), fn.scale.flatten()])
+
+
+def jacobian_is_zero(outputs, inputs):
+    if not outputs.requires_grad:
+        return True
+    (grad,) = torch.autograd.grad(
+        outputs.sum(), inputs, retain_graph=True, allow_unused=True
+    )
+    return grad is None or not bool(grad.any())
+
+
+def parents_of(vae, x, n):
+    """The nodes that the prior of node n depends on, by its Jacobian."""
+    nodes, z = at_given_nodes(vae, x)
+    ours = parameters(nodes[f"z_{n}"])
+    numbers = range(1, NUM_NODES + 1)
+    return {j for j in numbers if not jacobian_is_zero(ours, z[f"z_{j}"])}
+
+
+# ------------------------------------------------------------------- the graph, GV1-4
+
+
+@pytest.mark.parametrize("n", range(1, NUM_NODES + 1))
+def test_a_node_depends_on_those_above_it(n):
+    """GV1: with all gates open, on each of them, and on none below or beside."""
+    vae = with_edges(graph(), lambda i, n: True)
+    assert parents_of(vae, bits(3), n) == set(range(n + 1, NUM_NODES + 1))
+
+
+@pytest.mark.parametrize(
+    "edge", [(i, n) for n in range(1, NUM_NODES) for i in range(n + 1, NUM_NODES + 1)]
+)
+def test_an_edge_is_the_one_that_its_name_says(edge):
+    """GV2: one gate open, and exactly that Jacobian is not zero."""
+    vae = with_edges(graph(), lambda i, n: (i, n) == edge)
+    x = bits(3)
+    for n in range(1, NUM_NODES + 1):
+        assert parents_of(vae, x, n) == ({edge[0]} if n == edge[1] else set())
+
+
+def test_the_decoder_sees_every_node_and_x_is_read_by_nobody():
+    vae, x = graph(), bits(3).requires_grad_()
+    nodes, z = at_given_nodes(vae, x)
+    logits = nodes["x"]["fn"].base_dist.logits
+    assert not any(jacobian_is_zero(logits, value) for value in z.values())
+    for n in range(1, NUM_NODES):
+        assert jacobian_is_zero(parameters(nodes[f"z_{n}"]), x)
+
+
+@pytest.mark.parametrize("structure", [*gated_dag.STRUCTURES, "learned"])
+def test_fixed_structures(structure):
+    vae = graph(structure=structure)
+    named = gates_of(vae).named_probabilities()
+    assert len(named) == NUM_NODES * (NUM_NODES - 1) / 2
+    is_open = {
+        "full": lambda i, n: 1.0,
+        "chain": lambda i, n: float(i == n + 1),
+        "independent": lambda i, n: 0.0,
+        "learned": lambda i, n: None,
+    }[structure]
+    if structure == "learned":
+        assert "gates" in traces(vae, bits())[0]
+        assert [phase.name for phase in vae.phases] == ["structure", "retrain"]
+        return
+    assert named == {f"z_{i}->z_{n}": is_open(i, n) for i, n in gates_of(vae).edges}
+    assert "gates" not in traces(vae, bits())[0]
+    assert len(vae.phases) == 1
+    assert not any("raw_logits" in name for name, _ in vae.named_parameters())
+
+
+def test_without_edges_the_nodes_are_blocks_of_one_latent():
+    """GV3: constant priors, and the bound of a VAE with N blocks, term by term."""
+    vae, x = graph(structure="independent"), bits(5)
+    torch.manual_seed(1)
+    terms = bound_terms(vae.model, vae.guide, x)
+    features = vae.guide.encoder(x)
+    expected = terms.log_likelihood[0]
+    layers = [None, *vae.model.top_down.layers]
+    z = [terms.guide_trace.nodes[f"z_{n}"]["value"] for n in range(NUM_NODES, 0, -1)]
+    for k, (node, layer) in enumerate(zip(vae.guide.nodes, layers, strict=True)):
+        loc, raw_scale = node.net(features).chunk(2, -1)
+        evidence = loc, positive(raw_scale)
+        prior = torch.zeros(2).double(), torch.ones(2).double()
+        if layer is not None:  # a constant: the network of nothing
+            prior = layer(torch.zeros(2 * k).double())
+            evidence = weigh(*evidence, *prior)
+        expected = expected + dist.Normal(*prior).log_prob(z[k]).sum(-1)
+        expected = expected - dist.Normal(*evidence).log_prob(z[k]).sum(-1)
+    torch.testing.assert_close(terms.log_weights[0], expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_node_is_the_plain_vae(name):
+    """GV4: the same numbers from a `StandardModel` of the same networks."""
+
+    class Root(nn.Module):
+        def __init__(self, node):
+            super().__init__()
+            self.node = node
+
+        def forward(self, features):
+            return self.node(features, None)
+
+    vae, x = graph(name, num_nodes=1), bits(6)
+    assert len(vae.phases) == 1
+    assert vae.monitor(vae) == {"gates": {}}
+    model = zoo.StandardModel(vae.model.decoder, vae.model.likelihood, 2)
+    guide = AmortizedGuide(vae.guide.encoder, Root(vae.guide.nodes[0]))
+    plain = zoo.VAE(model, guide, (2, 3))
+    ours, theirs = (zoo.log_likelihood(v, x, 30).log_prob for v in (vae, plain))
+    assert torch.equal(ours, theirs)
+
+
+# ------------------------------------------------------------------- the fusion, GV5
+
+
+def test_the_posterior_is_the_product_of_prior_and_evidence():
+    """GV5, on a grid: normalised, and sharper than either factor."""
+    vae, x = with_edges(graph(latent_dim=2), lambda i, n: True), bits(3)
+    guide, model = traces(vae, x)
+    features = vae.guide.encoder(x)
+    grid = torch.linspace(-40, 40, 80_001, dtype=torch.double)[:, None, None]
+    for k, n in enumerate(range(NUM_NODES - 1, 0, -1), start=1):
+        prior = model[f"z_{n}"]["fn"].base_dist
+        loc, raw_scale = vae.guide.nodes[k].net(features).chunk(2, -1)
+        evidence = dist.Normal(loc, positive(raw_scale))
+        q = guide[f"z_{n}"]["fn"].base_dist
+        assert (q.scale < torch.minimum(prior.scale, evidence.scale)).all()
+        product = (prior.log_prob(grid) + evidence.log_prob(grid)).exp()
+        product = product / (product.sum(0) * 1e-3)
+        torch.testing.assert_close(q.log_prob(grid).exp(), product, rtol=0, atol=1e-7)
+
+
+def test_the_root_is_told_by_the_data_alone():
+    vae, x = graph(), bits(3)
+    guide, _ = traces(vae, x)
+    loc, raw_scale = vae.guide.nodes[0].net(vae.guide.encoder(x)).chunk(2, -1)
+    q = guide[f"z_{NUM_NODES}"]["fn"].base_dist
+    assert torch.equal(q.loc, loc)
+    assert torch.equal(q.scale, positive(raw_scale))
+
+
+def test_without_evidence_the_posterior_is_the_prior():
+    """GV5: an endless scale costs no KL, but at the root."""
+    vae, x = graph(), bits(5)
+    with torch.no_grad():
+        for node in list(vae.guide.nodes)[1:]:
+            last = node.net.rest[-1]
+            last.weight.zero_()
+            last.bias.fill_(1e8)
+    kl = zoo.evaluate(vae, x, 20).kl_per_site
+    for n in range(1, NUM_NODES):
+        assert kl[f"z_{n}"] == pytest.approx(0.0, abs=1e-9)
+    assert kl[f"z_{NUM_NODES}"] > 0.01
+
+
+# -------------------------------------------------------------------- the gates, GV6
+
+
+def gates_at(probabilities, temperature=1.0, training=True):
+    """Learned gates with these probabilities, in double precision."""
+    num_nodes = round((1 + math.sqrt(1 + 8 * len(probabilities))) / 2)
+    gates = Gates(num_nodes).double().train(training)
+    logits = torch.tensor(probabilities).double().logit()
+    with torch.no_grad():
+        gates.raw_logits.copy_(logits / gated_dag._GAIN)
+        gates.temperature.fill_(temperature)
+    return gates
+
+
+def draws_of(gates, n=200_000):
+    torch.manual_seed(0)
+    with pyro.plate("draws", n, dim=-1):
+        return gates()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.134])
+def test_at_evaluation_a_gate_is_a_coin(temperature):
+    """GV6: 0 or 1, open as often as the probability says, at any temperature."""
+    p = torch.tensor([0.02, 0.5, 0.9]).double()
+    c = draws_of(gates_at(p.tolist(), temperature, training=False))
+    assert set(c.unique().tolist()) == {0.0, 1.0}
+    error = (p * (1 - p) / len(c)).sqrt()
+    assert ((c.mean(0) - p).abs() < 4 * error).all()
+
+
+def test_a_relaxed_gate_tends_to_a_coin():
+    """GV6: as the temperature falls, its mean to the probability, its values to 0, 1."""
+    p = torch.tensor([0.02, 0.5, 0.9]).double()
+    c = draws_of(gates_at(p.tolist(), 0.01))
+    assert ((c.mean(0) - p).abs() < 4 * (p * (1 - p) / len(c)).sqrt() + 0.003).all()
+    undecided = ((c > 0.01) & (c < 0.99)).double().mean(0)
+    assert (undecided < 0.05).all()
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.1, 2.0), st.floats(-4, 4), st.floats(-4, 4))
+def test_relaxation_is_that_of_the_public_codes(mu, tau, g1, g2):
+    """GV6: mu^(1/tau) / (mu^(1/tau) + (1 - mu)^(1/tau) e^((g2 - g1)/tau))."""
+    logit = math.log(mu / (1 - mu))
+    logistic = Logistic(torch.tensor(logit / tau).double(), torch.tensor(1 / tau))
+    uniform = torch.tensor(g1 - g2).double().sigmoid()  # of which that is the logit
+    ours = logistic.icdf(uniform).sigmoid().item()
+    up, down = mu ** (1 / tau), (1 - mu) ** (1 / tau)
+    assert ours == pytest.approx(up / (up + down * math.exp((g2 - g1) / tau)), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sure", [30.0, -30.0])
+def test_gates_that_are_sure_have_finite_gradients(name, sure):
+    """GV6: in single precision, where probabilities have long been 0 and 1."""
+    vae = small(name, num_nodes=3)
+    with torch.no_grad():
+        gates_of(vae).raw_logits.fill_(sure)
+        gates_of(vae).temperature.fill_(0.134)
+    loss = Trace_ELBO().differentiable_loss(vae.model, vae.guide, bits(4).float())
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in vae.parameters())
+
+
+def test_a_draw_is_never_infinite(monkeypatch):
+    p = Logistic(torch.zeros(3), 1.0)
+    for extreme in (torch.zeros_like, torch.ones_like):
+        monkeypatch.setattr(torch, "rand_like", extreme)
+        draw = p.rsample((2,))
+        assert draw.shape == (2, 3)
+        assert draw.isfinite().all()
+        assert p.log_prob(draw).isfinite().all()
+
+
+def test_draws_follow_the_density():
+    p = Logistic(torch.tensor(0.7).double(), torch.tensor(2.0).double())
+    torch.manual_seed(0)
+    z = p.rsample((100_000,))
+    quantiles = p.cdf(z).sort().values
+    uniform = (torch.arange(len(z)) + 0.5) / len(z)
+    assert (quantiles - uniform).abs().max() < 1.95 / math.sqrt(len(z))  # 0.1 %
+    grid = torch.linspace(-80, 80, 160_001, dtype=torch.double)
+    assert p.log_prob(grid).exp().sum() * 1e-3 == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_model_and_guide_hold_the_same_gates(num_particles):
+    """One draw a particle, outside the data, whose scores cancel to the last bit."""
+    vae = graph().train()
+    terms = bound_terms(vae.model, vae.guide, bits(5), num_particles)
+    ours, theirs = (t.nodes["gates"] for t in (terms.model_trace, terms.guide_trace))
+    assert ours["value"] is theirs["value"]
+    particles = (num_particles, 1) if num_particles > 1 else ()
+    assert ours["value"].shape == (*particles, len(gates_of(vae).edges))
+    log_p, log_q = (s["fn"].log_prob(s["value"]) for s in (ours, theirs))
+    assert torch.equal(log_p, log_q)
+    assert "gates" not in terms.kl
+
+
+def test_a_foreign_distribution_of_gates_is_refused():
+    """Where the two sides' scores do not cancel, the evaluator says so."""
+    vae = graph()
+    vae.guide.top_down = copy.deepcopy(vae.guide.top_down)
+    with torch.no_grad():
+        vae.guide.top_down.gates.raw_logits.add_(0.1)
+    with pytest.raises(zoo.UserError, match="site 'gates' lies outside"):
+        zoo.log_likelihood(vae, bits(3), 10)
+
+
+def test_encoding_gives_the_nodes_alone():
+    vae = graph()
+    z = vae.encode(bits(3), num_samples=5)
+    assert list(z) == [f"z_{n}" for n in range(NUM_NODES, 0, -1)]
+    assert all(value.shape == (5, 3, 2) for value in z.values())
+
+
+def test_top_down_networks_are_shared_and_have_one_optimiser_each():
+    vae = small("gated_dag")
+    assert vae.model.top_down is vae.guide.top_down
+    optimizer = pyro.optim.Adam({"lr": 1e-3})
+    SVI(vae.model, vae.guide, optimizer, Trace_ELBO()).step(bits(4).float())
+    assert len(optimizer.optim_objs) == len(list(vae.parameters()))
+
+
+# --------------------------------------------------------------------- the flow, GV7-9
+
+
+@pytest.mark.parametrize("num_particles", [1, 5])
+def test_no_flow_is_the_graph_without_bit_for_bit(num_particles):
+    """GV7: the same seed gives the same weights, bounds and gradients."""
+    x, runs = bits(4).float(), []
+    for name, options in (("gated_dag", {}), ("gated_dag_iaf", {"num_flows": 0})):
+        torch.manual_seed(3)
+        vae = small(name, num_nodes=3, **options)
+        loss = Trace_ELBO(num_particles, max_plate_nesting=1, vectorize_particles=True)
+        value = loss.differentiable_loss(vae.model, vae.guide, x)
+        value.backward()
+        gradients = [p.grad for p in vae.parameters()]
+        runs.append((value, zoo.log_likelihood(vae, x, 50).log_prob, *gradients))
+    for ours, theirs in zip(*runs, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_flow_whose_gates_are_shut_is_none():
+    """GV7: with the steps' gates at one, the numbers are those of the graph without."""
+    flowing, plain = graph("gated_dag_iaf"), graph("gated_dag")
+    for node in flowing.guide.nodes:
+        for step in node.flow:
+            step.kwargs["sigmoid_bias"] = 1e3
+    state = plain.state_dict()
+    for name, value in flowing.state_dict().items():
+        if name in state:  # the last layer has the context's rows, too
+            state[name] = value[: len(state[name])] if value.ndim else value
+    plain.load_state_dict(state)
+    x = bits(4)
+    ours, theirs = (zoo.log_likelihood(v, x, 20).log_prob for v in (flowing, plain))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_log_density_is_that_of_the_base_less_the_determinants():
+    """GV8, for each node by autograd's Jacobian; no two nodes share a flow."""
+    vae, x = graph("gated_dag_iaf"), bits(3)
+    guide, _ = traces(vae, x)
+    for n in range(1, NUM_NODES + 1):
+        q, z = guide[f"z_{n}"]["fn"], guide[f"z_{n}"]["value"]
+        base = z
+        for step in reversed(q.transforms):
+            base = step.inv(base)
+
+        def flow(base, steps=q.transforms):
+            for step in steps:
+                base = step(base)
+            return base
+
+        jacobian = torch.autograd.functional.jacobian(lambda b: flow(b).sum(0), base)
+        log_det = jacobian.transpose(0, 1).slogdet().logabsdet
+        expected = q.base_dist.log_prob(base) - log_det
+        torch.testing.assert_close(q.log_prob(z), expected)
+        assert (log_det.abs() > 1e-3).any()
+    flows = [{id(p) for p in node.flow.parameters()} for node in vae.guide.nodes]
+    assert all(flows)
+    assert len(set().union(*flows)) == sum(len(ids) for ids in flows)
+
+
+def test_children_receive_what_the_flow_returned():
+    """GV9: priors on both sides are functions of the flowed parents."""
+    vae, x = with_edges(graph("gated_dag_iaf"), lambda i, n: True), bits(3)
+    guide, model = traces(vae, x)
+    flowed, unflowed = [], []
+    features = vae.guide.encoder(x)
+    for k, n in enumerate(range(NUM_NODES, 0, -1)):
+        q = guide[f"z_{n}"]["fn"]
+        if k:
+            layer = vae.model.top_down.layers[k - 1]
+            expected = layer(torch.cat(flowed, -1))
+            p = model[f"z_{n}"]["fn"].base_dist
+            torch.testing.assert_close((p.loc, p.scale), expected)
+            loc, raw_scale, _ = vae.guide.nodes[k].net(features).chunk(3, -1)
+            base = q.base_dist.base_dist
+            fused = weigh(loc, positive(raw_scale), *expected)
+            torch.testing.assert_close((base.loc, base.scale), fused)
+            other, _ = layer(torch.cat(unflowed, -1))
+            assert (other - expected[0]).abs().max() > 1e-3
+        z = guide[f"z_{n}"]["value"]
+        flowed.append(z)
+        for step in reversed(q.transforms):
+            z = step.inv(z)
+        unflowed.append(z)
+
+
+# ------------------------------------------------------- bounds and likelihoods, GV10-13
+
+
+def test_mean_of_draws_is_the_analytic_kl():
+    """GV10: node by node, given the parents that were drawn."""
+    vae, x = graph(), bits(2)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        drawn = bound_terms(vae.model, vae.guide, x, 40_000).kl
+        closed = bound_terms(vae.model, vae.guide, x, 40_000, analytic_kl=True)
+    assert set(closed.closed_kl) == set(drawn)
+    assert not closed.log_guide
+    for name, value in drawn.items():
+        difference = value.mean(0) - closed.closed_kl[name].mean(0)
+        variance = value.var(0) + closed.closed_kl[name].var(0)
+        assert (difference.abs() < 4 * (variance / 40_000).sqrt()).all(), name
+
+
+def test_where_there_is_a_flow_the_kl_is_drawn():
+    vae = graph("gated_dag_iaf")
+    terms = bound_terms(vae.model, vae.guide, bits(2), analytic_kl=True)
+    assert not terms.closed_kl
+    assert len(terms.log_guide) == NUM_NODES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generation_asks_neither_flow_nor_encoder(name):
+    """GV11: what the guide alone holds has no say in what the model draws."""
+    vae = graph(name)
+    torch.manual_seed(0)
+    before = vae.sample(20)
+    perturb(vae.guide.encoder)
+    perturb(vae.guide.nodes)
+
+    def refuse(module, inputs):
+        raise AssertionError("generation runs a part of the guide")
+
+    for module in (*vae.guide.encoder.modules(), *vae.guide.nodes.modules()):
+        module.register_forward_pre_hook(refuse)
+    torch.manual_seed(0)
+    assert torch.equal(vae.sample(20), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_gates_are_numbers(name):
+    """GV12: 0 or 1, without a gradient, nothing left to chance given the nodes."""
+    vae, x = graph(name), bits(3)
+    with torch.no_grad():
+        gates_of(vae).raw_logits.copy_(torch.tensor([1, -1, 2, -2, 3, -3]) / 100)
+    soft = list(gates_of(vae).named_probabilities())
+    gates_of(vae).freeze()
+    assert gates_of(vae)().tolist() == [1, 0, 1, 0, 1, 0]
+    assert list(gates_of(vae).named_probabilities()) == soft
+    guide, _ = traces(vae, x)
+    assert "gates" not in guide
+    assert not any("raw_logits" in name for name, _ in vae.named_parameters())
+    z = {name: site["value"] for name, site in guide.items() if name.startswith("z_")}
+    model = poutine.condition(vae.model, data=z)
+    joint = [poutine.trace(model).get_trace(x).log_prob_sum() for _ in range(2)]
+    assert joint[0] == joint[1]
+    zoo.testing.check_vae(vae, bits(4))
+
+
+def test_freezing_is_undone_by_learning_again():
+    gates = Gates(3)
+    with torch.no_grad():
+        gates.raw_logits.copy_(torch.tensor([0.1, -0.2, 0.3]))
+    before = gates.probabilities()
+    gates.freeze()
+    gates.freeze()
+    assert gates.is_frozen
+    gates.freeze(False)
+    assert torch.equal(gates.probabilities(), before)
+    assert [name for name, _ in gates.named_parameters()] == ["raw_logits"]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_saving_keeps_what_is_frozen(frozen, tmp_path):
+    vae = small("gated_dag", num_nodes=3)
+    perturb(vae)
+    gates_of(vae).freeze(frozen)
+    zoo.save(vae, tmp_path)
+    loaded, x = zoo.load(tmp_path), bits(4).float()
+    assert gates_of(loaded).is_frozen == frozen
+    ours, theirs = (zoo.log_likelihood(v, x, 20).log_prob for v in (vae, loaded))
+    assert torch.equal(ours, theirs)
+    other = small("gated_dag", num_nodes=3)
+    gates_of(other).freeze(not frozen)
+    other.load_state_dict(vae.state_dict())  # over one in the other state, too
+    assert torch.equal(zoo.log_likelihood(other, x, 20).log_prob, ours)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_random_gates_give_the_likelihood_of_their_mixture(name):
+    """GV13: log E_c p(x|c), known by quadrature; a bound that rises with K."""
+    vae, x = graph(name, num_nodes=2, latent_dim=1), bits(4)
+    with torch.no_grad():
+        gates_of(vae).raw_logits.fill_(0.07)
+        for node in vae.guide.nodes:  # so wide that no weight is large
+            last = node.net.rest[-1]
+            last.weight.zero_()
+            last.bias.zero_()
+            last.bias[1] = 4.0
+            for p in node.flow.parameters():
+                p.mul_(0.3)
+    (mu,) = gates_of(vae).probabilities().tolist()
+    assert 0.55 < mu < 0.75
+    shut, opened = (
+        exact_log_likelihood(with_edges(vae, lambda i, n, c=c: c), x)
+        for c in (False, True)
+    )
+    assert (shut - opened).abs().max() > 0.2  # the gate says something
+    expected = torch.logaddexp(shut + math.log(1 - mu), opened + math.log(mu))
+    ll = zoo.log_likelihood(vae, x, 100_000)
+    assert ((ll.log_prob - expected).abs() < 4 * ll.std_error + 1e-6).all()
+    assert ll.std_error.max() < 0.05
+    means = [zoo.log_likelihood(vae, x.repeat(500, 1, 1), k) for k in (1, 5, 50)]
+    means = [m.log_prob.mean().item() for m in means]
+    assert means == sorted(means)
+    elbo = zoo.evaluate(vae, x, 20_000).elbo
+    assert elbo <= expected.mean()
+
+
+@torch.no_grad()
+def exact_log_likelihood(vae, x):
+    """Of a graph with two nodes of one dimension and frozen gates, on a grid."""
+    axis = torch.linspace(-12, 12, 801).double()
+    z_2, z_1 = (a.reshape(-1, 1, 1) for a in torch.meshgrid(axis, axis, indexing="ij"))
+    with pyro.plate("grid", len(z_1), dim=-2):
+        model = poutine.condition(vae.model, data={"z_2": z_2, "z_1": z_1})
+        trace = poutine.trace(model).get_trace(x)
+    trace.compute_log_prob()
+    log_joint = sum(trace.nodes[name]["log_prob"] for name in ("z_2", "z_1", "x"))
+    return log_joint.logsumexp(0) + 2 * math.log(24 / 800)
+
+
+# ------------------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def images():
+    torch.manual_seed(0)
+    x = torch.rand(40, 2, 3).bernoulli()
+    return zoo.Dataset(x, x[:10], x[:10])
+
+
+def settings(**options):
+    return dict(epochs=8, batch_size=20, keep="last", progress=False) | options
+
+
+def test_structure_then_retrain(images):
+    """Gates and temperature move in the first phase, and nothing of them after."""
+    vae = small("gated_dag", num_nodes=3)
+    history = zoo.fit(vae, images, **settings(lr=1e-2))
+    assert [r["phase"] for r in history.epochs] == ["structure"] * 2 + ["retrain"] * 6
+    gates = [list(r["gates"].values()) for r in history.epochs]
+    assert all(0 < p < 1 and p != 0.5 for p in gates[0] + gates[1])
+    assert gates[0] != gates[1]
+    frozen = [float(p > 0.5) for p in gates[1]]
+    assert gates[2:] == [frozen] * 6
+    assert gates_of(vae).is_frozen
+    assert list(history.epochs[0]["gates"]) == ["z_3->z_2", "z_3->z_1", "z_2->z_1"]
+
+
+def test_the_temperature_falls_geometrically_over_the_phase(images, monkeypatch):
+    """From 1, a factor for each epoch, as 200 epochs of 0.99 would end."""
+    seen = []
+    monkeypatch.setattr(
+        zoo.AnnealedELBO,
+        "loss_and_elbo",
+        lambda self, model, guide, x, original=zoo.AnnealedELBO.loss_and_elbo: (
+            seen.append(model.top_down.gates.temperature.item())
+            or original(self, model, guide, x)
+        ),
+    )
+    vae = small("gated_dag", num_nodes=2, structure_share=1.0)
+    zoo.fit(vae, images, **settings(epochs=4))
+    per_epoch = seen[::2]
+    assert per_epoch == seen[1::2]
+    assert per_epoch == pytest.approx([0.99 ** (50 * e) for e in range(4)])
+    assert not gates_of(vae).is_frozen  # there was no second phase
+
+
+def test_a_second_fit_learns_the_structure_anew(images):
+    vae = small("gated_dag", num_nodes=3)
+    zoo.fit(vae, images, **settings())
+    history = zoo.fit(vae, images, **settings())
+    first = history.epochs[0]
+    assert first["phase"] == "structure"
+    assert all(0 < p < 1 for p in first["gates"].values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_phases_resume_bit_for_bit(name, images, tmp_path, monkeypatch):
+    """Interrupted in the middle of an epoch of both phases, one after the other."""
+
+    def pair():
+        torch.manual_seed(0)
+        return small(name, num_nodes=3)
+
+    options = settings(lr=1e-2)
+    check_resumes_in_every_phase(pair, images, options, tmp_path, monkeypatch)
+
+
+def test_a_penalty_is_of_the_objective_alone():
+    """Off, the loss is Pyro's own; on, it adds nats for each edge and moves gates only."""
+    x, results = bits(5).float(), []
+    for penalty in (0.0, 0.5):
+        torch.manual_seed(0)
+        vae = small("gated_dag", num_nodes=3, gate_penalty=penalty)
+        torch.manual_seed(1)
+        loss, elbo = SparseELBO().loss_and_elbo(vae.model, vae.guide, x)
+        torch.manual_seed(1)
+        plain = Trace_ELBO().differentiable_loss(vae.model, vae.guide, x)
+        assert -elbo.item() == pytest.approx(plain.item(), rel=1e-6)
+        assert (loss - plain).item() == pytest.approx(5 * penalty * 3 * 0.5, abs=1e-4)
+        loss.backward()
+        results.append({name: p.grad for name, p in vae.named_parameters()})
+    for name, gradient in results[0].items():
+        same = torch.allclose(gradient, results[1][name], rtol=1e-4, atol=1e-5)
+        assert same == ("raw_logits" not in name), name
+
+
+def test_a_large_penalty_closes_all_gates(images):
+    vae = small("gated_dag", num_nodes=3, gate_penalty=5.0)
+    history = zoo.fit(vae, images, **settings(epochs=40, lr=1e-2))
+    assert set(history.epochs[-1]["gates"].values()) == {0.0}
+
+
+@pytest.mark.parametrize("analytic_kl", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_training_improves_the_bound(name, analytic_kl, images):
+    vae = small(name, num_nodes=3)
+    before = zoo.evaluate(vae, images.test, 200).elbo
+    zoo.fit(vae, images, **settings(epochs=20, lr=1e-2, analytic_kl=analytic_kl))
+    assert zoo.evaluate(vae, images.test, 200).elbo > before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_nodes": 0}, "must be at least 1"),
+        ({"latent_dim": 0}, "must be at least 1"),
+        ({"hidden_dims": ()}, "hidden_dims must be positive"),
+        ({"node_hidden_dims": (0,)}, "hidden_dims must be positive"),
+        ({"structure": "tree"}, "unknown structure 'tree'; known: learned, full"),
+        ({"structure_share": 0.0}, r"structure_share must be in \(0, 1\]"),
+        ({"structure_share": 1.5}, r"structure_share must be in \(0, 1\]"),
+        ({"final_temperature": 0.0}, r"final_temperature must be in \(0, 1\]"),
+        ({"gate_penalty": -1.0}, "gate_penalty must not be negative"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(zoo.UserError, match=message):
+        small("gated_dag", **options)
+
+
+def test_flows_are_checked():
+    with pytest.raises(zoo.UserError, match="num_flows must not be negative"):
+        small("gated_dag_iaf", num_flows=-1)
+
+
+# ----------------------------------------------------------------- a known structure
+
+
+@pytest.fixture(scope="module")
+def example():
+    """`examples/structure.py`: a chain of three nodes, seen through a block each."""
+    folder = str(Path(__file__).parent.parent / "examples")
+    sys.path.insert(0, folder)
+    try:
+        import structure
+    finally:
+        sys.path.remove(folder)
+    return structure
+
+
+def test_data_of_the_chain_are_as_they_are_said_to_be(example):
+    """Variances of the blocks; the root's and the leaf's correlate through z_2 alone."""
+    root, middle, leaf = example.chain(200_000, seed=1).double().split(example.SIZE, -1)
+    noise, step = example.NOISE**2, example.INNOVATION**2
+    for k, block in enumerate((root, middle, leaf)):
+        expected = 1 + k * step + noise
+        assert block.var(0).tolist() == pytest.approx([expected] * 2, rel=0.02)
+    covariance = leaf.T @ middle / len(leaf)
+    through = (
+        covariance @ (middle.T @ middle / len(leaf) - noise * torch.eye(2)).inverse()
+    )
+    direct = leaf.T @ root / len(leaf)
+    torch.testing.assert_close(
+        direct, through @ (middle.T @ root / len(leaf)), rtol=0, atol=0.03
+    )
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 5))]
+)
+def test_a_known_structure_is_found(example, seed):
+    """True edges open; closing the absent one afterwards leaves the bound as it is."""
+    row = example.learn(example.chain_data(), seed, penalty=0.0, epochs=100)
+    for edge in example.TRUE_EDGES:
+        assert row["probabilities"][edge] > 0.95
+        assert row["frozen"][edge] == 1.0
+    change = row["elbo_without_absent_edge"] - row["elbo"]
+    assert abs(change) < 0.01
+
+
+@pytest.mark.slow
+def test_a_penalty_closes_the_absent_edge(example):
+    row = example.learn(example.chain_data(), 0, penalty=0.03, epochs=100)
+    assert row["frozen"] == {"z_3->z_2": 1.0, "z_3->z_1": 0.0, "z_2->z_1": 1.0}
