@@ -9,35 +9,20 @@ Where there is CUDA, a row of 10,000 images with 5,000 particles is added.
 """
 
 import argparse
-import json
 import math
 import resource
 import statistics
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timing import images, in_turn, make, parser, ratio, write
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.checkpoint import write_json
 from pyro_vae_zoo.evaluate import PARTICLES_PER_CHUNK, chunk_rows_for
-from pyro_vae_zoo.runs import hardware
 
 LATENT_DIM = 40
-
-
-def make(guide, device="cpu"):
-    torch.manual_seed(0)
-    vae = zoo.create(guide, event_shape=(28, 28), latent_dim=LATENT_DIM)
-    return vae.to(device).eval()
-
-
-def images(n, device="cpu"):
-    generator = torch.Generator().manual_seed(0)
-    return (torch.rand(n, 28, 28, generator=generator) < 0.13).float().to(device)
 
 
 @torch.no_grad()
@@ -72,42 +57,22 @@ def softplus(logits, x):
 HAND = {"cross-entropy": cross_entropy, "softplus": softplus}
 
 
-def chunk_rows(vae, x):
-    return chunk_rows_for(vae.model, vae.guide, x[:2])
-
-
-def seconds(run, device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def time_rows(guides, num_data, num_particles, device, repeats):
-    """Medians over `repeats` rounds, each of which runs every contestant once."""
     x = images(num_data, device)
-    vaes = {guide: make(guide, device) for guide in guides}
+    vaes = {guide: make(guide, device, latent_dim=LATENT_DIM) for guide in guides}
     base = vaes["mean_field"]
-    rows = chunk_rows(base, x)
-    contestants = {
+    rows = chunk_rows_for(base.model, base.guide, x[:2])
+    runs = {
         f"by hand, {name}": lambda f=f: by_hand(base, x, num_particles, rows, f)
         for name, f in HAND.items()
     }
+    hands = list(runs)
     for guide, vae in vaes.items():
-        contestants[guide] = lambda vae=vae: zoo.log_likelihood(
+        runs[guide] = lambda vae=vae: zoo.log_likelihood(
             vae, x, num_particles, chunk_rows=rows
         )
-    for run in contestants.values():  # warm up
-        run()
-    times = {name: [] for name in contestants}
-    for _ in range(repeats):
-        for name, run in contestants.items():
-            times[name].append(seconds(run, device))
-    hand = statistics.median(times[f"by hand, {next(iter(HAND))}"])
-    fastest = min(statistics.median(times[f"by hand, {name}"]) for name in HAND)
+    times = in_turn(runs, device, repeats, warmup=1)
+    fastest = min((times[hand] for hand in hands), key=statistics.median)
     return [
         {
             "what": name,
@@ -117,8 +82,8 @@ def time_rows(guides, num_data, num_particles, device, repeats):
             "chunk_rows": rows,
             "seconds": round(statistics.median(values), 3),
             "spread": [round(min(values), 3), round(max(values), 3)],
-            "over_hand_cross_entropy": round(statistics.median(values) / hand, 3),
-            "over_fastest_hand": round(statistics.median(values) / fastest, 3),
+            "over_hand_cross_entropy": ratio(values, times["by hand, cross-entropy"]),
+            "over_fastest_hand": ratio(values, fastest),
         }
         for name, values in times.items()
     ]
@@ -164,17 +129,16 @@ def show(report):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--num-data", type=int, default=1000)
-    parser.add_argument("--num-particles", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--guides", nargs="+", default=["mean_field", "iaf"])
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--memory", type=int, nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    options = parser(__doc__, repeats=5)
+    options.add_argument("--num-data", type=int, default=1000)
+    options.add_argument("--num-particles", type=int, default=1000)
+    options.add_argument("--guides", nargs="+", default=["mean_field", "iaf"])
+    options.add_argument("--memory", type=int, nargs=2, help=argparse.SUPPRESS)
+    args = options.parse_args()
     if args.memory:
         num_particles, num_data = args.memory
-        zoo.log_likelihood(make("mean_field"), images(num_data), num_particles)
+        vae = make("mean_field", latent_dim=LATENT_DIM)
+        zoo.log_likelihood(vae, images(num_data), num_particles)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return
     guides = ["mean_field", *(g for g in args.guides if g != "mean_field")]
@@ -182,17 +146,13 @@ def main():
     report = {
         "time": time_rows(guides, *size, "cpu", args.repeats),
         "memory": memory_rows(),
-        "command": "python benchmarks/evaluate.py " + " ".join(sys.argv[1:]),
-        "hardware": hardware(torch.device("cpu")),
     }
+    gpu = {}
     if torch.cuda.is_available():
         report["time"] += time_rows(guides, 10_000, 5000, "cuda", args.repeats)
-        report["hardware"]["cuda"] = torch.cuda.get_device_name()
+        gpu["cuda"] = torch.cuda.get_device_name()
     show(report)
-    if args.out:
-        write_json(args.out, report)
-    else:
-        print(json.dumps(report["hardware"]))
+    write(report, args.out, **gpu)
 
 
 if __name__ == "__main__":

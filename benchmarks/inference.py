@@ -7,22 +7,14 @@ in one process and in alternation, at evaluation: no gradient is asked for, thou
 `semi_amortized` needs those of its own steps. Ratios are to `mean_field`.
 """
 
-import argparse
-import json
-import statistics
-import sys
 from functools import partial
-from pathlib import Path
 
-import pyro
 import torch
-from evaluate import images, seconds  # the other benchmark, beside this one
+from timing import images, in_turn, main, make, ratio, summary
 
-import pyro_vae_zoo as zoo
-from pyro_vae_zoo.checkpoint import write_json
 from pyro_vae_zoo.evaluate import evaluating
-from pyro_vae_zoo.runs import hardware
 
+ONE_LAYER = {"latent_dim": 50, "hidden_dims": (500, 500)}
 SIZES = (1, 2, 3, 5)  # of mixtures
 CONTESTANTS = {
     "mean_field": ("mean_field", {}),
@@ -46,35 +38,23 @@ CONTESTANTS = {
 }
 
 
-def make(guide, device, options):
-    torch.manual_seed(0)
-    sizes = {"latent_dim": 50, "hidden_dims": (500, 500)}
-    return zoo.create(guide, event_shape=(28, 28), **sizes, **options).to(device)
-
-
 def time_guides(batch_size, device, repeats):
-    """Medians over `repeats` rounds, each of which runs every contestant once."""
     x = images(batch_size, device)
     vaes = {
-        name: make(guide, device, options)
+        name: make(guide, device, **ONE_LAYER, **options)
         for name, (guide, options) in CONTESTANTS.items()
     }
-    times = {name: [] for name in vaes}
-    for i in range(5 + repeats):  # the first rounds warm up
-        for name, vae in vaes.items():
-            with evaluating(vae.model, vae.guide, x.device, seed=0):
-                elapsed = seconds(partial(vae.guide, x), device)
-            if i >= 5:
-                times[name].append(1000 * elapsed)
-    base = statistics.median(times["mean_field"])
+    modules = torch.nn.ModuleList(vaes.values())
+    with evaluating(modules, modules, x.device, seed=0):
+        runs = {name: partial(vae.guide, x) for name, vae in vaes.items()}
+        times = in_turn(runs, device, repeats)
     return [
         {
             "what": name,
             "batch_size": batch_size,
             "device": device,
-            "milliseconds": round(statistics.median(values), 3),
-            "quartiles": [round(q, 3) for q in statistics.quantiles(values)[::2]],
-            "over_mean_field": round(statistics.median(values) / base, 3),
+            **summary(values),
+            "over_mean_field": ratio(values, times["mean_field"]),
             "num_parameters": sum(p.numel() for p in vaes[name].guide.parameters()),
         }
         for name, values in times.items()
@@ -88,28 +68,5 @@ def show(rows):
         print(f"{row['what']:36}{numbers}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    with pyro.validation_enabled(False):  # as the evaluation does
-        rows = time_guides(args.batch_size, args.device, args.repeats)
-    show(rows)
-    report = {
-        "time": rows,
-        "command": " ".join(["python benchmarks/inference.py", *sys.argv[1:]]),
-        "hardware": hardware(torch.device(args.device)),
-    }
-    if args.out:
-        write_json(args.out, report)
-    else:
-        print(json.dumps(report["hardware"]))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, time_guides, show, batch_size=128, repeats=200)

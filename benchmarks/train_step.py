@@ -8,28 +8,16 @@ of `mean_field`. The networks are called once each, and as often as the definiti
 the pair calls them: a bijector stands in the model and in the guide.
 """
 
-import argparse
-import json
-import statistics
-import sys
 from functools import partial
-from pathlib import Path
 
 import pyro
 import torch
-from evaluate import seconds  # the other benchmark, beside this one
+from timing import images, in_turn, main, make, ratio, step, summary
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.checkpoint import write_json
-from pyro_vae_zoo.runs import hardware
 
 # The rows of `examples/reproduce.py --table self_reflective`.
 ONE_LAYER = {"latent_dim": 100, "hidden_dims": (1000, 1000), "activation": "elu"}
-
-
-def make(guide, device, **options):
-    torch.manual_seed(0)
-    return zoo.create(guide, event_shape=(28, 28), **options).to(device)
 
 
 def pair_loss(vae, x, analytic_kl):
@@ -57,15 +45,9 @@ def networks_loss(vae, x, z, once):
     return total
 
 
-def step(optimizer, loss):
-    optimizer.zero_grad()
-    loss().backward()
-    optimizer.step()
-
-
 def contestants(batch_size, device):
     """Name -> a training step."""
-    x = (torch.rand(batch_size, 28, 28) < 0.13).float().to(device)
+    x = images(batch_size, device)
     deep = make("self_reflective", device)
     # As in the step, each network hands a gradient on to the z above it.
     z = torch.randn(10, batch_size, 10, device=device, requires_grad=True)
@@ -91,31 +73,21 @@ def contestants(batch_size, device):
 
 
 def time_steps(batch_size, device, repeats):
-    """Medians over `repeats` rounds, each of which runs every contestant once."""
     with (
         pyro.validation_enabled(False),  # as `fit` does
         pyro.settings.context(module_local_params=True),
     ):
-        runs = contestants(batch_size, device)
-        for _ in range(5):  # warm up
-            for run in runs.values():
-                run()
-        times = {name: [] for name in runs}
-        for _ in range(repeats):
-            for name, run in runs.items():
-                times[name].append(1000 * seconds(run, device))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+        times = in_turn(contestants(batch_size, device), device, repeats)
     bases = ("networks, each once", "networks, as called", "mean_field")
     return [
         {
             "what": name,
             "batch_size": batch_size,
             "device": device,
-            "milliseconds": round(medians[name], 2),
-            "quartiles": [round(q, 2) for q in statistics.quantiles(times[name])[::2]],
-            "over": {base: round(medians[name] / medians[base], 3) for base in bases},
+            **summary(values, digits=2),
+            "over": {base: ratio(values, times[base]) for base in bases},
         }
-        for name in runs
+        for name, values in times.items()
     ]
 
 
@@ -129,27 +101,5 @@ def show(rows):
         )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    rows = time_steps(args.batch_size, args.device, args.repeats)
-    show(rows)
-    report = {
-        "time": rows,
-        "command": " ".join(["python benchmarks/train_step.py", *sys.argv[1:]]),
-        "hardware": hardware(torch.device(args.device)),
-    }
-    if args.out:
-        write_json(args.out, report)
-    else:
-        print(json.dumps(report["hardware"]))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, time_steps, show, batch_size=128, repeats=50)

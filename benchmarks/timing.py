@@ -1,0 +1,90 @@
+"""What the benchmarks share: pairs and images, runs in turn, medians, the report."""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.checkpoint import write_json
+from pyro_vae_zoo.runs import hardware
+
+
+def make(guide, device="cpu", **options):
+    torch.manual_seed(0)
+    return zoo.create(guide, event_shape=(28, 28), **options).to(device)
+
+
+def images(n, device="cpu"):
+    generator = torch.Generator().manual_seed(0)
+    return (torch.rand(n, 28, 28, generator=generator) < 0.13).float().to(device)
+
+
+def step(optimizer, loss):
+    optimizer.zero_grad()
+    loss().backward()
+    optimizer.step()
+
+
+def seconds(run, device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turn(runs, device, repeats, warmup=5):
+    """Seconds by name, of rounds each of which runs every contestant once."""
+    times = {name: [] for name in runs}
+    for _ in range(warmup + repeats):
+        for name, run in runs.items():
+            times[name].append(seconds(run, device))
+    return {name: values[warmup:] for name, values in times.items()}
+
+
+def summary(values, digits=3):
+    quartiles = statistics.quantiles(values)
+    q1, median, q3 = (round(1000 * q, digits) for q in quartiles)
+    return {"milliseconds": median, "quartiles": [q1, q3]}
+
+
+def ratio(values, base):
+    return round(statistics.median(values) / statistics.median(base), 3)
+
+
+def parser(doc, repeats):
+    options = argparse.ArgumentParser(description=doc.split("\n")[0])
+    options.add_argument("--repeats", type=int, default=repeats)
+    options.add_argument("--out", type=Path)
+    return options
+
+
+def write(report, out, device="cpu", **more_hardware):
+    """Add how the numbers came about; without `out`, print the hardware alone."""
+    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    report["command"] = " ".join(command)
+    report["hardware"] = hardware(torch.device(device)) | more_hardware
+    if out:
+        write_json(out, report)
+    else:
+        print(json.dumps(report["hardware"]))
+
+
+def main(doc, time_rows, show, batch_size, repeats):
+    """Time one batch, show the rows and write them; the numbers are the defaults."""
+    options = parser(doc, repeats)
+    options.add_argument("--batch-size", type=int, default=batch_size)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    args = options.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = time_rows(args.batch_size, args.device, args.repeats)
+    show(rows)
+    write({"time": rows}, args.out, args.device)
