@@ -219,7 +219,7 @@ def test_without_evidence_the_posterior_is_the_prior():
     vae, x = graph(), bits(5)
     with torch.no_grad():
         for node in list(vae.guide.nodes)[1:]:
-            last = node.net.rest[-1]
+            last = node.net[-1]
             last.weight.zero_()
             last.bias.fill_(1e8)
     kl = zoo.evaluate(vae, x, 20).kl_per_site

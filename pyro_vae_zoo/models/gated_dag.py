@@ -67,7 +67,7 @@ from pyro_vae_zoo.likelihoods import make_likelihood
 from pyro_vae_zoo.models.flow_guides import iaf
 from pyro_vae_zoo.models.ladder import GaussianLayer, weigh
 from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.networks import Block, LatentBlock, make_decoder, make_encoder
+from pyro_vae_zoo.networks import LatentBlock, make_decoder, make_encoder
 from pyro_vae_zoo.registry import register, with_options_of
 from pyro_vae_zoo.vae import VAE, Phase
 
@@ -407,17 +407,26 @@ def dag(
         activation,
     )
     encoder, num_features = make_encoder(network, event_shape, hidden_dims, activation)
-    node_net = node_hidden_dims, "mlp", activation
 
     def make_node() -> NodePosterior:
         flow = make_flow(latent_dim, latent_dim)
-        num_outputs = (3 if flow else 2) * latent_dim
-        return NodePosterior(Block([num_features], num_outputs, *node_net), flow)
+        # No `Block`, whose outputs start small: evidence that says little is given up
+        # before it is learned, since it costs KL from the first step on.
+        net, width = make_encoder("mlp", (num_features,), node_hidden_dims, activation)
+        head = nn.Linear(width, (3 if flow else 2) * latent_dim)
+        return NodePosterior(nn.Sequential(net, head), flow)
 
     top_down = TopDown(
         Gates(num_nodes, structure, gate_penalty),
         [
-            GaussianLayer(LatentBlock([k * latent_dim], 2 * latent_dim, *node_net))
+            GaussianLayer(
+                LatentBlock(
+                    [k * latent_dim],
+                    2 * latent_dim,
+                    node_hidden_dims,
+                    activation=activation,
+                )
+            )
             for k in range(1, num_nodes)
         ],
     )
