@@ -220,6 +220,13 @@ def _add_shared(command: argparse.ArgumentParser) -> None:
     add(
         "--network", choices=NETWORKS, help="kind of encoder and decoder (default: mlp)"
     )
+    add(
+        "--structure-epochs",
+        type=int,
+        metavar="N",
+        help="epochs in which a gated graph learns its edges, out of all; the rest is "
+        "trained with those that it has found (default: a quarter)",
+    )
     add("--activation", choices=sorted(ACTIVATIONS), help="of an mlp (default: relu)")
     add(
         "--option",

@@ -81,7 +81,7 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         folder,
         args.guide,
         data,
-        _options(args),
+        _options(args, training),
         training,
         source=_source(args.data),
         device=args.device,
@@ -151,7 +151,7 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
     data = load_dataset(args.data, args.data_dir)
     root = args.runs_dir or args.out
     specs = [_guide_spec(text) for text in args.guides or list_guides()]
-    given = _options(args)
+    given = _options(args, _training(args, data, args.seeds[0]))
     known = {guide: guide_options(resolve_guide(guide)) for guide, _ in specs}
     for name in given:
         if not any(name in options for options in known.values()):
@@ -263,8 +263,15 @@ def _source(data: str) -> str:
     return str(Path(data).resolve()) if data.endswith(".npz") else data
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
+def _options(args: argparse.Namespace, training: TrainOptions) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in _MODEL_OPTIONS}
+    if args.structure_epochs is not None:
+        if not 1 <= args.structure_epochs <= training.epochs:
+            raise UserError(
+                f"structure_epochs must be from 1 to the {training.epochs} epochs that "
+                f"there are, got {args.structure_epochs}"
+            )
+        given["structure_share"] = args.structure_epochs / training.epochs
     return {k: v for k, v in given.items() if v is not None} | dict(args.option)
 
 

@@ -316,6 +316,11 @@ def test_a_folder_that_is_no_run(npz, tmp_path, capsys):
         (["--guide", "nowhere.py:Guide"], ["nowhere.py", "no such file"]),
         (["--guide", "examples/my_guide.py"], ["FILE.py:Class"]),
         (["--colour", "red"], ["--colour"]),
+        (["--structure-epochs", "1"], ["'structure_share'", "guide 'iaf'"]),
+        (
+            ["--guide", "gated_dag", "--structure-epochs", "3"],
+            ["structure_epochs must be from 1 to the 2 epochs", "got 3"],
+        ),
         (["--seed", str(2**70)], ["seed must fit in 64 bits"]),
         (["--option", "gate_bias=abc"], ["option gate_bias: expected a number, got 'abc'"]),
         (["--option", "flow_hidden_dims=8"], ["takes one number", "flow_hidden_dims=8,"]),
@@ -604,6 +609,19 @@ def test_a_hierarchy_of_bits_draws_its_layers(npz, tmp_path, capsys):
     assert set(result["kl_per_site"]) == {"eps_1", "eps_2", "eps_3"}
     assert set(result["active_units"]) == {"eps_1", "eps_2", "eps_3"}
     assert result["training"]["analytic_kl"] is True
+
+
+def test_a_graph_learns_its_structure_for_as_long_as_it_is_told(npz, tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = ["train", "--guide", "gated_dag", "--option", "num_nodes=3", "--data", npz]
+    argv += ["--out", str(folder), *FAST, "--epochs", "5", "--structure-epochs", "3"]
+    assert cli.main(argv) == 0
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert [r["phase"] for r in records] == ["structure"] * 3 + ["retrain"] * 2
+    result = json.loads((folder / "result.json").read_text())
+    assert list(result["gates"]) == ["z_3->z_2", "z_3->z_1", "z_2->z_1"]
+    assert set(result["gates"].values()) <= {0.0, 1.0}
+    assert zoo.load(folder).monitor(zoo.load(folder))["gates"] == result["gates"]
 
 
 @pytest.mark.parametrize(
