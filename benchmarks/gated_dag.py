@@ -22,6 +22,7 @@ CONTESTANTS = {
         {
             "latent_dim": LATENT_DIM,
             "hidden_dims": (512, 512, 256),
+            "network": "resnet",
             "activation": "elu",
         },
     ),

@@ -45,9 +45,10 @@ the likelier of 0 and 1, and the rest goes on.
 | q(z_n)          | `NodePosterior`      | `latent_dim`            | 7        |
 
 Differences from the papers: logits in place of clamped probabilities, whose gradient dies
-at 0 and 1; no batch normalisation, which would make the bound of a datum depend on its
-batch; top-down networks read z through asinh, see `LatentBlock`; the temperature ends
-where 200 epochs of a factor 0.99 end, after however many epochs there are.
+at 0 and 1; residual blocks in place of batch normalisation, which would make the bound of
+a datum depend on its batch; top-down networks read z through asinh, see `LatentBlock`; the
+temperature ends where 200 epochs of a factor 0.99 end, after however many epochs there
+are; the second phase goes on from what the first has learned.
 """
 
 from collections.abc import Callable, Sequence
@@ -376,7 +377,7 @@ def dag(
     latent_dim: int = 16,
     hidden_dims: Sequence[int] = (512, 512, 256),
     node_hidden_dims: Sequence[int] = (128,),
-    network: str = "mlp",
+    network: str = "resnet",
     activation: str = "elu",
     structure: str = "learned",
     structure_share: float = 0.25,
@@ -408,11 +409,13 @@ def dag(
     )
     encoder, num_features = make_encoder(network, event_shape, hidden_dims, activation)
 
+    dense = "resnet" if network == "conv" else network  # of vectors, in a node
+
     def make_node() -> NodePosterior:
         flow = make_flow(latent_dim, latent_dim)
         # No `Block`, whose outputs start small: evidence that says little is given up
         # before it is learned, since it costs KL from the first step on.
-        net, width = make_encoder("mlp", (num_features,), node_hidden_dims, activation)
+        net, width = make_encoder(dense, (num_features,), node_hidden_dims, activation)
         head = nn.Linear(width, (3 if flow else 2) * latent_dim)
         return NodePosterior(nn.Sequential(net, head), flow)
 
@@ -424,7 +427,8 @@ def dag(
                     [k * latent_dim],
                     2 * latent_dim,
                     node_hidden_dims,
-                    activation=activation,
+                    dense,
+                    activation,
                 )
             )
             for k in range(1, num_nodes)
