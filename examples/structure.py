@@ -20,11 +20,11 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.checkpoint import write_json
+from pyro_vae_zoo.gates import Gates
 from pyro_vae_zoo.likelihoods import MIN_SCALE, GaussianLikelihood
 from pyro_vae_zoo.models.gated_dag import (
     GatedDAGGuide,
     GatedDAGModel,
-    Gates,
     NodePosterior,
     TopDown,
     monitor,

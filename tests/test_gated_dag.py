@@ -18,8 +18,8 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.bounds import bound_terms
-from pyro_vae_zoo.models import gated_dag
-from pyro_vae_zoo.models.gated_dag import Gates, Logistic, SparseELBO
+from pyro_vae_zoo.gates import GAIN, STRUCTURES, Gates, Logistic
+from pyro_vae_zoo.models.gated_dag import SparseELBO
 from pyro_vae_zoo.models.ladder import weigh
 from pyro_vae_zoo.models.standard import AmortizedGuide, positive
 
@@ -121,7 +121,7 @@ def test_the_decoder_sees_every_node_and_x_is_read_by_nobody():
         assert jacobian_is_zero(parameters(nodes[f"z_{n}"]), x)
 
 
-@pytest.mark.parametrize("structure", [*gated_dag.STRUCTURES, "learned"])
+@pytest.mark.parametrize("structure", [*STRUCTURES, "learned"])
 def test_fixed_structures(structure):
     vae = graph(structure=structure)
     named = gates_of(vae).named_probabilities()
@@ -237,7 +237,7 @@ def gates_at(probabilities, temperature=1.0, training=True):
     gates = Gates(num_nodes).double().train(training)
     logits = torch.tensor(probabilities).double().logit()
     with torch.no_grad():
-        gates.raw_logits.copy_(logits / gated_dag._GAIN)
+        gates.raw_logits.copy_(logits / GAIN)
         gates.temperature.fill_(temperature)
     return gates
 
@@ -499,6 +499,11 @@ def test_frozen_gates_are_numbers(name):
     joint = [poutine.trace(model).get_trace(x).log_prob_sum() for _ in range(2)]
     assert joint[0] == joint[1]
     zoo.testing.check_vae(vae, bits(4))
+
+
+def test_an_edge_that_is_none_is_named():
+    with pytest.raises(zoo.UserError, match="unknown edge 'z_1->z_2'.* known: z_2->z_1"):
+        Gates(2).set("z_1->z_2", True)
 
 
 def test_freezing_is_undone_by_learning_again():
