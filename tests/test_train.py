@@ -27,8 +27,10 @@ def data():
 
 
 def make(guide="iaf", seed=0):
+    """A pair that is trained in one phase; a graph is, where its edges are fixed."""
     torch.manual_seed(seed)
-    return small(guide, **SMALL)
+    fixed = {"structure": "full"} if "structure" in zoo.guide_options(guide) else {}
+    return small(guide, **SMALL, **fixed)
 
 
 def weights(vae):
