@@ -105,7 +105,7 @@ class Gates(nn.Module):
     @property
     def is_frozen(self) -> bool:
         """Whether each gate is 0 or 1 for good."""
-        return not isinstance(self.raw_logits, nn.Parameter)
+        return "raw_logits" in self._buffers
 
     def freeze(self, frozen: bool = True) -> None:
         """Fix each gate at the likelier of 0 and 1, or learn them again.

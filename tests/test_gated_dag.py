@@ -519,6 +519,14 @@ def test_freezing_is_undone_by_learning_again():
     assert [name for name, _ in gates.named_parameters()] == ["raw_logits"]
 
 
+def test_gates_are_learned_in_a_functional_call_too():
+    """Where tensors that are no parameters stand in for the logits."""
+    gates = gates_at([0.3])
+    logits = torch.zeros(1).double().requires_grad_()
+    c = torch.func.functional_call(gates, {"raw_logits": logits}, ())
+    assert torch.autograd.grad(c.sum(), logits)[0].abs() > 0
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_saving_keeps_what_is_frozen(frozen, tmp_path):
     vae = small("gated_dag", num_nodes=3)
