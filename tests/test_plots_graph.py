@@ -24,7 +24,7 @@ OPTIONS = {
     "hidden_dims": (16,),
     "node_hidden_dims": (8,),
 }
-SOFT = {"z_3->z_2": 0.8, "z_3->z_1": 0.3, "z_2->z_1": 0.55}
+SOFT = {"z_3->z_2": 0.8, "z_3->z_1": 0.45, "z_2->z_1": 0.55}
 HARD = {"z_3->z_2": 1.0, "z_3->z_1": 0.0, "z_2->z_1": 1.0}
 
 
@@ -178,7 +178,7 @@ def test_open_edges_are_solid_and_as_wide_as_likely():
 
 
 def test_probabilities_stand_on_the_edges_that_are_not_frozen():
-    assert notes(plots.plot_graph(SOFT)) == ["0.80", "0.30", "0.55"]
+    assert notes(plots.plot_graph(SOFT)) == ["0.80", "0.45", "0.55"]
     assert notes(plots.plot_graph(HARD)) == []
     fig = plots.plot_graph(HARD | {"z_3->z_1": 0.25})
     assert notes(fig) == ["0.25"]
