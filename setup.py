@@ -29,6 +29,7 @@ setup(
         "scipy",
         "scikit-learn",
         "matplotlib",
+        "networkx",
         "tqdm",
         "safetensors",
     ],

@@ -54,7 +54,7 @@ __all__ = [
 
 PICTURES = (
     *("samples", "reconstructions", "training", "traversal", "posterior"),
-    *("components", "growth", "layers"),
+    *("components", "growth", "layers", "gates", "graph"),
 )
 _FILES = (CONFIG_FILE, RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
     f"{name}.png" for name in PICTURES
@@ -271,6 +271,11 @@ def draw(
         q = latent_sites(poutine.trace(vae.guide).get_trace(x[:1]))["z"]["fn"]
         if isinstance(q, Mixture) and len(q.components) > 1:
             figures["components"] = lambda: plots.plot_components(vae, x, data=data)
+    gates = [record["gates"] for record in records if record.get("gates")]
+    if gates:
+        figures["graph"] = lambda: plots.plot_graph(vae, title=title)
+    if any(0 < p < 1 for by_edge in gates for p in by_edge.values()):  # were learned
+        figures["gates"] = lambda: plots.plot_gates(records, title=title)
     for name, figure in figures.items():
         try:
             plots.save_figure(figure(), folder / f"{name}.png")

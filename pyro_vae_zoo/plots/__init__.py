@@ -6,6 +6,7 @@ name the guide, and the data where they are told, in the title.
 """
 
 from pyro_vae_zoo.plots.components import plot_components
+from pyro_vae_zoo.plots.graph import plot_gates, plot_graph
 from pyro_vae_zoo.plots.hierarchy import plot_growth, plot_layers
 from pyro_vae_zoo.plots.images import (
     plot_images,
@@ -28,6 +29,8 @@ __all__ = [
     "plot_comparison",
     "plot_components",
     "plot_curves",
+    "plot_gates",
+    "plot_graph",
     "plot_growth",
     "plot_images",
     "plot_layers",

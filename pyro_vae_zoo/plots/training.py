@@ -26,10 +26,12 @@ from pyro_vae_zoo.train import History
 
 __all__ = [
     "Records",
+    "mark_phases",
     "plot_comparison",
     "plot_curves",
     "plot_results",
     "plot_training",
+    "records_of",
 ]
 
 _TRAINING = {"color": FAINT, "ls": "--"}
@@ -69,7 +71,7 @@ def plot_comparison(runs: Mapping[str, Records], *, title: str | None = None) ->
 
 
 def _training_figure(runs: Mapping[str, Records], title: str | None) -> Figure:
-    runs = {label: _records(label, records) for label, records in runs.items()}
+    runs = {label: records_of(label, records) for label, records in runs.items()}
     if not runs:
         raise UserError("there are no runs to draw")
     single = len(runs) == 1
@@ -100,32 +102,37 @@ def _training_figure(runs: Mapping[str, Records], title: str | None) -> Figure:
                 _draw_curve(ax, records, key, {"label": label, **style}, last)
         dress(ax, name, "epoch", NATS)
         if single and not last:
-            _mark_phases(ax, records, named=ax is axes[0])
+            mark_phases(ax, records, 0.02 if ax is axes[0] else None)
     for ax in axes[len(panels) :]:
         ax.remove()
     _training_legend(fig, runs, len(panels) < len(axes))
     return fig
 
 
-def _records(label: str, records: Records) -> list[Mapping[str, Any]]:
+def records_of(label: str, records: Records) -> list[Mapping[str, Any]]:
+    """The records as a list, which has some; errors name the label."""
     records = list(getattr(records, "epochs", records))
     if not records:
         raise UserError(f"there are no epochs to draw{f' in {label!r}' * bool(label)}")
     return records
 
 
-def _mark_phases(ax: Axes, records: list[Mapping[str, Any]], named: bool) -> None:
-    """A line where a phase of the training ends and the next begins."""
+def mark_phases(
+    ax: Axes, records: list[Mapping[str, Any]], name_at: float | None
+) -> None:
+    """A line where a phase of the training ends and the next begins.
+
+    The name of that is written upwards from `name_at`, a share of the height, if any.
+    """
     for before, after in zip(records, records[1:], strict=False):
         if before.get("phase") != after.get("phase"):
             border = before["epoch"] + 0.5
             ax.axvline(border, color=FAINT, lw=0.8, ls=":", zorder=0)
-            if named:
+            if name_at is not None:
                 place = {"transform": ax.get_xaxis_transform(), "rotation": 90}
                 text = f" {after['phase']}"
-                ax.text(
-                    border, 0.02, text, color=FAINT, fontsize=7, va="bottom", **place
-                )
+                look = {"color": FAINT, "fontsize": 7, "va": "bottom"}
+                ax.text(border, name_at, text, **look, **place)
 
 
 def _draw_curve(
@@ -231,7 +238,7 @@ def plot_results(
             for records in (runs or {}).get(row["label"], ()):
                 style = _run_style(i)
                 style["lw"] = 1
-                _draw_curve(panel, _records("", records), "valid_elbo", style, last)
+                _draw_curve(panel, records_of("", records), "valid_elbo", style, last)
         name = "Validation ELBO" + ", last epochs" * last
         dress(panel, name, "epoch", NATS)
     return fig
