@@ -77,6 +77,12 @@ def _density(args: argparse.Namespace) -> None:
 
 def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
     training = _training(args, data, args.seed)
+    if args.structure_epochs is not None:
+        if "structure_share" not in guide_options(resolve_guide(args.guide)):
+            raise UserError(
+                "--structure-epochs is for guides that learn a structure, as gated_dag, "
+                f"and not for {args.guide!r}"
+            )
     result = make_run(
         folder,
         args.guide,
@@ -266,6 +272,8 @@ def _source(data: str) -> str:
 def _options(args: argparse.Namespace, training: TrainOptions) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in _MODEL_OPTIONS}
     if args.structure_epochs is not None:
+        if "structure_share" in dict(args.option):
+            raise UserError("--structure-epochs and structure_share exclude each other")
         if not 1 <= args.structure_epochs <= training.epochs:
             raise UserError(
                 f"structure_epochs must be from 1 to the {training.epochs} epochs that "

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from pyro_vae_zoo.bounds import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.datasets import check_images
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.importance import LogLikelihood, summarise
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.importance import LogLikelihood, error_of_mean, summarise
+from pyro_vae_zoo.vae import VAE, in_data_plate, latent_sites
 
 __all__ = ["Evaluation", "evaluate", "log_likelihood"]
 
@@ -46,7 +46,8 @@ class Evaluation:
         log_likelihood: importance-sampled, with `num_particles` draws.
         log_likelihood_std_error: sd over the data / sqrt(number of data).
         log_likelihood_mc_error: error from the finite number of draws,
-            sqrt(sum of squared standard errors) / number of data.
+            sqrt(sum of squared standard errors) / number of data; where data share a
+            draw, as that of a graph's gates, with the covariance that comes of it.
         kl: E[log q(z|x) - log p(z)], summed over the latent sites.
         kl_per_site: the same for each latent site.
         reconstruction: E[log p(x|z)].
@@ -154,6 +155,7 @@ def evaluate(
     reconstruction = torch.zeros((), dtype=torch.double)
     kl: dict[str, Tensor] = {}
     units = _ActiveUnits(n, num_particles)
+    shared: list[slice] = []  # data with a draw in common
     densities: list[Tensor] = []
     weights: list[Tensor] = []
     stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
@@ -165,9 +167,14 @@ def evaluate(
                 kl[site] = kl.get(site, 0) + value.double().sum().cpu()
             units.add(rows, columns, terms)
             if columns.start == 0:
+                if not all(
+                    map(in_data_plate, latent_sites(terms.guide_trace).values())
+                ):
+                    shared.append(rows)
                 densities += _flow_densities(terms)
                 weights += _mixture_weights(terms)
     ll = summarise(log_weights)
+    mc_error = ll.std_error.square().sum().sqrt().item() / n
     elbo = log_weights.mean(1)
     draws = n * num_particles
     active = units.count()
@@ -181,7 +188,9 @@ def evaluate(
         elbo_std_error=_std_error(elbo),
         log_likelihood=ll.log_prob.mean().item(),
         log_likelihood_std_error=_std_error(ll.log_prob),
-        log_likelihood_mc_error=ll.std_error.square().sum().sqrt().item() / n,
+        log_likelihood_mc_error=error_of_mean(log_weights, shared)
+        if shared
+        else mc_error,
         kl=sum(per_site.values()),
         kl_per_site=per_site,
         reconstruction=(reconstruction / draws).item(),

@@ -11,7 +11,9 @@ temperature \(\tau\). The density of g is finite where that of its sigmoid, roun
 or 1, is not.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -19,9 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.utils import clamp_probs
 
-from pyro_vae_zoo.errors import unknown_name
+from pyro_vae_zoo.elbo import AnnealedELBO
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.vae import VAE, Phase
 
-__all__ = ["STRUCTURES", "Gates", "Logistic"]
+__all__ = [
+    "STRUCTURES",
+    "Gates",
+    "Logistic",
+    "SparseELBO",
+    "monitor",
+    "structure_phases",
+]
 
 # Which edges i -> n are open; the structure that is learned starts undecided.
 STRUCTURES: dict[str, Callable[[int, int], bool]] = {
@@ -31,6 +42,7 @@ STRUCTURES: dict[str, Callable[[int, int], bool]] = {
 }
 # Adam moves every parameter by its rate in a step, and a logit has far to go.
 GAIN = 10.0
+FINAL_TEMPERATURE = 0.99**200
 
 
 class Logistic(dist.Logistic):
@@ -46,7 +58,8 @@ class Gates(nn.Module):
     """c: a gate on each edge of the graph, learned or fixed.
 
     Edges `(i, n)`, from parent i to child n, come child by child from the root down, and
-    for each child its parents from the root down.
+    for each child its parents from the root down. While they are learned there is a site
+    `"gates"`, outside the data plate, whose value is a logit for each gate.
 
     Args:
         num_nodes: N.
@@ -54,7 +67,7 @@ class Gates(nn.Module):
         penalty: what an open gate costs in `SparseELBO`, in nats per datum.
 
     Raises:
-        UserError: for an unknown structure.
+        UserError: for an unknown structure and a penalty that is negative or infinite.
 
     >>> gates = Gates(3, "chain")
     >>> gates.named_probabilities()
@@ -67,13 +80,18 @@ class Gates(nn.Module):
         super().__init__()
         if structure not in ("learned", *STRUCTURES):
             raise unknown_name("structure", structure, ("learned", *STRUCTURES))
+        if not 0 <= penalty < math.inf:
+            raise UserError(
+                f"gate_penalty must be finite and not negative, got {penalty}"
+            )
         nodes = range(num_nodes, 0, -1)
         self.edges = [(i, n) for n in nodes for i in nodes if i > n]
         self.penalty = penalty
         self.raw_logits = nn.Parameter(torch.zeros(len(self.edges)))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("frozen", torch.tensor(False))
-        if structure != "learned" or not self.edges:
+        self.is_fixed = structure != "learned" or not self.edges
+        if self.is_fixed:
             is_open = STRUCTURES.get(structure, STRUCTURES["full"])
             signs = [1.0 if is_open(i, n) else -1.0 for i, n in self.edges]
             with torch.no_grad():
@@ -108,12 +126,21 @@ class Gates(nn.Module):
         return "raw_logits" in self._buffers
 
     def freeze(self, frozen: bool = True) -> None:
-        """Fix each gate at the likelier of 0 and 1, or learn them again.
+        """Fix each gate at the likelier of 0 and 1 (in a tie, at 0), or learn them again.
 
-        Frozen logits are no parameters: they have no gradient and no optimiser.
+        Frozen logits are no parameters: they have no gradient and no optimiser. Those
+        that are learned again are a new parameter, which needs a new optimiser.
+
+        Raises:
+            UserError: where the structure was given and cannot be learned.
         """
         if frozen == self.is_frozen:
             return
+        if self.is_fixed and self.is_frozen:
+            raise UserError(
+                "these gates were made with a structure, and are not to be learned; make "
+                "them with structure 'learned'"
+            )
         value = self.raw_logits.detach()
         del self.raw_logits
         if frozen:
@@ -133,3 +160,62 @@ class Gates(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         self.freeze(bool(state_dict.get(f"{prefix}frozen", self.frozen)))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class SparseELBO(AnnealedELBO):
+    """The bound less the gates' penalty for each edge that is open, in expectation."""
+
+    def loss_and_elbo(
+        self, model: nn.Module, guide: nn.Module, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The objective to minimise and the plain bound, both summed over the batch."""
+        loss, elbo = super().loss_and_elbo(model, guide, x)
+        gates = model.top_down.gates
+        return loss + len(x) * gates.penalty * gates.probabilities().sum(), elbo
+
+
+def structure_phases(
+    share: float = 0.25,
+    final_temperature: float = FINAL_TEMPERATURE,
+    modules: tuple[nn.Module, ...] | None = None,
+) -> tuple[Phase, ...]:
+    """How `fit` trains a pair whose structure is learned: in two phases.
+
+    The pair's gates are `vae.model.top_down.gates`, a `Gates`. Stock `SVI` knows nothing
+    of phases: it trains at the temperature that there is, and freezes no gate.
+
+    Args:
+        share: of the epochs that goes to the structure; with 1 the gates stay random.
+        final_temperature: of the relaxation, which falls to it from 1, geometrically.
+        modules: what is trained; None means everything.
+
+    Raises:
+        UserError: for values outside (0, 1].
+    """
+    for name, value in (
+        ("structure_share", share),
+        ("final_temperature", final_temperature),
+    ):
+        if not 0 < value <= 1:
+            raise UserError(f"{name} must be in (0, 1], got {value}")
+    anneal = partial(_anneal, final_temperature=final_temperature)
+    learn = Phase("structure", share, SparseELBO, modules, _learn, anneal)
+    retrain = Phase("retrain", 1 - share, None, modules, _freeze)
+    return (learn, retrain) if share < 1 else (learn,)
+
+
+def _learn(vae: VAE) -> None:
+    vae.model.top_down.gates.freeze(False)
+
+
+def _freeze(vae: VAE) -> None:
+    vae.model.top_down.gates.freeze()
+
+
+def _anneal(vae: VAE, done: float, final_temperature: float) -> None:
+    vae.model.top_down.gates.temperature.fill_(final_temperature**done)
+
+
+def monitor(vae: VAE) -> dict[str, dict[str, float]]:
+    """The probability of each gate to be open, as `fit` records it."""
+    return {"gates": vae.model.top_down.gates.named_probabilities()}

@@ -1,12 +1,13 @@
 """What importance weights say: an estimate, its errors, and whether to trust them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["LogLikelihood", "pareto_khat", "summarise"]
+__all__ = ["LogLikelihood", "error_of_mean", "pareto_khat", "summarise"]
 
 _SUMMARY_BLOCK = 1_000_000  # log-weights that are summarised at a time
 
@@ -38,6 +39,35 @@ def summarise(log_weights: Tensor) -> LogLikelihood:
     rows = max(_SUMMARY_BLOCK // num_particles, 1)
     parts = [_summary_of_block(block) for block in log_weights.split(rows)]
     return LogLikelihood(*map(torch.cat, zip(*parts, strict=True)), num_particles)
+
+
+def error_of_mean(log_weights: Tensor, groups: Sequence[slice]) -> float:
+    r"""Monte-Carlo standard error of the mean of log p-hat over the data, in nats.
+
+    The delta method, which takes a draw's share in its datum's weights, less 1/K, for its
+    influence. Within a group of data the draws have something in common, and their
+    influences are added before they are squared:
+
+    \[\frac1N \sqrt{\frac{K}{K - 1} \sum_g \sum_k \Big(\sum_{i \in g} \tilde w_{ik} -
+      \tfrac1K\Big)^2}.\]
+
+    Args:
+        log_weights: shape `(n, num_particles)`.
+        groups: rows whose draws depend on each other.
+
+    >>> log_weights = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    >>> alone = error_of_mean(log_weights, [slice(0, 1), slice(1, 2)])
+    >>> round(error_of_mean(log_weights, [slice(0, 2)]) / alone, 3)
+    1.414
+    """
+    n, num_particles = log_weights.shape
+    squares = 0.0
+    for rows in groups:
+        shares = log_weights[rows].softmax(1) - 1 / num_particles
+        squares += shares.sum(0).square().sum().item()
+    if num_particles == 1:
+        return math.nan
+    return math.sqrt(squares * num_particles / (num_particles - 1)) / n
 
 
 def _summary_of_block(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

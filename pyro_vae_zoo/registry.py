@@ -174,6 +174,8 @@ def create(
             raise UserError(f"option {name}: expected True or False, got {value!r}")
         if isinstance(known[name], int | float) and isinstance(value, str):
             raise UserError(f"option {name}: expected a number, got {value!r}")
+        if type(known[name]) is int and isinstance(value, float):
+            raise UserError(f"option {name}: expected a whole number, got {value!r}")
         if isinstance(known[name], tuple) and isinstance(value, int | float):
             raise UserError(
                 f"option {name} takes one number or several, with commas: expected "

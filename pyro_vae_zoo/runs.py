@@ -193,7 +193,7 @@ def _check_runs(vae: VAE, data: Dataset, training: TrainOptions) -> None:
 
 def _check_checkpoint(path: Path, vae: VAE, training: TrainOptions) -> None:
     if path.exists():
-        state = check_resumable(path, training, len(vae.phases))
+        state = check_resumable(path, training, vae.phases)
         load_weights(vae, state["vae"], path)
 
 

@@ -66,8 +66,8 @@ class History:
         epochs: a record for each epoch: `epoch`, `phase`, `train_elbo`,
             `valid_elbo`, `kl`, `reconstruction`, the flow's `initial_log_density`,
             `final_log_density` and `log_det` (all on the validation data but
-            the first), `lr`, `kl_weight`, `seconds`, and what the VAE has to
-            monitor.
+            the first), `lr`, `kl_weight`, `seconds`, and the entries of
+            `vae.monitor(vae)`.
         best_epoch: the epoch whose validation ELBO is highest.
         weights: which weights the VAE has now, `best` or `last`.
         stopped_early: whether patience ran out.
@@ -114,8 +114,8 @@ def fit(
     Args:
         vae: the pair; moved to `device` and trained in place.
         data: the data set; its validation part chooses the best epoch.
-        epochs: passes over the data, shared out among the VAE's phases, of which some
-            are left out where there are fewer epochs than phases.
+        epochs: passes over the data, shared out among the VAE's phases, of which the
+            last are left out where there are fewer epochs than phases.
         batch_size: data for each step; the last batch of an epoch may be smaller.
         lr: learning rate.
         seed: of noise, order and binarisation; the caller's random state is kept.
@@ -328,7 +328,7 @@ class _Run:
             "seconds": round(self.seconds, 4),
         }
         if self.vae.monitor is not None:
-            record |= self.vae.monitor(self.vae)
+            record = self.vae.monitor(self.vae) | record
         self.history.epochs.append(record)
         elbos = f"elbo {record['train_elbo']:.2f} valid {valid.elbo:.2f}"
         bar.set_postfix_str(elbos)
@@ -423,7 +423,7 @@ class _Run:
 
     def restore(self) -> None:
         path = self.folder / CHECKPOINT_FILE
-        state = check_resumable(path, self.options, len(self.vae.phases))
+        state = check_resumable(path, self.options, self.vae.phases)
         load_weights(self.vae, state["vae"], path)
         self.epoch, self.step = state["epoch"], state["step"]
         self.elbo_sum, self.seconds = state["elbo_sum"], state["seconds"]
@@ -437,7 +437,9 @@ class _Run:
         write_atomically(self.folder / METRICS_FILE, lines.encode())
 
 
-def check_resumable(path: Path, options: TrainOptions, num_phases: int = 1) -> dict:
+def check_resumable(
+    path: Path, options: TrainOptions, phases: Sequence[Phase] = (Phase(),)
+) -> dict:
     """The checkpoint at `path`, if a training with `options` may go on from it.
 
     Raises:
@@ -449,7 +451,8 @@ def check_resumable(path: Path, options: TrainOptions, num_phases: int = 1) -> d
         raise DataFileError(f"{path} is no checkpoint: it lacks {sorted(missing)}")
     saved, now = state["options"], asdict(options)
     # Nothing but the end depends on the number of epochs, with some exceptions.
-    free = {"epochs"} if options.schedule != "cosine" and num_phases == 1 else set()
+    bound = options.schedule == "cosine" or len(phases) > 1 or phases[0].each_epoch
+    free = set() if bound else {"epochs"}
     for name in now.keys() - free:
         if saved.get(name) != now[name]:
             raise UserError(
@@ -488,15 +491,14 @@ def _what_failed(vae: VAE, x: Tensor, num_particles: int) -> str:
 def _share_out(epochs: int, phases: Sequence[Phase]) -> list[int]:
     """The epoch at which each phase ends, in proportion to the shares.
 
-    Each has an epoch at least, where there are as many; else some are left out.
+    Each has an epoch at least, where there are as many; else the last are left out.
     """
     total, ends, share = sum(p.share for p in phases), [0], 0.0
     for number, phase in enumerate(phases, start=1):
         share += phase.share
         end = round(epochs * share / total)
-        if epochs >= len(phases):
-            end = min(max(end, ends[-1] + 1), epochs - len(phases) + number)
-        ends.append(end)
+        end = min(max(end, ends[-1] + 1), epochs - len(phases) + number)
+        ends.append(end if epochs >= len(phases) else min(number, epochs))
     return ends[1:]
 
 

@@ -16,7 +16,8 @@ contract, which `pyro_vae_zoo.testing.check_vae` checks:
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyro
@@ -180,17 +181,30 @@ class VAE(nn.Module):
         """Stands for data where only the number of them matters."""
         return torch.zeros(n, *self.event_shape, device=self.device, dtype=self.dtype)
 
+    @contextmanager
+    def _evaluation_mode(self) -> Iterator[None]:
+        modes = {module: module.training for module in self.modules()}
+        try:
+            self.eval()
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
         """`n` data from the model: z ~ p(z), x ~ p(x|z), shape `(n, *event_shape)`.
 
-        With `mean=True` E[x|z] in place of the last draw: what pictures show.
+        With `mean=True` E[x|z] in place of the last draw: what pictures show. Where a
+        model draws something once for all data, as a graph does while its gates are
+        learned, all n have it in common.
         """
         if n < 1:
             raise UserError(f"expected a positive number of samples, got {n}")
         generate = poutine.uncondition(self.model)
-        trace = poutine.trace(generate).get_trace(self._blank(n))
-        return _observed(self.model, trace, mean)
+        with self._evaluation_mode():
+            trace = poutine.trace(generate).get_trace(self._blank(n))
+            return _observed(self.model, trace, mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -198,9 +212,10 @@ class VAE(nn.Module):
 
         A model without latents keeps nothing of x: its draws are of p(x).
         """
-        guide_trace = poutine.trace(self.guide).get_trace(x)
-        decode = poutine.replay(poutine.uncondition(self.model), trace=guide_trace)
-        return _observed(self.model, poutine.trace(decode).get_trace(x), mean=True)
+        with self._evaluation_mode():
+            guide_trace = poutine.trace(self.guide).get_trace(x)
+            decode = poutine.replay(poutine.uncondition(self.model), trace=guide_trace)
+            return _observed(self.model, poutine.trace(decode).get_trace(x), mean=True)
 
     @torch.no_grad()
     def encode(self, x: Tensor, num_samples: int = 1) -> Tensor | dict[str, Tensor]:
@@ -209,7 +224,7 @@ class VAE(nn.Module):
         A guide with several latent sites gives a dictionary of such tensors. What is
         drawn once for all data, as the gates of a graph, is not among them.
         """
-        with pyro.plate("particles", num_samples, dim=-2):
+        with self._evaluation_mode(), pyro.plate("particles", num_samples, dim=-2):
             trace = poutine.trace(self.guide).get_trace(x)
         draws = {
             name: site["value"]

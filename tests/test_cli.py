@@ -316,7 +316,18 @@ def test_a_folder_that_is_no_run(npz, tmp_path, capsys):
         (["--guide", "nowhere.py:Guide"], ["nowhere.py", "no such file"]),
         (["--guide", "examples/my_guide.py"], ["FILE.py:Class"]),
         (["--colour", "red"], ["--colour"]),
-        (["--structure-epochs", "1"], ["'structure_share'", "guide 'iaf'"]),
+        (["--structure-epochs", "1"], ["--structure-epochs is for", "not for 'iaf'"]),
+        (
+            ["--guide", "gated_dag", "--option", "structure_share=0.5"]
+            + ["--structure-epochs", "1"],
+            ["--structure-epochs and structure_share exclude each other"],
+        ),
+        (
+            ["--guide", "gated_dag", "--option", "structure=full"]
+            + ["--structure-epochs", "1"],
+            ["structure_share is of structures that are learned, and 'full' is given"],
+        ),
+        (["--option", "num_flows=2.5"], ["num_flows: expected a whole number, got 2.5"]),
         (
             ["--guide", "gated_dag", "--structure-epochs", "3"],
             ["structure_epochs must be from 1 to the 2 epochs", "got 3"],

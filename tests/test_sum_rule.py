@@ -27,9 +27,11 @@ def test_probabilities_of_all_images_sum_to_one(name):
         optimizer.step()
     perturb(vae.guide, 0.05)  # away from wherever a flow's terms may cancel
 
-    ll = zoo.log_likelihood(vae, IMAGES, num_particles=20_000)
+    # One image at a time: the errors of the 64 estimates are independent, even where all
+    # data of a chunk have a draw in common, as the gates of a graph.
+    alone = {"chunk_rows": 256} if "structure" in zoo.guide_options(name) else {}
+    ll = zoo.log_likelihood(vae, IMAGES, num_particles=20_000, **alone)
     p = ll.log_prob.exp()
-    # Errors of the 64 estimates are independent.
     error = (p * ll.std_error).square().sum().sqrt()
     assert 4 * error < 0.02, error
     assert abs(p.sum() - 1) < 0.02

@@ -61,9 +61,8 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae_zoo.elbo import AnnealedELBO
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.gates import Gates
+from pyro_vae_zoo.gates import FINAL_TEMPERATURE, Gates, monitor, structure_phases
 from pyro_vae_zoo.likelihoods import make_likelihood
 from pyro_vae_zoo.models.flow_guides import iaf
 from pyro_vae_zoo.models.ladder import GaussianLayer, weigh
@@ -76,13 +75,8 @@ __all__ = [
     "GatedDAGGuide",
     "GatedDAGModel",
     "NodePosterior",
-    "SparseELBO",
     "TopDown",
-    "monitor",
-    "structure_phases",
 ]
-
-_FINAL_TEMPERATURE = 0.99**200
 
 
 class TopDown(PyroModule):
@@ -92,10 +86,19 @@ class TopDown(PyroModule):
         gates: c.
         layers: for each node but the root, from the root down, a map from the gated
             parents, side by side, to loc and scale.
+
+    Raises:
+        UserError: where there are gates for another number of nodes.
     """
 
-    def __init__(self, gates: nn.Module, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, gates: Gates, layers: Sequence[nn.Module]) -> None:
         super().__init__()
+        num_edges = len(layers) * (len(layers) + 1) // 2
+        if len(gates.edges) != num_edges:
+            raise UserError(
+                f"expected gates on {num_edges} edges, as {len(layers)} layers below the "
+                f"root have, got {len(gates.edges)}"
+            )
         self.gates = gates
         self.layers = nn.ModuleList(layers)
 
@@ -202,62 +205,6 @@ class GatedDAGGuide(PyroModule):
                 z.append(pyro.sample(f"z_{n}", node(features, prior)))
 
 
-class SparseELBO(AnnealedELBO):
-    """The bound less the gates' penalty for each edge that is open, in expectation."""
-
-    def loss_and_elbo(
-        self, model: nn.Module, guide: nn.Module, x: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The objective to minimise and the plain bound, both summed over the batch."""
-        loss, elbo = super().loss_and_elbo(model, guide, x)
-        gates = model.top_down.gates
-        return loss + len(x) * gates.penalty * gates.probabilities().sum(), elbo
-
-
-def structure_phases(
-    share: float = 0.25,
-    final_temperature: float = _FINAL_TEMPERATURE,
-    modules: tuple[nn.Module, ...] | None = None,
-) -> tuple[Phase, ...]:
-    """How `fit` trains a pair whose structure is learned: in two phases.
-
-    Args:
-        share: of the epochs that goes to the structure; with 1 the gates stay random.
-        final_temperature: of the relaxation, which falls to it from 1, geometrically.
-        modules: what is trained; None means everything.
-
-    Raises:
-        UserError: for values outside (0, 1].
-    """
-    for name, value in (
-        ("structure_share", share),
-        ("final_temperature", final_temperature),
-    ):
-        if not 0 < value <= 1:
-            raise UserError(f"{name} must be in (0, 1], got {value}")
-    anneal = partial(_anneal, final_temperature=final_temperature)
-    learn = Phase("structure", share, SparseELBO, modules, _learn, anneal)
-    retrain = Phase("retrain", 1 - share, None, modules, _freeze)
-    return (learn, retrain) if share < 1 else (learn,)
-
-
-def _learn(vae: VAE) -> None:
-    vae.model.top_down.gates.freeze(False)
-
-
-def _freeze(vae: VAE) -> None:
-    vae.model.top_down.gates.freeze()
-
-
-def _anneal(vae: VAE, done: float, final_temperature: float) -> None:
-    vae.model.top_down.gates.temperature.fill_(final_temperature**done)
-
-
-def monitor(vae: VAE) -> dict[str, dict[str, float]]:
-    """The probability of each gate to be open, as `fit` records it."""
-    return {"gates": vae.model.top_down.gates.named_probabilities()}
-
-
 def dag(
     make_flow: Callable[[int, int], list],
     *,
@@ -271,7 +218,7 @@ def dag(
     activation: str = "elu",
     structure: str = "learned",
     structure_share: float = 0.25,
-    final_temperature: float = _FINAL_TEMPERATURE,
+    final_temperature: float = FINAL_TEMPERATURE,
     gate_penalty: float = 0.0,
 ) -> VAE:
     """A graph of `num_nodes` nodes with `latent_dim` dimensions each.
@@ -286,8 +233,16 @@ def dag(
             "num_nodes and latent_dim must be at least 1, got "
             f"{num_nodes} and {latent_dim}"
         )
-    if not gate_penalty >= 0:
-        raise UserError(f"gate_penalty must not be negative, got {gate_penalty}")
+    learning = {
+        "structure_share": structure_share != 0.25,
+        "final_temperature": final_temperature != FINAL_TEMPERATURE,
+        "gate_penalty": gate_penalty != 0,
+    }
+    for name, is_set in learning.items():
+        if is_set and structure != "learned":
+            raise UserError(
+                f"{name} is of structures that are learned, and {structure!r} is given"
+            )
     p_x = make_likelihood(likelihood, event_shape)
     decoder = make_decoder(
         network,
@@ -335,7 +290,11 @@ def dag(
     )
 
 
-register("gated_dag")(partial(dag, lambda latent_dim, context_dim: []))
+@register("gated_dag")
+@with_options_of(dag)
+def gated_dag(**options: Any) -> VAE:
+    """Gaussian nodes."""
+    return dag(lambda latent_dim, context_dim: [], **options)
 
 
 @register("gated_dag_iaf")
