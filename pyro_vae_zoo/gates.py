@@ -209,7 +209,9 @@ def _learn(vae: VAE) -> None:
 
 
 def _freeze(vae: VAE) -> None:
-    vae.model.top_down.gates.freeze()
+    gates = vae.model.top_down.gates
+    if gates.raw_logits.any():  # else there was no epoch to learn them in
+        gates.freeze()
 
 
 def _anneal(vae: VAE, done: float, final_temperature: float) -> None:

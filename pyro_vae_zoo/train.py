@@ -114,8 +114,8 @@ def fit(
     Args:
         vae: the pair; moved to `device` and trained in place.
         data: the data set; its validation part chooses the best epoch.
-        epochs: passes over the data, shared out among the VAE's phases, of which the
-            last are left out where there are fewer epochs than phases.
+        epochs: passes over the data, shared out among the VAE's phases, of which some
+            are left out where there are fewer epochs than phases.
         batch_size: data for each step; the last batch of an epoch may be smaller.
         lr: learning rate.
         seed: of noise, order and binarisation; the caller's random state is kept.
@@ -491,14 +491,15 @@ def _what_failed(vae: VAE, x: Tensor, num_particles: int) -> str:
 def _share_out(epochs: int, phases: Sequence[Phase]) -> list[int]:
     """The epoch at which each phase ends, in proportion to the shares.
 
-    Each has an epoch at least, where there are as many; else the last are left out.
+    Each has an epoch at least, where there are as many; else some are left out.
     """
     total, ends, share = sum(p.share for p in phases), [0], 0.0
     for number, phase in enumerate(phases, start=1):
         share += phase.share
         end = round(epochs * share / total)
-        end = min(max(end, ends[-1] + 1), epochs - len(phases) + number)
-        ends.append(end if epochs >= len(phases) else min(number, epochs))
+        if epochs >= len(phases):
+            end = min(max(end, ends[-1] + 1), epochs - len(phases) + number)
+        ends.append(end)
     return ends[1:]
 
 

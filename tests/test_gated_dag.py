@@ -279,9 +279,12 @@ def test_relaxation_is_that_of_the_public_codes(mu, tau, g1, g2):
     """GV6: mu^(1/tau) / (mu^(1/tau) + (1 - mu)^(1/tau) e^((g2 - g1)/tau))."""
     logit = math.log(mu / (1 - mu))
     logistic = Logistic(
-        torch.tensor(logit / tau).double(), torch.tensor(1 / tau).double()
+        torch.tensor(logit / tau, dtype=torch.double),
+        torch.tensor(1 / tau, dtype=torch.double),
     )
-    uniform = torch.tensor(g1 - g2).double().sigmoid()  # of which that is the logit
+    uniform = torch.tensor(
+        g1 - g2, dtype=torch.double
+    ).sigmoid()  # of which that is the logit
     ours = logistic.icdf(uniform).sigmoid().item()
     up, down = mu ** (1 / tau), (1 - mu) ** (1 / tau)
     assert ours == pytest.approx(up / (up + down * math.exp((g2 - g1) / tau)), rel=1e-6)
@@ -727,10 +730,9 @@ def test_the_temperature_falls_geometrically_over_the_phase(images, monkeypatch)
 
 
 def test_with_one_epoch_the_gates_stay_random(images):
-    """The last phase is left out, and nothing undecided is frozen."""
+    """There is none to learn the structure, and what is undecided is not frozen."""
     vae = small("gated_dag", num_nodes=3)
-    history = zoo.fit(vae, images, **settings(epochs=1))
-    assert [r["phase"] for r in history.epochs] == ["structure"]
+    zoo.fit(vae, images, **settings(epochs=1))
     assert not gates_of(vae).is_frozen
 
 
