@@ -12,6 +12,7 @@ Every system is a pair: `vae.model` is p(x, z), `vae.guide` is q(z|x).
 
 from pyro_vae_zoo import models, testing
 from pyro_vae_zoo.checkpoint import load, save
+from pyro_vae_zoo.compiled import CompiledTrace_ELBO
 from pyro_vae_zoo.datasets import Dataset, list_datasets, load_dataset
 from pyro_vae_zoo.elbo import AnnealedELBO
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
@@ -35,6 +36,7 @@ __all__ = [
     "VAE",
     "AmortizedFlow",
     "AnnealedELBO",
+    "CompiledTrace_ELBO",
     "DataFileError",
     "Dataset",
     "DivergedError",

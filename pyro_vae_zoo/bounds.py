@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import kl_divergence
 
 from pyro_vae_zoo.errors import UserError
@@ -218,8 +219,10 @@ def _closed_kl(site: dict, prior: dict) -> Tensor | None:
 
 
 def _same(a: Tensor | float | None, b: Tensor | float | None) -> bool:
+    if not (isinstance(a, Tensor) or isinstance(b, Tensor)):
+        return a == b
     if a is None or b is None:
-        return a is b
+        return False
     return bool((torch.as_tensor(a) == torch.as_tensor(b)).all())
 
 
@@ -260,6 +263,8 @@ def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None
 
 
 def _check_cancels(name: str, log_p: Tensor, log_q: Tensor) -> None:
+    if isinstance(log_p, FakeTensor):
+        return  # it is being traced, and has no values; `compiled` runs the pair before
     if not torch.allclose(log_p, log_q):
         raise UserError(
             f"site {name!r} lies outside the plate 'data' and its scores in model and "

@@ -1,0 +1,330 @@
+"""Compiled objectives: the numbers of the eager ones, and what may change between steps."""
+
+import copy
+import gc
+import pickle
+import warnings
+import weakref
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import perturb, small
+from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.compiled import CompiledELBO, CompiledTrace_ELBO, inductor
+
+EVERY = zoo.list_guides() + zoo.list_density_models()
+SLOW = pytest.mark.slow
+IN_CI = (
+    "mean_field",
+    "householder",
+    "iaf",
+)  # by inductor, which takes seconds for each
+
+
+def as_it_is(graph):
+    """No compiler: what was traced is run operation by operation."""
+    return graph
+
+
+def pair(name="iaf", dtype=torch.double, **options):
+    torch.manual_seed(0)
+    vae = small(name, **options).to(dtype)
+    perturb(vae, 0.3)
+    return vae
+
+
+def data(name="iaf", n=6, dtype=torch.double):
+    torch.manual_seed(1)
+    x = torch.randn(n, 2, 3, dtype=dtype)
+    return x if name in zoo.list_density_models() else (x > 0).to(dtype)
+
+
+def run(objective, vae, x, seed=2):
+    """Loss, bound and gradients under one seed."""
+    vae.zero_grad()
+    torch.manual_seed(seed)
+    loss, elbo = objective.loss_and_elbo(vae.model, vae.guide, x)
+    loss.backward()
+    gradients = {name: p.grad for name, p in vae.named_parameters()}
+    return loss.detach(), elbo, gradients
+
+
+def compiled(compiler=as_it_is, **options):
+    return CompiledELBO(zoo.AnnealedELBO(**options), compiler=compiler)
+
+
+def assert_alike(name, compiler, dtype, **tolerance):
+    vae, x = pair(name, dtype), data(name, dtype=dtype)
+    ours = run(compiled(compiler, num_particles=2), vae, x)
+    theirs = run(zoo.AnnealedELBO(num_particles=2), vae, x)
+    torch.testing.assert_close(ours[:2], theirs[:2], **tolerance)
+    for key, expected in theirs[2].items():
+        if expected is None:
+            assert ours[2][key] is None
+        else:
+            scale = expected.abs().max().clamp(min=1e-30)
+            torch.testing.assert_close(
+                ours[2][key] / scale, expected / scale, **tolerance
+            )
+
+
+# ------------------------------------------------------------------ the same numbers
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_graph_is_the_eager_step(name):
+    """Traced, not compiled: loss, bound and gradients under the same noise."""
+    assert_alike(name, as_it_is, torch.double, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(n, t, marks=[] if n in IN_CI and t == torch.float else SLOW)
+        for n in EVERY
+        for t in (torch.float, torch.double)
+    ],
+)
+def test_inductors_graph_is_the_eager_step(name, dtype):
+    tolerance = 1e-5 if dtype == torch.float else 1e-10
+    with warnings.catch_warnings():
+        # Of PyTorch about its own compiler.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+        assert_alike(name, inductor, dtype, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bound": "iwae", "num_particles": 4},
+        {"free_bits": 0.5},
+        {"analytic_kl": True, "kl_weight": 0.3},
+        {"joint_weight": 0.2},
+        {"sticking_the_landing": True},
+    ],
+)
+@pytest.mark.parametrize("name", ["mean_field", "self_reflective", "gated_dag"])
+def test_options_of_the_objective(name, options):
+    vae, x = pair(name), data()
+    ours = run(compiled(**options), vae, x)
+    theirs = run(zoo.AnnealedELBO(**options), vae, x)
+    torch.testing.assert_close(ours[:2], theirs[:2])
+    torch.testing.assert_close(ours[2], theirs[2])
+
+
+@pytest.mark.parametrize("name", ["iaf", "gated_dag"])
+def test_a_hundred_steps_end_at_the_same_weights(name):
+    x, ends = data(), []
+    for objective in (compiled(), zoo.AnnealedELBO()):
+        vae = pair(name)
+        optimizer = torch.optim.Adam(vae.parameters(), lr=1e-2)
+        loss = objective(vae.model, vae.guide)
+        torch.manual_seed(3)
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss(x).backward()
+            optimizer.step()
+        ends.append([p.detach() for p in vae.parameters()])
+    torch.testing.assert_close(*ends, rtol=1e-8, atol=1e-8)
+
+
+def test_stock_svi_trains_by_it():
+    """Inside `SVI` it names its parameters, in every step: none stands still."""
+    x, ends = data(), []
+    for objective in (compiled(), Trace_ELBO()):
+        vae = pair()
+        svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), objective)
+        torch.manual_seed(3)
+        losses = [svi.step(x) for _ in range(10)]
+        ends.append([torch.tensor(losses), *(p.detach() for p in vae.parameters())])
+    torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-8)
+    start = pair()
+    for p, q in zip(start.parameters(), ends[0][1:], strict=True):
+        assert not torch.equal(p, q)
+
+
+def test_noise_is_fresh_and_reproducible():
+    vae, x = pair(), data()
+    loss = compiled()(vae.model, vae.guide)
+    torch.manual_seed(5)
+    first, second = loss(x).item(), loss(x).item()
+    torch.manual_seed(5)
+    assert loss(x).item() == first != second
+
+
+def test_tracing_leaves_the_random_state_alone():
+    """The first step has the noise that it would have without."""
+    vae, x = pair(), data()
+    torch.manual_seed(5)
+    first = compiled()(vae.model, vae.guide)(x)
+    torch.manual_seed(5)
+    assert first.item() == pytest.approx(
+        zoo.AnnealedELBO()(vae.model, vae.guide)(x).item()
+    )
+
+
+# --------------------------------------------------------- what may change, and how
+
+
+def graphs_of(loss, vae):
+    return loss._pairs[vae.model][vae.guide].graphs
+
+
+def test_weights_of_a_schedule_do_not_trace_anew():
+    vae, x, loss = pair(), data(), compiled()
+    values = []
+    for weight in (1.0, 0.5, 0.25):
+        loss.objective.kl_weight = weight
+        values.append(run(loss, vae, x)[0])
+        theirs = run(zoo.AnnealedELBO(kl_weight=weight), vae, x)[0]
+        torch.testing.assert_close(values[-1], theirs)
+        assert loss.objective.kl_weight == weight
+    assert len(graphs_of(loss, vae)) == 1
+    assert len(set(values)) == 3
+
+
+def test_a_buffer_that_changes_is_an_input():
+    """The temperature of a graph's gates falls without another trace."""
+    vae, x, loss = pair("gated_dag"), data(), compiled()
+    for temperature in (1.0, 0.5):
+        vae.model.top_down.gates.temperature.fill_(temperature)
+        ours, theirs = (run(o, vae, x)[0] for o in (loss, zoo.AnnealedELBO()))
+        torch.testing.assert_close(ours, theirs)
+    assert len(graphs_of(loss, vae)) == 1
+
+
+@pytest.mark.parametrize(
+    "change", ["mode", "shape", "frozen parameters", "frozen gates"]
+)
+def test_other_circumstances_have_a_graph_of_their_own(change):
+    vae, x, loss = pair("gated_dag"), data(), compiled()
+    run(loss, vae, x)
+    if change == "mode":
+        vae.eval()
+    elif change == "shape":
+        x = data(n=3)
+    elif change == "frozen parameters":
+        vae.eval().train(True)
+        next(iter(vae.guide.encoder.parameters())).requires_grad_(False)
+    else:
+        vae.model.top_down.gates.freeze()
+    with warnings.catch_warnings():
+        # Pyro warns of each frozen parameter in training mode.
+        warnings.filterwarnings("ignore", ".*not registered in the param store")
+        ours, theirs = (run(o, vae, x) for o in (loss, zoo.AnnealedELBO()))
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[2], theirs[2])
+    assert len(graphs_of(loss, vae)) == 2
+
+
+def test_a_copy_of_the_pair_is_a_pair_of_its_own():
+    vae, x, loss = pair(), data(), compiled()
+    run(loss, vae, x)
+    clone = copy.deepcopy(vae)
+    perturb(clone)
+    ours, theirs = (run(o, clone, x)[0] for o in (loss, zoo.AnnealedELBO()))
+    torch.testing.assert_close(ours, theirs)
+    assert all(
+        p.grad is None or not p.grad.any() for p in copy.deepcopy(vae).parameters()
+    )
+
+
+def test_the_objective_can_be_copied_and_pickled():
+    vae, x, loss = pair(), data(), CompiledTrace_ELBO(2)
+    loss.compiler = as_it_is
+    expected = run(loss, vae, x)[0]
+    for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert torch.equal(run(other, vae, x)[0], expected)
+
+
+def test_nothing_keeps_a_pair_alive():
+    vae, loss = pair(), compiled()
+    run(loss, vae, data())
+    gone = weakref.ref(vae.model)
+    del vae
+    gc.collect()
+    assert gone() is None
+    assert not loss._pairs
+
+
+# ------------------------------------------------------------ as a part of PyTorch
+
+
+def test_a_scaled_loss_has_scaled_gradients():
+    vae, x = pair(), data()
+    loss = compiled()
+    whole = run(loss, vae, x)[2]
+    torch.manual_seed(2)
+    vae.zero_grad()
+    (loss.differentiable_loss(vae.model, vae.guide, x) / 4).backward()
+    for name, p in vae.named_parameters():
+        torch.testing.assert_close(4 * p.grad, whole[name])
+
+
+def test_hooks_of_parameters_are_called():
+    vae, x, seen = pair(), data(), []
+    p = next(vae.parameters())
+    p.register_hook(lambda gradient: seen.append(gradient.clone()))
+    gradient = run(compiled(), vae, x)[2][next(iter(dict(vae.named_parameters())))]
+    assert torch.equal(seen[0], gradient)
+
+
+def test_a_loss_is_differentiated_once():
+    vae = pair()
+    loss = compiled()(vae.model, vae.guide)(data())
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        loss.backward()
+
+
+# ------------------------------------------------------------------- what it refuses
+
+
+class Model(nn.Module):
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+class Guide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x):
+        loc = self.linear(x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+            if z.mean() > 0:  # no graph holds a decision
+                self.linear(z)
+
+
+class Discrete(Guide):
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            p = dist.Poisson(self.linear(x).exp()).to_event(1)
+            pyro.sample("z", p)
+
+
+def test_control_flow_that_depends_on_values_is_refused():
+    vae = zoo.VAE(Model(), Guide(), (2,))
+    with pytest.raises(zoo.UserError, match="after site 'z' its control flow depends"):
+        compiled()(vae.model, vae.guide)(torch.ones(3, 2))
+
+
+def test_draws_without_reparametrisation_are_refused():
+    vae = zoo.VAE(Model(), Discrete(), (2,))
+    with pytest.raises(zoo.UserError, match="site 'z' is drawn without reparam"):
+        compiled()(vae.model, vae.guide)(torch.ones(3, 2))
+
+
+def test_a_mistake_of_the_pair_is_said_as_ever():
+    vae = zoo.VAE(Model(), nn.Linear(2, 2), (2,))
+    with pytest.raises(zoo.UserError, match="the guide draws no"):
+        compiled()(vae.model, vae.guide)(torch.ones(3, 2))
