@@ -811,6 +811,13 @@ def test_training_improves_the_bound(name, analytic_kl, images):
     assert zoo.evaluate(vae, images.test, 200).elbo > before
 
 
+@pytest.mark.parametrize("network", ["conv", "gated_mlp"])
+def test_networks(network):
+    """Convolutions are of the images; a node's networks are dense then, too."""
+    vae = small("gated_dag", (5, 4), num_nodes=2, network=network)
+    zoo.testing.check_vae(vae, torch.rand(4, 5, 4).bernoulli())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

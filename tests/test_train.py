@@ -43,6 +43,29 @@ def assert_same(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
+def test_each_epoch_is_told_how_much_of_its_phase_is_done(data):
+    parts = {"short": [], "long": []}
+    vae = make()
+    vae.phases = tuple(
+        zoo.Phase(
+            name,
+            share,
+            each_epoch=lambda vae, done, name=name: parts[name].append(done),
+        )
+        for name, share in (("short", 1.0), ("long", 3.0))
+    )
+    zoo.fit(vae, data, epochs=8, progress=False)
+    assert parts["short"] == [0.0, 0.5]
+    assert parts["long"] == pytest.approx([k / 6 for k in range(6)])
+
+
+def test_a_monitor_adds_to_the_record_and_changes_nothing_in_it(data):
+    vae = make()
+    vae.monitor = lambda vae: {"epoch": 99, "norm": 1.5}
+    record = zoo.fit(vae, data, epochs=1, progress=False).epochs[0]
+    assert (record["epoch"], record["norm"]) == (1, 1.5)
+
+
 @pytest.mark.parametrize("guide", others())
 def test_twenty_steps_are_those_of_stock_svi(guide, data):
     """The weights after 20 steps, under one seed.
