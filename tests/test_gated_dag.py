@@ -1,16 +1,12 @@
-"""Gated graphs of latent nodes: invariants GV1 to GV13, phases, and a known structure."""
+"""Gated graphs of latent nodes: invariants GV1 to GV13, and their phases."""
 
 import copy
 import math
-import sys
-from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pairs import check_resumes_in_every_phase, perturb, small
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
@@ -19,10 +15,8 @@ from torch import nn
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.gates import (
-    GAIN,
     STRUCTURES,
     Gates,
-    Logistic,
     SparseELBO,
     structure_phases,
 )
@@ -235,59 +229,7 @@ def test_without_evidence_the_posterior_is_the_prior():
     assert kl[f"z_{NUM_NODES}"] > 0.01
 
 
-# -------------------------------------------------------------------- the gates, GV6
-
-
-def gates_at(probabilities, temperature=1.0, training=True):
-    """Learned gates with these probabilities, in double precision."""
-    num_nodes = round((1 + math.sqrt(1 + 8 * len(probabilities))) / 2)
-    gates = Gates(num_nodes).double().train(training)
-    logits = torch.tensor(probabilities).double().logit()
-    with torch.no_grad():
-        gates.raw_logits.copy_(logits / GAIN)
-        gates.temperature.fill_(temperature)
-    return gates
-
-
-def draws_of(gates, n=200_000):
-    torch.manual_seed(0)
-    with pyro.plate("draws", n, dim=-1):
-        return gates()
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.134])
-def test_at_evaluation_a_gate_is_a_coin(temperature):
-    """GV6: 0 or 1, open as often as the probability says, at any temperature."""
-    p = torch.tensor([0.02, 0.5, 0.9]).double()
-    c = draws_of(gates_at(p.tolist(), temperature, training=False))
-    assert set(c.unique().tolist()) == {0.0, 1.0}
-    error = (p * (1 - p) / len(c)).sqrt()
-    assert ((c.mean(0) - p).abs() < 4 * error).all()
-
-
-def test_a_relaxed_gate_tends_to_a_coin():
-    """GV6: as the temperature falls, its mean to the probability, its values to 0, 1."""
-    p = torch.tensor([0.02, 0.5, 0.9]).double()
-    c = draws_of(gates_at(p.tolist(), 0.01))
-    assert ((c.mean(0) - p).abs() < 4 * (p * (1 - p) / len(c)).sqrt() + 0.003).all()
-    undecided = ((c > 0.01) & (c < 0.99)).double().mean(0)
-    assert (undecided < 0.05).all()
-
-
-@given(st.floats(0.05, 0.95), st.floats(0.1, 2.0), st.floats(-4, 4), st.floats(-4, 4))
-def test_relaxation_is_that_of_the_public_codes(mu, tau, g1, g2):
-    """GV6: mu^(1/tau) / (mu^(1/tau) + (1 - mu)^(1/tau) e^((g2 - g1)/tau))."""
-    logit = math.log(mu / (1 - mu))
-    logistic = Logistic(
-        torch.tensor(logit / tau, dtype=torch.double),
-        torch.tensor(1 / tau, dtype=torch.double),
-    )
-    uniform = torch.tensor(
-        g1 - g2, dtype=torch.double
-    ).sigmoid()  # of which that is the logit
-    ours = logistic.icdf(uniform).sigmoid().item()
-    up, down = mu ** (1 / tau), (1 - mu) ** (1 / tau)
-    assert ours == pytest.approx(up / (up + down * math.exp((g2 - g1) / tau)), rel=1e-6)
+# -------------------------------------------------------------------- the gates
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -302,27 +244,6 @@ def test_gates_that_are_sure_have_finite_gradients(name, sure):
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in vae.parameters())
-
-
-def test_a_draw_is_never_infinite(monkeypatch):
-    p = Logistic(torch.zeros(3), 1.0)
-    for extreme in (torch.zeros_like, torch.ones_like):
-        monkeypatch.setattr(torch, "rand_like", extreme)
-        draw = p.rsample((2,))
-        assert draw.shape == (2, 3)
-        assert draw.isfinite().all()
-        assert p.log_prob(draw).isfinite().all()
-
-
-def test_draws_follow_the_density():
-    p = Logistic(torch.tensor(0.7).double(), torch.tensor(2.0).double())
-    torch.manual_seed(0)
-    z = p.rsample((100_000,))
-    quantiles = p.cdf(z).sort().values
-    uniform = (torch.arange(len(z)) + 0.5) / len(z)
-    assert (quantiles - uniform).abs().max() < 1.95 / math.sqrt(len(z))  # 0.1 %
-    grid = torch.linspace(-80, 80, 160_001, dtype=torch.double)
-    assert p.log_prob(grid).exp().sum() * 1e-3 == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("num_particles", [1, 3])
@@ -540,34 +461,6 @@ def test_frozen_gates_are_numbers(name):
     joint = [poutine.trace(model).get_trace(x).log_prob_sum() for _ in range(2)]
     assert joint[0] == joint[1]
     zoo.testing.check_vae(vae, bits(4))
-
-
-def test_an_edge_that_is_none_is_named():
-    with pytest.raises(
-        zoo.UserError, match="unknown edge 'z_1->z_2'.* known: z_2->z_1"
-    ):
-        Gates(2).set("z_1->z_2", True)
-
-
-def test_freezing_is_undone_by_learning_again():
-    gates = Gates(3)
-    with torch.no_grad():
-        gates.raw_logits.copy_(torch.tensor([0.1, -0.2, 0.3]))
-    before = gates.probabilities()
-    gates.freeze()
-    gates.freeze()
-    assert gates.is_frozen
-    gates.freeze(False)
-    assert torch.equal(gates.probabilities(), before)
-    assert [name for name, _ in gates.named_parameters()] == ["raw_logits"]
-
-
-def test_gates_are_learned_in_a_functional_call_too():
-    """Where tensors that are no parameters stand in for the logits."""
-    gates = gates_at([0.3])
-    logits = torch.zeros(1).double().requires_grad_()
-    c = torch.func.functional_call(gates, {"raw_logits": logits}, ())
-    assert torch.autograd.grad(c.sum(), logits)[0].abs() > 0
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -843,54 +736,3 @@ def test_options_are_checked(options, message):
 def test_flows_are_checked():
     with pytest.raises(zoo.UserError, match="num_flows must not be negative"):
         small("gated_dag_iaf", num_flows=-1)
-
-
-# ----------------------------------------------------------------- a known structure
-
-
-@pytest.fixture(scope="module")
-def example():
-    """`examples/structure.py`: a chain of three nodes, seen through a block each."""
-    folder = str(Path(__file__).parent.parent / "examples")
-    sys.path.insert(0, folder)
-    try:
-        import structure
-    finally:
-        sys.path.remove(folder)
-    return structure
-
-
-def test_data_of_the_chain_are_as_they_are_said_to_be(example):
-    """Variances of the blocks; the root's and the leaf's correlate through z_2 alone."""
-    root, middle, leaf = example.chain(200_000, seed=1).double().split(example.SIZE, -1)
-    noise, step = example.NOISE**2, example.INNOVATION**2
-    for k, block in enumerate((root, middle, leaf)):
-        expected = 1 + k * step + noise
-        assert block.var(0).tolist() == pytest.approx([expected] * 2, rel=0.02)
-    covariance = leaf.T @ middle / len(leaf)
-    through = (
-        covariance @ (middle.T @ middle / len(leaf) - noise * torch.eye(2)).inverse()
-    )
-    direct = leaf.T @ root / len(leaf)
-    torch.testing.assert_close(
-        direct, through @ (middle.T @ root / len(leaf)), rtol=0, atol=0.03
-    )
-
-
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 5))]
-)
-def test_a_known_structure_is_found(example, seed):
-    """True edges open; closing the absent one afterwards leaves the bound as it is."""
-    row = example.learn(example.chain_data(), seed, penalty=0.0, epochs=100)
-    for edge in example.TRUE_EDGES:
-        assert row["probabilities"][edge] > 0.95
-        assert row["frozen"][edge] == 1.0
-        assert row["elbo_without"][edge] - row["elbo"] < -0.05  # which is a change
-    assert abs(row["elbo_without"][example.ABSENT_EDGE] - row["elbo"]) < 0.01
-
-
-@pytest.mark.slow
-def test_a_penalty_closes_the_absent_edge(example):
-    row = example.learn(example.chain_data(), 0, penalty=0.03, epochs=100)
-    assert row["frozen"] == {"z_3->z_2": 1.0, "z_3->z_1": 0.0, "z_2->z_1": 1.0}
