@@ -208,8 +208,8 @@ TABLES = {
         },
         budgets={
             # A quarter of it for the structure: the paper's 200 epochs, and 600. The rate
-            # falls as its steps of 0.8 every 100 epochs do, to about a tenth. Without the
-            # warm-up of the KL the nodes below the root are given up at once.
+            # falls about as its steps of 0.8 every 100 epochs do. The warm-up of the KL
+            # is ours, against nodes that are given up before they are learned.
             "full": Budget(
                 {
                     "epochs": 800,

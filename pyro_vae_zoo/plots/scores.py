@@ -52,7 +52,7 @@ def plot_scores(
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.5, -0.5)
     keys = [Line2D([], [], label=_KEYS[key], **look) for key, look in _LOOKS.items()]
-    if reference is not None:
+    if any(reference in by_label for by_label in panels.values()):
         keys.append(Line2D([], [], color=FAINT, lw=1, label=reference))
     fig.legend(
         handles=keys,
