@@ -240,7 +240,8 @@ def trace(
     """The graph of loss, bound and gradients, as a function of all tensors.
 
     Raises:
-        UserError: for control flow that depends on values.
+        UserError: for control flow that depends on values, and for tensors that are
+            neither parameters nor buffers.
     """
     objective, before = pair.objective, {}
 
@@ -268,6 +269,14 @@ def trace(
             f"the pair cannot be compiled: after site {last.name!r} its control flow "
             "depends on values (an `if` on a tensor, `.item()`, a mask as an index); train "
             "it with Trace_ELBO"
+        ) from error
+    except AssertionError as error:
+        if "FakeTensor" not in str(error):
+            raise
+        raise UserError(
+            f"the pair cannot be compiled: after site {last.name!r} it uses a tensor that "
+            "is neither a parameter nor a buffer, and that a graph would hold as it is "
+            "now; register it as a buffer"
         ) from error
     finally:
         for name, value in before.items():

@@ -318,6 +318,23 @@ def test_control_flow_that_depends_on_values_is_refused():
         compiled()(vae.model, vae.guide)(torch.ones(3, 2))
 
 
+class HoldsATensor(Guide):
+    def __init__(self):
+        super().__init__()
+        self.offset = torch.ones(2)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            loc = self.linear(x) + self.offset
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+def test_tensors_that_are_no_buffers_are_refused():
+    vae = zoo.VAE(Model(), HoldsATensor(), (2,))
+    with pytest.raises(zoo.UserError, match="register it as a buffer"):
+        compiled()(vae.model, vae.guide)(torch.ones(3, 2))
+
+
 def test_draws_without_reparametrisation_are_refused():
     vae = zoo.VAE(Model(), Discrete(), (2,))
     with pytest.raises(zoo.UserError, match="site 'z' is drawn without reparam"):
