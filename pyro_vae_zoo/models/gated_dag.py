@@ -233,16 +233,8 @@ def dag(
             "num_nodes and latent_dim must be at least 1, got "
             f"{num_nodes} and {latent_dim}"
         )
-    learning = {
-        "structure_share": structure_share != 0.25,
-        "final_temperature": final_temperature != FINAL_TEMPERATURE,
-        "gate_penalty": gate_penalty != 0,
-    }
-    for name, is_set in learning.items():
-        if is_set and structure != "learned":
-            raise UserError(
-                f"{name} is of structures that are learned, and {structure!r} is given"
-            )
+    if structure != "learned":
+        _check_unused(structure, structure_share, final_temperature, gate_penalty)
     p_x = make_likelihood(likelihood, event_shape)
     decoder = make_decoder(
         network,
@@ -253,7 +245,6 @@ def dag(
         activation,
     )
     encoder, num_features = make_encoder(network, event_shape, hidden_dims, activation)
-
     dense = "resnet" if network == "conv" else network  # of vectors, in a node
 
     def make_node() -> NodePosterior:
@@ -264,30 +255,35 @@ def dag(
         head = nn.Linear(width, (3 if flow else 2) * latent_dim)
         return NodePosterior(nn.Sequential(net, head), flow)
 
-    top_down = TopDown(
-        Gates(num_nodes, structure, gate_penalty),
-        [
-            GaussianLayer(
-                LatentBlock(
-                    [k * latent_dim],
-                    2 * latent_dim,
-                    node_hidden_dims,
-                    dense,
-                    activation,
-                )
-            )
-            for k in range(1, num_nodes)
-        ],
-    )
+    def make_layer(num_parents: int) -> GaussianLayer:
+        sizes = [num_parents * latent_dim], 2 * latent_dim
+        return GaussianLayer(LatentBlock(*sizes, node_hidden_dims, dense, activation))
+
+    gates = Gates(num_nodes, structure, gate_penalty)
+    top_down = TopDown(gates, [make_layer(k) for k in range(1, num_nodes)])
     nodes = [make_node() for _ in range(num_nodes)]
     phases = structure_phases(structure_share, final_temperature)
     return VAE(
         GatedDAGModel(top_down, decoder, p_x, latent_dim),
         GatedDAGGuide(encoder, nodes, top_down),
         event_shape,
-        phases=(Phase(),) if top_down.gates.is_frozen else phases,
+        phases=(Phase(),) if gates.is_frozen else phases,
         monitor=monitor,
     )
+
+
+def _check_unused(
+    structure: str, share: float, final_temperature: float, penalty: float
+) -> None:
+    is_set = {
+        "structure_share": share != 0.25,
+        "final_temperature": final_temperature != FINAL_TEMPERATURE,
+        "gate_penalty": penalty != 0,
+    }
+    for name in (name for name, value in is_set.items() if value):
+        raise UserError(
+            f"{name} is of structures that are learned, and {structure!r} is given"
+        )
 
 
 @register("gated_dag")
