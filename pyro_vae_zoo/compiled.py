@@ -243,7 +243,7 @@ def trace(
         UserError: for control flow that depends on values, and for tensors that are
             neither parameters nor buffers.
     """
-    objective, before = pair.objective, {}
+    objective = pair.objective
 
     def step(values, weights, x):
         inputs = [values[name].requires_grad_() for name in trained]

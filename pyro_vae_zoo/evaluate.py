@@ -27,7 +27,7 @@ from pyro_vae_zoo.bounds import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.datasets import check_images
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, error_of_mean, summarise
-from pyro_vae_zoo.vae import VAE, in_data_plate, latent_sites
+from pyro_vae_zoo.vae import VAE, evaluation_mode, in_data_plate, latent_sites
 
 __all__ = ["Evaluation", "evaluate", "log_likelihood"]
 
@@ -351,10 +351,10 @@ def evaluating(
     model: nn.Module, guide: nn.Module, device: torch.device, seed: int | None
 ) -> Iterator[None]:
     """Evaluation mode, full float32 precision, a random state of its own."""
-    modes = {m: m.training for root in (model, guide) for m in root.modules()}
+    modules = {m for root in (model, guide) for m in root.modules()}
     # Pyro's local mode, which keeps off the parameter store, needs contexts made for
     # it; those of a VAE are, those of a bare pair get what they lack for now.
-    pyro_modules = [m for m in modes if isinstance(m, PyroModule)]
+    pyro_modules = [m for m in modules if isinstance(m, PyroModule)]
     contexts = {m._pyro_context for m in pyro_modules}
     bare = [c for c in contexts if not hasattr(c, "param_state")]
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -362,10 +362,9 @@ def evaluating(
     try:
         for context in bare:
             context.param_state = {"params": {}, "constraints": {}}
-        model.eval()
-        guide.eval()
         matmul.allow_tf32 = cudnn.allow_tf32 = False
         with (
+            evaluation_mode(model, guide),
             torch.no_grad(),
             torch.random.fork_rng(devices=_cuda(device), enabled=seed is not None),
             pyro.validation_enabled(False),
@@ -378,8 +377,6 @@ def evaluating(
         matmul.allow_tf32, cudnn.allow_tf32 = precision
         for context in bare:
             del context.param_state
-        for module, training in modes.items():
-            module.training = training
 
 
 def _cuda(device: torch.device) -> list[torch.device]:

@@ -181,16 +181,6 @@ class VAE(nn.Module):
         """Stands for data where only the number of them matters."""
         return torch.zeros(n, *self.event_shape, device=self.device, dtype=self.dtype)
 
-    @contextmanager
-    def _evaluation_mode(self) -> Iterator[None]:
-        modes = {module: module.training for module in self.modules()}
-        try:
-            self.eval()
-            yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
-
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
         """`n` data from the model: z ~ p(z), x ~ p(x|z), shape `(n, *event_shape)`.
@@ -202,7 +192,7 @@ class VAE(nn.Module):
         if n < 1:
             raise UserError(f"expected a positive number of samples, got {n}")
         generate = poutine.uncondition(self.model)
-        with self._evaluation_mode():
+        with evaluation_mode(self):
             trace = poutine.trace(generate).get_trace(self._blank(n))
             return _observed(self.model, trace, mean)
 
@@ -212,7 +202,7 @@ class VAE(nn.Module):
 
         A model without latents keeps nothing of x: its draws are of p(x).
         """
-        with self._evaluation_mode():
+        with evaluation_mode(self):
             guide_trace = poutine.trace(self.guide).get_trace(x)
             decode = poutine.replay(poutine.uncondition(self.model), trace=guide_trace)
             return _observed(self.model, poutine.trace(decode).get_trace(x), mean=True)
@@ -224,7 +214,7 @@ class VAE(nn.Module):
         A guide with several latent sites gives a dictionary of such tensors. What is
         drawn once for all data, as the gates of a graph, is not among them.
         """
-        with self._evaluation_mode(), pyro.plate("particles", num_samples, dim=-2):
+        with evaluation_mode(self), pyro.plate("particles", num_samples, dim=-2):
             trace = poutine.trace(self.guide).get_trace(x)
         draws = {
             name: site["value"]
@@ -243,6 +233,19 @@ def latent_sites(trace: poutine.Trace) -> dict[str, dict]:
         and not site["is_observed"]
         and not site_is_subsample(site)
     }
+
+
+@contextmanager
+def evaluation_mode(*roots: nn.Module) -> Iterator[None]:
+    """Modules in evaluation mode, each afterwards in that which it was in."""
+    modes = {module: module.training for root in roots for module in root.modules()}
+    try:
+        for root in roots:
+            root.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def in_data_plate(site: dict) -> bool:
