@@ -18,37 +18,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-import pyro
 import torch
 from pyro.infer import ELBO
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-)
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from pyro_vae_zoo.elbo import AnnealedELBO, ObjectiveELBO
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.graphs import Compiler, Inductor, TensorPlaces, trace
 
-__all__ = ["CompiledELBO", "CompiledTrace_ELBO", "inductor"]
+__all__ = ["CompiledELBO", "CompiledTrace_ELBO"]
 
 _SCHEDULED = ("kl_weight", "joint_weight")  # attributes that may change at each step
-_DATA_DEPENDENT = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
-)
-
-
-def inductor(graph: torch.fx.GraphModule) -> Callable:
-    """PyTorch's compiler, drawing the random numbers that eager PyTorch draws."""
-    options = {"fallback_random": True}
-    return torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
 
 class CompiledELBO(ObjectiveELBO):
@@ -56,7 +37,7 @@ class CompiledELBO(ObjectiveELBO):
 
     Args:
         objective: what is compiled.
-        compiler: from a graph to what runs it; the identity runs the graph as it is.
+        compiler: from a graph and example inputs to what runs it; by default PyTorch's.
 
     Raises:
         UserError: at the first call, where the pair cannot be compiled: its control flow
@@ -64,14 +45,11 @@ class CompiledELBO(ObjectiveELBO):
     """
 
     def __init__(
-        self,
-        objective: ObjectiveELBO,
-        *,
-        compiler: Callable[[torch.fx.GraphModule], Callable] = inductor,
+        self, objective: ObjectiveELBO, *, compiler: Compiler | None = None
     ) -> None:
         super().__init__(objective.num_particles, max_plate_nesting=1)
         self.objective = objective
-        self.compiler = compiler
+        self.compiler = compiler or Inductor()
         self._pairs: WeakKeyDictionary = WeakKeyDictionary()
 
     def __getstate__(self) -> dict:
@@ -137,28 +115,8 @@ class _CompiledPair:
     """The graphs of one pair. It holds its tensors' places, and not the pair itself."""
 
     def __init__(self, model: nn.Module, guide: nn.Module) -> None:
-        self.graphs: dict[tuple, Callable] = {}
-        self.look(model, guide)
-
-    def look(self, model: nn.Module, guide: nn.Module) -> None:
-        """Find where parameters and buffers are; a module of both sides counts once."""
-        modules = dict(nn.ModuleList([model, guide]).named_modules())
-        sides = {"0": "model", "1": "guide"}
-        self.places, seen = {}, set()
-        for path, module in modules.items():
-            root, _, rest = path.partition(".")
-            for tensors in (module._parameters, module._buffers):
-                for key, value in tensors.items():
-                    if value is not None and id(value) not in seen:
-                        seen.add(id(value))
-                        name = ".".join(filter(None, (sides.get(root, ""), rest, key)))
-                        self.places[name] = tensors, key
-        self.modules = [ref(module) for module in modules.values()]
-        self.sizes = self.size()
-
-    def size(self) -> int:
-        """Changes where a tensor is added or taken away."""
-        return sum(len(tensors) for tensors, _ in self.places.values())
+        self.graphs: dict[tuple, tuple[Callable, list[str]]] = {}
+        self.places = TensorPlaces(model=model, guide=guide)
 
     def step(
         self,
@@ -166,38 +124,86 @@ class _CompiledPair:
         guide: nn.Module,
         x: Tensor,
         objective: ObjectiveELBO,
-        compiler: Callable,
+        compiler: Compiler,
     ) -> tuple[Tensor, Tensor]:
         """One evaluation with gradients, compiled where it is the first of its kind."""
-        if self.size() != self.sizes:
-            self.look(model, guide)
-        tensors = {name: t[key] for name, (t, key) in self.places.items()}
-        trained = [name for name, p in tensors.items() if p.requires_grad]
-        modes = tuple(module().training for module in self.modules if module())
-        kind = (*trained,), modes, x.shape, x.dtype, x.device
-        scheduled = [name for name in _SCHEDULED if hasattr(objective, name)]
-        weights = [
-            torch.as_tensor(getattr(objective, name), dtype=torch.double)
-            for name in scheduled
-        ]
-        values = {name: p.detach() for name, p in tensors.items()}
+        if self.places.outdated:
+            self.places = TensorPlaces(model=model, guide=guide)
+        tensors = self.places.tensors()
+        weights = _weights(objective, x)
+        inputs = [*(p.detach() for p in tensors.values()), *weights.values(), x]
+        trained = tuple([name for name, p in tensors.items() if p.requires_grad])
+        options = tuple([v for v in vars(objective).values() if _is_option(v)])
+        kind = trained, self.places.modes(), options, x.shape, x.dtype, x.device
         if kind not in self.graphs:
-            check(model, guide, x, objective)
             pair = _Pair(model, guide, objective)
-            graph = trace(pair, values, trained, scheduled, weights, x)
-            self.graphs[kind] = compiler(graph)
+            _check(pair, tensors, x)
+            graph, moved = _trace_step(pair, list(tensors), trained, weights, inputs)
+            self.graphs[kind] = compiler(graph, inputs), moved
+        graph, moved = self.graphs[kind]
         with torch.no_grad():
-            loss, elbo, gradients = self.graphs[kind](values, weights, x)
-        inputs = [tensors[name] for name in trained]
-        return WithGradients.apply(loss, gradients, *inputs), elbo
+            loss, elbo, *gradients = graph(*inputs)
+        return WithGradients.apply(loss, gradients, *map(tensors.get, moved)), elbo
 
     def announce(self) -> None:
         """State the trained parameters as `pyro.param` does, for who watches."""
-        for name, (tensors, key) in self.places.items():
-            p = tensors[key]
+        for name, p in self.places.tensors().items():
             if p.requires_grad:
                 p.unconstrained = ref(p)
                 effectful(type="param")(lambda *_, p=p, **__: p)(name, name=name)
+
+
+def _weights(objective: ELBO, x: Tensor) -> dict[str, Tensor]:
+    """What a schedule moves, as inputs of the graph."""
+    names = [name for name in _SCHEDULED if hasattr(objective, name)]
+    return {
+        name: torch.as_tensor(getattr(objective, name), dtype=x.dtype, device=x.device)
+        for name in names
+    }
+
+
+def _is_option(value: Any) -> bool:
+    """Whether a graph holds an attribute of an objective as it is."""
+    return value is None or isinstance(value, bool | int | str)
+
+
+def _check(pair: _Pair, tensors: dict[str, Tensor], x: Tensor) -> None:
+    """Run a pair as it is, its buffers kept: what is wrong with it says so here."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        values = {n: p if p.requires_grad else p.clone() for n, p in tensors.items()}
+        functional_call(pair, values, (x,), tie_weights=False)
+
+
+def _trace_step(
+    pair: _Pair,
+    names: Sequence[str],
+    trained: Sequence[str],
+    weights: dict[str, Tensor],
+    inputs: Sequence[Tensor],
+) -> tuple[torch.fx.GraphModule, list[str]]:
+    """The graph of loss, bound and gradients, and the parameters that have one."""
+    objective, moved = pair.objective, []
+
+    def step(*inputs: Tensor) -> list[Tensor]:
+        *rest, x = inputs
+        values = dict(zip(names, rest, strict=False))
+        wanted = [values[name].requires_grad_() for name in trained]
+        for name, weight in zip(weights, rest[len(names) :], strict=True):
+            setattr(objective, name, weight)
+        with torch.enable_grad():
+            loss, elbo = functional_call(pair, values, (x,), tie_weights=False)
+            gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+        by_name = zip(trained, gradients, strict=True)
+        moved[:] = [name for name, gradient in by_name if gradient is not None]
+        return [loss.detach(), elbo, *(g for g in gradients if g is not None)]
+
+    before = {name: getattr(objective, name) for name in weights}
+    try:
+        return trace(step, inputs, "train it with Trace_ELBO"), moved
+    finally:
+        for name, value in before.items():
+            setattr(objective, name, value)
 
 
 class WithGradients(torch.autograd.Function):
@@ -218,77 +224,5 @@ class WithGradients(torch.autograd.Function):
                 "a compiled loss is differentiated once; compute it again for more"
             )
         if slope.device.type != "cpu" or slope.item() != 1:
-            gradients = [None if g is None else slope * g for g in gradients]
+            gradients = [slope * g for g in gradients]
         return None, None, *gradients
-
-
-def check(model: nn.Module, guide: nn.Module, x: Tensor, objective: ELBO) -> None:
-    """Run a pair as it is: what is wrong with it says so here."""
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        objective.loss_and_elbo(model, guide, x)
-
-
-def trace(
-    pair: _Pair,
-    values: dict[str, Tensor],
-    trained: Sequence[str],
-    scheduled: Sequence[str],
-    weights: Sequence[Tensor],
-    x: Tensor,
-) -> torch.fx.GraphModule:
-    """The graph of loss, bound and gradients, as a function of all tensors.
-
-    Raises:
-        UserError: for control flow that depends on values, and for tensors that are
-            neither parameters nor buffers.
-    """
-    objective = pair.objective
-
-    def step(values, weights, x):
-        inputs = [values[name].requires_grad_() for name in trained]
-        for name, weight in zip(scheduled, weights, strict=True):
-            setattr(objective, name, weight.to(x.dtype))
-        loss, elbo = functional_call(pair, values, (x,), tie_weights=False)
-        gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
-        return loss.detach(), elbo, list(gradients)
-
-    before = {name: getattr(objective, name) for name in scheduled}
-    last = LastSite()
-    try:
-        with (
-            pyro.poutine.block(),  # who watches is not to see tensors without values
-            last,
-            torch.enable_grad(),
-            pyro.validation_enabled(False),
-            pyro.settings.context(module_local_params=True),
-        ):
-            return make_fx(step, tracing_mode="fake")(values, weights, x)
-    except _DATA_DEPENDENT as error:
-        raise UserError(
-            f"the pair cannot be compiled: after site {last.name!r} its control flow "
-            "depends on values (an `if` on a tensor, `.item()`, a mask as an index); train "
-            "it with Trace_ELBO"
-        ) from error
-    except AssertionError as error:
-        if "FakeTensor" not in str(error):
-            raise
-        raise UserError(
-            f"the pair cannot be compiled: after site {last.name!r} it uses a tensor that "
-            "is neither a parameter nor a buffer, and that a graph would hold as it is "
-            "now; register it as a buffer"
-        ) from error
-    finally:
-        for name, value in before.items():
-            setattr(objective, name, value)
-
-
-class LastSite(Messenger):
-    """Remembers the name of the last sample site."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name: str | None = None
-
-    def _pyro_post_sample(self, msg: dict) -> None:
-        self.name = msg["name"]

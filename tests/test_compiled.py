@@ -15,7 +15,8 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.compiled import CompiledELBO, CompiledTrace_ELBO, inductor
+from pyro_vae_zoo.compiled import CompiledELBO, CompiledTrace_ELBO
+from pyro_vae_zoo.graphs import Inductor
 
 EVERY = zoo.list_guides() + zoo.list_density_models()
 SLOW = pytest.mark.slow
@@ -26,7 +27,7 @@ IN_CI = (
 )  # by inductor, which takes seconds for each
 
 
-def as_it_is(graph):
+def as_it_is(graph, inputs):
     """No compiler: what was traced is run operation by operation."""
     return graph
 
@@ -92,10 +93,7 @@ def test_the_graph_is_the_eager_step(name):
 )
 def test_inductors_graph_is_the_eager_step(name, dtype):
     tolerance = 1e-5 if dtype == torch.float else 1e-10
-    with warnings.catch_warnings():
-        # Of PyTorch about its own compiler.
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-        assert_alike(name, inductor, dtype, rtol=tolerance, atol=tolerance)
+    assert_alike(name, Inductor(), dtype, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(
