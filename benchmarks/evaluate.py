@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from timing import images, in_turn, make, parser, ratio, write
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.evaluate import PARTICLES_PER_CHUNK, chunk_rows_for
+from pyro_vae_zoo.chunks import chunk_rows_for, chunk_sizes
 
 LATENT_DIM = 40
 
@@ -29,8 +29,7 @@ LATENT_DIM = 40
 def by_hand(vae, x, num_particles, rows, log_likelihood):
     """Only p(x|z): no prior, no posterior, no bookkeeping but the result."""
     layers = [m for m in vae.model.decoder if isinstance(m, torch.nn.Linear)]
-    step = min(num_particles, PARTICLES_PER_CHUNK, rows)
-    size = max(rows // step, 1)
+    size, step = chunk_sizes(len(x), num_particles, rows)
     x = x.flatten(1)
     out = torch.empty(len(x), num_particles, dtype=torch.double)
     for i in range(0, len(x), size):

@@ -22,10 +22,9 @@ import torch
 from pyro.infer import ELBO
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pyro_vae_zoo.elbo import AnnealedELBO, ObjectiveELBO
-from pyro_vae_zoo.graphs import Compiler, Inductor, TensorPlaces, trace
+from pyro_vae_zoo.graphs import Compiler, Inductor, Pair, TensorPlaces, trace
 
 __all__ = ["CompiledELBO", "CompiledTrace_ELBO"]
 
@@ -98,19 +97,6 @@ class CompiledTrace_ELBO(CompiledELBO):
         super().__init__(AnnealedELBO(num_particles, **options))
 
 
-class _Pair(nn.Module):
-    """Both sides and the objective as one module, to be called with other tensors."""
-
-    def __init__(self, model: nn.Module, guide: nn.Module, objective: ELBO) -> None:
-        super().__init__()
-        self.model = model
-        self.guide = guide
-        self.objective = objective
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.objective.loss_and_elbo(self.model, self.guide, x)
-
-
 class _CompiledPair:
     """The graphs of one pair. It holds its tensors' places, and not the pair itself."""
 
@@ -136,9 +122,10 @@ class _CompiledPair:
         options = tuple([v for v in vars(objective).values() if _is_option(v)])
         kind = trained, self.places.modes(), options, x.shape, x.dtype, x.device
         if kind not in self.graphs:
-            pair = _Pair(model, guide, objective)
+            pair = Pair(objective.loss_and_elbo, model, guide)
             _check(pair, tensors, x)
-            graph, moved = _trace_step(pair, list(tensors), trained, weights, inputs)
+            step = pair, objective, list(tensors), trained, weights
+            graph, moved = _trace_step(*step, inputs)
             self.graphs[kind] = compiler(graph, inputs), moved
         graph, moved = self.graphs[kind]
         with torch.no_grad():
@@ -167,23 +154,24 @@ def _is_option(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | str)
 
 
-def _check(pair: _Pair, tensors: dict[str, Tensor], x: Tensor) -> None:
+def _check(pair: Pair, tensors: dict[str, Tensor], x: Tensor) -> None:
     """Run a pair as it is, its buffers kept: what is wrong with it says so here."""
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         values = {n: p if p.requires_grad else p.clone() for n, p in tensors.items()}
-        functional_call(pair, values, (x,), tie_weights=False)
+        pair.call_with(values, x)
 
 
 def _trace_step(
-    pair: _Pair,
+    pair: Pair,
+    objective: ObjectiveELBO,
     names: Sequence[str],
     trained: Sequence[str],
     weights: dict[str, Tensor],
     inputs: Sequence[Tensor],
 ) -> tuple[torch.fx.GraphModule, list[str]]:
     """The graph of loss, bound and gradients, and the parameters that have one."""
-    objective, moved = pair.objective, []
+    moved: list[str] = []
 
     def step(*inputs: Tensor) -> list[Tensor]:
         *rest, x = inputs
@@ -192,7 +180,7 @@ def _trace_step(
         for name, weight in zip(weights, rest[len(names) :], strict=True):
             setattr(objective, name, weight)
         with torch.enable_grad():
-            loss, elbo = functional_call(pair, values, (x,), tie_weights=False)
+            loss, elbo = pair.call_with(values, x)
             gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
         by_name = zip(trained, gradients, strict=True)
         moved[:] = [name for name, gradient in by_name if gradient is not None]

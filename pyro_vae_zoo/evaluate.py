@@ -12,28 +12,19 @@ log-weights, in float64.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 
-import pyro
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from tqdm import tqdm
 
 from pyro_vae_zoo.bounds import BoundTerms, bound_terms, only_mixture
-from pyro_vae_zoo.datasets import check_images
+from pyro_vae_zoo.chunks import stream
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, error_of_mean, summarise
-from pyro_vae_zoo.vae import VAE, evaluation_mode, in_data_plate, latent_sites
+from pyro_vae_zoo.vae import VAE, in_data_plate, latent_sites
 
 __all__ = ["Evaluation", "evaluate", "log_likelihood"]
-
-PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
-_CPU_BUDGET = 100e6  # bytes a chunk may take: as much as still profits from caches
-_TENSORS_ALIVE = 4  # of the largest size at a time, found by measurement
 
 
 @dataclass(frozen=True)
@@ -105,6 +96,7 @@ def log_likelihood(
     seed: int | None = 0,
     chunk_rows: int | None = None,
     progress: bool = False,
+    compile: bool | str = "auto",
 ) -> LogLikelihood:
     """Importance-sampled log p(x) of each datum, with its error bars.
 
@@ -116,9 +108,12 @@ def log_likelihood(
             from the caller's.
         chunk_rows: datum-draws at a time; sized to memory by default.
         progress: show a progress bar.
+        compile: whether chunks of draws are computed by a compiled graph; `auto` for
+            where there are so many that it pays, and the pair can be compiled.
 
     Raises:
-        UserError: for data that the likelihood cannot score.
+        UserError: for data that the likelihood cannot score, and where the pair cannot
+            be compiled and was to be.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
@@ -126,10 +121,11 @@ def log_likelihood(
     torch.Size([3])
     """
     log_weights = _empty_weights(len(x), num_particles)
-    stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
-    with closing(stream):  # an error in the loop must not leave its contexts open
-        for rows, columns, terms in stream:
-            log_weights[rows, columns] = terms.log_weights.double().T.cpu()
+    how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
+    chunks = stream(vae, x, num_particles, _log_weights, compile=compile, **how)
+    with closing(chunks):  # an error in the loop must not leave its contexts open
+        for rows, columns, chunk in chunks:
+            log_weights[rows, columns] = chunk["log_weights"].cpu()
     return summarise(log_weights)
 
 
@@ -141,6 +137,7 @@ def evaluate(
     seed: int | None = 0,
     chunk_rows: int | None = None,
     progress: bool = False,
+    compile: bool | str = "auto",
 ) -> Evaluation:
     """ELBO, log-likelihood and what explains them; arguments of `log_likelihood`.
 
@@ -154,25 +151,24 @@ def evaluate(
     log_weights = _empty_weights(n, num_particles)
     reconstruction = torch.zeros((), dtype=torch.double)
     kl: dict[str, Tensor] = {}
-    units = _ActiveUnits(n, num_particles)
+    units = _ActiveUnits(n)
     shared: list[slice] = []  # data with a draw in common
     densities: list[Tensor] = []
     weights: list[Tensor] = []
-    stream = _stream(vae, x, num_particles, seed, chunk_rows, progress)
-    with closing(stream):
-        for rows, columns, terms in stream:
-            log_weights[rows, columns] = terms.log_weights.double().T.cpu()
-            reconstruction += terms.log_likelihood.double().sum().cpu()
-            for site, value in terms.kl.items():
-                kl[site] = kl.get(site, 0) + value.double().sum().cpu()
-            units.add(rows, columns, terms)
+    how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
+    chunks = stream(vae, x, num_particles, _summaries, compile=compile, **how)
+    with closing(chunks):
+        for rows, columns, chunk in chunks:
+            log_weights[rows, columns] = chunk["log_weights"].cpu()
+            reconstruction += chunk["reconstruction"].cpu()
+            for site, value in chunk["kl"].items():
+                kl[site] = kl.get(site, 0) + value.cpu()
+            units.add(rows, columns, chunk["halves"])
             if columns.start == 0:
-                if not all(
-                    map(in_data_plate, latent_sites(terms.guide_trace).values())
-                ):
+                if chunk["shared"]:
                     shared.append(rows)
-                densities += _flow_densities(terms)
-                weights += _mixture_weights(terms)
+                densities += [value.cpu() for value in chunk["densities"]]
+                weights += [value.cpu() for value in chunk["weights"]]
     ll = summarise(log_weights)
     mc_error = ll.std_error.square().sum().sqrt().item() / n
     elbo = log_weights.mean(1)
@@ -222,6 +218,37 @@ def _std_error(values: Tensor) -> float:
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
+def _log_weights(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
+    """What `log_likelihood` wants of a chunk."""
+    terms = bound_terms(model, guide, x, draws, scaled=False)
+    return {"log_weights": terms.log_weights.double().T}
+
+
+def _summaries(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
+    """What `evaluate` wants of a chunk."""
+    terms = bound_terms(model, guide, x, draws, scaled=False)
+    sites = latent_sites(terms.guide_trace).values()
+    return {
+        "log_weights": terms.log_weights.double().T,
+        "reconstruction": terms.log_likelihood.double().sum(),
+        "kl": {site: value.double().sum() for site, value in terms.kl.items()},
+        "halves": _sums_of_halves(terms),
+        "densities": _flow_densities(terms),
+        "weights": _mixture_weights(terms),
+        "shared": not all(map(in_data_plate, sites)),
+    }
+
+
+def _sums_of_halves(terms: BoundTerms) -> dict[str, Tensor]:
+    """Each site's draws, summed over every other one and over the rest: (2, n, dim)."""
+    halves = {}
+    for name, log_prob in terms.log_guide.items():
+        z = terms.guide_trace.nodes[name]["value"].double()
+        z = z.reshape(*log_prob.shape, -1)
+        halves[name] = torch.stack([z[0::2].sum(0), z[1::2].sum(0)])
+    return halves
+
+
 class _ActiveUnits:
     """Posterior means of each latent dimension, from two independent halves.
 
@@ -229,31 +256,30 @@ class _ActiveUnits:
     the true mean without the bias that a finite number of draws would add to it.
     """
 
-    def __init__(self, num_data: int, num_particles: int) -> None:
+    def __init__(self, num_data: int) -> None:
         self.num_data = num_data
-        self.num_particles = num_particles
-        self.half = num_particles // 2
+        self.draws = [0, 0]  # of each datum in each half
         self.sums: dict[str, Tensor] = {}
 
-    def add(self, rows: slice, columns: slice, terms: BoundTerms) -> None:
-        cut = min(max(self.half - columns.start, 0), columns.stop - columns.start)
-        for name in terms.log_guide:
-            z = terms.guide_trace.nodes[name]["value"].double()
-            z = z.reshape(*terms.log_guide[name].shape, -1)
+    def add(self, rows: slice, columns: slice, halves: dict[str, Tensor]) -> None:
+        if rows.start == 0:
+            draws = columns.stop - columns.start
+            self.draws[0] += draws - draws // 2
+            self.draws[1] += draws // 2
+        for name, sums in halves.items():
             if name not in self.sums:
-                shape = (2, self.num_data, z.shape[-1])
+                shape = (2, self.num_data, sums.shape[-1])
                 self.sums[name] = torch.zeros(shape, dtype=torch.double)
-            self.sums[name][0, rows] += z[:cut].sum(0).cpu()
-            self.sums[name][1, rows] += z[cut:].sum(0).cpu()
+            self.sums[name][:, rows] += sums.cpu()
 
     def count(self) -> dict[str, tuple[int, int]]:
-        if self.half < 1 or self.num_data < 2:
+        if min(self.draws) < 1 or self.num_data < 2:
             return {}
         active = {}
         for name, sums in self.sums.items():
             first, second = (s - s.mean(0) for s in sums)
             covariance = (first * second).sum(0) / (self.num_data - 1)
-            variance = covariance / (self.half * (self.num_particles - self.half))
+            variance = covariance / math.prod(self.draws)
             active[name] = (int((variance > 0.01).sum()), len(variance))
         return active
 
@@ -266,11 +292,11 @@ def _flow_densities(terms: BoundTerms) -> list[Tensor]:
     site = terms.guide_trace.nodes[name]
     z, fn = site["value"], site["fn"]
     if not hasattr(fn, "transforms"):
-        return [torch.stack([final, final]).double().flatten(1).cpu()]
+        return [torch.stack([final, final]).double().flatten(1)]
     for transform in reversed(fn.transforms):
         z = transform.inv(z)  # out of the cache of the draw
     initial = fn.base_dist.log_prob(z).expand_as(final)
-    return [torch.stack([initial, final]).double().flatten(1).cpu()]
+    return [torch.stack([initial, final]).double().flatten(1)]
 
 
 def _mixture_weights(terms: BoundTerms) -> list[Tensor]:
@@ -281,103 +307,4 @@ def _mixture_weights(terms: BoundTerms) -> list[Tensor]:
     q = site["fn"]
     weights = q.log_weights.double().exp().expand(*q.batch_shape, -1)
     num_data = q.batch_shape[-1]
-    return [weights.reshape(-1, num_data, len(q.components))[0].cpu()]  # any particle
-
-
-def _stream(
-    vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
-    num_particles: int,
-    seed: int | None,
-    chunk_rows: int | None,
-    progress: bool,
-) -> Iterator[tuple[slice, slice, BoundTerms]]:
-    """Terms of the bound for chunks of data (rows) and of draws (columns)."""
-    model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
-    if isinstance(vae, VAE) and vae.likelihood:
-        x = check_images(x, vae.event_shape, vae.likelihood)
-    held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
-    device = held[0].device
-    x = x.to(held[0].dtype)  # a VAE may be in double precision
-    with evaluating(model, guide, device, seed):
-        probe = x[:2].to(device)
-        rows = chunk_rows or chunk_rows_for(model, guide, probe)
-        step = min(num_particles, PARTICLES_PER_CHUNK, rows)
-        data_step = max(rows // step, 1)
-        starts = range(0, len(x), data_step)
-        with tqdm(total=len(x), desc="evaluate", disable=not progress) as bar:
-            for i in starts:
-                batch = x[i : i + data_step].to(device)
-                for j in range(0, num_particles, step):
-                    draws = min(step, num_particles - j)
-                    terms = bound_terms(model, guide, batch, draws, scaled=False)
-                    yield slice(i, i + len(batch)), slice(j, j + draws), terms
-                bar.update(len(batch))
-
-
-class _LargestTensor(TorchDispatchMode):
-    """Remembers the number of bytes of the largest tensor that was made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nbytes = 1
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            self.nbytes = max(self.nbytes, out.numel() * out.element_size())
-        return out
-
-
-def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
-    """How many datum-draws fit in memory, from the largest tensor of a small run."""
-    draws = 64
-    with (
-        torch.random.fork_rng(devices=_cuda(probe.device)),
-        _LargestTensor() as largest,
-    ):
-        bound_terms(model, guide, probe, draws, scaled=False)
-    budget = _CPU_BUDGET
-    if probe.device.type == "cuda":
-        # Of what the device has, not of what is free: chunks decide the draws.
-        total = torch.cuda.get_device_properties(probe.device).total_memory
-        budget = total / 16
-    row = _TENSORS_ALIVE * largest.nbytes / (draws * len(probe))
-    return max(int(budget / row), 1)
-
-
-@contextmanager
-def evaluating(
-    model: nn.Module, guide: nn.Module, device: torch.device, seed: int | None
-) -> Iterator[None]:
-    """Evaluation mode, full float32 precision, a random state of its own."""
-    modules = {m for root in (model, guide) for m in root.modules()}
-    # Pyro's local mode, which keeps off the parameter store, needs contexts made for
-    # it; those of a VAE are, those of a bare pair get what they lack for now.
-    pyro_modules = [m for m in modules if isinstance(m, PyroModule)]
-    contexts = {m._pyro_context for m in pyro_modules}
-    bare = [c for c in contexts if not hasattr(c, "param_state")]
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    precision = matmul.allow_tf32, cudnn.allow_tf32
-    try:
-        for context in bare:
-            context.param_state = {"params": {}, "constraints": {}}
-        matmul.allow_tf32 = cudnn.allow_tf32 = False
-        with (
-            evaluation_mode(model, guide),
-            torch.no_grad(),
-            torch.random.fork_rng(devices=_cuda(device), enabled=seed is not None),
-            pyro.validation_enabled(False),
-            pyro.settings.context(module_local_params=True),
-        ):
-            if seed is not None:
-                torch.manual_seed(seed)
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = precision
-        for context in bare:
-            del context.param_state
-
-
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
+    return [weights.reshape(-1, num_data, len(q.components))[0]]  # any particle

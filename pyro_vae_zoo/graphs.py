@@ -7,7 +7,7 @@ traced: a graph has no `if` and no distribution in it.
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import Any
 from weakref import ref
 
 import pyro
@@ -19,13 +19,14 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
 )
+from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.products import choose_products
 
-__all__ = ["Compiler", "Inductor", "TensorPlaces", "trace"]
+__all__ = ["Compiler", "Inductor", "Pair", "TensorPlaces", "trace"]
 
 # From a graph and what it will be called with to what computes it.
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable]
@@ -70,6 +71,31 @@ class Inductor:
                 raise UserError(
                     f"PyTorch could not compile the graph: {str(error).split(chr(10))[0]}"
                 ) from error
+
+
+class Pair(nn.Module):
+    """A function of both sides as one module, to be called with other tensors.
+
+    Args:
+        function: called with the model, the guide and what the module is called with.
+        model: p.
+        guide: q.
+    """
+
+    def __init__(self, function: Callable, model: nn.Module, guide: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        self.model = model
+        self.guide = guide
+
+    def forward(self, *inputs: Any) -> Any:
+        """The function's value."""
+        return self.function(self.model, self.guide, *inputs)
+
+    def call_with(self, values: dict[str, Tensor], *inputs: Any) -> Any:
+        """The value for these tensors in place of the parameters and buffers."""
+        # A shared module is there under one of its names: none is to be tied to others.
+        return functional_call(self, values, inputs, tie_weights=False)
 
 
 class TensorPlaces:

@@ -17,7 +17,8 @@ from torch import Tensor
 __all__ = ["choose_products", "onednn_is_there"]
 
 _BLAS, _ONEDNN = "blas", "onednn"
-_GAIN = 1.1  # by which oneDNN must be faster: measurements have noise, and choices none
+_GAIN = 1.1  # by which oneDNN must be faster: a measurement has noise
+_SMALL = 4_000_000  # multiplications, under which there is nothing to gain
 _ROUNDS = 15
 _SECONDS = 0.05  # which the rounds of one shape may take, but for the least number
 _LEAST_ROUNDS = 3
@@ -73,9 +74,7 @@ def _operator() -> Callable:
 
     @torch.library.custom_op(name, mutates_args=())
     def onednn_mm(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(
-            left, right.t(), bias, "none", [], ""
-        )
+        return torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
 
     @onednn_mm.register_fake
     def _(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -98,6 +97,8 @@ def _as_product(node: torch.fx.Node) -> tuple | None:
 def _kind(left: Tensor, right: Tensor, bias: Tensor | None) -> str | None:
     """What a product's speed depends on; None where oneDNN is not to be considered."""
     if left.device.type != "cpu" or left.dtype != torch.float:
+        return None
+    if left.numel() * right.shape[1] < _SMALL:
         return None
     layouts = [_layout(left), _layout(right)]
     if None in layouts:

@@ -4,9 +4,10 @@ import torch
 from matplotlib.figure import Figure
 from pyro import poutine
 
+from pyro_vae_zoo.chunks import evaluating
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.evaluate import Evaluation, evaluating
+from pyro_vae_zoo.evaluate import Evaluation
 from pyro_vae_zoo.plots.images import image_figure, pixels_of
 from pyro_vae_zoo.plots.style import COLOURS, dress, figure_title, make_figure
 from pyro_vae_zoo.vae import VAE, mean_or_draw

@@ -1,0 +1,225 @@
+"""Evaluation in chunks: what is wanted of the bound's terms, for all data and draws.
+
+Draws are streamed in chunks sized to memory, from a random state of their own. Where
+there are many chunks, the function that each of them is given to is compiled.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from tqdm import tqdm
+
+from pyro_vae_zoo.bounds import bound_terms
+from pyro_vae_zoo.datasets import check_images
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.graphs import Compiler, Inductor, Pair, TensorPlaces, trace
+from pyro_vae_zoo.vae import VAE, evaluation_mode
+
+__all__ = ["chunk_rows_for", "chunk_sizes", "evaluating", "stream"]
+
+PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
+CHUNKS_WORTH_COMPILING = 300  # README has what compiling costs, and what it saves
+_CPU_BUDGET = 100e6  # bytes a chunk may take: as much as still profits from caches
+_TENSORS_ALIVE = 4  # of the largest size at a time, found by measurement
+
+# From model, guide, data and the number of draws to what is wanted of them: tensors, and
+# whatever else is the same for all chunks.
+ChunkFunction = Callable[[nn.Module, nn.Module, Tensor, int], dict]
+
+
+def stream(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int,
+    function: ChunkFunction,
+    *,
+    seed: int | None,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    compile: bool | str = False,
+) -> Iterator[tuple[slice, slice, dict]]:
+    """A function's values for chunks of data (rows) and of draws (columns).
+
+    Args:
+        vae: the pair.
+        x: data.
+        num_particles: draws for each datum.
+        function: called in evaluation mode, without gradients.
+        seed: of the draws; None draws from the caller's random state.
+        chunk_rows: datum-draws at a time; sized to memory by default.
+        progress: show a progress bar.
+        compile: whether the function is compiled for the chunks of full size; `auto` for
+            where there are many of them and it can be.
+
+    Raises:
+        UserError: for data that the likelihood cannot score, and where the pair cannot
+            be compiled and was to be.
+    """
+    if compile not in (True, False, "auto"):
+        raise UserError(f"compile is True, False or 'auto', got {compile!r}")
+    model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
+    if isinstance(vae, VAE) and vae.likelihood:
+        x = check_images(x, vae.event_shape, vae.likelihood)
+    held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
+    device = held[0].device
+    x = x.to(held[0].dtype)  # a VAE may be in double precision
+    with evaluating(model, guide, device, seed):
+        rows = chunk_rows or chunk_rows_for(model, guide, x[:2].to(device))
+        size, step = chunk_sizes(len(x), num_particles, rows)
+        many = (len(x) // size) * (num_particles // step) >= CHUNKS_WORTH_COMPILING
+        with tqdm(total=len(x), desc="evaluate", disable=not progress) as bar:
+            compiled = None
+            if compile is True or (compile == "auto" and many):
+                bar.set_description("evaluate: compiling")
+                example = x[:size].to(device)
+                must = compile is True
+                compiled = _compiled(function, model, guide, example, step, must)
+                bar.set_description("evaluate")
+            for i in range(0, len(x), size):
+                batch = x[i : i + size].to(device)
+                for j in range(0, num_particles, step):
+                    draws = min(step, num_particles - j)
+                    if compiled is not None and (len(batch), draws) == (size, step):
+                        values = compiled(batch)
+                    else:
+                        values = function(model, guide, batch, draws)
+                    yield slice(i, i + len(batch)), slice(j, j + draws), values
+                bar.update(len(batch))
+
+
+def chunk_sizes(num_data: int, num_particles: int, rows: int) -> tuple[int, int]:
+    """How many data and how many draws of each are in a chunk of so many rows at most.
+
+    The draws are shared out evenly, so that nearly all chunks have the same shape.
+
+    >>> chunk_sizes(10_000, 1000, 8000)
+    (32, 250)
+    """
+    most = min(num_particles, PARTICLES_PER_CHUNK, rows)
+    parts = -(-num_particles // most)
+    step = -(-num_particles // parts)
+    return max(min(rows // step, num_data), 1), step
+
+
+def _compiled(
+    function: ChunkFunction,
+    model: nn.Module,
+    guide: nn.Module,
+    example: Tensor,
+    draws: int,
+    must: bool,
+) -> Callable[[Tensor], dict] | None:
+    """The function compiled; None, with a warning, where it cannot and need not be."""
+    try:
+        return _compile(function, model, guide, example, draws, Inductor())
+    except UserError as error:
+        if must:
+            raise
+        warnings.warn(f"evaluated without compiling: {error}", stacklevel=4)
+        return None
+
+
+def _compile(
+    function: ChunkFunction,
+    model: nn.Module,
+    guide: nn.Module,
+    example: Tensor,
+    draws: int,
+    compiler: Compiler,
+) -> Callable[[Tensor], dict]:
+    """A function's graph for data like the example, compiled."""
+    tensors = TensorPlaces(model=model, guide=guide).tensors()
+    pair, layout = Pair(function, model, guide), []
+
+    def values(*inputs: Tensor) -> list[Tensor]:
+        *rest, x = inputs
+        out = pair.call_with(dict(zip(tensors, rest, strict=True)), x, draws)
+        leaves, tree = tree_flatten(out)
+        layout[:] = tree, [None if isinstance(v, Tensor) else v for v in leaves]
+        return [v for v in leaves if isinstance(v, Tensor)]
+
+    inputs = [*(p.detach() for p in tensors.values()), example]
+    run = compiler(trace(values, inputs, "evaluate it with compile=False"), inputs)
+    tree, constants = layout
+
+    def compiled(x: Tensor) -> dict:
+        computed = iter(run(*inputs[:-1], x))
+        leaves = [next(computed) if v is None else v for v in constants]
+        return tree_unflatten(leaves, tree)
+
+    return compiled
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Remembers the number of bytes of the largest tensor that was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nbytes = 1
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.nbytes = max(self.nbytes, out.numel() * out.element_size())
+        return out
+
+
+def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
+    """How many datum-draws fit in memory, from the largest tensor of a small run."""
+    draws = 64
+    with (
+        torch.random.fork_rng(devices=_cuda(probe.device)),
+        _LargestTensor() as largest,
+    ):
+        bound_terms(model, guide, probe, draws, scaled=False)
+    budget = _CPU_BUDGET
+    if probe.device.type == "cuda":
+        # Of what the device has, not of what is free: chunks decide the draws.
+        total = torch.cuda.get_device_properties(probe.device).total_memory
+        budget = total / 16
+    row = _TENSORS_ALIVE * largest.nbytes / (draws * len(probe))
+    return max(int(budget / row), 1)
+
+
+@contextmanager
+def evaluating(
+    model: nn.Module, guide: nn.Module, device: torch.device, seed: int | None
+) -> Iterator[None]:
+    """Evaluation mode, full float32 precision, a random state of its own."""
+    modules = {m for root in (model, guide) for m in root.modules()}
+    # Pyro's local mode, which keeps off the parameter store, needs contexts made for
+    # it; those of a VAE are, those of a bare pair get what they lack for now.
+    pyro_modules = [m for m in modules if isinstance(m, PyroModule)]
+    contexts = {m._pyro_context for m in pyro_modules}
+    bare = [c for c in contexts if not hasattr(c, "param_state")]
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    precision = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        for context in bare:
+            context.param_state = {"params": {}, "constraints": {}}
+        matmul.allow_tf32 = cudnn.allow_tf32 = False
+        with (
+            evaluation_mode(model, guide),
+            torch.no_grad(),
+            torch.random.fork_rng(devices=_cuda(device), enabled=seed is not None),
+            pyro.validation_enabled(False),
+            pyro.settings.context(module_local_params=True),
+        ):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = precision
+        for context in bare:
+            del context.param_state
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
