@@ -36,6 +36,7 @@ setup(
     extras_require={
         "test": ["pytest>=8", "hypothesis", "ruff==0.17.5", "build"],
         "tutorials": ["jupyter"],
+        "benchmarks": ["numpyro", "jax"],
     },
     entry_points={"console_scripts": ["pyro-vae-zoo=pyro_vae_zoo.cli:main"]},
 )
