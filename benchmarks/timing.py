@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
@@ -41,11 +42,16 @@ def seconds(run, device):
 
 
 def in_turn(runs, device, repeats, warmup=5):
-    """Seconds by name, of rounds each of which runs every contestant once."""
+    """Seconds by name, of rounds each of which runs every contestant once.
+
+    In another order in each round: who runs before, and what its threads and its data in
+    the caches leave behind, is to hit all alike.
+    """
     times = {name: [] for name in runs}
+    shuffle = random.Random(0).sample
     for _ in range(warmup + repeats):
-        for name, run in runs.items():
-            times[name].append(seconds(run, device))
+        for name in shuffle(list(runs), len(runs)):
+            times[name].append(seconds(runs[name], device))
     return {name: values[warmup:] for name, values in times.items()}
 
 

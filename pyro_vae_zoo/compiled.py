@@ -19,7 +19,6 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
-from pyro.infer import ELBO
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
@@ -62,10 +61,27 @@ class CompiledELBO(ObjectiveELBO):
         self, model: nn.Module, guide: nn.Module, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The objective to minimise and the plain bound, both summed over the batch."""
+        return self._pair(model, guide).step(model, guide, x, self)
+
+    @property
+    def scheduled(self) -> dict[str, float | Tensor]:
+        """The weights of the objective that may change at each step."""
+        names = [name for name in _SCHEDULED if hasattr(self.objective, name)]
+        return {name: getattr(self.objective, name) for name in names}
+
+    def prepare(self, model: nn.Module, guide: nn.Module, x: Tensor) -> None:
+        """Compile for batches like x now, where that is not done.
+
+        Raises:
+            UserError: where the pair cannot be compiled.
+        """
+        self._pair(model, guide).graph_for(model, guide, x, self)
+
+    def _pair(self, model: nn.Module, guide: nn.Module) -> "_CompiledPair":
         guides = self._pairs.setdefault(model, WeakKeyDictionary())
         if guide not in guides:
             guides[guide] = _CompiledPair(model, guide)
-        return guides[guide].step(model, guide, x, self.objective, self.compiler)
+        return guides[guide]
 
     def loss_and_grads(self, model: nn.Module, guide: nn.Module, x: Tensor) -> float:
         """Add the gradients to the parameters and name these to `pyro.infer.SVI`."""
@@ -104,33 +120,43 @@ class _CompiledPair:
         self.graphs: dict[tuple, tuple[Callable, list[str]]] = {}
         self.places = TensorPlaces(model=model, guide=guide)
 
-    def step(
-        self,
-        model: nn.Module,
-        guide: nn.Module,
-        x: Tensor,
-        objective: ObjectiveELBO,
-        compiler: Compiler,
-    ) -> tuple[Tensor, Tensor]:
-        """One evaluation with gradients, compiled where it is the first of its kind."""
+    def graph_for(
+        self, model: nn.Module, guide: nn.Module, x: Tensor, loss: CompiledELBO
+    ) -> tuple[Callable, Sequence[Tensor], list[Tensor]]:
+        """The graph for a batch, compiled where it is the first of its kind.
+
+        With it what to call it with, and the parameters whose gradients it gives.
+        """
         if self.places.outdated:
             self.places = TensorPlaces(model=model, guide=guide)
         tensors = self.places.tensors()
-        weights = _weights(objective, x)
+        weights = {
+            name: torch.as_tensor(weight, dtype=x.dtype, device=x.device)
+            for name, weight in loss.scheduled.items()
+        }
         inputs = [*(p.detach() for p in tensors.values()), *weights.values(), x]
         trained = tuple([name for name, p in tensors.items() if p.requires_grad])
-        options = tuple([v for v in vars(objective).values() if _is_option(v)])
+        options = tuple(
+            [v for k, v in vars(loss.objective).items() if _is_option(k, v)]
+        )
         kind = trained, self.places.modes(), options, x.shape, x.dtype, x.device
         if kind not in self.graphs:
-            pair = Pair(objective.loss_and_elbo, model, guide)
+            pair = Pair(loss.objective.loss_and_elbo, model, guide)
             _check(pair, tensors, x)
-            step = pair, objective, list(tensors), trained, weights
+            step = pair, loss.objective, list(tensors), trained, list(weights)
             graph, moved = _trace_step(*step, inputs)
-            self.graphs[kind] = compiler(graph, inputs), moved
+            self.graphs[kind] = loss.compiler(graph, inputs), moved
         graph, moved = self.graphs[kind]
+        return graph, inputs, [tensors[name] for name in moved]
+
+    def step(
+        self, model: nn.Module, guide: nn.Module, x: Tensor, loss: CompiledELBO
+    ) -> tuple[Tensor, Tensor]:
+        """One evaluation, with gradients ready for `backward`."""
+        graph, inputs, moved = self.graph_for(model, guide, x, loss)
         with torch.no_grad():
-            loss, elbo, *gradients = graph(*inputs)
-        return WithGradients.apply(loss, gradients, *map(tensors.get, moved)), elbo
+            value, elbo, *gradients = graph(*inputs)
+        return WithGradients.apply(value, gradients, *moved), elbo
 
     def announce(self) -> None:
         """State the trained parameters as `pyro.param` does, for who watches."""
@@ -140,18 +166,10 @@ class _CompiledPair:
                 effectful(type="param")(lambda *_, p=p, **__: p)(name, name=name)
 
 
-def _weights(objective: ELBO, x: Tensor) -> dict[str, Tensor]:
-    """What a schedule moves, as inputs of the graph."""
-    names = [name for name in _SCHEDULED if hasattr(objective, name)]
-    return {
-        name: torch.as_tensor(getattr(objective, name), dtype=x.dtype, device=x.device)
-        for name in names
-    }
-
-
-def _is_option(value: Any) -> bool:
+def _is_option(name: str, value: Any) -> bool:
     """Whether a graph holds an attribute of an objective as it is."""
-    return value is None or isinstance(value, bool | int | str)
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return plain and name not in _SCHEDULED
 
 
 def _check(pair: Pair, tensors: dict[str, Tensor], x: Tensor) -> None:
@@ -167,7 +185,7 @@ def _trace_step(
     objective: ObjectiveELBO,
     names: Sequence[str],
     trained: Sequence[str],
-    weights: dict[str, Tensor],
+    weights: Sequence[str],
     inputs: Sequence[Tensor],
 ) -> tuple[torch.fx.GraphModule, list[str]]:
     """The graph of loss, bound and gradients, and the parameters that have one."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 
-from pyro_vae_zoo.elbo import AnnealedELBO
+from pyro_vae_zoo.elbo import AnnealedELBO, ObjectiveELBO
 from pyro_vae_zoo.errors import UserError
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions"]
@@ -54,6 +54,7 @@ class TrainOptions:
     analytic_kl: bool = False
     patience: int | None = None
     keep: str = "best"
+    compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "num_particles", "lr"):
@@ -70,11 +71,13 @@ class TrainOptions:
             "schedule": SCHEDULES,
             "bound": ("elbo", "iwae"),
             "keep": ("best", "last"),
+            "compile": (True, False, "auto"),
         }
         for name, choices in known.items():
             if getattr(self, name) not in choices:
                 got = getattr(self, name)
-                raise UserError(f"unknown {name} {got!r}; known: {', '.join(choices)}")
+                known_ones = ", ".join(map(str, choices))
+                raise UserError(f"unknown {name} {got!r}; known: {known_ones}")
         if self.tempering_steps and (
             self.kl_warmup or self.free_bits or self.analytic_kl
         ):
@@ -121,6 +124,29 @@ class TrainOptions:
                 self.num_particles, max_plate_nesting=1, vectorize_particles=vectorize
             )
         return AnnealedELBO(**asked)
+
+    def objective(
+        self, of: ELBO | Callable[..., ELBO] | None, loss: ELBO
+    ) -> ObjectiveELBO | None:
+        """What there is to compile of a phase's loss; None where it is not the zoo's.
+
+        Args:
+            of: what the phase has for its loss.
+            loss: what `loss` made of that.
+
+        Raises:
+            UserError: where there is none and it was to be compiled.
+        """
+        if isinstance(loss, ObjectiveELBO):
+            return loss
+        if of is None:  # the same value; Pyro's own class looks at it, as no graph can
+            return AnnealedELBO(self.num_particles)
+        if self.compile is True:
+            raise UserError(
+                f"a {type(loss).__name__} of the guide's own cannot be compiled, only the "
+                "objectives of the zoo can; train it without"
+            )
+        return None
 
     def _known_to(
         self, make: Callable[..., ELBO], asked: dict[str, Any]

@@ -40,19 +40,23 @@ from pyro_vae_zoo.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
+from pyro_vae_zoo.compiled import CompiledELBO
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.elbo import ObjectiveELBO
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import evaluate
+from pyro_vae_zoo.graphs import Inductor
 from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
+from pyro_vae_zoo.replay import DeviceSteps, waits_for_nothing
 from pyro_vae_zoo.vae import VAE, Phase
 
 __all__ = ["History", "check_resumable", "epoch_order", "fit", "pick_device"]
 
+STEPS_WORTH_COMPILING = 5000  # README has what compiling costs, and what it saves
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
 _CHECKPOINT_KEYS = {
     *("options", "epoch", "step", "elbo_sum", "seconds", "history", "best"),
-    *("vae", "optimizer", "random_states", "num_threads"),
+    *("vae", "optimizer", "random_states", "num_threads", "compiled"),
 }
 
 _BATCH_NORMS = (T.BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -71,12 +75,16 @@ class History:
         best_epoch: the epoch whose validation ELBO is highest.
         weights: which weights the VAE has now, `best` or `last`.
         stopped_early: whether patience ran out.
+        compiled: the phases whose steps were compiled.
+        products: which library multiplied the matrices of compiled steps, by shape.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     weights: str = "last"
     stopped_early: bool = False
+    compiled: list[str] = field(default_factory=list)
+    products: dict[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -108,6 +116,7 @@ def fit(
     analytic_kl: bool = False,
     patience: int | None = None,
     keep: str = "best",
+    compile: bool | str = "auto",
 ) -> History:
     """Train a VAE by stochastic variational inference.
 
@@ -136,10 +145,14 @@ def fit(
         analytic_kl: closed form of each latent site's KL where there is one.
         patience: stop after so many epochs without a better validation ELBO.
         keep: which weights the VAE ends with, `best` on validation or `last`.
+        compile: whether a step is one compiled graph (see `CompiledELBO`), but for a last
+            batch that is smaller; `auto` for where a phase has steps enough to pay for
+            it and the pair can be compiled. On CUDA the steps of a compiled Adam are
+            replayed as one, and the host waits for an epoch's end only.
 
     Raises:
-        UserError: for options out of range, a checkpoint of other options, or CUDA
-            where there is none.
+        UserError: for options out of range, a checkpoint of other options, CUDA where
+            there is none, or a pair that was to be compiled and cannot be.
         DivergedError: at a loss that is not finite; names epoch, step and term.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
 
@@ -179,6 +192,8 @@ def fit(
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", "Encountered (NaN|inf)")  # `_Run` says more
+        # The first of the steps that are replayed as one run one by one.
+        warnings.filterwarnings("ignore", ".*with capturable=True")
         torch.manual_seed(seed)
         if resume and folder is not None and (folder / CHECKPOINT_FILE).exists():
             run.restore()
@@ -217,6 +232,15 @@ class _Run:
         self.steps_per_epoch = -(-len(data.train) // options.batch_size)
         self.saved_at = time.monotonic()
         self.losses = [options.loss(phase.loss) for phase in vae.phases]
+        self.objectives = [
+            options.objective(phase.loss, loss)
+            for phase, loss in zip(vae.phases, self.losses, strict=True)
+        ]
+        self.full_batch = min(options.batch_size, len(data.train))
+        self.decided: dict[int, bool] = {}  # by number of phase, whether it is compiled
+        self.compiled: CompiledELBO | None = None
+        self.ahead: DeviceSteps | None = None  # steps that are not waited for
+        self.waiting = False  # for some of them
 
     # ------------------------------------------------------------------ the loop
 
@@ -243,37 +267,64 @@ class _Run:
 
     def _train_epoch(self, bar: tqdm, interrupted: threading.Event) -> None:
         start = time.perf_counter() - self.seconds
-        size, options = self.options.batch_size, self.options
-        x = self.data.epoch(options.seed, self.epoch)
-        order = epoch_order(len(x), options.seed, self.epoch).to(x.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = options.rate(self.epoch)
+        options = self.options
+        self.images = self.data.epoch(options.seed, self.epoch)
+        self.order = epoch_order(len(self.images), options.seed, self.epoch)
+        self.order = self.order.to(self.images.device)
         if self.phase.each_epoch is not None:
             self.phase.each_epoch(self.vae, self._part_of_phase())
         self.vae.train()
+        self._prepare_steps(bar)
+        self._set_rate(options.rate(self.epoch))
         name = self.phase.name + " " if len(self.vae.phases) > 1 else ""
         bar.set_description(f"{name}epoch {self.epoch + 1}/{options.epochs}")
         while self.step < self.steps_per_epoch:
-            index = order[self.step * size : (self.step + 1) * size]
-            elbo = self._step(x[index].to(self.vae.dtype))
+            x = self._batch(self.step)
+            elbo = self._step(x)
             self.step += 1
-            self.elbo_sum += elbo
+            if elbo is not None:
+                self.elbo_sum += elbo
             self.seconds = time.perf_counter() - start
             bar.update()
-            if self.step % 10 == 0:
-                bar.set_postfix_str(f"elbo {elbo / len(index):.2f}", refresh=False)
+            if self.step % 10 == 0 and elbo is not None:
+                bar.set_postfix_str(f"elbo {elbo / len(x):.2f}", refresh=False)
             self._stop_if(interrupted)
+        self._wait_for_device()
+        self.seconds = time.perf_counter() - start
+
+    def _set_rate(self, rate: float) -> None:
+        if self.ahead is not None:
+            self.ahead.set_rate(rate)
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _batch(self, step: int) -> Tensor:
+        """The data of a step, counted from 0 within the epoch."""
+        size = self.options.batch_size
+        index = self.order[step * size : (step + 1) * size]
+        return self.images[index].to(self.vae.dtype)
 
     def _stop_if(self, interrupted: threading.Event) -> None:
         if interrupted.is_set():
             self._save(force=True)
             raise KeyboardInterrupt
 
-    def _step(self, x: Tensor) -> float:
+    def _step(self, x: Tensor) -> float | None:
+        """Take a step; its bound, or None where the device is not waited for."""
         self._anneal()
+        full = len(x) == self.full_batch
+        if self.ahead is not None and full:
+            if not self.waiting:
+                self.ahead.begin(self.elbo_sum, self.step)
+                self.waiting = True
+            self.ahead.take(x)
+            return None
+        self._wait_for_device()
         before = random_states(self.vae.device)
         self.vae.zero_grad()  # of modules that this phase does not move, too
-        loss, elbo = _loss_and_elbo(self.loss, self.vae, x)
+        loss = self.compiled if self.compiled is not None and full else self.loss
+        loss, elbo = _loss_and_elbo(loss, self.vae, x)
         if not (math.isfinite(elbo) and math.isfinite(loss.item())):
             set_random_states(before, self.vae.device)
             raise DivergedError(self._diagnosis(x))
@@ -288,12 +339,69 @@ class _Run:
     def _anneal(self) -> None:
         if isinstance(self.phase.loss, ELBO):
             return  # it is used as it is
-        if hasattr(self.loss, "kl_weight"):
-            epoch = self.epoch + self.step / self.steps_per_epoch
-            self.loss.kl_weight = self.options.kl_weight(epoch)
-        if hasattr(self.loss, "joint_weight"):
-            step = self.epoch * self.steps_per_epoch + self.step
-            self.loss.joint_weight = self.options.joint_weight(step)
+        epoch = self.epoch + self.step / self.steps_per_epoch
+        step = self.epoch * self.steps_per_epoch + self.step
+        weights = {
+            "kl_weight": self.options.kl_weight(epoch),
+            "joint_weight": self.options.joint_weight(step),
+        }
+        weights = {k: w for k, w in weights.items() if hasattr(self.loss, k)}
+        for name, weight in weights.items():
+            setattr(self.loss, name, weight)
+        if self.ahead is not None:
+            self.ahead.anneal(weights)
+
+    # ------------------------------------------------------- how steps are computed
+
+    def _prepare_steps(self, bar: tqdm) -> None:
+        """Compile the steps of the phase, where that was decided or is worth it."""
+        number, name = self.phase_number, self.phase.name
+        if self.compiled is not None or self.decided.get(number) is False:
+            return
+        must = number in self.decided or self.options.compile is True
+        wanted = must or self._worth_compiling()
+        if wanted:
+            bar.set_description("compiling")
+            wanted = self._compile(must)
+        self.decided[number] = wanted
+        if wanted and name not in self.history.compiled:
+            self.history.compiled.append(name)
+
+    def _worth_compiling(self) -> bool:
+        ends = [0] + self.phase_ends
+        epochs = ends[self.phase_number + 1] - ends[self.phase_number]
+        many = epochs * self.steps_per_epoch >= STEPS_WORTH_COMPILING
+        possible = self.objectives[self.phase_number] is not None
+        return self.options.compile == "auto" and many and possible
+
+    def _compile(self, must: bool) -> bool:
+        """Compile a step; whether it was possible. Where it must be, it is an error."""
+        objective = self.objectives[self.phase_number]
+        compiled = CompiledELBO(objective, compiler=Inductor(self.history.products))
+        x = self._batch(0)
+        try:
+            compiled.prepare(self.vae.model, self.vae.guide, x)
+        except UserError as error:
+            if must:
+                raise
+            warnings.warn(f"trained without compiling: {error}", stacklevel=6)
+            return False
+        self.compiled = compiled
+        if waits_for_nothing(self.vae.device, self.optimizer):
+            limit = self.options.clip_norm
+            limit = None if limit is None else limit * len(x)
+            self.ahead = DeviceSteps(self.vae, compiled, self.optimizer, x, limit)
+        return True
+
+    def _wait_for_device(self) -> None:
+        """Learn what came of the steps that nobody has waited for."""
+        if not self.waiting:
+            return
+        self.waiting = False
+        self.elbo_sum, taken = self.ahead.elbo_sum.item(), int(self.ahead.done)
+        if taken < self.step:
+            self.step = taken
+            raise DivergedError(self._diagnosis(self._batch(taken)))
 
     def _diagnosis(self, x: Tensor) -> str:
         step = min(self.step + 1, self.steps_per_epoch)
@@ -309,7 +417,9 @@ class _Run:
         options = self.options
         if not _all_finite(self.vae):
             raise DivergedError(self._diagnosis(self.data.valid[:1]))
-        valid = evaluate(self.vae, self.data.valid, num_particles=1, seed=options.seed)
+        valid = evaluate(
+            self.vae, self.data.valid, num_particles=1, seed=options.seed, compile=False
+        )
         if not math.isfinite(valid.elbo):
             raise DivergedError(self._diagnosis(self.data.valid))
         self.seconds += time.perf_counter() - start
@@ -390,6 +500,7 @@ class _Run:
         make = OPTIMIZERS[self.options.optimizer]
         self.optimizer = make(self.parameters, self.options.lr)
         self.loss = self.losses[self.phase_number]
+        self.compiled = self.ahead = None
 
     # ------------------------------------------------------------------ the files
 
@@ -403,6 +514,7 @@ class _Run:
         due = time.monotonic() - self.saved_at > _SECONDS_BETWEEN_CHECKPOINTS
         if self.folder is None or not (force or due):
             return
+        self._wait_for_device()
         if not _all_finite(self.vae):
             return  # the next step stops; the checkpoint before is the good one
         state = {
@@ -412,6 +524,7 @@ class _Run:
             "elbo_sum": self.elbo_sum,
             "seconds": self.seconds,
             "history": asdict(self.history),
+            "compiled": self.decided,
             "best": self.best,
             "vae": self.vae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -428,9 +541,10 @@ class _Run:
         self.epoch, self.step = state["epoch"], state["step"]
         self.elbo_sum, self.seconds = state["elbo_sum"], state["seconds"]
         self.history = History(**state["history"])
+        self.decided = state["compiled"]
         self.best = state["best"]
         self._enter_phase()
-        self.optimizer.load_state_dict(state["optimizer"])
+        _load_optimizer(self.optimizer, state["optimizer"])
         set_random_states(state["random_states"], self.vae.device)
         torch.set_num_threads(state["num_threads"])
         lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
@@ -446,6 +560,7 @@ def check_resumable(
         UserError: where an option differs, or more epochs are done than asked for.
     """
     state = load_checkpoint(path)
+    state.setdefault("compiled", {})  # which the first release does not write
     missing = _CHECKPOINT_KEYS - state.keys()
     if missing:
         raise DataFileError(f"{path} is no checkpoint: it lacks {sorted(missing)}")
@@ -454,9 +569,10 @@ def check_resumable(
     bound = options.schedule == "cosine" or len(phases) > 1 or phases[0].each_epoch
     free = set() if bound else {"epochs"}
     for name in now.keys() - free:
-        if saved.get(name) != now[name]:
+        before = saved.get(name, getattr(TrainOptions, name))
+        if before != now[name]:
             raise UserError(
-                f"{path} was made with {name}={saved.get(name)}, now it is "
+                f"{path} was made with {name}={before}, now it is "
                 f"{now[name]}; resume with the same options or start anew"
             )
     if state["epoch"] > options.epochs:
@@ -464,6 +580,17 @@ def check_resumable(
             f"{path} is {state['epoch']} epochs on, {options.epochs} were asked for"
         )
     return state
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load what steps have left; how they are computed is this run's own affair."""
+    own = [
+        {k: group[k] for k in ("lr", "capturable") if k in group}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)
 
 
 def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:

@@ -1,0 +1,165 @@
+r"""Training steps on a GPU of which the host waits for none.
+
+A small network's step is some hundred kernels of microseconds each, and launching them
+takes longer than they do. Here a whole step, from the loss to the optimiser's update, is
+captured once as a CUDA graph and then replayed: the host puts a batch in its place and
+says go. Losses are summed where they are, and read when an epoch ends.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae_zoo.compiled import CompiledELBO
+from pyro_vae_zoo.vae import VAE
+
+__all__ = ["DeviceSteps", "Replay", "waits_for_nothing"]
+
+_WARM_UP = 3  # steps before the capture, in which libraries take what memory they need
+
+
+def waits_for_nothing(device: torch.device, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether steps can be left to the device: a GPU, and an Adam that can skip one."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return device.type == "cuda" and fused
+
+
+class DeviceSteps:
+    """Training steps all of whose inputs and outputs have fixed places on the device.
+
+    A step whose loss is not finite is not taken, nor is any after it: parameters stay as
+    they were, and `done` says how many steps there were before.
+
+    Args:
+        vae: the pair.
+        loss: what is minimised. Its scheduled weights become tensors, to be moved by
+            `anneal`.
+        optimizer: a fused Adam, which can skip a step by itself.
+        batch: an example of the data for one step.
+        max_norm: largest norm of the gradient of the summed loss; None for any.
+
+    Attributes:
+        elbo_sum: of the plain bounds of all data so far, float64.
+        done: steps that were taken.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        loss: CompiledELBO,
+        optimizer: torch.optim.Adam,
+        batch: Tensor,
+        max_norm: float | None = None,
+    ) -> None:
+        self.vae = vae
+        self.loss = loss
+        self.optimizer = optimizer
+        self.max_norm = max_norm
+        device = batch.device
+        self.x = batch.clone()
+        self.elbo_sum = torch.zeros((), dtype=torch.double, device=device)
+        self.done = torch.zeros((), dtype=torch.long, device=device)
+        self.failed = torch.zeros((), device=device)
+        # What a gradient scaler tells its optimiser: where it is one, nothing moves.
+        optimizer.found_inf = self.failed
+        for group in optimizer.param_groups:  # whose rate is to be read on the device
+            rate = torch.as_tensor(group["lr"], dtype=torch.float, device=device)
+            group.update(lr=rate.clone(), capturable=True)
+        self.scheduled = {
+            name: torch.as_tensor(value, dtype=batch.dtype, device=device).clone()
+            for name, value in loss.scheduled.items()
+        }
+        self._run = Replay(self._step) if device.type == "cuda" else self._step
+
+    def take(self, x: Tensor) -> None:
+        """One step on a batch, which may not have been made when this returns."""
+        self.x.copy_(x)
+        for name, weight in self.scheduled.items():
+            setattr(self.loss.objective, name, weight)
+        self._run()
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of all parameters."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(rate)
+
+    def anneal(self, values: dict[str, float]) -> None:
+        """Move the loss's scheduled weights."""
+        for name, value in values.items():
+            self.scheduled[name].fill_(value)
+
+    def begin(self, elbo_sum: float = 0.0, done: int = 0) -> None:
+        """Count from here."""
+        self.elbo_sum.fill_(elbo_sum)
+        self.done.fill_(done)
+        self.failed.zero_()
+
+    def _step(self) -> None:
+        vae = self.vae
+        vae.zero_grad()  # of modules that the optimiser does not move, too
+        loss, elbo = self.loss.loss_and_elbo(vae.model, vae.guide, self.x)
+        loss.backward()
+        if self.max_norm is not None:
+            groups = self.optimizer.param_groups
+            parameters = [p for group in groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        with torch.no_grad():
+            finite = (loss + elbo).isfinite()
+            self.failed.copy_(torch.maximum(self.failed, (~finite).to(torch.float)))
+            good = self.failed == 0
+            self.done += good
+            self.elbo_sum += torch.where(good, elbo, 0).double()
+        self.optimizer.step()
+
+
+class Replay:
+    """A function on tensors that stay in their places, replayed as a CUDA graph.
+
+    The first calls run it as it is. Where it cannot be captured, so do all others, and a
+    warning says so.
+
+    Args:
+        function: without arguments and without a value.
+    """
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        if self.calls == _WARM_UP:
+            self._capture()
+        if self.graph is not None:
+            self.graph.replay()
+        elif self.calls < _WARM_UP:
+            self._run_aside()
+        else:
+            self.function()
+        self.calls += 1
+
+    def _run_aside(self) -> None:
+        """Run on another stream, as a capture does, so that it finds all in place."""
+        here = torch.cuda.current_stream()
+        aside = torch.cuda.Stream()
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            self.function()
+        here.wait_stream(aside)
+
+    def _capture(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):  # which runs nothing
+                self.function()
+        except RuntimeError as error:
+            reason = str(error).split("\n")[0]
+            warnings.warn(
+                f"steps are launched one by one, not replayed as a CUDA graph: {reason}",
+                stacklevel=3,
+            )
+            return
+        self.graph = graph
