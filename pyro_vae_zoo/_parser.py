@@ -154,6 +154,7 @@ def _add_evaluate(commands: Any) -> None:
     command.add_argument(
         "--json", action="store_true", help="print one JSON object and nothing else"
     )
+    _add_compile(command.add_argument, "importance sampling", "there is much of it")
     _add_machine(command)
     command.set_defaults(command="evaluate")
 
@@ -323,6 +324,16 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         default=1000,
         metavar="N",
         help="draws per datum of the final log-likelihood",
+    )
+    _add_compile(add, "training steps", "there are 5000 of them or more")
+
+
+def _add_compile(add: Any, what: str, when: str) -> None:
+    add(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help=f"compile the {what} (default: where {when})",
     )
 
 

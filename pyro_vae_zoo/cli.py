@@ -122,7 +122,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     # The training images of a dynamic set are one draw of them.
     x = data.epoch(args.seed, 0) if args.split == "train" else getattr(data, args.split)
     progress = not (args.quiet or args.json)
-    ev = evaluate(vae, x, args.num_particles, seed=args.seed, progress=progress)
+    how = {"progress": progress, "compile": getattr(args, "compile", "auto")}
+    ev = evaluate(vae, x, args.num_particles, seed=args.seed, **how)
     trained = args.run_folder / RESULT_FILE
     known = read_json(trained) if trained.exists() else {}
     result = known | result_of(vae, ev, config, data, args.split, x)
@@ -256,7 +257,9 @@ def _training(args: argparse.Namespace, data: Dataset, seed: int) -> TrainOption
     if args.batch_size < 1:
         raise UserError(f"batch_size must be positive, got {args.batch_size}")
     values = {
-        f.name: getattr(args, f.name) for f in fields(TrainOptions) if f.name != "seed"
+        f.name: getattr(args, f.name, f.default)  # some are there only if given
+        for f in fields(TrainOptions)
+        if f.name != "seed"
     }
     if values["epochs"] is None:
         steps = -(-len(data.train) // args.batch_size)

@@ -125,28 +125,25 @@ class TrainOptions:
             )
         return AnnealedELBO(**asked)
 
-    def objective(
-        self, of: ELBO | Callable[..., ELBO] | None, loss: ELBO
-    ) -> ObjectiveELBO | None:
-        """What there is to compile of a phase's loss; None where it is not the zoo's.
-
-        Args:
-            of: what the phase has for its loss.
-            loss: what `loss` made of that.
+    def losses(
+        self, of: ELBO | Callable[..., ELBO] | None = None
+    ) -> tuple[ELBO, ObjectiveELBO | None]:
+        """What `loss` gives, and what to compile in its place: None if it is not ours.
 
         Raises:
-            UserError: where there is none and it was to be compiled.
+            UserError: where there is nothing to compile, and it was to be.
         """
+        loss = self.loss(of)
         if isinstance(loss, ObjectiveELBO):
-            return loss
+            return loss, loss
         if of is None:  # the same value; Pyro's own class looks at it, as no graph can
-            return AnnealedELBO(self.num_particles)
+            return loss, AnnealedELBO(self.num_particles)
         if self.compile is True:
             raise UserError(
-                f"a {type(loss).__name__} of the guide's own cannot be compiled, only the "
-                "objectives of the zoo can; train it without"
+                f"the guide is trained by a {type(loss).__name__} of its own, and only "
+                "the objectives of the zoo can be compiled; train it without"
             )
-        return None
+        return loss, None
 
     def _known_to(
         self, make: Callable[..., ELBO], asked: dict[str, Any]

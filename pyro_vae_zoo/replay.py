@@ -131,6 +131,7 @@ class Replay:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
+        """Run the function, or what was recorded of it."""
         if self.calls == _WARM_UP:
             self._capture()
         if self.graph is not None:

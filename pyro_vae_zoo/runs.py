@@ -159,12 +159,15 @@ def make_run(
         **asdict(training),
     )
     save(vae, folder)
-    ev = evaluate(vae, data.test, eval_particles, seed=training.seed, progress=progress)
+    how = {"progress": progress, "compile": training.compile and "auto"}
+    ev = evaluate(vae, data.test, eval_particles, seed=training.seed, **how)
     result = result_of(vae, ev, config, data, "test", data.test) | {
         "weights": history.weights,
         "best_epoch": history.best_epoch,
         "epochs": len(history.epochs),
         "seconds": round(history.seconds, 2),
+        "compiled": history.compiled,
+        "products": history.products,
     }
     if vae.monitor is not None:
         result |= vae.monitor(vae)
@@ -179,7 +182,7 @@ def _check_runs(vae: VAE, data: Dataset, training: TrainOptions) -> None:
     with torch.random.fork_rng(devices=[]):
         try:
             for phase in vae.phases:
-                loss = training.loss(phase.loss)
+                loss, _ = training.losses(phase.loss)
                 loss.differentiable_loss(vae.model, vae.guide, x)
         except UserError:
             raise
@@ -373,4 +376,5 @@ def _read_config(folder: Path) -> dict:
     needed = {"guide", "source", "variant", "vae", "training", "eval_particles"}
     if not isinstance(config, dict) or needed - config.keys():
         raise DataFileError(f"{folder / CONFIG_FILE} is no configuration of a run")
-    return config
+    # Options that there were not yet when it was written are as they come.
+    return config | {"training": asdict(TrainOptions()) | config["training"]}

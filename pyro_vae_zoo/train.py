@@ -20,7 +20,6 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import transforms as T
-from pyro.infer import ELBO
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -31,7 +30,6 @@ from pyro_vae_zoo._process import (
     set_random_states,
     threads_kept,
 )
-from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.checkpoint import (
     CHECKPOINT_FILE,
     METRICS_FILE,
@@ -40,14 +38,11 @@ from pyro_vae_zoo.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
-from pyro_vae_zoo.compiled import CompiledELBO
 from pyro_vae_zoo.datasets import Dataset
-from pyro_vae_zoo.elbo import ObjectiveELBO
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import evaluate
-from pyro_vae_zoo.graphs import Inductor
-from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
-from pyro_vae_zoo.replay import DeviceSteps, waits_for_nothing
+from pyro_vae_zoo.options import TrainOptions
+from pyro_vae_zoo.steps import Steps, what_failed
 from pyro_vae_zoo.vae import VAE, Phase
 
 __all__ = ["History", "check_resumable", "epoch_order", "fit", "pick_device"]
@@ -231,16 +226,8 @@ class _Run:
         self.phase_ends = _share_out(options.epochs, vae.phases)
         self.steps_per_epoch = -(-len(data.train) // options.batch_size)
         self.saved_at = time.monotonic()
-        self.losses = [options.loss(phase.loss) for phase in vae.phases]
-        self.objectives = [
-            options.objective(phase.loss, loss)
-            for phase, loss in zip(vae.phases, self.losses, strict=True)
-        ]
-        self.full_batch = min(options.batch_size, len(data.train))
-        self.decided: dict[int, bool] = {}  # by number of phase, whether it is compiled
-        self.compiled: CompiledELBO | None = None
-        self.ahead: DeviceSteps | None = None  # steps that are not waited for
-        self.waiting = False  # for some of them
+        self.compiled: dict[int, bool] = {}  # what was decided, by number of phase
+        self.losses = [options.losses(phase.loss) for phase in vae.phases]
 
     # ------------------------------------------------------------------ the loop
 
@@ -274,8 +261,8 @@ class _Run:
         if self.phase.each_epoch is not None:
             self.phase.each_epoch(self.vae, self._part_of_phase())
         self.vae.train()
-        self._prepare_steps(bar)
-        self._set_rate(options.rate(self.epoch))
+        self._compile_steps(bar)
+        self.steps.set_rate(options.rate(self.epoch))
         name = self.phase.name + " " if len(self.vae.phases) > 1 else ""
         bar.set_description(f"{name}epoch {self.epoch + 1}/{options.epochs}")
         while self.step < self.steps_per_epoch:
@@ -292,13 +279,6 @@ class _Run:
         self._wait_for_device()
         self.seconds = time.perf_counter() - start
 
-    def _set_rate(self, rate: float) -> None:
-        if self.ahead is not None:
-            self.ahead.set_rate(rate)
-            return
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
     def _batch(self, step: int) -> Tensor:
         """The data of a step, counted from 0 within the epoch."""
         size = self.options.batch_size
@@ -312,93 +292,47 @@ class _Run:
 
     def _step(self, x: Tensor) -> float | None:
         """Take a step; its bound, or None where the device is not waited for."""
-        self._anneal()
-        full = len(x) == self.full_batch
-        if self.ahead is not None and full:
-            if not self.waiting:
-                self.ahead.begin(self.elbo_sum, self.step)
-                self.waiting = True
-            self.ahead.take(x)
-            return None
-        self._wait_for_device()
-        before = random_states(self.vae.device)
-        self.vae.zero_grad()  # of modules that this phase does not move, too
-        loss = self.compiled if self.compiled is not None and full else self.loss
-        loss, elbo = _loss_and_elbo(loss, self.vae, x)
-        if not (math.isfinite(elbo) and math.isfinite(loss.item())):
-            set_random_states(before, self.vae.device)
-            raise DivergedError(self._diagnosis(x))
-        loss.backward()
-        if self.options.clip_norm is not None:
-            # The loss is a sum over the batch, the option is about its mean.
-            limit = self.options.clip_norm * len(x)
-            nn.utils.clip_grad_norm_(self.parameters, limit)
-        self.optimizer.step()
-        return elbo
-
-    def _anneal(self) -> None:
-        if isinstance(self.phase.loss, ELBO):
-            return  # it is used as it is
+        if len(x) < self.steps.full_batch:
+            self._wait_for_device()
         epoch = self.epoch + self.step / self.steps_per_epoch
         step = self.epoch * self.steps_per_epoch + self.step
         weights = {
             "kl_weight": self.options.kl_weight(epoch),
             "joint_weight": self.options.joint_weight(step),
         }
-        weights = {k: w for k, w in weights.items() if hasattr(self.loss, k)}
-        for name, weight in weights.items():
-            setattr(self.loss, name, weight)
-        if self.ahead is not None:
-            self.ahead.anneal(weights)
+        elbo = self.steps.take(x, weights, self.elbo_sum, self.step)
+        if elbo is not None and math.isnan(elbo):
+            raise DivergedError(self._diagnosis(x))
+        return elbo
 
-    # ------------------------------------------------------- how steps are computed
-
-    def _prepare_steps(self, bar: tqdm) -> None:
-        """Compile the steps of the phase, where that was decided or is worth it."""
+    def _compile_steps(self, bar: tqdm) -> None:
+        """Compile the phase's steps, where that was decided before or is worth it."""
         number, name = self.phase_number, self.phase.name
-        if self.compiled is not None or self.decided.get(number) is False:
+        if self.steps.compiled or self.compiled.get(number) is False:
             return
-        must = number in self.decided or self.options.compile is True
-        wanted = must or self._worth_compiling()
-        if wanted:
+        must = number in self.compiled or self.options.compile is True
+        if must or self._worth_compiling():
             bar.set_description("compiling")
-            wanted = self._compile(must)
-        self.decided[number] = wanted
-        if wanted and name not in self.history.compiled:
+            products = self.history.products
+            done = self.steps.compile(self._batch(0), products, must)
+        else:
+            done = False
+        self.compiled[number] = done
+        if done and name not in self.history.compiled:
             self.history.compiled.append(name)
 
     def _worth_compiling(self) -> bool:
         ends = [0] + self.phase_ends
         epochs = ends[self.phase_number + 1] - ends[self.phase_number]
         many = epochs * self.steps_per_epoch >= STEPS_WORTH_COMPILING
-        possible = self.objectives[self.phase_number] is not None
+        possible = self.steps.objective is not None
         return self.options.compile == "auto" and many and possible
-
-    def _compile(self, must: bool) -> bool:
-        """Compile a step; whether it was possible. Where it must be, it is an error."""
-        objective = self.objectives[self.phase_number]
-        compiled = CompiledELBO(objective, compiler=Inductor(self.history.products))
-        x = self._batch(0)
-        try:
-            compiled.prepare(self.vae.model, self.vae.guide, x)
-        except UserError as error:
-            if must:
-                raise
-            warnings.warn(f"trained without compiling: {error}", stacklevel=6)
-            return False
-        self.compiled = compiled
-        if waits_for_nothing(self.vae.device, self.optimizer):
-            limit = self.options.clip_norm
-            limit = None if limit is None else limit * len(x)
-            self.ahead = DeviceSteps(self.vae, compiled, self.optimizer, x, limit)
-        return True
 
     def _wait_for_device(self) -> None:
         """Learn what came of the steps that nobody has waited for."""
-        if not self.waiting:
+        if not self.steps.waiting:
             return
-        self.waiting = False
-        self.elbo_sum, taken = self.ahead.elbo_sum.item(), int(self.ahead.done)
+        self.elbo_sum, taken = self.steps.wait()
         if taken < self.step:
             self.step = taken
             raise DivergedError(self._diagnosis(self._batch(taken)))
@@ -408,7 +342,7 @@ class _Run:
         kept = "" if self.folder is None else "; the last good checkpoint is kept"
         return (
             f"the loss is not finite at epoch {self.epoch + 1}, step {step}: "
-            f"{_what_failed(self.vae, x, self.options.num_particles)}{kept}; "
+            f"{what_failed(self.vae, x, self.options.num_particles)}{kept}; "
             "try a smaller lr or --clip-norm"
         )
 
@@ -493,14 +427,9 @@ class _Run:
         self._enter_phase()
 
     def _enter_phase(self) -> None:
-        phase = self.phase
-        modules = phase.modules or (self.vae,)
-        unique = {p: None for module in modules for p in module.parameters()}
-        self.parameters = list(unique)
-        make = OPTIMIZERS[self.options.optimizer]
-        self.optimizer = make(self.parameters, self.options.lr)
-        self.loss = self.losses[self.phase_number]
-        self.compiled = self.ahead = None
+        full_batch = min(self.options.batch_size, len(self.data.train))
+        losses = self.losses[self.phase_number]
+        self.steps = Steps(self.vae, self.phase, losses, self.options, full_batch)
 
     # ------------------------------------------------------------------ the files
 
@@ -524,10 +453,10 @@ class _Run:
             "elbo_sum": self.elbo_sum,
             "seconds": self.seconds,
             "history": asdict(self.history),
-            "compiled": self.decided,
+            "compiled": self.compiled,
             "best": self.best,
             "vae": self.vae.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.steps.optimizer.state_dict(),
             "random_states": random_states(self.vae.device),
             "num_threads": torch.get_num_threads(),  # it changes the last bits
         }
@@ -541,10 +470,10 @@ class _Run:
         self.epoch, self.step = state["epoch"], state["step"]
         self.elbo_sum, self.seconds = state["elbo_sum"], state["seconds"]
         self.history = History(**state["history"])
-        self.decided = state["compiled"]
+        self.compiled = state["compiled"]
         self.best = state["best"]
         self._enter_phase()
-        _load_optimizer(self.optimizer, state["optimizer"])
+        self.steps.load(state["optimizer"])
         set_random_states(state["random_states"], self.vae.device)
         torch.set_num_threads(state["num_threads"])
         lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
@@ -580,39 +509,6 @@ def check_resumable(
             f"{path} is {state['epoch']} epochs on, {options.epochs} were asked for"
         )
     return state
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load what steps have left; how they are computed is this run's own affair."""
-    own = [
-        {k: group[k] for k in ("lr", "capturable") if k in group}
-        for group in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(state)
-    for group, values in zip(optimizer.param_groups, own, strict=True):
-        group.update(values)
-
-
-def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:
-    """The objective and the plain bound of a batch, both sums over its data."""
-    if isinstance(loss, ObjectiveELBO):
-        objective, elbo = loss.loss_and_elbo(vae.model, vae.guide, x)
-        return objective, elbo.item()
-    objective = loss.differentiable_loss(vae.model, vae.guide, x)
-    return objective, -objective.item()
-
-
-@torch.no_grad()
-def _what_failed(vae: VAE, x: Tensor, num_particles: int) -> str:
-    for name, p in vae.named_parameters():
-        if not p.isfinite().all():
-            return f"parameter {name} (a gradient overflowed in the step before)"
-    terms = bound_terms(vae.model, vae.guide, x, num_particles)
-    named = {"log p(x|z)": terms.log_likelihood}
-    named |= {f"log p({site})": value for site, value in terms.log_prior.items()}
-    named |= {f"log q({site}|x)": value for site, value in terms.log_guide.items()}
-    bad = [name for name, value in named.items() if not value.isfinite().all()]
-    return f"term {', '.join(bad)}" if bad else "a sum over the batch overflowed"
 
 
 def _share_out(epochs: int, phases: Sequence[Phase]) -> list[int]:
