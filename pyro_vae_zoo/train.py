@@ -315,6 +315,7 @@ class _Run:
             bar.set_description("compiling")
             products = self.history.products
             done = self.steps.compile(self._batch(0), products, must)
+            bar.unpause()  # what is left is estimated from steps alone
         else:
             done = False
         self.compiled[number] = done

@@ -1,0 +1,113 @@
+"""Evaluation in chunks, compiled or not."""
+
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_compiled import EVERY, SLOW, Discrete, Guide, Model, data, pair
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo import chunks
+
+UNTOUCHED = ("log_prob", "std_error", "ess", "khat")
+
+
+@pytest.fixture
+def as_traced(monkeypatch):
+    """No compiler; the list of graphs that were traced."""
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(chunks, "Inductor", lambda: keep)
+    return graphs
+
+
+def assert_same(name, **tolerance):
+    """In several chunks of data and draws, the last of each smaller."""
+    vae, x = pair(name), data(name, 7)
+    how = {"num_particles": 34, "chunk_rows": 24}
+    a, b = (zoo.evaluate(vae, x, compile=c, **how).to_dict() for c in (True, False))
+    assert a.keys() == b.keys()
+    a |= a.pop("kl_per_site")
+    b |= b.pop("kl_per_site")
+    for key, value in b.items():
+        exact = key == "active_units" or value is None
+        assert a[key] == (value if exact else pytest.approx(value, **tolerance)), key
+    c, d = (zoo.log_likelihood(vae, x, compile=c, **how) for c in (True, False))
+    for key in UNTOUCHED:
+        torch.testing.assert_close(
+            getattr(c, key), getattr(d, key), rtol=1e-9, atol=1e-9, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_graph_gives_what_the_pair_gives(name, as_traced):
+    assert_same(name, rel=1e-12)
+    assert len(as_traced) == 2
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "iaf" else SLOW) for n in EVERY]
+)
+def test_inductor_gives_what_the_pair_gives(name):
+    assert_same(name, rel=1e-9, abs=1e-9)
+
+
+def test_auto_compiles_where_there_are_many_chunks(as_traced, monkeypatch):
+    vae, x = pair(), data()
+    zoo.log_likelihood(vae, x, 10)
+    assert not as_traced
+    monkeypatch.setattr(chunks, "CHUNKS_WORTH_COMPILING", 3)
+    for chunk_rows, traced in ((30, 0), (20, 1)):  # two chunks and three
+        zoo.log_likelihood(vae, x, 10, chunk_rows=chunk_rows)
+        assert len(as_traced) == traced
+    zoo.log_likelihood(vae, x, 10, chunk_rows=20, compile=False)
+    assert len(as_traced) == 1
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_a_pair_that_cannot_be_compiled(monkeypatch, compile):
+    monkeypatch.setattr(chunks, "CHUNKS_WORTH_COMPILING", 1)
+    vae = zoo.VAE(Model(), Guide(), (2,))  # which decides by the values that it draws
+    x = torch.ones(3, 2)
+    if compile is True:
+        with pytest.raises(zoo.UserError, match="after site 'z'.*compile=False"):
+            zoo.log_likelihood(vae, x, 4, compile=True)
+        return
+    with pytest.warns(
+        UserWarning, match="evaluated without compiling: the pair cannot"
+    ):
+        got = zoo.log_likelihood(vae, x, 4)
+    expected = zoo.log_likelihood(vae, x, 4, compile=False)
+    assert torch.equal(got.log_prob, expected.log_prob)
+
+
+def test_compile_is_one_of_three():
+    with pytest.raises(zoo.UserError, match="True, False or 'auto', got 'yes'"):
+        zoo.log_likelihood(pair(), data(), 4, compile="yes")
+
+
+def test_draws_without_reparametrisation_can_be_evaluated(as_traced):
+    """Only training needs it."""
+    vae = zoo.VAE(Model(), Discrete(), (2,))
+    x = torch.ones(3, 2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The value argument must be within")
+        a, b = (zoo.log_likelihood(vae, x, 4, compile=c) for c in (True, False))
+    assert torch.equal(a.log_prob, b.log_prob)
+    assert len(as_traced) == 1
+
+
+@given(st.integers(1, 400), st.integers(1, 3000), st.integers(1, 10_000))
+def test_chunks_have_rows_at_most(num_data, num_particles, rows):
+    size, step = chunks.chunk_sizes(num_data, num_particles, rows)
+    assert 1 <= size <= num_data
+    assert 1 <= step <= min(num_particles, chunks.PARTICLES_PER_CHUNK)
+    assert size * step <= rows
+    parts = -(-num_particles // step)
+    assert parts == -(-num_particles // min(num_particles, 256, rows))
