@@ -59,6 +59,7 @@ NETWORKS = {
 }
 WRITTEN_BY_HAND = ("mean_field", *STEPS)  # guides
 FIRST_STEPS = 3
+SECONDS = 60  # that the turns of one network may take, but for ten rounds
 TOLERANCE = 1e-4
 OWN_DRAWS = {"hand+c": 0.02, "NumPyro": 0.02}  # how far other draws may move a loss
 COLUMNS = ("SVI", "module", "JIT", "hand", "hand+c", "NumPyro", "ours", "mm")
@@ -237,7 +238,7 @@ def in_turns_of(steps, runs, device, repeats):
             run()
 
     turns = {name: partial(several, run) for name, run in runs.items()}
-    times = in_turn(turns, device, repeats)
+    times = in_turn(turns, device, repeats, warmup=1, at_most=SECONDS)
     return {name: [t / steps for t in values] for name, values in times.items()}
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
@@ -41,15 +42,19 @@ def seconds(run, device):
     return time.perf_counter() - start
 
 
-def in_turn(runs, device, repeats, warmup=5):
+def in_turn(runs, device, repeats, warmup=5, at_most=math.inf):
     """Seconds by name, of rounds each of which runs every contestant once.
 
     In another order in each round: who runs before, and what its threads and its data in
-    the caches leave behind, is to hit all alike.
+    the caches leave behind, is to hit all alike. After `at_most` seconds ten rounds are
+    enough.
     """
     times = {name: [] for name in runs}
     shuffle = random.Random(0).sample
-    for _ in range(warmup + repeats):
+    begin = time.monotonic()
+    for done in range(warmup + repeats):
+        if done >= warmup + 10 and time.monotonic() - begin > at_most:
+            break
         for name in shuffle(list(runs), len(runs)):
             times[name].append(seconds(runs[name], device))
     return {name: values[warmup:] for name, values in times.items()}

@@ -220,6 +220,28 @@ def test_other_circumstances_have_a_graph_of_their_own(change):
     assert len(graphs_of(loss, vae)) == 2
 
 
+def test_another_option_has_a_graph_of_its_own():
+    vae, x, loss = pair(), data(), compiled()
+    for num_particles in (1, 3):
+        loss.objective.num_particles = num_particles
+        ours = run(loss, vae, x)
+        theirs = run(zoo.AnnealedELBO(num_particles), vae, x)
+        torch.testing.assert_close(ours, theirs)
+    assert len(graphs_of(loss, vae)) == 2
+
+
+def test_a_buffer_that_a_step_moves_is_moved():
+    """As the running statistics of a batch normalisation, once in each step."""
+    vae, x, loss = pair("maf", batch_norm=True), data("maf"), compiled()
+    other = copy.deepcopy(vae)
+    for _ in range(3):
+        ours, theirs = run(loss, vae, x), run(zoo.AnnealedELBO(), other, x)
+        torch.testing.assert_close(ours, theirs)
+    moved = dict(vae.named_buffers())
+    torch.testing.assert_close(moved, dict(other.named_buffers()))
+    assert any("moving" in name for name in moved)
+
+
 def test_a_copy_of_the_pair_is_a_pair_of_its_own():
     vae, x, loss = pair(), data(), compiled()
     run(loss, vae, x)

@@ -1,0 +1,375 @@
+"""Compiled trainings: when, and that they train, stop and resume as others do."""
+
+import json
+import math
+
+import pyro
+import pytest
+import torch
+from pairs import check_resumes_in_every_phase, perturb, small
+from pyro.infer import Trace_ELBO
+from test_compiled import SLOW, Guide, Model, as_it_is
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo import replay, steps, train
+from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae_zoo.options import OPTIMIZERS
+
+PHASES = ("gated_dag_iaf", "boosted", "recursive_mixture")
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture
+def data():
+    torch.manual_seed(3)
+    x = (torch.rand(65, 2, 3) < torch.rand(2, 3)).float()
+    return zoo.Dataset(x[:45], x[45:55], x[55:])
+
+
+@pytest.fixture
+def as_traced(monkeypatch):
+    """No compiler; the list of graphs that were traced."""
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(steps, "Inductor", lambda products: keep)
+    return graphs
+
+
+@pytest.fixture
+def never_waits(monkeypatch):
+    """Steps as on a GPU, on the CPU: all but the replay."""
+    monkeypatch.setattr(steps, "waits_for_nothing", lambda *_: True)
+
+
+def make(guide="iaf", dtype=torch.double, **options):
+    torch.manual_seed(0)
+    vae = small(guide, **options).to(dtype)
+    perturb(vae, 0.1)
+    return vae
+
+
+def assert_trains_alike(guide, data, rtol=1e-8, **options):
+    """With and without, on batches of which the last is smaller."""
+    options = {"epochs": 6, "batch_size": 20, "keep": "last", **options}
+    vaes, histories = [make(guide), make(guide)], []
+    for vae, compile in zip(vaes, (True, False), strict=True):
+        histories.append(
+            zoo.fit(vae, data, compile=compile, progress=False, device="cpu", **options)
+        )
+    ours, theirs = (dict(vae.named_parameters()) for vae in vaes)
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol)
+    for a, b in zip(*(history.epochs for history in histories), strict=True):
+        assert a["train_elbo"] == pytest.approx(b["train_elbo"], rel=rtol)
+    return histories[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_particles": 3, "bound": "iwae"},
+        {"kl_warmup": 3, "clip_norm": 1.0, "schedule": "inverse"},
+        {"tempering_steps": 10, "optimizer": "adamax"},
+        {"sticking_the_landing": True, "optimizer": "adamax"},
+    ],
+)
+def test_a_compiled_training_is_the_same(data, as_traced, options):
+    guide = "planar" if "sticking_the_landing" in options else "iaf"
+    history = assert_trains_alike(guide, data, **options)
+    assert history.compiled == ["train"]
+    assert len(as_traced) == 1  # the smaller last batch of each epoch has none
+
+
+@pytest.mark.parametrize("guide", PHASES)
+def test_each_phase_is_compiled(data, as_traced, guide):
+    history = assert_trains_alike(guide, data)
+    assert history.compiled == [phase.name for phase in make(guide).phases]
+    assert len(as_traced) == len(history.compiled)
+
+
+def test_a_training_by_inductor(data):
+    history = assert_trains_alike("mean_field", data)
+    assert history.compiled == ["train"]
+
+
+@pytest.mark.parametrize(("worth", "compiled"), [(18, ["train"]), (19, [])])
+def test_auto_counts_the_steps(data, as_traced, monkeypatch, worth, compiled):
+    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", worth)
+    vae = make()
+    history = zoo.fit(vae, data, epochs=6, batch_size=20, progress=False)
+    assert history.compiled == compiled
+
+
+def test_a_batch_that_is_all_of_the_data(data, as_traced):
+    history = zoo.fit(make(), data, epochs=2, compile=True, progress=False)
+    assert history.compiled == ["train"]
+    assert len(as_traced) == 1
+
+
+def test_the_bar_says_that_it_compiles(data, as_traced, capsys):
+    zoo.fit(make(), data, epochs=2, compile=True)
+    lines = capsys.readouterr().err.replace("\n", "").split("\r")
+    said = [line for line in lines if line.startswith("compiling")]
+    assert said
+    assert all(len(line) <= 80 for line in lines)
+
+
+# ------------------------------------------------------------- what is not possible
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_a_pair_that_cannot_be_compiled(monkeypatch, compile):
+    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 1)
+    x = torch.randn(30, 2).sign().relu()
+    data = zoo.Dataset(x[:20], x[20:25], x[25:])
+    vae = zoo.VAE(Model(), Guide(), (2,))  # which decides by the values that it draws
+    if compile is True:
+        with pytest.raises(zoo.UserError, match="after site 'z' its control flow"):
+            zoo.fit(vae, data, epochs=2, compile=True, progress=False)
+        return
+    with pytest.warns(UserWarning, match="trained without compiling: the pair cannot"):
+        history = zoo.fit(vae, data, epochs=2, progress=False)
+    assert history.compiled == []
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_a_loss_of_the_users_own_is_used_as_it_is(data, monkeypatch, compile):
+    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 1)
+    vae = make(dtype=torch.float)
+    vae.phases = (zoo.Phase("own", loss=Trace_ELBO(max_plate_nesting=1)),)
+    if compile is True:
+        with pytest.raises(zoo.UserError, match="a Trace_ELBO of its own"):
+            zoo.fit(vae, data, epochs=2, compile=True, progress=False)
+        return
+    assert zoo.fit(vae, data, epochs=2, progress=False).compiled == []
+
+
+def test_compile_is_one_of_three(data):
+    with pytest.raises(zoo.UserError, match="compile 'yes'; known: True, False, auto"):
+        zoo.fit(make(), data, compile="yes", progress=False)
+
+
+def test_no_compiler(data, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    with pytest.raises(zoo.UserError, match="PyTorch could not compile the graph"):
+        zoo.fit(make("mean_field"), data, epochs=1, compile=True, progress=False)
+
+
+# ------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("guide", ["iaf", *PHASES])
+def test_it_resumes_bit_for_bit(guide, data, tmp_path, monkeypatch, as_traced):
+    options = {"epochs": 4, "batch_size": 25, "compile": True, "progress": False}
+    check = check_resumes_in_every_phase
+    check(lambda: make(guide), data, options, tmp_path, monkeypatch)
+
+
+def test_what_was_decided_is_kept(data, tmp_path, monkeypatch, as_traced):
+    """Another number of epochs would decide otherwise, and changes bits."""
+    options = {"batch_size": 20, "out": tmp_path, "progress": False}
+    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 7)
+    assert zoo.fit(make(), data, epochs=2, **options).compiled == []
+    assert zoo.fit(make(), data, epochs=4, resume=True, **options).compiled == []
+    assert not as_traced
+    assert zoo.fit(make(), data, epochs=4, **options).compiled == ["train"]
+    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 100)
+    history = zoo.fit(make(), data, epochs=6, resume=True, **options)
+    assert history.compiled == ["train"]
+    assert len(as_traced) == 2
+
+
+def test_the_libraries_are_kept(data, tmp_path, monkeypatch):
+    """Those that multiply: chosen once, stored, and the choice when it resumes."""
+    seen = []
+
+    def compiler(products):
+        seen.append(dict(products))
+        products["1x2x3 nn"] = "onednn"
+        return as_it_is
+
+    monkeypatch.setattr(steps, "Inductor", compiler)
+    options = {"compile": True, "out": tmp_path, "progress": False}
+    zoo.fit(make(), data, epochs=2, **options)
+    history = zoo.fit(make(), data, epochs=3, resume=True, **options)
+    assert history.products == {"1x2x3 nn": "onednn"}
+    assert seen == [{}, {"1x2x3 nn": "onednn"}]
+
+
+def test_a_checkpoint_from_before_there_was_a_choice(data, tmp_path):
+    options = {"batch_size": 20, "out": tmp_path, "progress": False}
+    zoo.fit(make(), data, epochs=2, **options)
+    path = tmp_path / "checkpoint.pt"
+    state = load_checkpoint(path)
+    del state["compiled"], state["options"]["compile"]
+    del state["history"]["compiled"], state["history"]["products"]
+    save_checkpoint(path, state)
+    history = zoo.fit(make(), data, epochs=3, resume=True, **options)
+    assert len(history.epochs) == 3
+    assert history.compiled == []
+
+
+# ------------------------------------------------------- steps that nobody waits for
+
+
+def test_not_to_wait_changes_nothing(data, as_traced, never_waits):
+    options = {"kl_warmup": 3, "clip_norm": 1.0, "schedule": "inverse"}
+    # The rate is a float32 on the device.
+    assert_trains_alike("iaf", data, rtol=1e-5, **options)
+
+
+@pytest.mark.parametrize("guide", ["iaf", "boosted"])
+def test_not_to_wait_resumes(
+    guide, data, tmp_path, monkeypatch, as_traced, never_waits
+):
+    options = {"epochs": 4, "batch_size": 25, "compile": True, "progress": False}
+    check = check_resumes_in_every_phase
+    check(lambda: make(guide), data, options, tmp_path, monkeypatch)
+
+
+def test_it_goes_on_where_it_is_waited_for(data, tmp_path, monkeypatch, as_traced):
+    """A checkpoint of a GPU, and the other way round: the optimiser is this run's own."""
+    options = {"batch_size": 20, "compile": True, "out": tmp_path, "progress": False}
+    for epochs, ahead in ((2, True), (3, False), (4, True)):
+        monkeypatch.setattr(steps, "waits_for_nothing", lambda *_, ahead=ahead: ahead)
+        history = zoo.fit(make(), data, epochs=epochs, resume=True, **options)
+    assert len(history.epochs) == 4
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_it_stops_before_a_loss_that_is_not_finite(
+    data, tmp_path, monkeypatch, as_traced, ahead
+):
+    """In the third step of the second epoch; nothing moves any more."""
+    monkeypatch.setattr(steps, "waits_for_nothing", lambda *_: ahead)
+    batch, vae, before = train._Run._batch, make(), {}
+
+    def poison(self, step):
+        x = batch(self, step)
+        if (self.epoch, step) != (1, 2):
+            return x
+        before.update({k: v.clone() for k, v in vae.state_dict().items()})
+        return x * math.nan
+
+    monkeypatch.setattr(train._Run, "_batch", poison)
+    options = {"epochs": 3, "batch_size": 15, "compile": True, "progress": False}
+    said = "at epoch 2, step 3: term log p.x.z.*last good checkpoint is kept"
+    with pytest.raises(zoo.DivergedError, match=said):
+        zoo.fit(vae, data, out=tmp_path, **options)
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1]
+
+
+def device_steps(batch, max_norm=None):
+    vae = make()
+    loss = zoo.compiled.CompiledELBO(zoo.AnnealedELBO(), compiler=as_it_is)
+    adam = OPTIMIZERS["adam"](vae.parameters(), 1e-2)
+    return vae, replay.DeviceSteps(vae, loss, adam, batch, max_norm)
+
+
+def test_a_step_that_is_not_finite_is_the_last():
+    x = torch.rand(8, 2, 3).round().double()
+    (vae, ahead), (other, few) = device_steps(x), device_steps(x)
+    for run, batches in ((ahead, [x, x, x * math.nan, x]), (few, [x, x])):
+        torch.manual_seed(4)
+        run.begin()
+        for batch in batches:
+            run.take(batch)
+    assert ahead.done.item() == few.done.item() == 2
+    assert torch.equal(ahead.elbo_sum, few.elbo_sum)
+    for p, q in zip(vae.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+    count = {float(s["step"]) for s in ahead.optimizer.state.values()}
+    assert count == {2.0}
+
+
+def test_a_function_that_cannot_be_captured_runs_as_it_is(monkeypatch):
+    calls = []
+    run = replay.Replay(lambda: calls.append(None))
+    monkeypatch.setattr(run, "_run_aside", run.function)
+
+    def fail(*_):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(replay.torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(replay.torch.cuda, "graph", fail)
+    for _ in range(3):
+        run()
+    with pytest.warns(UserWarning, match="not replayed as a CUDA graph: operation not"):
+        run()
+    run()  # and warns once
+    assert len(calls) == 5
+
+
+@CUDA
+def test_a_replayed_training_is_the_same(data):
+    vaes = [make(dtype=torch.float), make(dtype=torch.float)]
+    for vae, compile in zip(vaes, (True, False), strict=True):
+        zoo.fit(vae, data, epochs=20, batch_size=20, compile=compile, progress=False)
+    ours, theirs = (dict(vae.named_parameters()) for vae in vaes)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+# -------------------------------------------------------------------------- for long
+
+
+def resident_pages():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+
+@pytest.mark.parametrize("guide", ["mean_field", pytest.param("iaf", marks=SLOW)])
+def test_memory_does_not_grow(guide):
+    torch.manual_seed(0)
+    vae, x = small(guide), torch.rand(8, 2, 3).round()
+    loss = zoo.CompiledTrace_ELBO()(vae.model, vae.guide)
+    adam = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
+    pages = []
+    for step in range(2001):
+        adam.zero_grad()
+        loss(x).backward()
+        adam.step()
+        if step in (500, 2000):
+            pages.append(resident_pages())
+    assert pages[1] - pages[0] < 200  # of some hundred thousand; a float a step is 2
+
+
+def test_other_processes_share_its_gradients(tmp_path):
+    """`DistributedDataParallel` finds the gradients of a compiled loss, here of one."""
+    dist = torch.distributed
+    dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        vae, x = make(dtype=torch.float), torch.rand(8, 2, 3).round()
+        loss = zoo.compiled.CompiledELBO(zoo.AnnealedELBO(), compiler=as_it_is)
+        module, seen = loss(vae.model, vae.guide), []
+        parallel = torch.nn.parallel.DistributedDataParallel(module)
+
+        def hook(state, bucket):
+            seen.append(bucket.buffer().clone())
+            return _done(bucket)
+
+        parallel.register_comm_hook(None, hook)
+        torch.manual_seed(1)
+        parallel(x).backward()
+        ours = [p.grad.clone() for p in vae.parameters()]
+        vae.zero_grad()
+        torch.manual_seed(1)
+        with pyro.settings.context(module_local_params=True):
+            zoo.AnnealedELBO()(vae.model, vae.guide)(x).backward()
+        torch.testing.assert_close(ours, [p.grad for p in vae.parameters()])
+        assert sum(len(bucket) for bucket in seen) == sum(p.numel() for p in ours)
+    finally:
+        dist.destroy_process_group()
+
+
+def _done(bucket):
+    future = torch.futures.Future()
+    future.set_result(bucket.buffer())
+    return future
