@@ -14,7 +14,6 @@ import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch._inductor.exc import InductorError
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -67,7 +66,7 @@ class Inductor:
                 return torch._inductor.compile(
                     graph, list(inputs), options={"fallback_random": True}
                 )
-            except InductorError as error:
+            except RuntimeError as error:  # there are many, of one root
                 raise UserError(
                     f"PyTorch could not compile the graph: {str(error).split(chr(10))[0]}"
                 ) from error

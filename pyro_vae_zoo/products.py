@@ -17,10 +17,10 @@ from torch import Tensor
 __all__ = ["choose_products", "onednn_is_there"]
 
 _BLAS, _ONEDNN = "blas", "onednn"
-_GAIN = 1.1  # by which oneDNN must be faster: a measurement has noise
+_GAIN = 1.05  # by which oneDNN must be faster: a measurement has noise
 _SMALL = 4_000_000  # multiplications, under which there is nothing to gain
-_ROUNDS = 15
-_SECONDS = 0.05  # which the rounds of one shape may take, but for the least number
+_ROUNDS = 25
+_SECONDS = 0.1  # which the rounds of one shape may take, but for the least number
 _LEAST_ROUNDS = 3
 
 

@@ -68,6 +68,7 @@ class DeviceSteps:
         for group in optimizer.param_groups:  # whose rate is to be read on the device
             rate = torch.as_tensor(group["lr"], dtype=torch.float, device=device)
             group.update(lr=rate.clone(), capturable=True)
+        self._annealed: dict[str, float] = {}
         self.scheduled = {
             name: torch.as_tensor(value, dtype=batch.dtype, device=device).clone()
             for name, value in loss.scheduled.items()
@@ -89,7 +90,9 @@ class DeviceSteps:
     def anneal(self, values: dict[str, float]) -> None:
         """Move the loss's scheduled weights."""
         for name, value in values.items():
-            self.scheduled[name].fill_(value)
+            if self._annealed.get(name) != value:  # else that is a launch for nothing
+                self.scheduled[name].fill_(value)
+        self._annealed = dict(values)
 
     def begin(self, elbo_sum: float = 0.0, done: int = 0) -> None:
         """Count from here."""
@@ -128,6 +131,7 @@ class Replay:
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function = function
         self.calls = 0
+        self.aside: torch.cuda.Stream | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
@@ -145,11 +149,11 @@ class Replay:
     def _run_aside(self) -> None:
         """Run on another stream, as a capture does, so that it finds all in place."""
         here = torch.cuda.current_stream()
-        aside = torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
+        self.aside = self.aside or torch.cuda.Stream()
+        self.aside.wait_stream(here)
+        with torch.cuda.stream(self.aside):
             self.function()
-        here.wait_stream(aside)
+        here.wait_stream(self.aside)
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
