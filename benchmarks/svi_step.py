@@ -59,7 +59,7 @@ NETWORKS = {
     "gated_dag_iaf": ("gated_dag_iaf", {}),
 }
 WRITTEN_BY_HAND = ("mean_field", *STEPS)  # guides
-FIRST_STEPS = 3
+FIRST_STEPS = 5  # of which on a GPU the last are replayed
 SECONDS = 30  # that the turns of one network may take, but for ten rounds
 TOLERANCE = 1e-4
 OWN_DRAWS = {"hand+c": 0.02, "NumPyro": 0.02}  # how far other draws may move a loss

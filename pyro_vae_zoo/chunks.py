@@ -62,7 +62,7 @@ def stream(
         UserError: for data that the likelihood cannot score, and where the pair cannot
             be compiled and was to be.
     """
-    if compile not in (True, False, "auto"):
+    if not (isinstance(compile, bool) or compile == "auto"):
         raise UserError(f"compile is True, False or 'auto', got {compile!r}")
     model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
     if isinstance(vae, VAE) and vae.likelihood:
@@ -118,7 +118,7 @@ def _compiled(
 ) -> Callable[[Tensor], dict] | None:
     """The function compiled; None, with a warning, where it cannot and need not be."""
     try:
-        return _compile(function, model, guide, example, draws, Inductor())
+        return _compile(function, model, guide, example, draws, Inductor(products=None))
     except UserError as error:
         if must:
             raise
@@ -135,23 +135,25 @@ def _compile(
     compiler: Compiler,
 ) -> Callable[[Tensor], dict]:
     """A function's graph for data like the example, compiled."""
-    tensors = TensorPlaces(model=model, guide=guide).tensors()
+    places = TensorPlaces(model=model, guide=guide)
+    tensors = places.tensors()
     pair, layout = Pair(function, model, guide), []
 
-    def values(*inputs: Tensor) -> list[Tensor]:
+    def computed(*inputs: Tensor) -> list[Tensor]:
         *rest, x = inputs
-        out = pair.call_with(dict(zip(tensors, rest, strict=True)), x, draws)
+        values = dict(zip(tensors, rest, strict=True))
+        out = pair.call_with(places.by_all_names(values), x, draws)
         leaves, tree = tree_flatten(out)
         layout[:] = tree, [None if isinstance(v, Tensor) else v for v in leaves]
         return [v for v in leaves if isinstance(v, Tensor)]
 
     inputs = [*(p.detach() for p in tensors.values()), example]
-    run = compiler(trace(values, inputs, "evaluate it with compile=False"), inputs)
+    run = compiler(trace(computed, inputs, "evaluate it with compile=False"), inputs)
     tree, constants = layout
 
     def compiled(x: Tensor) -> dict:
-        computed = iter(run(*inputs[:-1], x))
-        leaves = [next(computed) if v is None else v for v in constants]
+        found = iter(run(*inputs[:-1], x.contiguous()))
+        leaves = [next(found) if v is None else v for v in constants]
         return tree_unflatten(leaves, tree)
 
     return compiled

@@ -11,9 +11,13 @@ step, the random draws too: under one seed both train alike, to rounding.
 Parameters, buffers, and the weights that a schedule moves are inputs of the graph:
 optimisers, clipping, hooks and a falling temperature work as ever, and no step compiles
 anew because of them. A batch of another shape, as the last of an epoch, has a graph of its
-own; so have training and evaluation mode, and another set of trained parameters.
+own; so have training and evaluation mode, another set of modules or of trained parameters,
+and other values of the modules' and the objective's attributes that are numbers or words.
+What a graph cannot see change are attributes of other kinds, as a list or a dictionary of
+numbers, and what is global.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -23,11 +27,13 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
 from pyro_vae_zoo.elbo import AnnealedELBO, ObjectiveELBO
+from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.graphs import Compiler, Inductor, Pair, TensorPlaces, trace
 
 __all__ = ["CompiledELBO", "CompiledTrace_ELBO"]
 
 _SCHEDULED = ("kl_weight", "joint_weight")  # attributes that may change at each step
+_MANY = 8  # graphs of one pair, of which something is likely to be wrong
 
 
 class CompiledELBO(ObjectiveELBO):
@@ -47,7 +53,7 @@ class CompiledELBO(ObjectiveELBO):
     ) -> None:
         super().__init__(objective.num_particles, max_plate_nesting=1)
         self.objective = objective
-        self.compiler = compiler or Inductor()
+        self.compiler = compiler or Inductor(products={})
         self._pairs: WeakKeyDictionary = WeakKeyDictionary()
 
     def __getstate__(self) -> dict:
@@ -77,6 +83,12 @@ class CompiledELBO(ObjectiveELBO):
         """
         self._pair(model, guide).graph_for(model, guide, x, self)
 
+    def kind(self, model: nn.Module, guide: nn.Module, x: Tensor) -> tuple:
+        """What the graph for a batch takes for granted; comparable, of no other use."""
+        pair = self._pair(model, guide)
+        tensors, _, x = pair.inputs(model, guide, x, self)
+        return pair.kind(tensors, x, self)
+
     def _pair(self, model: nn.Module, guide: nn.Module) -> "_CompiledPair":
         guides = self._pairs.setdefault(model, WeakKeyDictionary())
         if guide not in guides:
@@ -98,10 +110,13 @@ class CompiledTrace_ELBO(CompiledELBO):
 
     Args:
         num_particles: draws for each datum, in one vectorised plate.
+        max_plate_nesting: 1, the plate of data.
+        vectorize_particles: True; there is no other way.
         options: further ones of `AnnealedELBO`, such as `bound="iwae"`.
 
     Raises:
-        UserError: at the first call, where the pair cannot be compiled.
+        UserError: for another plate nesting; at the first call, where the pair cannot be
+            compiled.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8))
@@ -109,7 +124,20 @@ class CompiledTrace_ELBO(CompiledELBO):
     2
     """
 
-    def __init__(self, num_particles: int = 1, **options: Any) -> None:
+    def __init__(
+        self,
+        num_particles: int = 1,
+        max_plate_nesting: int = 1,
+        *,
+        vectorize_particles: bool = True,
+        **options: Any,
+    ) -> None:
+        if max_plate_nesting != 1:
+            raise UserError(f"a VAE has one plate, of data; got {max_plate_nesting}")
+        if num_particles > 1 and not vectorize_particles:
+            raise UserError(
+                "particles are drawn in one plate: vectorize_particles=True"
+            )
         super().__init__(AnnealedELBO(num_particles, **options))
 
 
@@ -118,36 +146,75 @@ class _CompiledPair:
 
     def __init__(self, model: nn.Module, guide: nn.Module) -> None:
         self.graphs: dict[tuple, tuple[Callable, list[str]]] = {}
+        self.states: dict[tuple, int] = {}
+        self.look(model, guide)
+
+    def look(self, model: nn.Module, guide: nn.Module) -> None:
+        """Find the tensors, and number the state that the modules are in."""
         self.places = TensorPlaces(model=model, guide=guide)
+        found = tuple(self.places.found)
+        self.state = self.states.setdefault(found, len(self.states))
+
+    def inputs(
+        self, model: nn.Module, guide: nn.Module, x: Tensor, loss: "CompiledELBO"
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """What a graph is called with: parameters and buffers, weights, data."""
+        if self.places.state() != self.places.found:
+            self.look(model, guide)
+        weights = {
+            name: torch.as_tensor(weight, dtype=x.dtype, device=x.device)
+            for name, weight in loss.scheduled.items()
+        }
+        return self.places.tensors(), weights, x.contiguous()
+
+    def kind(
+        self, tensors: dict[str, Tensor], x: Tensor, loss: "CompiledELBO"
+    ) -> tuple:
+        """What a graph takes for granted: another value needs another graph."""
+        trained = tuple([name for name, p in tensors.items() if p.requires_grad])
+        options = vars(loss.objective).items()
+        options = tuple([_key(v) for k, v in options if k not in _SCHEDULED])
+        shapes = tuple([(p.shape, p.dtype) for p in tensors.values()])
+        return trained, self.state, options, shapes, x.shape, x.dtype, x.device
 
     def graph_for(
-        self, model: nn.Module, guide: nn.Module, x: Tensor, loss: CompiledELBO
+        self, model: nn.Module, guide: nn.Module, x: Tensor, loss: "CompiledELBO"
     ) -> tuple[Callable, Sequence[Tensor], list[Tensor]]:
         """The graph for a batch, compiled where it is the first of its kind.
 
         With it what to call it with, and the parameters whose gradients it gives.
         """
-        if self.places.outdated:
-            self.places = TensorPlaces(model=model, guide=guide)
-        tensors = self.places.tensors()
-        weights = {
-            name: torch.as_tensor(weight, dtype=x.dtype, device=x.device)
-            for name, weight in loss.scheduled.items()
-        }
+        tensors, weights, x = self.inputs(model, guide, x, loss)
+        kind = self.kind(tensors, x, loss)
         inputs = [*(p.detach() for p in tensors.values()), *weights.values(), x]
-        trained = tuple([name for name, p in tensors.items() if p.requires_grad])
-        options = tuple(
-            [v for k, v in vars(loss.objective).items() if _is_option(k, v)]
-        )
-        kind = trained, self.places.modes(), options, x.shape, x.dtype, x.device
         if kind not in self.graphs:
             pair = Pair(loss.objective.loss_and_elbo, model, guide)
-            _check(pair, tensors, x)
-            step = pair, loss.objective, list(tensors), trained, list(weights)
+            _check(pair, self.places, x)
+            step = pair, loss.objective, self.places, kind[0], list(weights)
             graph, moved = _trace_step(*step, inputs)
             self.graphs[kind] = loss.compiler(graph, inputs), moved
+            self._settle(model, guide, kind, x, loss)
         graph, moved = self.graphs[kind]
         return graph, inputs, [tensors[name] for name in moved]
+
+    def _settle(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        kind: tuple,
+        x: Tensor,
+        loss: "CompiledELBO",
+    ) -> None:
+        """Know the graph again where running the pair has changed its attributes."""
+        tensors, _, x = self.inputs(model, guide, x, loss)
+        self.graphs[self.kind(tensors, x, loss)] = self.graphs[kind]
+        if len({id(graph) for graph in self.graphs.values()}) == _MANY:
+            warnings.warn(
+                f"{_MANY} graphs were compiled for one pair, each for other shapes or "
+                "attributes of modules and objective; what changes at each step is to be "
+                "a buffer, or it is trained faster without compiling",
+                stacklevel=6,
+            )
 
     def step(
         self, model: nn.Module, guide: nn.Module, x: Tensor, loss: CompiledELBO
@@ -166,30 +233,34 @@ class _CompiledPair:
                 effectful(type="param")(lambda *_, p=p, **__: p)(name, name=name)
 
 
-def _is_option(name: str, value: Any) -> bool:
-    """Whether a graph holds an attribute of an objective as it is."""
-    plain = value is None or isinstance(value, bool | int | float | str)
-    return plain and name not in _SCHEDULED
+def _key(value: Any) -> Any:
+    """What tells a value from others: itself where that can be, else its identity."""
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
 
 
-def _check(pair: Pair, tensors: dict[str, Tensor], x: Tensor) -> None:
+def _check(pair: Pair, places: TensorPlaces, x: Tensor) -> None:
     """Run a pair as it is, its buffers kept: what is wrong with it says so here."""
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
-        values = {n: p if p.requires_grad else p.clone() for n, p in tensors.items()}
-        pair.call_with(values, x)
+        tensors = places.tensors().items()
+        values = {name: p if p.requires_grad else p.clone() for name, p in tensors}
+        pair.call_with(places.by_all_names(values), x)
 
 
 def _trace_step(
     pair: Pair,
     objective: ObjectiveELBO,
-    names: Sequence[str],
+    places: TensorPlaces,
     trained: Sequence[str],
     weights: Sequence[str],
     inputs: Sequence[Tensor],
 ) -> tuple[torch.fx.GraphModule, list[str]]:
     """The graph of loss, bound and gradients, and the parameters that have one."""
-    moved: list[str] = []
+    names, moved = list(places.tensors()), []
 
     def step(*inputs: Tensor) -> list[Tensor]:
         *rest, x = inputs
@@ -198,8 +269,10 @@ def _trace_step(
         for name, weight in zip(weights, rest[len(names) :], strict=True):
             setattr(objective, name, weight)
         with torch.enable_grad():
-            loss, elbo = pair.call_with(values, x)
-            gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+            loss, elbo = pair.call_with(places.by_all_names(values), x)
+            gradients = ()
+            if wanted:
+                gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
         by_name = zip(trained, gradients, strict=True)
         moved[:] = [name for name, gradient in by_name if gradient is not None]
         return [loss.detach(), elbo, *(g for g in gradients if g is not None)]

@@ -258,15 +258,14 @@ class _ActiveUnits:
 
     def __init__(self, num_data: int) -> None:
         self.num_data = num_data
-        self.draws = [0, 0]  # of each datum in each half
+        self.draws = 0, 0  # of each datum in each half
         self.sums: dict[str, Tensor] = {}
 
     def add(self, rows: slice, columns: slice, halves: dict[str, Tensor]) -> None:
-        if rows.start == 0:
-            draws = columns.stop - columns.start
-            self.draws[0] += draws - draws // 2
-            self.draws[1] += draws // 2
+        self.draws = -(-columns.stop // 2), columns.stop // 2
         for name, sums in halves.items():
+            if columns.start % 2:  # its first draw is of the second half
+                sums = sums.flip(0)
             if name not in self.sums:
                 shape = (2, self.num_data, sums.shape[-1])
                 self.sums[name] = torch.zeros(shape, dtype=torch.double)

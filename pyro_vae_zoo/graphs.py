@@ -7,6 +7,7 @@ traced: a graph has no `if` and no distribution in it.
 
 import warnings
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 from weakref import ref
 
@@ -30,6 +31,7 @@ __all__ = ["Compiler", "Inductor", "Pair", "TensorPlaces", "trace"]
 # From a graph and what it will be called with to what computes it.
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable]
 
+_READS_A_VALUE = (torch.ops.aten._local_scalar_dense.default,)
 _DATA_DEPENDENT = (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -40,25 +42,24 @@ _DATA_DEPENDENT = (
 class Inductor:
     """PyTorch's compiler, drawing the random numbers that eager PyTorch draws.
 
-    On a CPU each matrix product is computed by the library that is the faster one for its
-    shape, oneDNN or PyTorch's BLAS, as measured when a graph is compiled. The choice
-    changes the last bits of a result.
-
     Args:
-        products: choices that were made before, by shape; new ones are added to it.
+        products: by which library each kind of matrix product is computed on a CPU, oneDNN
+            or PyTorch's BLAS, which changes the last bits. What is not there is measured
+            when a graph is compiled, and added. Without it all are computed by BLAS.
 
     Raises:
         UserError: where the graph cannot be compiled, as without a C++ compiler.
     """
 
     def __init__(self, products: dict[str, str] | None = None) -> None:
-        self.products = {} if products is None else products
+        self.products = products
 
     def __call__(
         self, graph: torch.fx.GraphModule, inputs: Sequence[Tensor]
     ) -> Callable:
         """The graph, compiled for tensors of the shapes and types of `inputs`."""
-        choose_products(graph, self.products)
+        if self.products is not None:
+            choose_products(graph, self.products)
         with warnings.catch_warnings(), torch.no_grad():
             # Of PyTorch about its own compiler.
             warnings.filterwarnings("ignore", module="torch")
@@ -66,9 +67,9 @@ class Inductor:
                 return torch._inductor.compile(
                     graph, list(inputs), options={"fallback_random": True}
                 )
-            except RuntimeError as error:  # there are many, of one root
+            except Exception as error:  # there is no end to how a compiler can fail
                 raise UserError(
-                    f"PyTorch could not compile the graph: {str(error).split(chr(10))[0]}"
+                    f"PyTorch could not compile the graph: {_first_line(error)}"
                 ) from error
 
 
@@ -93,7 +94,7 @@ class Pair(nn.Module):
 
     def call_with(self, values: dict[str, Tensor], *inputs: Any) -> Any:
         """The value for these tensors in place of the parameters and buffers."""
-        # A shared module is there under one of its names: none is to be tied to others.
+        # Tied weights are there by all their names, a shared module by one of its own.
         return functional_call(self, values, inputs, tie_weights=False)
 
 
@@ -101,39 +102,68 @@ class TensorPlaces:
     """Where the parameters and buffers of some modules are; it does not hold the modules.
 
     Attributes:
-        modules: weak references to all of them.
+        found: the `state` of the modules when the places were found.
     """
 
     def __init__(self, **roots: nn.Module) -> None:
         tree = nn.ModuleDict(roots)
-        self.modules = []
-        self._places, seen = {}, set()
+        self._modules: list[tuple[ref, itemgetter]] = []
+        self._places, self._aliases = {}, {}
+        names: dict[int, str] = {}  # of tensors, by identity
         for path, module in tree.named_modules():
             if module is tree:
                 continue
-            self.modules.append(ref(module))
+            attributes = vars(module).items()
+            plain = [name for name, value in attributes if _is_plain(value)]
+            self._modules.append((ref(module), itemgetter(*plain)))
             for tensors in (module._parameters, module._buffers):
                 for key, value in tensors.items():
-                    if value is not None and id(value) not in seen:
-                        seen.add(id(value))  # what both sides use counts once
-                        self._places[f"{path}.{key}"] = tensors, key
-        self._size = self._count()
-
-    def _count(self) -> int:
-        return sum(len(tensors) for tensors, _ in self._places.values())
-
-    @property
-    def outdated(self) -> bool:
-        """Whether a tensor was added or taken away since."""
-        return self._count() != self._size
+                    name = f"{path}.{key}"
+                    if value is None:
+                        continue
+                    if id(value) in names:  # weights that two modules share
+                        self._aliases[name] = names[id(value)]
+                        continue
+                    names[id(value)] = name
+                    self._places[name] = tensors, key
+        self.found = self.state()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors as they are now, by name."""
+        """The tensors as they are now, each by one name."""
         return {name: t[key] for name, (t, key) in self._places.items()}
 
-    def modes(self) -> tuple[bool, ...]:
-        """Which modules are in training mode."""
-        return tuple([module().training for module in self.modules if module()])
+    def by_all_names(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Values with those that modules share under each of their names."""
+        aliases = self._aliases.items()
+        return values | {alias: values[name] for alias, name in aliases}
+
+    def state(self) -> list | None:
+        """What a graph takes from the modules besides tensors; None if it is not there.
+
+        Which modules and parameters there are, training mode, and attributes that are
+        numbers, words, or tuples of them. Asked for at each step, and quick for that.
+        """
+        state = []
+        try:
+            for module, plain in self._modules:
+                attributes = module().__dict__
+                state += plain(attributes)
+                state.append(len(attributes))
+                state += map(id, attributes["_modules"].values())
+                state += map(id, attributes["_parameters"].values())
+                state += attributes["_buffers"]
+        except (AttributeError, KeyError):  # a module or an attribute is gone
+            return None
+        return state
+
+
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is tuple:
+        return all(type(part) in _PLAIN for part in value)
+    return type(value) in _PLAIN
 
 
 def trace(
@@ -158,21 +188,36 @@ def trace(
             pyro.validation_enabled(False),
             pyro.settings.context(module_local_params=True),
         ):
-            return make_fx(function, tracing_mode="fake")(*inputs)
+            graph = make_fx(function, tracing_mode="fake")(*inputs)
     except _DATA_DEPENDENT as error:
+        raise _depends_on_values(f"after site {last.name!r} its", advice) from error
+    except UserError:
+        raise
+    except Exception as error:  # the pair runs as it is: what fails here is the tracing
+        if "FakeTensor" in str(error) and isinstance(error, AssertionError):
+            what = (
+                "it uses a tensor that is neither a parameter nor a buffer, and that a "
+                "graph would hold as it is now; register it as a buffer"
+            )
+        else:
+            what = f"its Python takes a tensor apart ({_first_line(error)}); {advice}"
         raise UserError(
-            f"the pair cannot be compiled: after site {last.name!r} its control flow "
-            "depends on values (an `if` on a tensor, `.item()`, a mask as an index); "
-            f"{advice}"
+            f"the pair cannot be compiled: after site {last.name!r} {what}"
         ) from error
-    except AssertionError as error:
-        if "FakeTensor" not in str(error):
-            raise
-        raise UserError(
-            f"the pair cannot be compiled: after site {last.name!r} it uses a tensor that "
-            "is neither a parameter nor a buffer, and that a graph would hold as it is "
-            "now; register it as a buffer"
-        ) from error
+    if any(node.target in _READS_A_VALUE for node in graph.graph.nodes):
+        raise _depends_on_values("its", advice)
+    return graph
+
+
+def _depends_on_values(where: str, advice: str) -> UserError:
+    return UserError(
+        f"the pair cannot be compiled: {where} control flow depends on values (an `if` on "
+        f"a tensor, `.item()`, a mask as an index); {advice}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
 
 
 class _LastSite(Messenger):

@@ -71,13 +71,13 @@ class TrainOptions:
             "schedule": SCHEDULES,
             "bound": ("elbo", "iwae"),
             "keep": ("best", "last"),
-            "compile": (True, False, "auto"),
         }
         for name, choices in known.items():
             if getattr(self, name) not in choices:
                 got = getattr(self, name)
-                known_ones = ", ".join(map(str, choices))
-                raise UserError(f"unknown {name} {got!r}; known: {known_ones}")
+                raise UserError(f"unknown {name} {got!r}; known: {', '.join(choices)}")
+        if not (isinstance(self.compile, bool) or self.compile == "auto"):
+            raise UserError(f"compile is True, False or 'auto', got {self.compile!r}")
         if self.tempering_steps and (
             self.kl_warmup or self.free_bits or self.analytic_kl
         ):
@@ -136,7 +136,9 @@ class TrainOptions:
         loss = self.loss(of)
         if isinstance(loss, ObjectiveELBO):
             return loss, loss
-        if of is None:  # the same value; Pyro's own class looks at it, as no graph can
+        # Pyro's own class looks at its value, as no graph can. Ours has the same one, but
+        # for a guide that draws a `Mixture`: a sum over components, with less variance.
+        if of is None:
             return loss, AnnealedELBO(self.num_particles)
         if self.compile is True:
             raise UserError(

@@ -73,14 +73,16 @@ class DeviceSteps:
             name: torch.as_tensor(value, dtype=batch.dtype, device=device).clone()
             for name, value in loss.scheduled.items()
         }
-        self._run = Replay(self._step) if device.type == "cuda" else self._step
+        self._replay: Replay | None = None
+        self._kind: tuple | None = None
 
     def take(self, x: Tensor) -> None:
         """One step on a batch, which may not have been made when this returns."""
         self.x.copy_(x)
-        for name, weight in self.scheduled.items():
-            setattr(self.loss.objective, name, weight)
-        self._run()
+        if self._replay is None:
+            self._step()
+        else:
+            self._replay(self._step)
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of all parameters."""
@@ -95,10 +97,25 @@ class DeviceSteps:
         self._annealed = dict(values)
 
     def begin(self, elbo_sum: float = 0.0, done: int = 0) -> None:
-        """Count from here."""
+        """Begin to count from here, with the pair and the loss as they are now."""
         self.elbo_sum.fill_(elbo_sum)
         self.done.fill_(done)
         self.failed.zero_()
+        for name, weight in self.loss.scheduled.items():
+            self.scheduled[name].copy_(torch.as_tensor(weight))
+            setattr(self.loss.objective, name, self.scheduled[name])
+        self._annealed = {}
+        kind = self.loss.kind(self.vae.model, self.vae.guide, self.x)
+        places = [p.data_ptr() for p in self.vae.state_dict().values()]
+        if (kind, places) != self._kind and self.x.device.type == "cuda":
+            self._replay = Replay()  # what was recorded is of another pair
+        self._kind = kind, places
+
+    def end(self) -> tuple[float, int]:
+        """Wait for all steps: `elbo_sum` and `done`. The loss has its floats again."""
+        for name, weight in self.scheduled.items():
+            setattr(self.loss.objective, name, weight.item())
+        return self.elbo_sum.item(), int(self.done)
 
     def _step(self) -> None:
         vae = self.vae
@@ -122,49 +139,51 @@ class Replay:
     """A function on tensors that stay in their places, replayed as a CUDA graph.
 
     The first calls run it as it is. Where it cannot be captured, so do all others, and a
-    warning says so.
-
-    Args:
-        function: without arguments and without a value.
+    warning says so. It does not hold the function, which may hold it.
     """
 
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.function = function
+    def __init__(self) -> None:
         self.calls = 0
         self.aside: torch.cuda.Stream | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self) -> None:
+    def __call__(self, function: Callable[[], Any]) -> None:
         """Run the function, or what was recorded of it."""
         if self.calls == _WARM_UP:
-            self._capture()
+            self._capture(function)
         if self.graph is not None:
             self.graph.replay()
         elif self.calls < _WARM_UP:
-            self._run_aside()
+            self._run_aside(function)
         else:
-            self.function()
+            function()
         self.calls += 1
 
-    def _run_aside(self) -> None:
+    def _run_aside(self, function: Callable[[], Any]) -> None:
         """Run on another stream, as a capture does, so that it finds all in place."""
         here = torch.cuda.current_stream()
         self.aside = self.aside or torch.cuda.Stream()
         self.aside.wait_stream(here)
         with torch.cuda.stream(self.aside):
-            self.function()
+            function()
         here.wait_stream(self.aside)
 
-    def _capture(self) -> None:
+    def _capture(self, function: Callable[[], Any]) -> None:
         graph = torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        state = generator.clone_state()
         try:
             with torch.cuda.graph(graph):  # which runs nothing
-                self.function()
+                function()
         except RuntimeError as error:
+            # Some releases leave the generator as in a capture, where it cannot draw.
+            generator.graphsafe_set_state(state)
+            while error.__context__ is not None:  # the end of a capture fails, too
+                error = error.__context__
             reason = str(error).split("\n")[0]
             warnings.warn(
                 f"steps are launched one by one, not replayed as a CUDA graph: {reason}",
-                stacklevel=3,
+                stacklevel=4,
             )
             return
         self.graph = graph

@@ -60,7 +60,7 @@ _FILES = (CONFIG_FILE, RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) +
     f"{name}.png" for name in PICTURES
 )
 # A run may go on under another value of these; all else must be as it was.
-_FREE = ("epochs", "eval_particles", "source")
+_FREE = ("epochs", "eval_particles", "source", "compile")
 
 
 def resolve_guide(text: str) -> str | Callable[..., nn.Module]:

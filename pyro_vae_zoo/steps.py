@@ -110,7 +110,7 @@ class Steps:
 
         Returns:
             The plain bound summed over the batch, in nats. None where it is not waited
-            for. NaN where it or the loss is not finite: then nothing has changed.
+            for. NaN where it or the loss is not finite: then no parameter has changed.
         """
         weights = {k: w for k, w in weights.items() if hasattr(self.loss, k)}
         for name, weight in weights.items() if self.annealed else ():
@@ -130,7 +130,7 @@ class Steps:
     def wait(self) -> tuple[float, int]:
         """Wait for the device: the epoch's sum of bounds, and number of good steps."""
         self.waiting = False
-        return self._ahead.elbo_sum.item(), int(self._ahead.done)
+        return self._ahead.end()
 
     def load(self, state: dict) -> None:
         """Load an optimiser's state; how it is computed is this run's own affair."""
@@ -171,8 +171,15 @@ def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:
 
 
 @torch.no_grad()
-def what_failed(vae: VAE, x: Tensor, num_particles: int) -> str:
-    """The parameter or the term of the bound that is not finite."""
+def what_failed(vae: VAE, x: Tensor, num_particles: int, same_draws: bool) -> str:
+    """The parameter or the term of the bound that is not finite.
+
+    Args:
+        vae: the pair.
+        x: data.
+        num_particles: draws for each datum.
+        same_draws: whether they are those that were not finite.
+    """
     for name, p in vae.named_parameters():
         if not p.isfinite().all():
             return f"parameter {name} (a gradient overflowed in the step before)"
@@ -181,4 +188,8 @@ def what_failed(vae: VAE, x: Tensor, num_particles: int) -> str:
     named |= {f"log p({site})": value for site, value in terms.log_prior.items()}
     named |= {f"log q({site}|x)": value for site, value in terms.log_guide.items()}
     bad = [name for name, value in named.items() if not value.isfinite().all()]
-    return f"term {', '.join(bad)}" if bad else "a sum over the batch overflowed"
+    if bad:
+        return f"term {', '.join(bad)}"
+    if same_draws:
+        return "a sum over the batch overflowed"
+    return "a sum over the batch overflowed, or a term of draws that are gone"

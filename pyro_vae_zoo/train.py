@@ -142,8 +142,9 @@ def fit(
         keep: which weights the VAE ends with, `best` on validation or `last`.
         compile: whether a step is one compiled graph (see `CompiledELBO`), but for a last
             batch that is smaller; `auto` for where a phase has steps enough to pay for
-            it and the pair can be compiled. On CUDA the steps of a compiled Adam are
-            replayed as one, and the host waits for an epoch's end only.
+            it and the pair can be compiled. On CUDA steps by Adam are replayed as one
+            graph, and the host waits for an epoch's end only. What was decided is kept
+            by a resumed training, unless it is told False.
 
     Raises:
         UserError: for options out of range, a checkpoint of other options, CUDA where
@@ -313,9 +314,11 @@ class _Run:
         must = number in self.compiled or self.options.compile is True
         if must or self._worth_compiling():
             bar.set_description("compiling")
-            products = self.history.products
-            done = self.steps.compile(self._batch(0), products, must)
+            done = self.steps.compile(self._batch(0), self.history.products, must)
             bar.unpause()  # what is left is estimated from steps alone
+            if not done:  # as it will be in the phases to come, and is said once
+                later = range(number, len(self.vae.phases))
+                self.compiled |= dict.fromkeys(later, False)
         else:
             done = False
         self.compiled[number] = done
@@ -336,14 +339,14 @@ class _Run:
         self.elbo_sum, taken = self.steps.wait()
         if taken < self.step:
             self.step = taken
-            raise DivergedError(self._diagnosis(self._batch(taken)))
+            raise DivergedError(self._diagnosis(self._batch(taken), same_draws=False))
 
-    def _diagnosis(self, x: Tensor) -> str:
+    def _diagnosis(self, x: Tensor, same_draws: bool = True) -> str:
         step = min(self.step + 1, self.steps_per_epoch)
         kept = "" if self.folder is None else "; the last good checkpoint is kept"
         return (
             f"the loss is not finite at epoch {self.epoch + 1}, step {step}: "
-            f"{what_failed(self.vae, x, self.options.num_particles)}{kept}; "
+            f"{what_failed(self.vae, x, self.options.num_particles, same_draws)}{kept}; "
             "try a smaller lr or --clip-norm"
         )
 
@@ -471,7 +474,8 @@ class _Run:
         self.epoch, self.step = state["epoch"], state["step"]
         self.elbo_sum, self.seconds = state["elbo_sum"], state["seconds"]
         self.history = History(**state["history"])
-        self.compiled = state["compiled"]
+        never = dict.fromkeys(range(len(self.vae.phases)), False)
+        self.compiled = state["compiled"] if self.options.compile else never
         self.best = state["best"]
         self._enter_phase()
         self.steps.load(state["optimizer"])
@@ -490,7 +494,8 @@ def check_resumable(
         UserError: where an option differs, or more epochs are done than asked for.
     """
     state = load_checkpoint(path)
-    state.setdefault("compiled", {})  # which the first release does not write
+    # A checkpoint from before there was a choice is of steps that were not compiled.
+    state.setdefault("compiled", dict.fromkeys(range(len(phases)), False))
     missing = _CHECKPOINT_KEYS - state.keys()
     if missing:
         raise DataFileError(f"{path} is no checkpoint: it lacks {sorted(missing)}")
@@ -498,6 +503,8 @@ def check_resumable(
     # Nothing but the end depends on the number of epochs, with some exceptions.
     bound = options.schedule == "cosine" or len(phases) > 1 or phases[0].each_epoch
     free = set() if bound else {"epochs"}
+    if options.compile is False:  # the way out where there is no compiler any more
+        free.add("compile")
     for name in now.keys() - free:
         before = saved.get(name, getattr(TrainOptions, name))
         if before != now[name]:

@@ -23,7 +23,7 @@ def as_traced(monkeypatch):
         graphs.append(graph)
         return graph
 
-    monkeypatch.setattr(chunks, "Inductor", lambda: keep)
+    monkeypatch.setattr(chunks, "Inductor", lambda products: keep)
     return graphs
 
 
@@ -87,9 +87,22 @@ def test_a_pair_that_cannot_be_compiled(monkeypatch, compile):
     assert torch.equal(got.log_prob, expected.log_prob)
 
 
-def test_compile_is_one_of_three():
-    with pytest.raises(zoo.UserError, match="True, False or 'auto', got 'yes'"):
-        zoo.log_likelihood(pair(), data(), 4, compile="yes")
+@pytest.mark.parametrize("compile", ["yes", 1, None])
+def test_compile_is_one_of_three(compile):
+    with pytest.raises(zoo.UserError, match=f"True, False or 'auto', got {compile!r}"):
+        zoo.log_likelihood(pair(), data(), 4, compile=compile)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 3, 7, None])
+def test_active_units_are_told_from_chunks_of_any_size(chunk_rows):
+    """With one draw in a chunk, too, every other one is of the second half."""
+    vae, x = pair(), data(n=40)
+    few, many = (
+        zoo.evaluate(vae, x, 21, chunk_rows=chunk_rows),
+        zoo.evaluate(vae, x, 21),
+    )
+    assert few.active_units is not None
+    assert few.active_units_per_site.keys() == many.active_units_per_site.keys()
 
 
 def test_draws_without_reparametrisation_can_be_evaluated(as_traced):

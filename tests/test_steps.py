@@ -2,13 +2,15 @@
 
 import json
 import math
+from contextlib import contextmanager
+from unittest.mock import Mock
 
 import pyro
 import pytest
 import torch
 from pairs import check_resumes_in_every_phase, perturb, small
 from pyro.infer import Trace_ELBO
-from test_compiled import SLOW, Guide, Model, as_it_is
+from test_compiled import EVERY, SLOW, Guide, Model, as_it_is
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import replay, steps, train
@@ -16,7 +18,7 @@ from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
 from pyro_vae_zoo.options import OPTIMIZERS
 
 PHASES = ("gated_dag_iaf", "boosted", "recursive_mixture")
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+GPU = pytest.mark.gpu
 
 
 @pytest.fixture
@@ -148,15 +150,40 @@ def test_a_loss_of_the_users_own_is_used_as_it_is(data, monkeypatch, compile):
     assert zoo.fit(vae, data, epochs=2, progress=False).compiled == []
 
 
-def test_compile_is_one_of_three(data):
-    with pytest.raises(zoo.UserError, match="compile 'yes'; known: True, False, auto"):
-        zoo.fit(make(), data, compile="yes", progress=False)
+@pytest.mark.parametrize("compile", ["yes", 1, None])
+def test_compile_is_one_of_three(data, compile):
+    with pytest.raises(zoo.UserError, match=f"True, False or 'auto', got {compile!r}"):
+        zoo.fit(make(), data, compile=compile, progress=False)
 
 
-def test_no_compiler(data, monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
-    with pytest.raises(zoo.UserError, match="PyTorch could not compile the graph"):
+def test_it_is_told_once_for_all_phases(data, monkeypatch, recwarn):
+    def fails(graph, inputs):
+        raise zoo.UserError("no compiler")
+
+    monkeypatch.setattr(steps, "Inductor", lambda products: fails)
+    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 1)
+    history = zoo.fit(make("boosted"), data, epochs=4, progress=False)
+    assert len({record["phase"] for record in history.epochs}) > 1
+    said = [w for w in recwarn if "without compiling: no compiler" in str(w.message)]
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("guide", [n for n in EVERY if n not in PHASES])
+def test_one_graph_serves_all_epochs(data, guide, as_traced):
+    """Validation between them changes nothing that a graph takes for granted."""
+    density = guide in zoo.list_density_models()
+    x = torch.randn(45, 2, 3) if density else data.train
+    likelihood = "gaussian" if density else "bernoulli"
+    data = zoo.Dataset(x, x[:10], x[:10], likelihood=likelihood)
+    vae = make(guide, dtype=torch.float)
+    history = zoo.fit(vae, data, epochs=4, compile=True, progress=False)
+    assert len(as_traced) == len(history.compiled) > 0
+
+
+def test_no_compiler(data):
+    lacking = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    said = pytest.raises(zoo.UserError, match="PyTorch could not compile the graph")
+    with torch._inductor.config.patch(lacking), said:
         zoo.fit(make("mean_field"), data, epochs=1, compile=True, progress=False)
 
 
@@ -201,7 +228,7 @@ def test_the_libraries_are_kept(data, tmp_path, monkeypatch):
     assert seen == [{}, {"1x2x3 nn": "onednn"}]
 
 
-def test_a_checkpoint_from_before_there_was_a_choice(data, tmp_path):
+def test_a_checkpoint_from_before_there_was_a_choice(data, tmp_path, monkeypatch):
     options = {"batch_size": 20, "out": tmp_path, "progress": False}
     zoo.fit(make(), data, epochs=2, **options)
     path = tmp_path / "checkpoint.pt"
@@ -209,9 +236,18 @@ def test_a_checkpoint_from_before_there_was_a_choice(data, tmp_path):
     del state["compiled"], state["options"]["compile"]
     del state["history"]["compiled"], state["history"]["products"]
     save_checkpoint(path, state)
+    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 1)  # which would change bits
     history = zoo.fit(make(), data, epochs=3, resume=True, **options)
     assert len(history.epochs) == 3
     assert history.compiled == []
+
+
+def test_a_training_goes_on_without_its_compiler(data, tmp_path, as_traced):
+    options = {"batch_size": 20, "out": tmp_path, "progress": False}
+    zoo.fit(make(), data, epochs=2, compile=True, **options)
+    more = {"epochs": 3, "compile": False, "resume": True}
+    assert len(zoo.fit(make(), data, **more, **options).epochs) == 3
+    assert len(as_traced) == 1
 
 
 # ------------------------------------------------------- steps that nobody waits for
@@ -221,6 +257,25 @@ def test_not_to_wait_changes_nothing(data, as_traced, never_waits):
     options = {"kl_warmup": 3, "clip_norm": 1.0, "schedule": "inverse"}
     # The rate is a float32 on the device.
     assert_trains_alike("iaf", data, rtol=1e-5, **options)
+
+
+def test_what_an_epoch_changes_is_seen(data, as_traced, never_waits):
+    """By hooks of the user's own, on a loss that is used as it is."""
+    ends = []
+    for compile in (True, False):
+        vae, loss = make(), zoo.AnnealedELBO()
+
+        def anneal(vae, part, loss=loss):
+            loss.kl_weight = 0.1 + part
+            loss.free_bits = 0.1 * round(part)
+
+        vae.phases = (zoo.Phase(loss=loss, each_epoch=anneal),)
+        options = {"epochs": 4, "batch_size": 15, "keep": "last", "progress": False}
+        zoo.fit(vae, data, compile=compile, **options)
+        assert loss.kl_weight == pytest.approx(0.85)
+        assert isinstance(loss.kl_weight, float)
+        ends.append([p.detach() for p in vae.parameters()])
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("guide", ["iaf", "boosted"])
@@ -291,24 +346,41 @@ def test_a_step_that_is_not_finite_is_the_last():
 
 
 def test_a_function_that_cannot_be_captured_runs_as_it_is(monkeypatch):
-    calls = []
-    run = replay.Replay(lambda: calls.append(None))
-    monkeypatch.setattr(run, "_run_aside", run.function)
+    """The end of a capture that has failed fails too; the generator is as it was."""
+    calls, capturing = [], False
+    run, generator = replay.Replay(), Mock(**{"clone_state.return_value": "before"})
+    monkeypatch.setattr(run, "_run_aside", lambda function: function())
 
-    def fail(*_):
-        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+    @contextmanager
+    def capture(graph):
+        nonlocal capturing
+        capturing = True
+        try:
+            yield
+        finally:
+            capturing = False
+            raise RuntimeError("capture failed due to a previous error")
 
-    monkeypatch.setattr(replay.torch.cuda, "CUDAGraph", object)
-    monkeypatch.setattr(replay.torch.cuda, "graph", fail)
+    def step():
+        if capturing:
+            raise RuntimeError("operation not permitted\nwhen stream is capturing")
+        calls.append(None)
+
+    cuda = replay.torch.cuda
+    monkeypatch.setattr(cuda, "CUDAGraph", object)
+    monkeypatch.setattr(cuda, "graph", capture)
+    monkeypatch.setattr(cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(cuda, "default_generators", (generator,))
     for _ in range(3):
-        run()
+        run(step)
     with pytest.warns(UserWarning, match="not replayed as a CUDA graph: operation not"):
-        run()
-    run()  # and warns once
+        run(step)
+    generator.graphsafe_set_state.assert_called_once_with("before")
+    run(step)  # and warns once
     assert len(calls) == 5
 
 
-@CUDA
+@GPU
 def test_a_replayed_training_is_the_same(data):
     vaes = [make(dtype=torch.float), make(dtype=torch.float)]
     for vae, compile in zip(vaes, (True, False), strict=True):
