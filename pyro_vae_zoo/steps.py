@@ -113,17 +113,17 @@ class Steps:
             for. NaN where it or the loss is not finite: then no parameter has changed.
         """
         weights = {k: w for k, w in weights.items() if hasattr(self.loss, k)}
-        for name, weight in weights.items() if self.annealed else ():
-            setattr(self.loss, name, weight)
+        weights = weights if self.annealed else {}
         full = len(x) == self.full_batch
         if self._ahead is None or not full:
+            for name, weight in weights.items():
+                setattr(self.loss, name, weight)
             loss = self._compiled if self.compiled and full else self.loss
             return self._take(loss, x)
         if not self.waiting:
             self._ahead.begin(elbo_sum, step)
             self.waiting = True
-        if self.annealed:
-            self._ahead.anneal(weights)
+        self._ahead.anneal(weights)
         self._ahead.take(x)
         return None
 

@@ -66,11 +66,16 @@ def assert_alike(name, compiler, dtype, **tolerance):
     ours = run(compiled(compiler, num_particles=2), vae, x)
     theirs = run(zoo.AnnealedELBO(num_particles=2), vae, x)
     torch.testing.assert_close(ours[:2], theirs[:2], **tolerance)
+    scales = {k: g.abs().max() for k, g in theirs[2].items() if g is not None}
+    if dtype == torch.float:
+        # A gradient that nearly cancels has lost its digits in the eager step, too. In
+        # double precision each is held to its own size.
+        scales = dict.fromkeys(scales, max(scales.values()))
     for key, expected in theirs[2].items():
         if expected is None:
             assert ours[2][key] is None
         else:
-            scale = expected.abs().max().clamp(min=1e-30)
+            scale = scales[key].clamp(min=1e-30)
             torch.testing.assert_close(
                 ours[2][key] / scale, expected / scale, **tolerance
             )

@@ -253,7 +253,15 @@ def test_a_training_goes_on_without_its_compiler(data, tmp_path, as_traced):
 # ------------------------------------------------------- steps that nobody waits for
 
 
-def test_not_to_wait_changes_nothing(data, as_traced, never_waits):
+def test_not_to_wait_changes_nothing(data, as_traced, never_waits, monkeypatch):
+    step = replay.DeviceSteps._step
+
+    def watched(self):
+        """A replay reads its weights where they were when it was recorded."""
+        assert self.loss.objective.kl_weight is self.scheduled["kl_weight"]
+        step(self)
+
+    monkeypatch.setattr(replay.DeviceSteps, "_step", watched)
     options = {"kl_warmup": 3, "clip_norm": 1.0, "schedule": "inverse"}
     # The rate is a float32 on the device.
     assert_trains_alike("iaf", data, rtol=1e-5, **options)
