@@ -25,7 +25,7 @@ from pyro_vae_zoo.vae import VAE, evaluation_mode
 __all__ = ["chunk_rows_for", "chunk_sizes", "evaluating", "stream"]
 
 PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
-CHUNKS_WORTH_COMPILING = 300  # README has what compiling costs, and what it saves
+CHUNKS_WORTH_COMPILING = 500  # each of some ten milliseconds, of which a third is saved
 _CPU_BUDGET = 100e6  # bytes a chunk may take: as much as still profits from caches
 _TENSORS_ALIVE = 4  # of the largest size at a time, found by measurement
 

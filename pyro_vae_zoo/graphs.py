@@ -21,7 +21,6 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.products import choose_products
@@ -32,11 +31,6 @@ __all__ = ["Compiler", "Inductor", "Pair", "TensorPlaces", "trace"]
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable]
 
 _READS_A_VALUE = (torch.ops.aten._local_scalar_dense.default,)
-_DATA_DEPENDENT = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
-)
 
 
 class Inductor:
@@ -189,11 +183,11 @@ def trace(
             pyro.settings.context(module_local_params=True),
         ):
             graph = make_fx(function, tracing_mode="fake")(*inputs)
-    except _DATA_DEPENDENT as error:
-        raise _depends_on_values(f"after site {last.name!r} its", advice) from error
     except UserError:
         raise
     except Exception as error:  # the pair runs as it is: what fails here is the tracing
+        if isinstance(error, _data_dependent()):
+            raise _depends_on_values(f"after site {last.name!r} its", advice) from error
         if "FakeTensor" in str(error) and isinstance(error, AssertionError):
             what = (
                 "it uses a tensor that is neither a parameter nor a buffer, and that a "
@@ -207,6 +201,18 @@ def trace(
     if any(node.target in _READS_A_VALUE for node in graph.graph.nodes):
         raise _depends_on_values("its", advice)
     return graph
+
+
+def _data_dependent() -> tuple[type[Exception], ...]:
+    """What tracing fails with where Python asks for a value."""
+    # Imported here, since it brings in sympy and with it most of a second.
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    return (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        GuardOnDataDependentSymNode,
+    )
 
 
 def _depends_on_values(where: str, advice: str) -> UserError:
