@@ -34,7 +34,7 @@ setup(
         "safetensors",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis", "ruff==0.17.5", "build"],
+        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff==0.17.5", "build"],
         "tutorials": ["jupyter"],
         "benchmarks": ["numpyro", "jax"],
     },
