@@ -53,6 +53,18 @@ def perturb(module: nn.Module, scale: float = 1.0) -> None:
             p.add_(scale * step * torch.randn_like(p))
 
 
+def graphs_as_traced(monkeypatch, module) -> list:
+    """Let a module compile nothing; the list of graphs that it traces."""
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(module, "Inductor", lambda products: keep)
+    return graphs
+
+
 def check_resumes_in_every_phase(make, data, options, folder, monkeypatch) -> None:
     """Trainings of `make()` with an interrupt in each phase's last epoch, of two steps.
 

@@ -6,25 +6,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pairs import graphs_as_traced
 from test_compiled import EVERY, SLOW, Discrete, Guide, Model, data, pair
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import chunks
+from pyro_vae_zoo.evaluate import _ActiveUnits
 
 UNTOUCHED = ("log_prob", "std_error", "ess", "khat")
 
 
 @pytest.fixture
 def as_traced(monkeypatch):
-    """No compiler; the list of graphs that were traced."""
-    graphs = []
-
-    def keep(graph, inputs):
-        graphs.append(graph)
-        return graph
-
-    monkeypatch.setattr(chunks, "Inductor", lambda products: keep)
-    return graphs
+    return graphs_as_traced(monkeypatch, chunks)
 
 
 def assert_same(name, **tolerance):
@@ -93,16 +87,22 @@ def test_compile_is_one_of_three(compile):
         zoo.log_likelihood(pair(), data(), 4, compile=compile)
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 3, 7, None])
-def test_active_units_are_told_from_chunks_of_any_size(chunk_rows):
-    """With one draw in a chunk, too, every other one is of the second half."""
-    vae, x = pair(), data(n=40)
-    few, many = (
-        zoo.evaluate(vae, x, 21, chunk_rows=chunk_rows),
-        zoo.evaluate(vae, x, 21),
-    )
-    assert few.active_units is not None
-    assert few.active_units_per_site.keys() == many.active_units_per_site.keys()
+@pytest.mark.parametrize("size", [1, 3, 7, 8, 21])
+def test_every_other_draw_is_of_the_second_half(size):
+    """Whatever the chunks: of which there may be many with one draw in each."""
+    z = torch.randn(21, 40, 2).double()
+    units = _ActiveUnits(40)
+    for start in range(0, 21, size):
+        part = z[start : start + size]
+        halves = torch.stack([part[0::2].sum(0), part[1::2].sum(0)])
+        units.add(slice(0, 40), slice(start, start + len(part)), {"z": halves})
+    assert units.draws == (11, 10)
+    expected = torch.stack([z[0::2].sum(0), z[1::2].sum(0)])
+    torch.testing.assert_close(units.sums["z"], expected)
+
+
+def test_active_units_can_be_told_from_chunks_of_one_draw():
+    assert zoo.evaluate(pair(), data(), 4, chunk_rows=1).active_units is not None
 
 
 def test_draws_without_reparametrisation_can_be_evaluated(as_traced):
