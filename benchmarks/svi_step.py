@@ -14,7 +14,11 @@ own:
     hand+c   that under `torch.compile`
     NumPyro  `jax.jit(svi.update)` of the pair in NumPyro (`in_numpyro.py`), if installed
     ours     `CompiledTrace_ELBO` and a fused Adam; on a GPU replayed, as `fit` does
+    graph    what ours compiled, the bound and its gradients, without Adam and Python
+    Adam     the fused Adam of ours, alone
     mm       all matrix products of the step, alone: a floor
+
+What ours takes beyond graph and Adam is Python.
 
 The hierarchies are not written by hand. Before anything is timed the first steps are
 compared: under one seed all must have the losses of SVI, save hand+c and NumPyro, whose
@@ -63,7 +67,8 @@ FIRST_STEPS = 5  # of which on a GPU the last are replayed
 SECONDS = 30  # that the turns of one network may take, but for ten rounds
 TOLERANCE = 1e-4
 OWN_DRAWS = {"hand+c": 0.02, "NumPyro": 0.02}  # how far other draws may move a loss
-COLUMNS = ("SVI", "module", "JIT", "hand", "hand+c", "NumPyro", "ours", "mm")
+COLUMNS = ("SVI", "module", "JIT", "hand", "hand+c", "NumPyro", "ours")
+PARTS = ("graph", "Adam", "mm")
 
 aten = torch.ops.aten
 PRODUCTS = {
@@ -133,12 +138,34 @@ def by_hand_compiled(vae, x):
     return training(pair, partial(torch.compile(pair, dynamic=False), x))
 
 
-def ours(vae, x):
-    loss = zoo.CompiledTrace_ELBO()
-    if x.device.type == "cpu":
-        return training(vae, partial(loss(vae.model, vae.guide), x))
+class Compiled:
+    """A step of ours, and its two parts."""
+
+    def __init__(self, vae, x):
+        self.pair, self.x = (vae.model, vae.guide), x
+        self.elbo = zoo.CompiledTrace_ELBO()
+        self.adam = OPTIMIZERS["adam"](vae.parameters(), TrainOptions.lr)
+        self.loss = partial(self.elbo(*self.pair), x)
+
+    def __call__(self):
+        """The loss of one step."""
+        return step(self.adam, self.loss)
+
+    def parts(self):
+        """Graph and optimiser by name, after a step."""
+        pair = self.elbo._pair(*self.pair)
+        graph, inputs, _ = pair.graph_for(*self.pair, self.x, self.elbo)
+        return {"graph": partial(without_grad, graph, inputs), "Adam": self.adam.step}
+
+
+def without_grad(graph, inputs):
+    with torch.no_grad():
+        graph(*inputs)
+
+
+def replayed(vae, x):
     adam = OPTIMIZERS["adam"](vae.parameters(), TrainOptions.lr)
-    steps = DeviceSteps(vae, loss, adam, x)
+    steps = DeviceSteps(vae, zoo.CompiledTrace_ELBO(), adam, x)
 
     def run():
         before = steps.elbo_sum.clone()
@@ -163,14 +190,14 @@ class Contestant:
     first_seconds: float | None = None
 
 
-def builders_for(guide, numpyro):
+def builders_for(guide, device, numpyro):
     """Name -> what makes a step of a pair and a batch."""
     builders = {"SVI": stock, "module": module, "JIT": jit}
     if guide in WRITTEN_BY_HAND:
         builders |= {"hand": by_hand, "hand+c": by_hand_compiled}
         if numpyro:
             builders["NumPyro"] = partial(numpyro.training, lr=TrainOptions.lr)
-    return builders | {"ours": ours}
+    return builders | {"ours": Compiled if device == "cpu" else replayed}
 
 
 def begin(name, build, vae, x):
@@ -227,7 +254,7 @@ def start_all(network, x, numpyro):
     if numpyro and guide in WRITTEN_BY_HAND:
         numpyro.check(new(), x, TrainOptions.lr, TOLERANCE)
     started, failures = {}, {}
-    for name, build in builders_for(guide, numpyro).items():
+    for name, build in builders_for(guide, x.device.type, numpyro).items():
         try:
             contestant = begin(name, build, new(), x)
             reference = started.get("SVI", contestant)
@@ -237,8 +264,12 @@ def start_all(network, x, numpyro):
             if name != "JIT":  # of which it is known that it cannot do everything
                 raise
             failures[name] = f"{type(error).__name__}: {error}".split("\n")[0]
-    vae = new()
-    return started | {"mm": Contestant(vae, products(vae, x))}, failures
+    vae, alone = new(), {}
+    ours = started["ours"]
+    if isinstance(ours.run, Compiled):
+        parts = ours.run.parts().items()
+        alone = {name: Contestant(ours.vae, run) for name, run in parts}
+    return started | alone | {"mm": Contestant(vae, products(vae, x))}, failures
 
 
 def in_turns_of(steps, runs, device, repeats):
@@ -304,11 +335,12 @@ def find_numpyro(device):
 
 def show(rows, batch_size):
     print(f"\nmilliseconds for a batch of {batch_size}")
-    print(f"{'':15}" + "".join(f"{name:>8}" for name in COLUMNS))
+    columns = COLUMNS + PARTS
+    print(f"{'':15}" + "".join(f"{name:>8}" for name in columns))
     rows = [row for row in rows if row["batch_size"] == batch_size]
     for network in dict.fromkeys(row["network"] for row in rows):
         cells = {row["what"]: cell(row) for row in rows if row["network"] == network}
-        line = "".join(f"{cells.get(name, '-'):>8}" for name in COLUMNS)
+        line = "".join(f"{cells.get(name, '-'):>8}" for name in columns)
         print(f"{network:15}{line}")
 
 
