@@ -120,6 +120,7 @@ class _Inverse(nn.Module):
         loc, log_scale = self.made(z, context if self.sees_context else None)
         if self.rectified:
             loc, log_scale = loc.relu(), log_scale.relu()
+        log_scale = log_scale.clamp(-3, 5)  # the limits that Pyro keeps its own to
         return -loc * torch.exp(-log_scale), -log_scale
 
 

@@ -1,0 +1,221 @@
+"""The tables of the papers: every one runs, and the study's faults are what they say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pairs import perturb
+from torch.autograd.functional import jacobian
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """`examples/recipes.py` and `examples/as_published.py`."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import as_published
+        import recipes
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    return recipes, as_published
+
+
+def reproduce(folder, *argv):
+    script = EXAMPLES / "reproduce.py"
+    command = [sys.executable, script, "--quiet", "--out", "out", *argv]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+# ------------------------------------------------------------------- smoke budgets
+
+SMOKE = {
+    "flows": ("iaf_2", "iaf_as_published_2", "planar_as_published_1"),
+    "pretrained": ("full_rank", "boosted", "gated_dag_iaf"),
+    "recursive_mixture": (
+        "recursive_mixture_2-mnist_gray-z20",
+        "mixture_2-mnist_static-z50",
+        "semi_amortized_1-mnist_static-z20",
+    ),
+    "gated_dag": (
+        "gated_dag-mnist_threshold",
+        "gated_dag_iaf-mnist_static",
+        "mean_field-mnist_static",
+    ),
+    "self_reflective": ("self_reflective", "ladder", "mean_field"),
+}
+
+
+def test_every_table_is_smoked(examples):
+    recipes, _ = examples
+    assert {*SMOKE, "self_reflective_maf"} == set(recipes.TABLES)
+
+
+@pytest.mark.parametrize("table", SMOKE)
+def test_three_rows_of_a_table(examples, table, tmp_path):
+    recipes, _ = examples
+    argv = ("--table", table, "--budget", "smoke", "--seed", "0")
+    done = reproduce(tmp_path, *argv, "--rows", *SMOKE[table])
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    folder = tmp_path / "out" / f"{table}_smoke"
+    for name in SMOKE[table]:
+        result = json.loads((folder / f"{name}-s0.json").read_text())
+        row = recipes.TABLES[table].rows[name]
+        assert (result["row"], result["note"]) == (name, row.note)
+        assert result["data"] == "digits"
+        # What the papers have is of other data.
+        assert result["published"] is result["published_elbo"] is None
+        assert result["log_likelihood"] > result["elbo"] > -60
+        assert f"--rows {name} --seed 0" in result["command"]
+        if table == "flows":
+            bounds = result["elbo_by_split"]
+            assert set(bounds) == {"train", "valid", "test"}
+            assert bounds["test"] == result["elbo"]
+            assert abs(bounds["valid"] - bounds["test"]) < 3
+
+
+def test_three_rows_of_the_density_table(tmp_path):
+    sizes = {"train": 210, "valid": 20, "test": 20}
+    grey = np.random.default_rng(0).integers
+    images = {k: grey(0, 256, (n, 32, 32, 3), np.uint8) for k, n in sizes.items()}
+    np.savez(tmp_path / "cifar10_20k.npz", **images)
+    rows = ("maf", "maf_2000", "self_reflective_maf_2000")
+    argv = ("--table", "self_reflective_maf", "--data-dir", ".", "--rows", *rows)
+    done = reproduce(tmp_path, *argv)
+    assert done.returncode == 0, done.stderr
+    for name in rows:
+        path = tmp_path / "out" / "self_reflective_maf_smoke" / f"{name}-s0.json"
+        assert json.loads(path.read_text())["train_size"] == 200
+
+
+def test_rows_run_side_by_side_as_they_do_in_turn(tmp_path):
+    argv = ("--table", "flows", "--rows", "planar_1", "--seed", "1")
+    results = {}
+    for jobs in ("1", "2"):
+        (tmp_path / jobs).mkdir()
+        done = reproduce(tmp_path / jobs, *argv, "--jobs", jobs)
+        assert done.returncode == 0, done.stderr
+        path = tmp_path / jobs / "out" / "flows_smoke" / "planar_1-s1.json"
+        results[jobs] = json.loads(path.read_text())["curve"]
+    assert results["1"] == results["2"]
+
+
+def test_a_row_that_fails_is_told_and_leaves_the_others(tmp_path):
+    """Of two rows side by side one finds a folder that is no run."""
+    taken = tmp_path / "runs" / "flows-smoke" / "planar_1-s0"
+    taken.mkdir(parents=True)
+    (taken / "something").touch()
+    argv = ("--table", "flows", "--rows", "planar_1", "mean_field", "--seed", "0")
+    done = reproduce(tmp_path, *argv, "--jobs", "2")
+    assert done.returncode == 2
+    assert "planar_1-s0 exists and is not a run" in done.stderr
+    assert "mean_field, seed 0: done" in done.stderr
+    assert (tmp_path / "out" / "flows_smoke" / "mean_field-s0.json").exists()
+
+
+# ------------------------------------------------------------ the study's own flows
+
+
+def steps(guide, context):
+    """The transforms of a guide for given features."""
+    return [flow.condition(context) for flow in guide.posterior.flows]
+
+
+def make(guide, **options):
+    torch.manual_seed(0)
+    made = guide(event_shape=(3, 3), latent_dim=4, hidden_dims=(8,), **options)
+    perturb(made.double())
+    return made
+
+
+FAULTS = {"reverse": False, "sees_context": False, "rectified": True}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, *({name: value} for name, value in FAULTS.items()), FAULTS]
+)
+def test_autoregressive_flows_are_densities_with_any_fault(examples, options):
+    """Their log-determinants are those of autograd, so that their bounds are bounds."""
+    _, published = examples
+    guide = make(published.InverseAutoregressive, num_flows=3, **options)
+    context = torch.randn(5, 8, dtype=torch.double)
+    z = torch.randn(5, 4, dtype=torch.double)
+    for i in range(5):
+        log_det, now = 0.0, z[i]
+        for step in steps(guide, context[i]):
+            then = step(now)
+            log_det += step.log_abs_det_jacobian(now, then)
+            now = then
+
+        def composed(value, i=i):
+            for step in steps(guide, context[i]):
+                value = step(value)
+            return value
+
+        expected = jacobian(composed, z[i]).slogdet().logabsdet
+        torch.testing.assert_close(log_det, expected, rtol=0, atol=1e-10)
+
+
+def jacobians(guide):
+    """Of z_K in z_0 and in the features."""
+    context = torch.randn(8, dtype=torch.double)
+
+    def composed(z, h):
+        for step in steps(guide, h):
+            z = step(z)
+        return z
+
+    return jacobian(composed, (torch.randn(4, dtype=torch.double), context))
+
+
+def test_each_fault_is_the_one_it_is_named_for(examples):
+    _, published = examples
+    guides = {
+        name: make(published.InverseAutoregressive, **{name: value})
+        for name, value in FAULTS.items()
+    }
+    sound = make(published.InverseAutoregressive)
+    in_z, in_context = jacobians(sound)
+    assert (in_z != 0).all()
+    assert (in_context != 0).all()
+    in_z, _ = jacobians(guides["reverse"])  # one order: the first depends on itself
+    assert (in_z.triu(1) == 0).all()
+    _, in_context = jacobians(guides["sees_context"])
+    assert (in_context == 0).all()
+    z = torch.randn(100, 4, dtype=torch.double)
+    context = torch.randn(100, 8, dtype=torch.double)
+    for name, guide in {"rectified": guides["rectified"], "none": sound}.items():
+        (step, *_) = steps(guide, context)
+        log_det = step.log_abs_det_jacobian(z, step(z))
+        contracts = bool((log_det <= 0).all())
+        assert contracts is (name == "rectified")
+
+
+def test_the_unconstrained_planar_map_is_no_density(examples):
+    """Where w.u < -1 it folds: several z_0 lead to one z_1, and mass is counted twice."""
+    _, published = examples
+    guide = make(published.Planar, num_flows=1)
+    context = torch.zeros(8, dtype=torch.double)
+    with torch.no_grad():
+        (step,) = steps(guide, context)
+        one = torch.tensor([1.0, 0, 0, 0], dtype=torch.double)
+        fold = type(step)(torch.zeros(1, dtype=torch.double), -3 * one, one)
+        line = torch.linspace(-4, 4, 401, dtype=torch.double)[:, None] * one
+        moved = fold(line)
+        slopes = moved[1:, 0] - moved[:-1, 0]
+        assert (slopes < 0).any()
+        assert (slopes > 0).any()
+        # Of the zoo's own map of the same numbers all slopes have one sign.
+        (base,) = type(step).__bases__
+        mended = base(torch.zeros(1, dtype=torch.double), -3 * one, one)(line)
+        assert (mended[1:, 0] > mended[:-1, 0]).all()
+        # The slope that it scores is that of autograd all the same.
+        z = torch.randn(4, dtype=torch.double)
+    slogdet = jacobian(step, z).slogdet().logabsdet
+    torch.testing.assert_close(step.log_abs_det_jacobian(z, step(z)), slogdet)
