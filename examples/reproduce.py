@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo.checkpoint import load, write_json
+from pyro_vae_zoo.checkpoint import load_model, write_json
 from pyro_vae_zoo.cli import summary
 from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError
@@ -331,7 +331,7 @@ def _log_likelihood(
     folder: Path, data: Dataset, budget: Budget, args: argparse.Namespace
 ) -> float:
     """Of a finished run, with the fewer draws that a paper has taken."""
-    vae = load(folder).to(pick_device(args.device))
+    vae = load_model(folder).to(pick_device(args.device))
     particles, progress = budget.fewer_particles, not args.quiet
     ll = log_likelihood(vae, data.test, particles, seed=args.seed, progress=progress)
     return ll.log_prob.mean().item()
