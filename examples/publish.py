@@ -47,7 +47,7 @@ def main() -> int:
     cost = info["log_likelihood"] - info["float32"]["log_likelihood"]
     rounding = info["rounding"]
     print(summary(info))
-    print(f"  16 bits         {cost:+9.3f} nats against the weights in 32")
+    print(f"  16 bits         {cost:+9.4f} nats against the weights in 32")
     print(
         f"                  (off by {rounding['largest_error']:.1e} at most, "
         f"{rounding['to_zero']} became zero)"

@@ -155,7 +155,7 @@ def command_of(config: dict[str, Any]) -> str:
     words = ["--guide", config["guide"], "--data", config["source"]]
     for key, value in config["vae"]["options"].items():
         if key in _OF_THE_PAIR:
-            words += [_flag(key), _text(value)]
+            words += [_flag(key), _text(value).rstrip(",")]
         else:
             words += ["--option", f"{key}={_text(value)}"]
     for option in fields(TrainOptions):
@@ -179,7 +179,7 @@ def _flag(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """As the command line reads it; a tuple of one number ends in a comma."""
+    """As `--option` reads it, where a tuple of one number ends in a comma."""
     if isinstance(value, list | tuple):
         return ",".join(map(str, value)) + "," * (len(value) == 1)
     return str(value)
