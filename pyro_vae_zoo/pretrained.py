@@ -29,7 +29,7 @@ __all__ = [
     "against_published",
     "list_pretrained",
     "load",
-    "load_pretrained",
+    "pretrained_file",
     "pretrained_info",
     "pretrained_name",
     "sha256_of",
@@ -132,11 +132,16 @@ def load(
     True
     """
     name = pretrained_name(path)
-    return load_model(path, guide=guide) if name is None else load_pretrained(name)
+    return load_model(pretrained_file(name) if name else path, guide=guide)
 
 
-def load_pretrained(name: str) -> VAE:
-    """The pair of a name, once its file is known to be the one that was published."""
+def pretrained_file(name: str) -> Path:
+    """The file of a name, once it is known to be the one that was published.
+
+    Raises:
+        DataFileError: where it has another digest than its JSON file says.
+        UserError: for an unknown name.
+    """
     info, path = pretrained_info(name), weights_folder() / (name + _MODEL)
     got = sha256_of(path)
     if got != info["sha256"]:
@@ -144,7 +149,7 @@ def load_pretrained(name: str) -> VAE:
             f"{path}: expected sha256 {info['sha256']} of {info['bytes']} bytes, got {got} "
             f"of {path.stat().st_size}; truncated or changed? Install the package anew"
         )
-    return load_model(path)
+    return path
 
 
 def sha256_of(path: Path) -> str:
