@@ -261,12 +261,14 @@ def summary(result: dict) -> str:
             f"  Pareto k-hat    {khat['median']:9.2f} median, {share:.0f} % above 0.7"
         )
     if result.get("published"):
-        lines += _published(result["published"], k)
+        lines += _published(result["published"], k, khat["above_0.7"])
     return "\n".join(lines)
 
 
-def _published(published: dict, num_particles: int) -> list[str]:
-    """How far pretrained weights are from their own number."""
+def _published(
+    published: dict, num_particles: int, unreliable: float | None
+) -> list[str]:
+    """How far pretrained weights are from their own number, and what else it may be."""
     errors = published["mc_errors"]
     lines = [
         f"  published       {published['log_likelihood']:9.3f} nats  "
@@ -277,6 +279,8 @@ def _published(published: dict, num_particles: int) -> list[str]:
     ]
     if published["num_particles"] != num_particles:
         lines.append("  (more particles raise the number, fewer lower it)")
+    if unreliable and unreliable > 0.5 and errors and abs(errors) > 0.1:
+        lines.append("  (other draws; k-hat above 0.7: the true MC error is larger)")
     return lines
 
 

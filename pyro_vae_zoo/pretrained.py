@@ -8,7 +8,9 @@ measured again, with draws of its own, differs from it by about
 \[\sqrt{s_\text{published}^2 + s_\text{again}^2},\]
 
 the Monte-Carlo standard errors of the two means over the same data; with the same seed
-and the same number of draws by rounding only.
+and the same number of draws, on the same kind of device, by rounding only. Where k-hat
+is above 0.7 for most data, those errors are too small: for two IAF steps on static MNIST
+(k-hat 1.2, 100 images, 1,000 draws) by a factor of 2.3, measured over twelve seeds.
 """
 
 import hashlib

@@ -372,6 +372,16 @@ def test_evaluate_with_other_draws_says_how_far_it_is(published, capsys):
     assert "(? MC errors" in printed
 
 
+def test_errors_that_are_too_small_are_called_so():
+    published = {"log_likelihood": -9.0, "log_likelihood_mc_error": 0.1}
+    published |= {"num_particles": 9, "difference": 0.4, "mc_errors": 3.0}
+    note = "the true MC error is larger"
+    assert note in cli._published(published, 9, 0.9)[-1]
+    for share, errors in ((0.1, 3.0), (None, 3.0), (0.9, 1e-6), (0.9, None)):
+        lines = cli._published(published | {"mc_errors": errors}, 9, share)
+        assert note not in "".join(lines)
+
+
 def test_evaluate_of_the_first_images(published, capsys):
     info, _, _ = published
     result, printed = evaluated(capsys, "--num-data", "100")
