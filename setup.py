@@ -20,7 +20,10 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["pyro_vae_zoo", "pyro_vae_zoo.*"]),
-    package_data={"pyro_vae_zoo": ["py.typed"]},
+    package_data={
+        "pyro_vae_zoo": ["py.typed"],
+        "pyro_vae_zoo.weights": ["*.safetensors", "*.json"],
+    },
     install_requires=[
         "pyro-ppl>=1.9.1",
         "torch>=2.6",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from recipes import TABLES, Budget, Row, Table
 
-from pyro_vae_zoo.checkpoint import load, read_json, write_json
+from pyro_vae_zoo.checkpoint import load_model, read_json, write_json
 from pyro_vae_zoo.cli import summary
 from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError
@@ -108,7 +108,7 @@ def _training(
 def _trained(folder: Path, row: Row, args: argparse.Namespace) -> VAE:
     """The pair of a finished run."""
     guide = resolve_guide(row.guide)
-    vae = load(folder, guide=guide if callable(guide) else None)
+    vae = load_model(folder, guide=guide if callable(guide) else None)
     return vae.to(pick_device(args.device))
 
 

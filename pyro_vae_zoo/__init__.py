@@ -11,7 +11,7 @@ Every system is a pair: `vae.model` is p(x, z), `vae.guide` is q(z|x).
 """
 
 from pyro_vae_zoo import models, testing
-from pyro_vae_zoo.checkpoint import load, save
+from pyro_vae_zoo.checkpoint import save
 from pyro_vae_zoo.compiled import CompiledTrace_ELBO
 from pyro_vae_zoo.datasets import Dataset, list_datasets, load_dataset
 from pyro_vae_zoo.elbo import AnnealedELBO
@@ -20,6 +20,7 @@ from pyro_vae_zoo.evaluate import Evaluation, evaluate, log_likelihood
 from pyro_vae_zoo.importance import LogLikelihood, pareto_khat
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import StandardModel
+from pyro_vae_zoo.pretrained import list_pretrained, load, pretrained_info
 from pyro_vae_zoo.registry import (
     create,
     guide_options,
@@ -54,11 +55,13 @@ __all__ = [
     "list_datasets",
     "list_density_models",
     "list_guides",
+    "list_pretrained",
     "load",
     "load_dataset",
     "log_likelihood",
     "models",
     "pareto_khat",
+    "pretrained_info",
     "register",
     "save",
     "testing",

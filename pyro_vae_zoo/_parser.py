@@ -10,6 +10,7 @@ from pyro_vae_zoo import __version__
 from pyro_vae_zoo.datasets import list_datasets
 from pyro_vae_zoo.networks import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.options import OPTIMIZERS, SCHEDULES, TrainOptions
+from pyro_vae_zoo.pretrained import list_pretrained
 from pyro_vae_zoo.registry import list_density_models, list_guides
 
 __all__ = ["STEPS_BY_DEFAULT", "key_value", "make_parser"]
@@ -127,13 +128,29 @@ def _add_run(command: argparse.ArgumentParser, default: str) -> None:
 def _add_evaluate(commands: Any) -> None:
     command = commands.add_parser(
         "evaluate",
-        help="evaluate a run again, with other particles or on another split",
-        description="Evaluate a trained run by importance sampling.",
+        help="evaluate a run again, or pretrained weights",
+        description="Evaluate a trained run by importance sampling, or pretrained "
+        "weights by their name, whose number is then put beside the published one.",
+        epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
         formatter_class=_Formatter,
     )
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder")
     command.add_argument(
-        "--num-particles", type=int, default=1000, metavar="N", help="draws per datum"
+        "run_folder",
+        type=Path,
+        metavar="RUN|NAME",
+        help="a run folder, or the name of pretrained weights",
+    )
+    command.add_argument(
+        "--num-particles",
+        type=int,
+        metavar="N",
+        help="draws per datum (default: 1000, or as many as were published)",
+    )
+    command.add_argument(
+        "--num-data",
+        type=int,
+        metavar="N",
+        help="only the first N images (default: all of the split)",
     )
     command.add_argument(
         "--split",
@@ -145,7 +162,10 @@ def _add_evaluate(commands: Any) -> None:
         "--guide", metavar="FILE.py:Class", help="the class of a guide of your own"
     )
     command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the draws"
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the draws (default: 0, or the published one)",
     )
     command.add_argument("--data", metavar="FILE.npz", help="where the data lie now")
     command.add_argument(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae_zoo._files import written
 from pyro_vae_zoo.errors import DataFileError, UserError
@@ -29,8 +29,8 @@ __all__ = [
     "MODEL_FILE",
     "RESULT_FILE",
     "finite",
-    "load",
     "load_checkpoint",
+    "load_model",
     "read_json",
     "save",
     "save_checkpoint",
@@ -81,12 +81,18 @@ def read_json(path: str | os.PathLike) -> Any:
         raise DataFileError(f"{path} is not valid JSON: {error}") from None
 
 
-def save(vae: VAE, path: str | os.PathLike) -> Path:
+def save(
+    vae: VAE, path: str | os.PathLike, *, dtype: torch.dtype | None = None
+) -> Path:
     """Save a VAE: weights as safetensors, what builds it as JSON in their header.
+
+    A tensor that model and guide share is stored once, under the first of its names.
 
     Args:
         vae: the pair.
         path: a file, or a folder for `model.safetensors` in it (made if missing).
+        dtype: of the floating weights in the file, such as `torch.float16` for one of
+            half the size, which loads as float32 again; as they are by default.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
@@ -100,26 +106,26 @@ def save(vae: VAE, path: str | os.PathLike) -> Path:
     if path.suffix != ".safetensors":
         path.mkdir(parents=True, exist_ok=True)
         path = path / MODEL_FILE
-    # Clones, since a module that both sides share appears under two names.
-    tensors = {name: t.detach().clone() for name, t in vae.state_dict().items()}
+    own = _tensors(vae)
+    first = {id(t): name for name, t in reversed(own.items())}.values()
+    tensors = {name: _cast(own[name].detach(), dtype).clone() for name in first}
     write_atomically(path, to_safetensors(tensors, {_KEY: json.dumps(vae.config)}))
     return path
 
 
-def load(
+def _tensors(vae: VAE) -> dict[str, Tensor]:
+    """Parameters and buffers by their names; what is shared is one object with several."""
+    return vae.state_dict(keep_vars=True)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+
+
+def load_model(
     path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
 ) -> VAE:
-    """Load what `save` saved: from its file, its folder or a run folder.
-
-    Args:
-        path: file or folder.
-        guide: the class of the guide, where it is not one of the zoo's: a file
-            never makes `load` import code.
-
-    Raises:
-        DataFileError: for a missing or corrupt file.
-        UserError: for a guide that is not given, or weights that do not fit.
-    """
+    """Load what `save` saved; `zoo.load`, but for the names of pretrained weights."""
     path = Path(path)
     path = path / MODEL_FILE if path.is_dir() else path
     if not path.is_file():
@@ -142,9 +148,18 @@ def load(
 
 
 def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
-    """Copy weights into a VAE; such that do not fit are an error that names `path`."""
+    """Copy weights into a VAE, in the dtype that it has.
+
+    Of a tensor that both sides share one name is enough.
+
+    Raises:
+        UserError: for weights that do not fit; it names `path`.
+    """
+    own = _tensors(vae)
+    by_place = {id(t): tensors[name] for name, t in own.items() if name in tensors}
+    shared = {name: by_place[id(t)] for name, t in own.items() if id(t) in by_place}
     try:
-        vae.load_state_dict(tensors)
+        vae.load_state_dict(shared | tensors)
     except RuntimeError as error:
         reason = str(error).split("\n")[1].strip()
         raise UserError(f"the weights in {path} do not fit: {reason}") from None

@@ -10,17 +10,25 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from pyro_vae_zoo._parser import STEPS_BY_DEFAULT, key_value, make_parser
-from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, load, read_json, write_json
+from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.options import TrainOptions
+from pyro_vae_zoo.pretrained import (
+    against_published,
+    load,
+    pretrained_info,
+    pretrained_name,
+)
 from pyro_vae_zoo.registry import guide_options, list_guides
 from pyro_vae_zoo.runs import (
     find_guide,
@@ -103,34 +111,65 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    config = open_run(args.run_folder)
-    name = args.guide or config["guide"]
-    guide = resolve_guide(args.guide) if args.guide else None
-    if ".py:" in name and guide is None:
-        raise UserError(
-            f"the run's guide is {name}, code that is only run when you ask for it: "
-            f"add --guide {name}"
-        )
-    vae = load(args.run_folder, guide=guide if callable(guide) else None)
+    name = pretrained_name(args.run_folder)
+    published = pretrained_info(name) if name else {}
+    config = published or open_run(args.run_folder)
+    vae = load(args.run_folder, guide=_class_of(args.guide, config["guide"]))
     data = load_dataset(args.data or config["source"], args.data_dir)
     if data.likelihood != vae.likelihood:
         raise UserError(
             f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
             f"{data.likelihood}; evaluate it on data of its own kind"
         )
-    vae = vae.to(pick_device(args.device))
-    # The training images of a dynamic set are one draw of them.
-    x = data.epoch(args.seed, 0) if args.split == "train" else getattr(data, args.split)
+    particles, seed = args.num_particles, args.seed
+    particles = published.get("num_particles", 1000) if particles is None else particles
+    seed = published.get("eval_seed", 0) if seed is None else seed
+    vae, x = vae.to(pick_device(args.device)), _images(data, args, seed)
     progress = not (args.quiet or args.json)
     how = {"progress": progress, "compile": getattr(args, "compile", "auto")}
-    ev = evaluate(vae, x, args.num_particles, seed=args.seed, **how)
-    trained = args.run_folder / RESULT_FILE
-    known = read_json(trained) if trained.exists() else {}
-    result = known | result_of(vae, ev, config, data, args.split, x)
-    result = finite(result | {"eval_seed": args.seed})
+    ev = evaluate(vae, x, particles, seed=seed, **how)
+    result = _known_of(args.run_folder, published) | result_of(
+        vae, ev, {**config, "vae": vae.config}, data, args.split, x
+    )
+    result["eval_seed"] = seed
+    if published:
+        result["published"] = against_published(published, result)
+    result = finite(result)
     if args.out:
         write_json(args.out, result)
     print(json.dumps(result, indent=2) if args.json else summary(result))
+
+
+def _class_of(given: str | None, name: str) -> Callable[..., nn.Module] | None:
+    """The class of a run's guide, where it is the user's own and was given."""
+    guide = resolve_guide(given) if given else None
+    if ".py:" in (given or name) and guide is None:
+        raise UserError(
+            f"the run's guide is {name}, code that is only run when you ask for it: "
+            f"add --guide {name}"
+        )
+    return guide if callable(guide) else None
+
+
+def _images(data: Dataset, args: argparse.Namespace, seed: int) -> Tensor:
+    """Those to evaluate on: the first of a split, or all of it."""
+    # The training images of a dynamic set are one draw of them.
+    x = data.epoch(seed, 0) if args.split == "train" else getattr(data, args.split)
+    if args.num_data is not None and not 1 <= args.num_data <= len(x):
+        raise UserError(
+            f"num_data: expected 1 to the {len(x)} images of the {args.split} split of "
+            f"{data.name}, got {args.num_data}"
+        )
+    return x[: args.num_data]
+
+
+def _known_of(folder: Path, published: dict) -> dict:
+    """What a result says of the training, besides the evaluation."""
+    if published:
+        keys = ("name", "recipe", "commit")
+        return {key: published[key] for key in keys} | published["trained"]
+    trained = folder / RESULT_FILE
+    return read_json(trained) if trained.exists() else {}
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -221,7 +260,28 @@ def summary(result: dict) -> str:
         lines.append(
             f"  Pareto k-hat    {khat['median']:9.2f} median, {share:.0f} % above 0.7"
         )
+    if result.get("published"):
+        lines += _published(result["published"], k, khat["above_0.7"])
     return "\n".join(lines)
+
+
+def _published(
+    published: dict, num_particles: int, unreliable: float | None
+) -> list[str]:
+    """How far pretrained weights are from their own number, and what else it may be."""
+    errors = published["mc_errors"]
+    lines = [
+        f"  published       {published['log_likelihood']:9.3f} nats  "
+        f"({published['num_particles']} particles, MC error "
+        f"{_digits(published['log_likelihood_mc_error'])})",
+        f"  difference      {published['difference']:+9.3f} nats  "
+        f"({'?' if errors is None else f'{errors:+.1f}'} MC errors of both together)",
+    ]
+    if published["num_particles"] != num_particles:
+        lines.append("  (more particles raise the number, fewer lower it)")
+    if unreliable and unreliable > 0.5 and errors and abs(errors) > 0.1:
+        lines.append("  (other draws; k-hat above 0.7: the true MC error is larger)")
+    return lines
 
 
 def _filled(text: str) -> str:
