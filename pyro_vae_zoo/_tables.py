@@ -11,16 +11,19 @@ from pyro_vae_zoo.errors import UserError
 
 __all__ = [
     "COLUMNS",
+    "AVERAGED",
+    "LEGEND",
     "Column",
     "average",
-    "caption",
     "comma_separated",
     "difference",
     "error_text",
+    "hardware",
     "markdown",
     "number_text",
     "rank",
     "refuse_unlike",
+    "settings",
 ]
 
 Result = dict[str, Any]
@@ -137,7 +140,7 @@ def _mean_or_none(values: Iterable[float | None]) -> float | None:
 
 
 def error_text(value: float | None) -> str:
-    """Two digits of an error, or one where that takes more than two decimals.
+    """Two digits of an error, or one where two take more than two decimals.
 
     >>> error_text(0.256), error_text(0.0038), error_text(36.3), error_text(None)
     ('0.26', '0.004', '36', '–')
@@ -175,6 +178,8 @@ class Column(NamedTuple):
 def _bound(key: str) -> Callable[[Row, bool], str]:
     def text(row: Row, several: bool) -> str:
         shown = number_text(row[key], row[f"{key}_std_error"])
+        if shown == MISSING:
+            return shown
         return shown + f" ± {error_text(row[f'{key}_seed_error'])}" * several
 
     return text
@@ -225,8 +230,12 @@ COLUMNS = {
 }
 
 
-def markdown(lines: Sequence[Mapping[str, str]], left: int = 1) -> str:
+def markdown(
+    lines: Sequence[Mapping[str, str]], left: int = 1, *, padded: bool = True
+) -> str:
     """Cells by header -> a table whose columns line up, the first `left` ones left.
+
+    Not `padded` for one that would get too wide.
 
     >>> print(markdown([{"guide": "iaf", "ELBO": "-92.00"}]), end="")
     | guide |   ELBO |
@@ -237,6 +246,7 @@ def markdown(lines: Sequence[Mapping[str, str]], left: int = 1) -> str:
     body = [[line.get(header, "") for header in headers] for line in lines]
     table = [headers, *body]
     widths = [max(3, *map(len, column)) for column in zip(*table, strict=True)]
+    widths = widths if padded else [3] * len(headers)
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     table.insert(1, rule)
     text = ""
@@ -262,27 +272,33 @@ def comma_separated(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def caption(results: Sequence[Result], averaged: bool) -> str:
-    """What all rows share: data, split, draws, budget, seeds, hardware."""
+LEGEND = (
+    "± data: standard error over the data; ± draws: that of the importance sampling; "
+    "k-hat: median, and share of the data where it is above 0.7, which marks an "
+    "unreliable estimate."
+)
+AVERAGED = "Numbers are means over seeds, ± their standard error."
+
+
+def settings(results: Sequence[Result]) -> str:
+    """What the numbers of all rows depend on: data, split, draws, budget, seeds."""
     first = next((r for r in results if r["active_units"]), results[0])
     seeds = sorted({r["seed"] for r in results})
     training = _common(r["training"] for r in results)
     budget = [f"{first['epochs']} epochs"]
     budget += [f"{k} {training[k]}" for k in ("batch_size", "lr") if k in training]
-    hardware = "; ".join(dict.fromkeys(map(_hardware, results)))
-    text = (
+    return (
         f"Data: {first['data']} ({first['variant']}), {first['split']} split, "
         f"{first['num_data']} data. Numbers in nats per datum, larger is better; the "
         f"log-likelihood by importance sampling with {first['num_particles']} draws "
         f"of the guide. Budget: {', '.join(budget)}; {first['weights']} weights; "
-        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}. "
-        "± data: standard error over the data; ± draws: that of the importance "
-        "sampling; k-hat: median, and share of the data where it is above 0.7, which "
-        "marks an unreliable estimate. "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
     )
-    if averaged:
-        text += "Numbers are means over seeds, ± their standard error. "
-    return text + f"Hardware: {hardware}."
+
+
+def hardware(results: Sequence[Result]) -> str:
+    """Devices, threads and versions."""
+    return f"Hardware: {'; '.join(dict.fromkeys(map(_hardware, results)))}."
 
 
 def _common(dicts: Any) -> dict[str, Any]:

@@ -28,16 +28,18 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
         "latents": Column("latents", lambda row, _: row["latents"] or MISSING),
         "published_elbo_test": Column(
             "paper's ELBO",
-            lambda row, _: _tables.number_text(row["published_elbo_test"]),
+            lambda row, _: _as_printed(row["published_elbo_test"]),
         ),
         "published_elbo": Column(
-            "paper's ELBO by split", partial(_splits, "published_elbo")
+            "paper's ELBO by split", partial(_splits, "published_elbo", _as_printed)
         ),
-        "elbo_by_split": Column("ELBO by split", partial(_splits, "elbo")),
+        "elbo_by_split": Column(
+            "ELBO by split", partial(_splits, "elbo", _tables.number_text)
+        ),
         "elbo": _struck(COLUMNS["elbo"]),
         "elbo_difference": Column(f"ELBO - {reference}", partial(_difference, "elbo")),
         "published": Column(
-            "paper's log p", lambda row, _: _tables.number_text(row["published"])
+            "paper's log p", lambda row, _: _as_printed(row["published"])
         ),
         **fewer,
         "log_likelihood": _struck(COLUMNS["log_likelihood"]._replace(header="log p")),
@@ -69,20 +71,26 @@ def _fewer(draws: str, row: Row, several: bool) -> str:
     return _strike(row, text, several)
 
 
-def _splits(key: str, row: Row, _: bool) -> str:
+def _splits(key: str, text: Callable, row: Row, _: bool) -> str:
     values = [row[f"{key}_{split}"] for split in SPLITS]
     if all(value is None for value in values):
         return MISSING
-    shown = " / ".join(map(_tables.number_text, values))
+    shown = " / ".join(map(text, values))
     return f"~~{shown}~~" if row["invalid"] and key == "elbo" else shown
 
 
-def _difference(key: str, row: Row, _: bool) -> str:
+def _as_printed(value: float | None) -> str:
+    """A paper's figure with the digits that it has there."""
+    return MISSING if value is None else str(value)
+
+
+def _difference(key: str, row: Row, several: bool) -> str:
     ahead, error = row[f"{key}_difference"], row[f"{key}_difference_error"]
     if ahead is None:
         return MISSING
     fine = row[f"{key}_std_error"] if error is None else error
-    text = f"{_tables.number_text(ahead, fine, '+')} ± {_tables.error_text(error)}"
+    text = _tables.number_text(ahead, fine, "+")
+    text += f" ± {_tables.error_text(error)}" * several
     clear = error is not None and abs(ahead) > 2 * error
     return f"**{text}**" if clear else text
 
@@ -96,52 +104,58 @@ def footnotes(panels: Panels) -> dict[str, str]:
 
 
 def markdown_panels(panels: Panels, layout: Layout, command: str) -> str:
-    """Every number of a table, rounded: a caption and a table for each panel.
+    """Every number of a table, rounded: a table for each panel, under one caption.
 
     Columns that are empty in all rows of a panel are left out. A row whose note begins
     with "invalid" has no bound: its numbers are struck out, and it has no difference.
     """
     marks = footnotes(panels)
-    runs = [run for rows in panels.values() for row in rows for run in row["seeds"]]
-    sources = dict.fromkeys(f"{r['source']}; budget `{r['budget']}`" for r in runs)
-    text = f"{'; '.join(sources)}. Written by `{command}`.\n"
+    text = f"{_caption(panels, layout, command)}\n"
     for title, rows in panels.items():
+        runs = [run for row in rows for run in row["seeds"]]
         several = any(row["num_seeds"] > 1 for row in rows)
-        columns = columns_of(rows, layout.reference)
-        columns = {
-            key: column
-            for key, column in columns.items()
-            if key not in _BRIEF
-            and any(column.text(row, several) != MISSING for row in rows)
-        }
-        lines = []
-        for row in rows:
-            marked = row["label"] + " **INVALID**" * row["invalid"]
-            marked += f" {marks[row['note']]}" if row["note"] else ""
-            shown = {c.header: c.text(row, several) for c in columns.values()}
-            lines.append({"row": marked} | shown)
         text += f"\n## {title}\n" * bool(title)
-        text += f"\n{_caption(rows, layout, several, columns)}\n\n"
+        text += f"\n{_tables.settings(runs)} {_tables.hardware(runs)}\n\n"
+        columns = {
+            column.header: [column.text(row, several) for row in rows]
+            for key, column in columns_of(rows, layout.reference).items()
+            if key not in _BRIEF
+        }
+        lines = [{"row": _marked(row, marks)} for row in rows]
+        for header, texts in columns.items():
+            if set(texts) != {MISSING}:
+                for line, shown in zip(lines, texts, strict=True):
+                    line[header] = shown
         text += _tables.markdown(lines)
     return text + "".join(f"\n{mark} {note}.\n" for note, mark in marks.items())
 
 
-def _caption(
-    rows: Sequence[Row], layout: Layout, several: bool, columns: Mapping[str, Column]
-) -> str:
-    text = _tables.caption([run for row in rows for run in row["seeds"]], several)
-    if {"elbo_by_split", "published_elbo"} & set(columns):
-        text += " Bounds by split are of train / valid / test, one draw for a datum."
-    if "difference" in columns:
-        text += (
-            f" Differences are to {layout.reference}, on the same data, ± standard error "
-            "over the seeds; bold where they are beyond two of them, which with three "
-            "seeds luck alone gives one row in eight."
-        )
+def _marked(row: Row, marks: Mapping[str, str]) -> str:
+    note = f" {marks[row['note']]}" if row["note"] else ""
+    return row["label"] + " **INVALID**" * row["invalid"] + note
+
+
+def _caption(panels: Panels, layout: Layout, command: str) -> str:
+    rows = [row for rows in panels.values() for row in rows]
+    runs = [run for row in rows for run in row["seeds"]]
+    sources = dict.fromkeys(f"{r['source']}; budget `{r['budget']}`" for r in runs)
+    text = f"{'; '.join(sources)}. Written by `{command}`. {_tables.LEGEND}"
+    if any(row["num_seeds"] > 1 for row in rows):
+        text += f" {_tables.AVERAGED}"
+    if any(row["elbo_test"] is not None for row in rows):
+        text += " Bounds by split: train / valid / test, one draw for a datum."
+    if any(row["elbo_difference"] is not None for row in rows):
+        text += f" Differences to {layout.reference} are on the same data"
+        text += ", ± their standard error over the seeds of both; bold: beyond two of "
+        text += "these, which luck alone does in one row of eight with three seeds and "
+        text += "in one of five with two."
     return text
 
 
 def csv_panels(panels: Panels) -> str:
     """All numbers, unrounded, a line for each row; `invalid` marks what is no bound."""
-    rows = [{"panel": title} | row for title, rows in panels.items() for row in rows]
+    rows = [{"panel": t} | row for t, rows in panels.items() for row in rows]
+    for row in rows:
+        fewer = row.pop("fewer_draws").items()
+        row |= {f"log_likelihood_{draws}": value for draws, value in fewer}
     return _tables.comma_separated(rows)

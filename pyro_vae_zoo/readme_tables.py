@@ -205,7 +205,7 @@ def _below(panels: Panels, layout: Layout, several: bool) -> str:
     text += f"{draws} draws; " if draws else ""
     text += f"seed{'s' * (len(seeds) > 1)} {_listed(map(str, seeds), ', ')}"
     if several:
-        text += ", means ± their standard error"
+        text += ", means ± their standard error (– for one seed)"
     elif len(seeds) > 1:
         text += ", each where a row has several"
     text += _errors(panels, layout)
@@ -217,6 +217,8 @@ def _below(panels: Panels, layout: Layout, several: bool) -> str:
         text += f". k-hat is above 0.7 for {percent} % of the data"
     if several and any(key.endswith("difference") for key in layout.columns):
         text += f". Bold: beyond two standard errors (seeds) from `{layout.reference}`"
+    if any(row["invalid"] for row in rows):
+        text += ". Struck out: no bounds, not to be quoted"
     return text + "."
 
 
@@ -224,12 +226,14 @@ def _errors(panels: Panels, layout: Layout) -> str:
     """The errors over the data of each panel, and that of the draws."""
     sampled = any(key.startswith("log_likelihood") for key in layout.columns)
     key = "log_likelihood" if sampled else "elbo"
-    errors = [
-        _range([row[f"{key}_std_error"] for row in rows], _tables.error_text)
-        + f" ({title})" * bool(title)
+    errors = {
+        title: _range([row[f"{key}_std_error"] for row in rows], _tables.error_text)
         for title, rows in panels.items()
-    ]
-    text = f". Standard error over the data, the same for all rows: {', '.join(errors)}"
+    }
+    shown = [f"{error} ({title})" for title, error in errors.items()]
+    shown = shown if len(set(errors.values())) > 1 else list(errors.values())[:1]
+    text = ". Standard error over the data (the same for all rows of a data set): "
+    text += ", ".join(shown)
     rows = [row for rows in panels.values() for row in rows]
     of_draws = [e for row in rows if (e := row["log_likelihood_mc_error"]) > 0]
     if sampled and of_draws:
@@ -267,7 +271,7 @@ def benchmark_table(times: Sequence[Mapping[str, Any]], layout: Layout) -> str:
             cells = [found[key] for n in sizes if (key := (network, what, n)) in found]
             line[layout.headers.get(what, what)] = " / ".join(map(_milliseconds, cells))
         lines.append(line)
-    return _tables.markdown(lines)
+    return _tables.markdown(lines, padded=False)
 
 
 def _milliseconds(row: Mapping[str, Any]) -> str:

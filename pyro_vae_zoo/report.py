@@ -133,8 +133,10 @@ def csv_table(results: Sequence[Result]) -> str:
 
 def caption(results: Sequence[Result]) -> str:
     """What all rows share: data, split, draws, budget, seeds, hardware."""
-    averaged = len(results) > len(set(labels_of(results)))
-    return _tables.caption(results, averaged)
+    parts = [_tables.settings(results), _tables.LEGEND]
+    if len(results) > len(set(labels_of(results))):
+        parts.append(_tables.AVERAGED)
+    return " ".join([*parts, _tables.hardware(results)])
 
 
 def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:

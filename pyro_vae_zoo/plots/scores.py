@@ -69,7 +69,8 @@ def plot_scores(
             next(left), name, by_label, labels, reference, any(judged.values())
         )
         if judged[name]:
-            _draw_differences(next(left), by_label, labels, reference)
+            title = f"{name}: difference" if len(panels) > 1 else "difference"
+            _draw_differences(next(left), title, by_label, labels, reference)
     _legend(fig, panels, reference, any(judged.values()))
     return fig
 
@@ -134,12 +135,13 @@ def _draw_scores(
 
 def _draw_differences(
     ax: Axes,
+    title: str,
     by_label: Mapping[str, Results],
     labels: Sequence[str],
     reference: str,
 ) -> None:
     """How far each guide is ahead of the reference, ± two standard errors."""
-    dress(ax, f"ahead of {reference}", f"{NATS}, ± 2 errors", "")
+    dress(ax, title, f"{NATS}, ± 2 standard errors", "")
     ax.axvline(0, color=FAINT, lw=1, zorder=0)
     others = by_label[reference]
     for label, runs in by_label.items():
@@ -189,15 +191,22 @@ def _legend(
         keys.append(Line2D([], [], label="invalid: no bound", **_CROSS))
     if any(reference in by_label for by_label in panels.values()):
         keys.append(Line2D([], [], color=FAINT, lw=1, label=reference))
-    if judged:
-        for colour, name in (
-            (_AHEAD, f"ahead of {reference}"),
-            (_BEHIND, f"behind {reference}"),
-            (_LEVEL, "within two standard errors"),
-            (FAINT, "one seed: no verdict"),
-        ):
-            patch = {"color": colour, "ls": "none", "marker": "s", "ms": 6}
-            keys.append(Line2D([], [], label=name, **patch))
+    verdicts = {
+        _AHEAD: f"ahead of {reference}",
+        _BEHIND: f"behind {reference}",
+        _LEVEL: "within two errors",
+        FAINT: "one seed: no verdict",
+    }
+    used = {
+        _verdict(runs, by_label.get(reference), key)
+        for by_label in panels.values()
+        for label, runs in by_label.items()
+        for key in _KEYS
+        if label != reference and not _is_invalid(runs)
+    }
+    for colour in [colour for colour in verdicts if judged and colour in used]:
+        patch = {"color": colour, "ls": "none", "marker": "s", "ms": 6}
+        keys.append(Line2D([], [], label=verdicts[colour], **patch))
     columns = max(2, min(4, int(fig.get_figwidth() / 1.9)))
     place = {"loc": "outside lower center", "ncols": columns}
     fig.legend(handles=keys, frameon=False, fontsize=9, labelcolor=INK, **place)
