@@ -205,7 +205,7 @@ def _add_report(commands: Any) -> None:
         description="Write what is generated from the folders of --results: table.md, "
         "table.csv and table.png where rows of a paper's table are, comparison.md and "
         "comparison.csv where `compare` left its runs; and in the README all that "
-        "stands between <!-- begin table: NAME --> and <!-- end table: NAME -->, where "
+        "stands between the comments `begin table: NAME` and `end table: NAME`, where "
         "NAME is a folder, a benchmark's file or an entry of tables.json. That file, in "
         "--results, says which panels, rows and columns a table has.",
         epilog="example: report --check, before a commit",
