@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from pyro_vae_zoo import _tables
-from pyro_vae_zoo._tables import COLUMNS, MISSING, Column, Row
+from pyro_vae_zoo._averages import Row
+from pyro_vae_zoo._tables import COLUMNS, MISSING, Column
 from pyro_vae_zoo.paper_rows import SPLITS, Layout, Panels
 
 __all__ = ["columns_of", "csv_panels", "footnotes", "markdown_panels"]

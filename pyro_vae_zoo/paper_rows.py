@@ -15,8 +15,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pyro_vae_zoo import _tables
-from pyro_vae_zoo._tables import Result, Row
+from pyro_vae_zoo._averages import (
+    Result,
+    Row,
+    average,
+    difference,
+    rank,
+    refuse_unlike,
+)
 from pyro_vae_zoo.checkpoint import read_json
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 from pyro_vae_zoo.report import collect, labels_of
@@ -152,21 +158,21 @@ def _by_data(pairs: Sequence[tuple[str, Result]]) -> dict[str, list]:
 
 
 def _rows(pairs: Sequence[tuple[str, Result]], layout: Layout, where: str) -> list[Row]:
-    _tables.refuse_unlike([result for _, result in pairs], where)
+    refuse_unlike([result for _, result in pairs], where)
     pairs = sorted(pairs, key=lambda pair: pair[0])
     rows = [
         paper_row(label, [run for _, run in group], where)
         for label, group in groupby(pairs, lambda pair: pair[0])
     ]
     places = {label: i for i, label in enumerate(layout.rows)}
-    rows.sort(key=lambda r: (places.get(r["label"], len(places)), _tables.rank(r)))
+    rows.sort(key=lambda r: (places.get(r["label"], len(places)), rank(r)))
     reference = next((r for r in rows if r["label"] == layout.reference), None)
     for row in rows:
         usable = reference is not None and row is not reference and not row["invalid"]
         for key in ("elbo", "log_likelihood"):
             pair = (None, None)
             if usable:
-                pair = _tables.difference(row["seeds"], reference["seeds"], key)
+                pair = difference(row["seeds"], reference["seeds"], key)
             row[f"{key}_difference"], row[f"{key}_difference_error"] = pair
     return rows
 
@@ -179,7 +185,7 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
     Raises:
         UserError: where the seeds disagree about what the paper has.
     """
-    row = _tables.average(label, runs)
+    row = average(label, runs)
     published = {
         key: _agreed(runs, key, f"{where}row {label}")
         for key in ("published", "published_elbo", "note", "train_size")

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_vae_zoo import _tables
-from pyro_vae_zoo._tables import MISSING, Column, Row
+from pyro_vae_zoo._averages import Row
+from pyro_vae_zoo._tables import MISSING, Column
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.paper_report import columns_of, footnotes
 from pyro_vae_zoo.paper_rows import Layout, Panels, paper_row

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo import _tables
-from pyro_vae_zoo._tables import COLUMNS, SAME
+from pyro_vae_zoo._averages import SAME, Result, average, rank, refuse_unlike
+from pyro_vae_zoo._tables import COLUMNS
 from pyro_vae_zoo.checkpoint import (
     METRICS_FILE,
     RESULT_FILE,
@@ -39,8 +40,6 @@ _NEEDED = (
     *("log_likelihood_mc_error", "kl", "active_units", "khat", "num_parameters"),
     *("seconds", "seed", "options", "training", *SAME),
 )
-
-Result = dict[str, Any]
 
 
 def collect(paths: Sequence[str | os.PathLike]) -> list[Result]:
@@ -99,12 +98,12 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     """
     if not results:
         raise UserError("there are no results to compare")
-    _tables.refuse_unlike(results)
+    refuse_unlike(results)
     groups: dict[str, list[Result]] = {}
     for result, label in zip(results, labels_of(results), strict=True):
         groups.setdefault(label, []).append(result)
-    rows = [_tables.average(label, runs) for label, runs in groups.items()]
-    return sorted(rows, key=_tables.rank)
+    rows = [average(label, runs) for label, runs in groups.items()]
+    return sorted(rows, key=rank)
 
 
 def markdown_table(results: Sequence[Result]) -> str:

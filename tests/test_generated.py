@@ -119,6 +119,12 @@ def test_edited_tables_and_missing_files_are_stale(copy):
     assert stale(results) == stale(results, readme)
 
 
+def test_results_of_the_smoke_budget_get_no_tables(copy):
+    results, readme = copy
+    write(results / "flows_smoke", row_result("iaf", budget="smoke"))
+    assert stale(results, readme) == []
+
+
 def test_a_mistake_leaves_everything_as_it_was(copy):
     results, readme = copy
     before = {p: p.read_bytes() for p in results.rglob("*") if p.is_file()}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae_zoo._tables import difference
+from pyro_vae_zoo._averages import difference
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure
 
