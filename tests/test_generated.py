@@ -147,12 +147,15 @@ def test_the_rows_have_the_order_of_the_recipes():
     finally:
         sys.path.remove(str(ROOT / "examples"))
     layouts = read_layouts(ROOT / "results" / "tables.json")
-    for name, table in TABLES.items():
-        layout = layouts[f"{name}_cpu"]
+    known = {name: layouts.get(f"{name}_cpu") for name in TABLES}
+    assert sum(layout is not None for layout in known.values()) >= 4
+    for name, layout in known.items():
+        if layout is None:  # the default: the best row first
+            continue
         ends = [spec.partition("*")[2] for spec in layout.panels.values()] or [""]
         labels = [
             row.removesuffix(next(end for end in ends if row.endswith(end)))
-            for row in table.rows
+            for row in TABLES[name].rows
         ]
         assert list(dict.fromkeys(labels)) == list(layout.rows), name
 
@@ -245,13 +248,13 @@ def test_an_invalid_bound_cannot_be_taken_for_a_number(tmp_path):
     note = "invalid bound: the map is not invertible"
     panels = panels_of(
         tmp_path,
-        row_result("planar_unconstrained", note=note, log_likelihood=-50.0),
+        row_result("planar_as_published", note=note, log_likelihood=-50.0),
         row_result("no_context", note="no context enters the steps", elbo=-91.0),
         row_result("mean_field"),
     )
     rows = {cells["row"].split(" ")[0]: cells for cells in markdown_rows(full(panels))}
-    invalid = rows["planar_unconstrained"]
-    assert invalid["row"] == "planar_unconstrained **INVALID** [1]"
+    invalid = rows["planar_as_published"]
+    assert invalid["row"] == "planar_as_published **INVALID** [1]"
     for header in ("ELBO", "log p", "gap", "KL"):
         assert invalid[header].startswith("~~"), header
     assert invalid["log p - mean_field"] == "–"
@@ -261,7 +264,7 @@ def test_an_invalid_bound_cannot_be_taken_for_a_number(tmp_path):
     assert full(panels).endswith(f"\n[1] {note}.\n\n[2] no context enters the steps.\n")
     assert footnotes(panels) == {note: "[1]", "no context enters the steps": "[2]"}
     brief = brief_table(panels, Layout())
-    assert "`planar_unconstrained` **invalid** [1]" in brief
+    assert "`planar_as_published` **invalid** [1]" in brief
     assert "~~-50.00~~" in brief
     assert "not to be quoted" in " ".join(brief.split())
     assert f"[1] {note}." in brief
@@ -269,7 +272,7 @@ def test_an_invalid_bound_cannot_be_taken_for_a_number(tmp_path):
         r["label"]: r["invalid"]
         for r in csv.DictReader(io.StringIO(csv_panels(panels)))
     }
-    assert flags["planar_unconstrained"] == "True"
+    assert flags["planar_as_published"] == "True"
     assert flags["no_context"] == flags["mean_field"] == "False"
 
 
