@@ -64,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_density(commands)
     _add_evaluate(commands)
     _add_compare(commands)
+    _add_report(commands)
     return parser
 
 
@@ -215,6 +216,40 @@ def _add_compare(commands: Any) -> None:
     )
     _add_shared(command)
     command.set_defaults(command="compare")
+
+
+def _add_report(commands: Any) -> None:
+    command = commands.add_parser(
+        "report",
+        help="tables, figures and the README from the files in results/",
+        description="Write what is generated from the folders of --results: table.md, "
+        "table.csv and table.png where rows of a paper's table are, comparison.md and "
+        "comparison.csv where `compare` left its runs; and in the README all that "
+        "stands between the comments `begin table: NAME` and `end table: NAME`, where "
+        "NAME is a folder, a benchmark's file or an entry of tables.json. That file, in "
+        "--results, says which panels, rows and columns a table has.",
+        epilog="example: report --check, before a commit",
+        formatter_class=_Formatter,
+    )
+    command.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="the folder of all folders of results",
+    )
+    command.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="with the blocks (default: README.md beside DIR, where there is one)",
+    )
+    command.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; name what is stale, and exit with 1 if anything is",
+    )
+    command.set_defaults(command="report")
 
 
 def _add_shared(command: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """The command line: `python -m pyro_vae_zoo`, and the scripts in `examples/`.
 
-Exit codes: 0 done, 1 training met a number that is not finite, 2 a mistake that you
-can mend (one line says which), 130 interrupted.
+Exit codes: 0 done, 1 training met a number that is not finite or `report --check` found
+something stale, 2 a mistake that you can mend (one line says which), 130 interrupted.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = make_parser().parse_args(argv)
     try:
-        _COMMANDS[args.command](args)
+        return _COMMANDS[args.command](args) or 0
     except (UserError, OSError) as error:
         return _fail(error, 2)
     except DivergedError as error:
@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted{_HOW_TO_GO_ON[args.command]}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _fail(error: Exception, code: int) -> int:
@@ -193,6 +192,24 @@ def _compare(args: argparse.Namespace) -> None:
     print(f"\nin {args.out}: comparison.md, comparison.csv, comparison.png, *.json")
 
 
+def _report(args: argparse.Namespace) -> int:
+    from pyro_vae_zoo.generated import generate, stale
+
+    readme = args.readme or args.results.parent / "README.md"
+    readme = readme if args.readme or readme.exists() else None
+    if not args.check:
+        paths = generate(args.results, readme)
+        print(
+            f"{len(paths)} files written, of {args.results} and {readme or 'no README'}"
+        )
+        return 0
+    names = stale(args.results, readme)
+    for name in names:
+        print(f"stale: {name}")
+    print("run it without --check to write them" if names else "nothing is stale")
+    return int(bool(names))
+
+
 def _train_all(args: argparse.Namespace) -> list[Path]:
     data = load_dataset(args.data, args.data_dir)
     root = args.runs_dir or args.out
@@ -301,12 +318,14 @@ _COMMANDS = {
     "density": _density,
     "evaluate": _evaluate,
     "compare": _compare,
+    "report": _report,
 }
 _HOW_TO_GO_ON = {
     "density": "; the same command with --resume goes on",
     "train": "; the same command with --resume goes on",
     "evaluate": "",
     "compare": "; the same command goes on",
+    "report": "; some files are written, each of them whole",
 }
 
 

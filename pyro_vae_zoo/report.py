@@ -5,16 +5,16 @@ runs of different data, splits, numbers of draws or epochs, and puts every other
 setting that differs into the label of its row. Seeds of one row are averaged.
 """
 
-import csv
-import io
 import json
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
+from pyro_vae_zoo import _tables
+from pyro_vae_zoo._averages import SAME, Result, average, rank, refuse_unlike
+from pyro_vae_zoo._tables import COLUMNS
 from pyro_vae_zoo.checkpoint import (
     METRICS_FILE,
     RESULT_FILE,
@@ -28,20 +28,18 @@ __all__ = [
     "caption",
     "collect",
     "csv_table",
+    "labels_of",
     "markdown_table",
     "read_metrics",
     "summarise",
     "write_report",
 ]
 
-_SAME = ("data", "variant", "split", "num_data", "num_particles", "epochs", "weights")
 _NEEDED = (
     *("guide", "elbo", "elbo_std_error", "log_likelihood", "log_likelihood_std_error"),
     *("log_likelihood_mc_error", "kl", "active_units", "khat", "num_parameters"),
-    *("seconds", "seed", "options", "training", *_SAME),
+    *("seconds", "seed", "options", "training", *SAME),
 )
-
-Result = dict[str, Any]
 
 
 def collect(paths: Sequence[str | os.PathLike]) -> list[Result]:
@@ -100,19 +98,12 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     """
     if not results:
         raise UserError("there are no results to compare")
-    for key in _SAME:
-        values = list(dict.fromkeys(r[key] for r in results))
-        if len(values) > 1:
-            shown = ", ".join(map(repr, values))
-            raise UserError(
-                f"results of different {key} ({shown}) do not belong in one table; "
-                "report them apart"
-            )
+    refuse_unlike(results)
     groups: dict[str, list[Result]] = {}
-    for result, label in zip(results, _labels(results), strict=True):
+    for result, label in zip(results, labels_of(results), strict=True):
         groups.setdefault(label, []).append(result)
-    rows = [_row(label, runs) for label, runs in groups.items()]
-    return sorted(rows, key=lambda row: -row["log_likelihood"])
+    rows = [average(label, runs) for label, runs in groups.items()]
+    return sorted(rows, key=rank)
 
 
 def markdown_table(results: Sequence[Result]) -> str:
@@ -123,58 +114,28 @@ def markdown_table(results: Sequence[Result]) -> str:
     """
     rows = summarise(results)
     several = any(row["num_seeds"] > 1 for row in rows)
-    lines = [_cells(row, several) for row in rows]
+    lines = [
+        {"guide": row["label"]}
+        | {column.header: column.text(row, several) for column in COLUMNS.values()}
+        for row in rows
+    ]
     if _clearly_best(rows):
         for name in ("guide", "log-likelihood"):
             lines[0][name] = f"**{lines[0][name]}**"
-    table = [list(lines[0]), *(list(line.values()) for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    table.insert(1, rule)
-    text = "\n".join(
-        "| "
-        + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        + " |"
-        for row in table
-    )
-    return f"{caption(results)}\n\n{text}\n"
+    return f"{caption(results)}\n\n{_tables.markdown(lines)}"
 
 
 def csv_table(results: Sequence[Result]) -> str:
     """All numbers of the table, unrounded, one line for each guide."""
-    rows = [
-        {k: v for k, v in row.items() if k != "seeds"} for row in summarise(results)
-    ]
-    for row in rows:
-        row["seed_list"] = " ".join(map(str, row["seed_list"]))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return _tables.comma_separated(summarise(results))
 
 
 def caption(results: Sequence[Result]) -> str:
     """What all rows share: data, split, draws, budget, seeds, hardware."""
-    first = results[0]
-    seeds = sorted({r["seed"] for r in results})
-    training = _common(r["training"] for r in results)
-    budget = [f"{first['epochs']} epochs"]
-    budget += [f"{k} {training[k]}" for k in ("batch_size", "lr") if k in training]
-    hardware = "; ".join(dict.fromkeys(map(_hardware, results)))
-    text = (
-        f"Data: {first['data']} ({first['variant']}), {first['split']} split, "
-        f"{first['num_data']} data. Numbers in nats per datum, larger is better; the "
-        f"log-likelihood by importance sampling with {first['num_particles']} draws "
-        f"of the guide. Budget: {', '.join(budget)}; {first['weights']} weights; "
-        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}. "
-        "± data: standard error over the data; ± draws: that of the importance "
-        "sampling; k-hat: median, and share of the data where it is above 0.7, which "
-        "marks an unreliable estimate. "
-    )
-    if len(results) > len(set(_labels(results))):
-        text += "Numbers are means over seeds, ± their standard error. "
-    return text + f"Hardware: {hardware}."
+    parts = [_tables.settings(results), _tables.LEGEND]
+    if len(results) > len(set(labels_of(results))):
+        parts.append(_tables.AVERAGED)
+    return " ".join([*parts, _tables.hardware(results)])
 
 
 def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
@@ -201,8 +162,8 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
     return folder
 
 
-def _labels(results: Sequence[Result]) -> list[str]:
-    """The guide with its flows or layers, and what else differs between the runs."""
+def labels_of(results: Sequence[Result]) -> list[str]:
+    """For each result the guide, its depth, and what else differs between the runs."""
     settings = []
     for r in results:
         defaults = guide_options(r["guide"]) if r["guide"] in list_guides() else {}
@@ -225,71 +186,6 @@ def _labels(results: Sequence[Result]) -> list[str]:
     return labels
 
 
-def _row(label: str, runs: list[Result]) -> dict[str, Any]:
-    seeds = [run["seed"] for run in runs]
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"{label}: one seed comes twice among {seeds}; give a run once")
-    runs = [run | {"gap": run["log_likelihood"] - run["elbo"]} for run in runs]
-    runs.sort(key=lambda run: run["seed"])
-    row: dict[str, Any] = {"label": label, "num_seeds": len(runs)}
-    for key in ("elbo", "log_likelihood", "gap", "kl"):
-        values = [run[key] for run in runs]
-        row[key] = fmean(values)
-        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        row[f"{key}_seed_error"] = error
-    for key in ("elbo_std_error", "log_likelihood_std_error"):
-        row[key] = fmean(_number(run[key]) for run in runs)  # the data are the same
-    mc_errors = [_number(run["log_likelihood_mc_error"]) for run in runs]
-    row["log_likelihood_mc_error"] = math.hypot(*mc_errors) / len(runs)
-    units = [[u.split("/") for u in run["active_units"].values()] for run in runs]
-    row["active_units"] = fmean(sum(int(active) for active, _ in u) for u in units)
-    row["latent_units"] = sum(int(of) for _, of in units[0])
-    for key, name in (("khat_median", "median"), ("khat_above_0.7", "above_0.7")):
-        values = [(run["khat"] or {}).get(name) for run in runs]
-        row[key] = None if None in values else fmean(values)
-    row["num_parameters"] = runs[0]["num_parameters"]
-    row["seconds_per_epoch"] = fmean(run["seconds"] / run["epochs"] for run in runs)
-    row |= {"epochs": runs[0]["epochs"], "seed_list": sorted(seeds), "seeds": runs}
-    return row
-
-
-def _number(value: float | None) -> float:
-    """JSON has null where an error is unknown, of one draw or of one datum."""
-    return math.nan if value is None else value
-
-
-def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
-    """A row of the Markdown table: header -> text."""
-    percent, median = row["khat_above_0.7"], row["khat_median"]
-    units = f"{row['active_units']:.3g}/{row['latent_units']}"
-    cells = {"guide": row["label"]}
-    for name, key in (("ELBO", "elbo"), ("log-likelihood", "log_likelihood")):
-        cells[name] = f"{row[key]:.2f}"
-        if several:
-            error = row[f"{key}_seed_error"]
-            cells[name] += " ± –" if error is None else f" ± {_error(error)}"
-    return cells | {
-        "± data": _error(row["log_likelihood_std_error"]),
-        "± draws": _error(row["log_likelihood_mc_error"]),
-        "gap": f"{row['gap']:.2f}",
-        "KL": f"{row['kl']:.2f}",
-        "active": units if row["latent_units"] else "–",
-        "k-hat": "–" if median is None else f"{median:.2f}",
-        "> 0.7": "–" if percent is None else f"{100 * percent:.0f} %",
-        "parameters": f"{row['num_parameters']:,}",
-        "s/epoch": f"{row['seconds_per_epoch']:.3g}",
-        "epochs": str(row["epochs"]),
-        "seeds": str(row["num_seeds"]),
-    }
-
-
-def _error(value: float) -> str:
-    """Two decimals, or as many as show one digit that is not zero."""
-    if not math.isfinite(value) or value == 0:
-        return "–"
-    return f"{value:.{max(2, -math.floor(math.log10(value)))}f}"
-
-
 def _clearly_best(rows: Sequence[dict[str, Any]]) -> bool:
     if len(rows) < 2:
         return False
@@ -298,16 +194,3 @@ def _clearly_best(rows: Sequence[dict[str, Any]]) -> bool:
     return rows[0]["log_likelihood"] - rows[1]["log_likelihood"] > 2 * math.hypot(
         *errors
     )
-
-
-def _common(dicts: Any) -> dict[str, Any]:
-    first, *others = dicts
-    return {k: v for k, v in first.items() if all(d.get(k) == v for d in others)}
-
-
-def _hardware(result: Result) -> str:
-    device, threads = result.get("device", "unknown"), result.get("num_threads")
-    versions = result.get("versions") or {}
-    named = [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
-    named += [f"{k} {v}" for k, v in versions.items() if k in ("torch", "pyro")]
-    return str(device) + (f" ({', '.join(named)})" if named else "")

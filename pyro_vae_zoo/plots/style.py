@@ -3,6 +3,7 @@
 import io
 import os
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -28,10 +29,16 @@ DASHES = ("-", "-.", ":")  # one for each round through the colours
 NATS = "nats per datum"
 
 
-def save_figure(fig: Figure, path: str | os.PathLike, *, dpi: int = 150) -> Path:
-    """Write a figure as PNG, whole or not at all."""
+def save_figure(
+    fig: Figure,
+    path: str | os.PathLike,
+    *,
+    dpi: int = 150,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a figure as PNG, whole or not at all, with texts of its own in the file."""
     path, buffer = Path(path), io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    fig.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata=metadata)
     write_atomically(path, buffer.getvalue())
     return path
 

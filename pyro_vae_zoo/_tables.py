@@ -1,0 +1,200 @@
+"""What all tables share: numbers as text, columns, Markdown, CSV and captions."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pyro_vae_zoo._averages import Result, Row
+
+__all__ = [
+    "AVERAGED",
+    "COLUMNS",
+    "LEGEND",
+    "MISSING",
+    "Column",
+    "comma_separated",
+    "error_text",
+    "hardware",
+    "markdown",
+    "number_text",
+    "settings",
+]
+
+MISSING = "–"
+
+
+def error_text(value: float | None) -> str:
+    """Two digits of an error, or one where two take more than two decimals.
+
+    >>> error_text(0.256), error_text(0.0038), error_text(36.3), error_text(None)
+    ('0.26', '0.004', '36', '–')
+    """
+    if value is None or not math.isfinite(value) or value == 0:
+        return MISSING
+    return f"{value:.{_decimals(value)}f}"
+
+
+def number_text(value: float | None, error: float | None = 0.1, sign: str = "") -> str:
+    """A number as fine as its error lets it be quoted, but not finer than 0.01.
+
+    >>> number_text(-90.123, 0.25), number_text(431.66, 1.5), number_text(None)
+    ('-90.12', '431.7', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    known = error is not None and math.isfinite(error) and error > 0
+    decimals = min(_decimals(error), 2) if known else 2
+    return f"{value:{sign}.{decimals}f}"
+
+
+def _decimals(error: float) -> int:
+    power = math.floor(math.log10(error))
+    return max(0, 1 - power) if power >= -1 else -power
+
+
+class Column(NamedTuple):
+    """A header, and the text of a row's cell, told whether some rows have seeds."""
+
+    header: str
+    text: Callable[[Row, bool], str]
+
+
+def _bound(key: str) -> Callable[[Row, bool], str]:
+    def text(row: Row, several: bool) -> str:
+        shown = number_text(row[key], row[f"{key}_std_error"])
+        if shown == MISSING:
+            return shown
+        return shown + f" ± {error_text(row[f'{key}_seed_error'])}" * several
+
+    return text
+
+
+def _of(key: str, form: str, scale: float = 1) -> Callable[[Row, bool], str]:
+    return lambda row, _: (
+        MISSING if row[key] is None else format(scale * row[key], form)
+    )
+
+
+def _active(row: Row, _: bool) -> str:
+    units = f"{row['active_units']:.3g}/{row['latent_units']}"
+    return units if row["latent_units"] else MISSING
+
+
+def _share(row: Row, _: bool) -> str:
+    percent = row["khat_above_0.7"]
+    return MISSING if percent is None else f"{100 * percent:.0f} %"
+
+
+def _ess(row: Row, _: bool) -> str:
+    none = row["ess"] is None or not row["latent_units"]
+    return MISSING if none else f"{row['ess']:.3g}"
+
+
+COLUMNS = {
+    "elbo": Column("ELBO", _bound("elbo")),
+    "log_likelihood": Column("log-likelihood", _bound("log_likelihood")),
+    "data_error": Column(
+        "± data", lambda row, _: error_text(row["log_likelihood_std_error"])
+    ),
+    "draws_error": Column(
+        "± draws", lambda row, _: error_text(row["log_likelihood_mc_error"])
+    ),
+    "gap": Column(
+        "gap", lambda row, _: number_text(row["gap"], row["log_likelihood_std_error"])
+    ),
+    "kl": Column("KL", _of("kl", ".2f")),
+    "active": Column("active", _active),
+    "khat": Column("k-hat", _of("khat_median", ".2f")),
+    "khat_share": Column("> 0.7", _share),
+    "ess": Column("ESS", _ess),
+    "parameters": Column("parameters", _of("num_parameters", ",")),
+    "seconds": Column("s/epoch", _of("seconds_per_epoch", ".3g")),
+    "epochs": Column("epochs", _of("epochs", "")),
+    "seeds": Column("seeds", _of("num_seeds", "")),
+}
+
+
+def markdown(
+    lines: Sequence[Mapping[str, str]], left: int = 1, *, padded: bool = True
+) -> str:
+    """Cells by header -> a table whose columns line up, the first `left` ones left.
+
+    Not `padded` for one that would get too wide.
+
+    >>> print(markdown([{"guide": "iaf", "ELBO": "-92.00"}]), end="")
+    | guide |   ELBO |
+    | ----- | -----: |
+    | iaf   | -92.00 |
+    """
+    headers = list(lines[0])
+    body = [[line.get(header, "") for header in headers] for line in lines]
+    table = [headers, *body]
+    widths = [max(3, *map(len, column)) for column in zip(*table, strict=True)]
+    widths = widths if padded else [3] * len(headers)
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    table.insert(1, rule)
+    text = ""
+    for cells in table:
+        padded = [
+            cell.ljust(w) if i < left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        text += f"| {' | '.join(padded)} |\n"
+    return text
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """All numbers of rows, unrounded; a list of seeds becomes `0 1 2`."""
+    rows = [{k: v for k, v in row.items() if k != "seeds"} for row in rows]
+    for row in rows:
+        row["seed_list"] = " ".join(map(str, row["seed_list"]))
+    out = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(out, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+LEGEND = (
+    "± data: standard error over the data; ± draws: that of the importance sampling; "
+    "k-hat: median, and share of the data where it is above 0.7, which marks an "
+    "unreliable estimate."
+)
+AVERAGED = "Numbers are means over seeds, ± their standard error."
+
+
+def settings(results: Sequence[Result]) -> str:
+    """What the numbers of all rows depend on: data, split, draws, budget, seeds."""
+    first = next((r for r in results if r["active_units"]), results[0])
+    seeds = sorted({r["seed"] for r in results})
+    training = _common(r["training"] for r in results)
+    budget = [f"{first['epochs']} epochs"]
+    budget += [f"{k} {training[k]}" for k in ("batch_size", "lr") if k in training]
+    return (
+        f"Data: {first['data']} ({first['variant']}), {first['split']} split, "
+        f"{first['num_data']} data. Numbers in nats per datum, larger is better; the "
+        f"log-likelihood by importance sampling with {first['num_particles']} draws "
+        f"of the guide. Budget: {', '.join(budget)}; {first['weights']} weights; "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
+    )
+
+
+def hardware(results: Sequence[Result]) -> str:
+    """Devices, threads and versions."""
+    return f"Hardware: {'; '.join(dict.fromkeys(map(_hardware, results)))}."
+
+
+def _common(dicts: Any) -> dict[str, Any]:
+    first, *others = dicts
+    return {k: v for k, v in first.items() if all(d.get(k) == v for d in others)}
+
+
+def _hardware(result: Result) -> str:
+    device, threads = result.get("device", "unknown"), result.get("num_threads")
+    versions = result.get("versions") or {}
+    named = [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
+    named += [f"{k} {v}" for k, v in versions.items() if k in ("torch", "pyro")]
+    return str(device) + (f" ({', '.join(named)})" if named else "")
