@@ -18,7 +18,6 @@ class Row:
     seeds: tuple[int, ...] = (0,)
     train_size: int | None = None  # all there are
     data: str | None = None  # in place of the table's
-    panel: tuple[str, str] | None = None  # in the picture of scores, and the label
     training: dict[str, Any] = field(default_factory=dict)  # on top of a budget's
 
 
@@ -44,6 +43,7 @@ class Table:
     rows: dict[str, Row]
     budgets: dict[str, Budget]
     by_split: bool = False  # bounds on train and valid besides those on test
+    curves: bool = False  # in one picture, where the rows are few
 
 
 _SEEDS = (0, 1, 2)
@@ -129,7 +129,6 @@ def _each(
             row,
             data=d,
             options=row.options | {"latent_dim": size},
-            panel=(f"{d}, z = {size}", name),
         )
         for d in data
         for size in sizes
@@ -213,10 +212,7 @@ def _pretrained() -> dict[str, Row]:
         name: Row(name, options, data="mnist_dynamic", training=training)
         for name, (options, training) in several.items()
     }
-    return {
-        name: replace(row, panel=(row.data or "mnist_static", name))
-        for name, row in (static | dynamic).items()
-    }
+    return static | dynamic
 
 
 TABLES = {
@@ -238,10 +234,7 @@ TABLES = {
     "flows": Table(
         source="Henrion & Welleck, table 1",
         data="mnist_static",
-        rows={
-            name: replace(row, panel=("mnist_static", name))
-            for name, row in _FLOWS.items()
-        },
+        rows=_FLOWS,
         budgets={
             # The decay is the one that the paper states, and its code never applied.
             "full": Budget({"epochs": 2000, "lr": 2e-4, "schedule": "inverse"}),
@@ -256,6 +249,7 @@ TABLES = {
     ),
     "self_reflective": Table(
         source="Apostolopoulou et al. 2020, table 1",
+        curves=True,
         data="mnist_dynamic",
         rows={
             "self_reflective": Row("self_reflective", {}, -81.17),
@@ -324,7 +318,6 @@ TABLES = {
             f"{name}-{d}": replace(
                 row,
                 data=d,
-                panel=(d, name),
                 published=_PUBLISHED_GRAPHS.get(f"{name}-{d}"),
             )
             for d in ("mnist_threshold", "mnist_static")
@@ -365,6 +358,7 @@ TABLES = {
     ),
     "self_reflective_maf": Table(
         source="Apostolopoulou et al. 2020, table 3",
+        curves=True,
         data="cifar10",
         rows={
             "maf_2000": Row("maf", train_size=2000),

@@ -9,7 +9,6 @@ process of its own, on a GPU too; `--rows` takes some of them.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -135,28 +134,24 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 
 def draw(folder: Path, table: Table, seed: int) -> None:
-    """The curves of a seed's rows; or, where rows have panels, the scores of all seeds."""
-    from pyro_vae_zoo.plots import plot_curves, plot_scores, save_figure
+    """The curves of a seed's rows, where the table has a picture of them."""
+    from pyro_vae_zoo.plots import plot_curves, save_figure
 
+    if not table.curves:
+        return
     curves: dict[str, dict[str, list]] = {}
-    scores: dict[str, dict[str, list]] = {}
-    for name, row in table.rows.items():
-        for path in sorted(folder.glob(f"{name}-s*.json")):
-            result = json.loads(path.read_text())
-            if row.panel:
-                panel, label = row.panel
-                scores.setdefault(panel, {}).setdefault(label, []).append(result)
-            elif result["seed"] == seed:
-                size = f"{result['train_size']:,} training images"
-                label = result["row"].removesuffix(f"_{result['train_size']}")
-                curves.setdefault(size, {})[label] = result["curve"]
-    title = f"{table.source}: budget {result['budget']}"
+    for name in table.rows:
+        path = folder / f"{name}-s{seed}.json"
+        if not path.exists():
+            continue
+        result = read_json(path)
+        size = f"{result['train_size']:,} training images"
+        label = result["row"].removesuffix(f"_{result['train_size']}")
+        curves.setdefault(size, {})[label] = result["curve"]
     if curves:
+        title = f"{table.source}: budget {result['budget']}"
         title += f", {result['data']}, seed {seed}"
         save_figure(plot_curves(curves, title=title), folder / f"curves-s{seed}.png")
-    if scores:
-        fig = plot_scores(scores, reference="mean_field", title=title)
-        save_figure(fig, folder / "scores.png")
 
 
 def main() -> int:
