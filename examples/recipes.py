@@ -226,7 +226,7 @@ TABLES = {
             ),
             "cpu": Budget(
                 {"epochs": 40, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 8},
-                eval_particles=100,
+                eval_particles=500,
             ),
             "smoke": Budget({"epochs": 5}, eval_particles=10, data="digits"),
         },
