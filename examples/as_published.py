@@ -5,7 +5,11 @@
 Isaac Henrion, Sean Welleck: *Richer posteriors with flow-based variational
 autoencoders*; the code is that of github.com/wellecks/vaes. These guides are no part of
 the zoo, which has the flows as they should be: they are the evidence on where the study's
-conclusions come from. Each is the zoo's guide but for what its options say.
+conclusions come from. They have the study's form of a step, and its faults as options;
+all else is the zoo's, so that rows differ in the fault alone: the encoder is that of the
+other rows (the study's has tanh and batch normalisation), one masked network of even
+degrees gives both mu and log sigma (the study has two, of random degrees), and sigma is
+kept to the limits of Pyro's own affine steps.
 
 `InverseAutoregressive` is a proper density whatever its options are. `Planar` is none:
 where its map folds space over, the "density" counts one of several branches, and no bound
@@ -17,6 +21,7 @@ from functools import partial
 
 import torch
 from pyro.distributions.transforms import ConditionalAffineAutoregressive
+from pyro.distributions.transforms.utils import clamp_preserve_gradients
 from torch import Tensor, nn
 
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
@@ -88,7 +93,7 @@ def inverse_autoregressive(
     sees_context: bool,
     rectified: bool,
 ) -> list:
-    """The steps, each with one hidden layer of 300 ReLUs, as the study's."""
+    """The steps, each with one hidden layer of 300 ReLUs."""
     order = torch.arange(latent_dim)
     nets = [
         MADE(
@@ -115,12 +120,14 @@ class _Inverse(nn.Module):
         self.sees_context = sees_context
         self.rectified = rectified
         self.permutation, self.get_permutation = made.permutation, made.get_permutation
+        if rectified:  # as the study's biases begin; below zero they would be dead
+            nn.init.constant_(made.layers[-1].bias, 0.1)
 
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_scale = self.made(z, context if self.sees_context else None)
         if self.rectified:
             loc, log_scale = loc.relu(), log_scale.relu()
-        log_scale = log_scale.clamp(-3, 5)  # the limits that Pyro keeps its own to
+        log_scale = clamp_preserve_gradients(log_scale, -3, 5)  # Pyro's limits
         return -loc * torch.exp(-log_scale), -log_scale
 
 
@@ -134,7 +141,9 @@ class _Unconstrained(ConditionedPlanar):
     def _bend(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
         bend = torch.tanh(alpha + self.bias)
         slope = 1 + (1 - bend.square()) * self.m
-        return bend, slope.abs().log().squeeze(-1)
+        # At a fold the slope can be zero to rounding.
+        least = torch.finfo(slope.dtype).tiny
+        return bend, slope.abs().clamp(min=least).log().squeeze(-1)
 
 
 def planar(latent_dim: int, context_dim: int, num_flows: int) -> list:

@@ -1,6 +1,6 @@
 """A finished run -> pretrained weights in 16 bits, with the number that they have.
 
-    python examples/publish.py runs/iaf-mnist_static-s0
+    python examples/publish.py runs/iaf-mnist_static-s0 --commit HASH
 
 rounds the weights to 16 bits, loads them back, evaluates them on the test split and
 leaves `iaf-mnist_static.safetensors` and `.json` in the package's folder of weights,
@@ -9,11 +9,10 @@ It prints the number, and what the 16 bits cost.
 """
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
-from pyro_vae_zoo.cli import summary
+from pyro_vae_zoo._summary import summary
 from pyro_vae_zoo.datasets import load_dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.pretrained import weights_folder
@@ -29,7 +28,7 @@ def main() -> int:
             args.run_folder,
             args.name,
             load_dataset(open_run(args.run_folder)["source"], args.data_dir),
-            commit=args.commit or _commit(),
+            commit=args.commit,
             recipe=args.recipe,
             folder=args.folder,
             num_particles=args.num_particles,
@@ -57,19 +56,6 @@ def main() -> int:
     return 0
 
 
-def _commit() -> str:
-    """That of the working tree which this script lies in."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        raise UserError(
-            "expected the commit that trained the run, as there is no git repository "
-            "here; say --commit HASH"
-        ) from None
-    return done.stdout.strip()
-
-
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Publish a finished run as pretrained weights: round them to 16 bits, "
@@ -87,7 +73,12 @@ def _parse() -> argparse.Namespace:
         help="default: <guide>-<data>; another must begin like that, as in "
         "iaf-mnist_static-wide",
     )
-    add("--commit", metavar="HASH", help="that trained the run (default: that of now)")
+    add(
+        "--commit",
+        required=True,
+        metavar="HASH",
+        help="of the project, that trained it",
+    )
     add(
         "--recipe",
         metavar="COMMAND",
@@ -96,9 +87,10 @@ def _parse() -> argparse.Namespace:
     add(
         "--num-particles",
         type=int,
-        default=1000,
+        default=500,
         metavar="N",
-        help="draws per datum (default: 1000)",
+        help="draws per datum (default: 500; as many as the run's own evaluation "
+        "took save a second one)",
     )
     add("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
     add(

@@ -2,10 +2,10 @@
 
     python examples/reproduce.py --table flows --budget cpu --jobs 2
 
-trains, evaluates and writes `results/<table>_<budget>/<row>-s<seed>.json` for each row, and
-draws the curves of all rows that are there. A row that is finished is not run again,
-one that was interrupted goes on. `--jobs` has as many rows run side by side, each in a
-process of its own, on a GPU too; `--rows` takes some of them.
+trains, evaluates and writes `results/<table>_<budget>/<row>-s<seed>.json` for each row and
+seed, first all rows of one seed. What is finished is not run again, what was interrupted
+goes on. `--jobs` has as many rows run side by side, each in a process of its own, on a GPU
+too; `--rows` takes some of them. `examples/report.py` makes tables and figures of it all.
 """
 
 import argparse
@@ -15,14 +15,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 from recipes import TABLES, Budget, Row, Table
 
+from pyro_vae_zoo._summary import summary
 from pyro_vae_zoo.checkpoint import load_model, read_json, write_json
-from pyro_vae_zoo.cli import summary
 from pyro_vae_zoo.datasets import Dataset, load_dataset
-from pyro_vae_zoo.errors import DivergedError, UserError
+from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluate import evaluate, log_likelihood
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import guide_options
@@ -69,6 +70,7 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         "published": row.published if published else None,
         "published_elbo": bounds and dict(zip(splits, bounds, strict=True)),
         "note": row.note,
+        "is_bound": row.is_bound,
         "command": _command(args.table, args.budget, row_name, seed),
         "train_size": len(data.train),
         "curve": [
@@ -158,47 +160,54 @@ def main() -> int:
     """Run the rows that were asked for and print what came out."""
     args = _parse()
     table = TABLES[args.table]
-    unknown = set(args.rows or ()) - set(table.rows)
-    if unknown:
-        print(f"error: {args.table} has rows {', '.join(table.rows)}", file=sys.stderr)
-        return 2
+    rows = list(dict.fromkeys(args.rows or table.rows))
+    for name in rows:
+        if name not in table.rows:
+            error = unknown_name(f"row of table {args.table}", name, table.rows)
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     if args.jobs < 1:
         print(f"error: --jobs must be at least 1, got {args.jobs}", file=sys.stderr)
         return 2
     jobs = [
         (name, seed)
-        for name in args.rows or table.rows
+        for name in rows
         for seed in (table.rows[name].seeds if args.seed is None else (args.seed,))
     ]
-    code = (_run_side_by_side if args.jobs > 1 else _run_in_turn)(jobs, args)
-    if code:
-        return code
+    jobs.sort(key=itemgetter(1))
+    codes = (_run_side_by_side if args.jobs > 1 else _run_in_turn)(jobs, args)
     for seed in sorted({seed for _, seed in jobs}):
         draw(results_folder(args), table, seed)
     _show(jobs, args)
-    return 0
+    return next((code for code in codes if code), 0)
 
 
-def _run_in_turn(jobs: list[tuple[str, int]], args: argparse.Namespace) -> int:
-    """Run rows with their seeds; the exit code."""
+def _run_in_turn(jobs: list[tuple[str, int]], args: argparse.Namespace) -> list[int]:
+    """Run rows with their seeds; the exit code of each.
+
+    A row that fails does not stop the others, since it may be the one that diverges.
+    """
+    codes = []
     for name, seed in jobs:
         print(f"{args.table}: {name}, seed {seed}", file=sys.stderr)
         try:
             print(summary(reproduce(name, seed, args)))
+            codes.append(0)
         except (UserError, OSError, DivergedError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return 1 if isinstance(error, DivergedError) else 2
+            codes.append(1 if isinstance(error, DivergedError) else 2)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on", file=sys.stderr)
-            return 130
-    return 0
+            return [*codes, 130]
+    return codes
 
 
-def _run_side_by_side(jobs: list[tuple[str, int]], args: argparse.Namespace) -> int:
-    """Run `--jobs` rows at a time, each by this script; the first exit code not 0.
+def _run_side_by_side(
+    jobs: list[tuple[str, int]], args: argparse.Namespace
+) -> list[int]:
+    """Run `--jobs` rows at a time, each by this script; the exit code of each.
 
-    The processor's cores are shared out among them. A row that fails does not stop the
-    others, since it may be the one that diverges.
+    The processor's cores are shared out among them.
     """
     threads = max((os.cpu_count() or 1) // args.jobs, 1)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
@@ -217,32 +226,35 @@ def _run_side_by_side(jobs: list[tuple[str, int]], args: argparse.Namespace) -> 
 
     with ThreadPoolExecutor(args.jobs) as pool:
         try:
-            codes = list(pool.map(run, jobs))
+            return list(pool.map(run, jobs))
         except KeyboardInterrupt:  # which the rows got too, and save
             pool.shutdown(cancel_futures=True)
             print("interrupted; the same command goes on", file=sys.stderr)
-            return 130
-    return next((code for code in codes if code), 0)
+            return [130]
 
 
 def _show(jobs: list[tuple[str, int]], args: argparse.Namespace) -> None:
-    """A line for each row and seed, beside the paper's test numbers."""
+    """A line for each row and seed that is there, beside the paper's test numbers."""
     table = TABLES[args.table]
+    paths = {job: results_folder(args) / f"{job[0]}-s{job[1]}.json" for job in jobs}
     print(f"\n{table.source}; nats, budget {args.budget}\n")
     print(f"{'':36}{'ELBO':>9}{'paper':>9}{'log p(x)':>10}{'paper':>9}")
-    for name, seed in jobs:
-        result = read_json(results_folder(args) / f"{name}-s{seed}.json")
+    for (name, seed), path in paths.items():
+        if not path.exists():
+            continue
+        result = read_json(path)
         label = name if table.rows[name].seeds == (seed,) else f"{name}, seed {seed}"
         bounds = result["published_elbo"] or {}
-        numbers = f"{result['elbo']:9.2f}{_paper(bounds.get('test'))}"
-        numbers += f"{result['log_likelihood']:10.2f}{_paper(result['published'])}"
+        shown = (result["elbo"], bounds.get("test"))
+        shown += (result["log_likelihood"], result["published"])
+        numbers = "".join(map(_or_dash, shown, (9, 9, 10, 9)))
         print(f"{label:36}{numbers}")
         if result["note"]:
             print(f"  ({result['note']})")
 
 
-def _paper(value: float | None) -> str:
-    return f"{'-':>9}" if value is None else f"{value:9.2f}"
+def _or_dash(value: float | None, width: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.2f}"
 
 
 def _parse() -> argparse.Namespace:

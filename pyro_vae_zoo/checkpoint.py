@@ -134,10 +134,11 @@ def load_model(
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is corrupt or no safetensors: {error}") from None
     if config is None:
         raise UserError(f"{path} does not say how to build its VAE; build it yourself")
+    _check_config(config, path)
     vae = create(
         _which_guide(config["guide"], guide, path),
         event_shape=config["event_shape"],
@@ -145,6 +146,19 @@ def load_model(
         **config["options"],
     )
     return load_weights(vae, tensors, path)
+
+
+def _check_config(config: Any, path: Path) -> None:
+    """Refuse what is not the form of a VAE's configuration, before anything is built."""
+    kinds = {"guide": str, "event_shape": list, "likelihood": str, "options": dict}
+    form = isinstance(config, dict) and all(
+        isinstance(config.get(key), kind) for key, kind in kinds.items()
+    )
+    # Options are keywords of `create`, beside those that it has of its own.
+    if not form or {"guide", "data", "event_shape", "likelihood"} & {
+        *config["options"]
+    }:
+        raise DataFileError(f"{path} does not describe a VAE: got {str(config)[:200]}")
 
 
 def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:

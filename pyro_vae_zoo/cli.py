@@ -6,10 +6,8 @@ something stale, 2 a mistake that you can mend (one line says which), 130 interr
 
 import argparse
 import json
-import math
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae_zoo._parser import STEPS_BY_DEFAULT, key_value, make_parser
+from pyro_vae_zoo._summary import filled, summary
 from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
@@ -104,9 +103,7 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         progress=not args.quiet,
     )
     print(summary(result))
-    print(
-        _filled(f"in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
-    )
+    print(filled(f"in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}"))
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -132,7 +129,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     )
     result["eval_seed"] = seed
     if published:
-        result["published"] = against_published(published, result)
+        result["pretrained"] = against_published(published, result)
     result = finite(result)
     if args.out:
         write_json(args.out, result)
@@ -245,72 +242,6 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
             progress=not args.quiet,
         )
     return [plan[0] for plan in plans]
-
-
-def summary(result: dict) -> str:
-    """A result in lines of at most 80 columns."""
-    k, n = result["num_particles"], result["num_data"]
-    khat, latents = result["khat"], result["kl_per_site"]
-    mc_error = _digits(result["log_likelihood_mc_error"])
-    lines = [
-        f"{result['guide']} on {result['data']}, {result['split']} split, {n} data, "
-        f"seed {result['seed']}",
-        _filled(f"({result['variant']})"),
-        f"  log-likelihood  {result['log_likelihood']:9.3f} +- "
-        f"{_digits(result['log_likelihood_std_error'])} nats  "
-        + (f"({k} particles, MC error {mc_error})" if latents else "(exact)"),
-        f"  ELBO            {result['elbo']:9.3f} +- "
-        f"{_digits(result['elbo_std_error'])} nats",
-        f"  KL              {result['kl']:9.3f} nats",
-        f"  reconstruction  {result['reconstruction']:9.3f} nats",
-        f"  bits/dimension  {result['bits_per_dim']:9.4f}",
-        f"  active units    {', '.join(result['active_units'].values()):>9}",
-    ]
-    if not latents:
-        del lines[3:6], lines[-1]
-    weights = result.get("component_weights")
-    if weights:
-        text = "  components      " + " ".join(f"{w:9.3f}" for w in weights[:6])
-        lines.append(text + " mean weights" * (len(weights) <= 4))
-    if khat["median"] is not None:
-        share = 100 * khat["above_0.7"]
-        lines.append(
-            f"  Pareto k-hat    {khat['median']:9.2f} median, {share:.0f} % above 0.7"
-        )
-    if result.get("published"):
-        lines += _published(result["published"], k, khat["above_0.7"])
-    return "\n".join(lines)
-
-
-def _published(
-    published: dict, num_particles: int, unreliable: float | None
-) -> list[str]:
-    """How far pretrained weights are from their own number, and what else it may be."""
-    errors = published["mc_errors"]
-    lines = [
-        f"  published       {published['log_likelihood']:9.3f} nats  "
-        f"({published['num_particles']} particles, MC error "
-        f"{_digits(published['log_likelihood_mc_error'])})",
-        f"  difference      {published['difference']:+9.3f} nats  "
-        f"({'?' if errors is None else f'{errors:+.1f}'} MC errors of both together)",
-    ]
-    if published["num_particles"] != num_particles:
-        lines.append("  (more particles raise the number, fewer lower it)")
-    if unreliable and unreliable > 0.5 and errors and abs(errors) > 0.1:
-        lines.append("  (other draws; k-hat above 0.7: the true MC error is larger)")
-    return lines
-
-
-def _filled(text: str) -> str:
-    """Indented lines of at most 80 columns, unless a path needs more."""
-    indents = {"initial_indent": "  ", "subsequent_indent": "   "}
-    return textwrap.fill(
-        text, 80, break_long_words=False, break_on_hyphens=False, **indents
-    )
-
-
-def _digits(error: float | None) -> str:
-    return "?" if error is None or math.isnan(error) else f"{error:.3f}"
 
 
 _COMMANDS = {

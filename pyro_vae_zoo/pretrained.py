@@ -182,9 +182,9 @@ def against_published(info: dict[str, Any], result: dict[str, Any]) -> dict | No
         return None
     for published in (info, info["first"]):
         if published.get("num_data") == result["num_data"]:
-            errors = [r["log_likelihood_mc_error"] or 0.0 for r in (published, result)]
+            errors = [r["log_likelihood_mc_error"] for r in (published, result)]
             difference = result["log_likelihood"] - published["log_likelihood"]
-            error = math.hypot(*errors)
+            error = None if None in errors else math.hypot(*errors)
             return {
                 "log_likelihood": published["log_likelihood"],
                 "log_likelihood_mc_error": published["log_likelihood_mc_error"],

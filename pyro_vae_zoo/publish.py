@@ -48,13 +48,13 @@ _OF_THE_PAIR = ("latent_dim", "num_flows", "hidden_dims", "network", "activation
 
 def publish(
     run_folder: Path,
-    name: str | None,
     data: Dataset,
     *,
+    name: str | None = None,
     commit: str,
     recipe: str | None = None,
     folder: Path | None = None,
-    num_particles: int = 1000,
+    num_particles: int = 500,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
@@ -64,8 +64,8 @@ def publish(
 
     Args:
         run_folder: a finished run of one of the zoo's guides.
-        name: `<guide>-<data>`, and more after it if need be; None for just that.
         data: the data set that it was trained on; its test split is evaluated.
+        name: `<guide>-<data>`, and more after it if need be; None for just that.
         commit: of this project, that trained it.
         recipe: the command that trains it again; made of the run's configuration if
             there is none.

@@ -326,7 +326,10 @@ def _resume(
             f"nothing to resume: there is no run in {folder}; leave out --resume"
         )
     old = _read_config(folder)
-    differing = _difference(old, config)
+    # A class of the user's own may have moved with its file; weights must fit it anyway.
+    differing = _difference(
+        *(c | {"guide": find_guide(c["guide"])} for c in (old, config))
+    )
     if differing:
         key, before, now = differing
         raise UserError(

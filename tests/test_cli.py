@@ -690,7 +690,7 @@ def test_reproduce_names_the_rows(tmp_path):
     done = reproduce(tmp_path, "--table", "self_reflective", "--rows", "iaff")
     assert done.returncode == 2
     assert (
-        "self_reflective has rows self_reflective, self_reflective_iaf" in done.stderr
+        "unknown row of table self_reflective 'iaff'; did you mean 'iaf'" in done.stderr
     )
 
 

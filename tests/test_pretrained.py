@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -75,13 +76,13 @@ def weights(tmp_path, monkeypatch):
 def published(trained, weights):
     run, data = trained
     how = {"commit": "abc", "num_particles": 30, "device": "cpu"}
-    return publish(run, None, data, folder=weights, **how), data, weights
+    return publish(run, data, folder=weights, **how), data, weights
 
 
 def refused(trained, weights, *parts, name=None, data=None, **options):
     how = {"commit": "abc", "num_particles": 5, "device": "cpu"} | options
     with pytest.raises(zoo.UserError) as error:
-        publish(trained[0], name, data or trained[1], folder=weights, **how)
+        publish(trained[0], data or trained[1], name=name, folder=weights, **how)
     for part in parts:
         assert part in str(error.value), error.value
 
@@ -113,7 +114,7 @@ def test_what_sixteen_bits_cost_is_measured_by_the_same_draws(published, trained
     assert 0 < abs(cost) < 0.01
     # With other draws than those of the run, it is evaluated again.
     how = {"commit": "abc", "num_particles": 30, "seed": 3, "device": "cpu"}
-    other = publish(trained[0], None, data, folder=weights, overwrite=True, **how)
+    other = publish(trained[0], data, folder=weights, overwrite=True, **how)
     float32 = zoo.evaluate(zoo.load(trained[0]), data.test, 30, seed=3)
     assert other["float32"]["log_likelihood"] == pytest.approx(float32.log_likelihood)
     assert other["eval_seed"] == 3
@@ -222,7 +223,9 @@ def test_what_is_not_published(trained, published, tmp_path):
     (run / "result.json").unlink()
     refused((run, data), weights, "is not finished")
     how = {"folder": weights, "commit": "abc", "num_particles": 5}
-    assert publish(trained[0], "iaf-six-wide", data, **how)["name"] == "iaf-six-wide"
+    assert (
+        publish(trained[0], data, name="iaf-six-wide", **how)["name"] == "iaf-six-wide"
+    )
 
 
 def test_the_recipe_is_read_as_the_run_was():
@@ -237,16 +240,9 @@ def test_the_recipe_is_read_as_the_run_was():
         "vae": {"options": options},
         "training": asdict(training),
     }
-    script = "import sys, json; print(json.dumps(sys.argv[1:]))"
-    command = command_of(config).replace("python examples/train.py", "args")
-    words = subprocess.run(
-        ["bash", "-c", f'args() {{ "$PYTHON" -c "{script}" "$@"; }}; {command}'],
-        env=os.environ | {"PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    args = make_parser().parse_args(["train", *json.loads(words.stdout)])
+    program, script, *words = shlex.split(command_of(config))
+    assert (program, script) == ("python", "examples/train.py")
+    args = make_parser().parse_args(["train", *words])
     assert (args.guide, args.data) == ("self_reflective", "a folder/my.npz")
     assert args.eval_particles == 200
     assert cli._training(args, None, args.seed) == training
@@ -441,7 +437,7 @@ def test_weights_are_as_described(name):
         dtypes = {file.get_tensor(key).dtype for key in file.keys()}
     assert not dtypes & {torch.float32, torch.float64}
     assert info["split"] == "test"
-    assert info["num_particles"] >= 1000
+    assert info["num_particles"] >= 500
     assert info["elbo"] < info["log_likelihood"] < 0
     assert len(info["commit"]) == 40
     # What 16 bits cost is no more than the error over the data by far.
@@ -469,3 +465,4 @@ def test_weights_give_their_number_back(name):
     compared = against_published(info, result)
     assert compared["log_likelihood"] == info["first"]["log_likelihood"]
     assert abs(compared["mc_errors"]) < 2, compared
+    assert abs(compared["difference"]) < 0.01, compared  # by the same draws

@@ -1,0 +1,74 @@
+"""What a command says of a result, in lines of at most 80 columns."""
+
+import math
+import textwrap
+
+__all__ = ["filled", "summary"]
+
+
+def summary(result: dict) -> str:
+    """A result in lines of at most 80 columns."""
+    k, n = result["num_particles"], result["num_data"]
+    khat, latents = result["khat"], result["kl_per_site"]
+    mc_error = _digits(result["log_likelihood_mc_error"])
+    lines = [
+        f"{result['guide']} on {result['data']}, {result['split']} split, {n} data, "
+        f"seed {result['seed']}",
+        filled(f"({result['variant']})"),
+        f"  log-likelihood  {_digits(result['log_likelihood']):>9} +- "
+        f"{_digits(result['log_likelihood_std_error'])} nats  "
+        + (f"({k} particles, MC error {mc_error})" if latents else "(exact)"),
+        f"  ELBO            {_digits(result['elbo']):>9} +- "
+        f"{_digits(result['elbo_std_error'])} nats",
+        f"  KL              {_digits(result['kl']):>9} nats",
+        f"  reconstruction  {_digits(result['reconstruction']):>9} nats",
+        f"  bits/dimension  {_digits(result['bits_per_dim'], 4):>9}",
+        f"  active units    {', '.join(result['active_units'].values()):>9}",
+    ]
+    if not latents:
+        del lines[3:6], lines[-1]
+    weights = result.get("component_weights")
+    if weights:
+        text = "  components      " + " ".join(f"{w:9.3f}" for w in weights[:6])
+        lines.append(text + " mean weights" * (len(weights) <= 4))
+    if khat["median"] is not None:
+        share = 100 * khat["above_0.7"]
+        lines.append(
+            f"  Pareto k-hat    {khat['median']:9.2f} median, {share:.0f} % above 0.7"
+        )
+    if result.get("pretrained"):
+        lines += _pretrained(result["pretrained"], k, khat["above_0.7"])
+    return "\n".join(lines)
+
+
+def _pretrained(
+    published: dict, num_particles: int, unreliable: float | None
+) -> list[str]:
+    """How far pretrained weights are from their own number, and what else it may be."""
+    errors = published["mc_errors"]
+    lines = [
+        f"  published       {published['log_likelihood']:9.3f} nats  "
+        f"({published['num_particles']} particles, MC error "
+        f"{_digits(published['log_likelihood_mc_error'])})",
+        f"  difference      {published['difference']:+9.3f} nats  "
+        f"({'?' if errors is None else f'{errors:+.1f}'} MC errors of both together)",
+    ]
+    if published["num_particles"] != num_particles:
+        lines.append("  (more particles raise the number, fewer lower it)")
+    if unreliable and unreliable > 0.5 and errors and abs(errors) > 0.1:
+        lines.append("  (other draws; k-hat above 0.7: the true MC error is larger)")
+    return lines
+
+
+def filled(text: str) -> str:
+    """Indented lines of at most 80 columns, unless a path needs more."""
+    indents = {"initial_indent": "  ", "subsequent_indent": "   "}
+    return textwrap.fill(
+        text, 80, break_long_words=False, break_on_hyphens=False, **indents
+    )
+
+
+def _digits(number: float | None, digits: int = 3) -> str:
+    """A number; JSON has null where it is not finite."""
+    known = number is not None and math.isfinite(number)
+    return f"{number:.{digits}f}" if known else "?"
