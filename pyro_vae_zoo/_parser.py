@@ -8,6 +8,7 @@ from typing import Any
 
 from pyro_vae_zoo import __version__
 from pyro_vae_zoo.datasets import list_datasets
+from pyro_vae_zoo.diagnose import DiagnoseOptions
 from pyro_vae_zoo.networks import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.options import OPTIMIZERS, SCHEDULES, TrainOptions
 from pyro_vae_zoo.registry import list_density_models, list_guides
@@ -62,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_density(commands)
     _add_evaluate(commands)
+    _add_diagnose(commands)
     _add_compare(commands)
     return parser
 
@@ -131,32 +133,65 @@ def _add_evaluate(commands: Any) -> None:
         description="Evaluate a trained run by importance sampling.",
         formatter_class=_Formatter,
     )
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder")
+    _add_reading(command, 1000)
     command.add_argument(
-        "--num-particles", type=int, default=1000, metavar="N", help="draws per datum"
+        "--out", type=Path, metavar="FILE", help="write the result here"
     )
-    command.add_argument(
+    _add_compile(command.add_argument, "importance sampling", "there is much of it")
+    _add_machine(command)
+    command.set_defaults(command="evaluate")
+
+
+def _add_diagnose(commands: Any) -> None:
+    command = commands.add_parser(
+        "diagnose",
+        help="check a run's log-likelihood by annealing, find what its bound loses",
+        description="Diagnostics of a trained run on some of its data: log p(x) over the "
+        "number of particles beside annealed importance sampling, approximation and "
+        "amortisation gap, correlations of q(z|x) before and after each flow step. "
+        "Leaves diagnostics.json and pictures.",
+        formatter_class=_Formatter,
+    )
+    default = DiagnoseOptions()
+    _add_reading(command, default.num_particles)
+    add = command.add_argument
+    add("--num-data", type=int, default=100, metavar="N", help="drawn from the split")
+    add("--out", type=Path, metavar="DIR", help="folder of the results (default: RUN)")
+    for name, text in (
+        ("chains", "of annealing, for each datum"),
+        ("temps", "annealing's steps from the prior to the posterior"),
+        ("leapfrog", "leapfrog steps of a transition"),
+        ("simulated", "data drawn from the model to bound annealing's error; 0: none"),
+        ("steps", "of the optimisation of each datum's q"),
+    ):
+        value = getattr(default, name)
+        add(f"--{name}", type=int, default=value, metavar="N", help=text)
+    add("--lr", type=float, default=default.lr, metavar="F", help="its first rate")
+    _add_machine(command)
+    command.set_defaults(command="diagnose")
+
+
+def _add_reading(command: argparse.ArgumentParser, num_particles: int) -> None:
+    """What `evaluate` and `diagnose` have in common."""
+    add = command.add_argument
+    add("run_folder", type=Path, metavar="RUN", help="a run folder")
+    add(
+        "--num-particles",
+        type=int,
+        default=num_particles,
+        metavar="N",
+        help="draws per datum",
+    )
+    add(
         "--split",
         choices=("test", "valid", "train"),
         default="test",
         help="of the data",
     )
-    command.add_argument(
-        "--guide", metavar="FILE.py:Class", help="the class of a guide of your own"
-    )
-    command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the draws"
-    )
-    command.add_argument("--data", metavar="FILE.npz", help="where the data lie now")
-    command.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the result here"
-    )
-    command.add_argument(
-        "--json", action="store_true", help="print one JSON object and nothing else"
-    )
-    _add_compile(command.add_argument, "importance sampling", "there is much of it")
-    _add_machine(command)
-    command.set_defaults(command="evaluate")
+    add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
+    add("--seed", type=int, default=0, metavar="N", help="of the draws")
+    add("--data", metavar="FILE.npz", help="where the data lie now")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
 
 
 def _add_compare(commands: Any) -> None:

@@ -11,10 +11,13 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from pyro_vae_zoo import diagnose as diagnostic
 from pyro_vae_zoo._parser import STEPS_BY_DEFAULT, key_value, make_parser
 from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, load, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
@@ -24,12 +27,14 @@ from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import guide_options, list_guides
 from pyro_vae_zoo.runs import (
     find_guide,
+    hardware,
     make_run,
     open_run,
     resolve_guide,
     result_of,
 )
 from pyro_vae_zoo.train import pick_device
+from pyro_vae_zoo.vae import VAE
 
 __all__ = ["main"]
 
@@ -103,6 +108,56 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    vae, config, data, x = _read(args)
+    progress = not (args.quiet or args.json)
+    how = {"progress": progress, "compile": getattr(args, "compile", "auto")}
+    ev = evaluate(vae, x, args.num_particles, seed=args.seed, **how)
+    trained = args.run_folder / RESULT_FILE
+    known = read_json(trained) if trained.exists() else {}
+    result = known | result_of(vae, ev, config, data, args.split, x)
+    result = finite(result | {"eval_seed": args.seed})
+    if args.out:
+        write_json(args.out, result)
+    print(json.dumps(result, indent=2) if args.json else summary(result))
+
+
+def _diagnose(args: argparse.Namespace) -> None:
+    vae, config, data, x = _read(args)
+    x = diagnostic.subset(x, args.num_data, args.seed)
+    names = (f.name for f in fields(diagnostic.DiagnoseOptions))
+    options = diagnostic.DiagnoseOptions(
+        **{name: getattr(args, name) for name in names}
+    )
+    out = args.out or args.run_folder
+    out.mkdir(parents=True, exist_ok=True)
+    progress = not (args.quiet or args.json)
+    found = diagnostic.diagnose(vae, x, options, progress=progress)
+    guide = find_guide(config["guide"])
+    result = finite(
+        {
+            "guide": guide,
+            "data": data.name,
+            "variant": data.variant,
+            "split": args.split,
+            "num_data": len(x),
+            "seed": config["training"]["seed"],
+            "settings": asdict(options),
+            **found.to_dict(),
+            "options": config["vae"]["options"],
+            **hardware(vae.device),
+        }
+    )
+    write_json(out / "diagnostics.json", result)
+    diagnostic.draw_diagnosis(out, found, vae, data, guide)
+    print(json.dumps(result, indent=2) if args.json else diagnostic.summary(result))
+    if not args.json:
+        names = sorted(f"{name}.png" for name in diagnostic.PICTURES)
+        there = [name for name in names if (out / name).exists()]
+        print(_filled(f"in {out}: diagnostics.json, {', '.join(there)}"))
+
+
+def _read(args: argparse.Namespace) -> tuple[VAE, dict, Dataset, Tensor]:
+    """A run's pair on its device, configuration and data, and those of the split."""
     config = open_run(args.run_folder)
     name = args.guide or config["guide"]
     guide = resolve_guide(args.guide) if args.guide else None
@@ -118,19 +173,9 @@ def _evaluate(args: argparse.Namespace) -> None:
             f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
             f"{data.likelihood}; evaluate it on data of its own kind"
         )
-    vae = vae.to(pick_device(args.device))
     # The training images of a dynamic set are one draw of them.
     x = data.epoch(args.seed, 0) if args.split == "train" else getattr(data, args.split)
-    progress = not (args.quiet or args.json)
-    how = {"progress": progress, "compile": getattr(args, "compile", "auto")}
-    ev = evaluate(vae, x, args.num_particles, seed=args.seed, **how)
-    trained = args.run_folder / RESULT_FILE
-    known = read_json(trained) if trained.exists() else {}
-    result = known | result_of(vae, ev, config, data, args.split, x)
-    result = finite(result | {"eval_seed": args.seed})
-    if args.out:
-        write_json(args.out, result)
-    print(json.dumps(result, indent=2) if args.json else summary(result))
+    return vae.to(pick_device(args.device)), config, data, x
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -240,12 +285,14 @@ _COMMANDS = {
     "train": _train,
     "density": _density,
     "evaluate": _evaluate,
+    "diagnose": _diagnose,
     "compare": _compare,
 }
 _HOW_TO_GO_ON = {
     "density": "; the same command with --resume goes on",
     "train": "; the same command with --resume goes on",
     "evaluate": "",
+    "diagnose": "",
     "compare": "; the same command goes on",
 }
 

@@ -26,6 +26,7 @@ from pyro_vae_zoo.vae import VAE, latent_sites
 __all__ = [
     "ParticleCurve",
     "PosteriorCovariances",
+    "curve_of",
     "particle_curve",
     "posterior_covariances",
 ]
@@ -82,10 +83,15 @@ def particle_curve(
     (1, 2, 5, 10, 20, 50)
     """
     how = {"seed": seed, "progress": progress}
-    log_weights = draw_log_weights(vae, x, num_particles, **how)
-    sizes = _one_two_five(num_particles)
+    return curve_of(draw_log_weights(vae, x, num_particles, **how))
+
+
+def curve_of(log_weights: Tensor) -> ParticleCurve:
+    """The curve of given log-weights, shape `(n, num_particles)`."""
+    n, total = log_weights.shape
+    sizes = _one_two_five(total)
     points = [_at(log_weights, k) for k in sizes]
-    return ParticleCurve(tuple(sizes), *zip(*points, strict=True), len(x))
+    return ParticleCurve(tuple(sizes), *zip(*points, strict=True), n)
 
 
 def _one_two_five(most: int) -> list[int]:

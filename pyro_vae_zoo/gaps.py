@@ -199,12 +199,13 @@ class LocalGuide(nn.Module):
 def _base(q: TorchDistributionMixin) -> TorchDistributionMixin:
     """The Gaussian under a flow, or q itself."""
     base = q.base_dist if getattr(q, "transforms", None) else q
-    normal = isinstance(getattr(base, "base_dist", None), dist.Normal)
-    if normal or isinstance(base, dist.MultivariateNormal):
+    inner = getattr(base, "base_dist", base)
+    if isinstance(inner, dist.Normal) or isinstance(base, dist.MultivariateNormal):
         return base
+    kinds = dict.fromkeys((type(base).__name__, type(inner).__name__))
     raise UserError(
         "the gaps are for Gaussian posteriors and flows on a Gaussian, got "
-        f"{type(base).__name__}"
+        f"{' of '.join(kinds)}"
     )
 
 

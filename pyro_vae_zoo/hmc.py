@@ -26,7 +26,7 @@ _TARGET = 0.65  # acceptance that suits HMC best (Neal 2011)
 _JITTER = 0.2  # relative, of step sizes: no orbit of a Gaussian closes each time
 # A run ahead that finds step sizes: a quarter of the chains, a gain for each transition,
 # some transitions to begin with, and so many in all at least.
-_PILOT_SHARE, _PILOT_GAIN, _WARM_UP, _PILOT_LENGTH = 4, 0.2, 30, 200
+_PILOT_SHARE, _PILOT_GAIN, _WARM_UP, _PILOT_LENGTH = 4, 0.2, 30, 100
 _ROWS = {"cpu": 2_000, "cuda": 50_000}  # datum-chains at a time
 
 
@@ -36,7 +36,7 @@ def temperatures(num_temps: int) -> Tensor:
     \(\beta_t \propto \sigma(4 (2t/T - 1)) - \sigma(-4)\), of Wu et al. 2017.
 
     >>> temperatures(4)
-    tensor([0.0000, 0.1055, 0.5000, 0.8945, 1.0000], dtype=torch.float64)
+    tensor([0.0000, 0.1050, 0.5000, 0.8950, 1.0000], dtype=torch.float64)
     """
     raw = torch.sigmoid(torch.linspace(-4, 4, num_temps + 1, dtype=torch.double))
     return (raw - raw[0]) / (raw[-1] - raw[0])
