@@ -17,10 +17,17 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae_zoo import diagnose as diagnostic
 from pyro_vae_zoo._parser import STEPS_BY_DEFAULT, key_value, make_parser
 from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, load, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
+from pyro_vae_zoo.diagnose import (
+    PICTURES,
+    DiagnoseOptions,
+    describe,
+    diagnose,
+    draw_diagnosis,
+    subset,
+)
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.options import TrainOptions
@@ -123,15 +130,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _diagnose(args: argparse.Namespace) -> None:
     vae, config, data, x = _read(args)
-    x = diagnostic.subset(x, args.num_data, args.seed)
-    names = (f.name for f in fields(diagnostic.DiagnoseOptions))
-    options = diagnostic.DiagnoseOptions(
-        **{name: getattr(args, name) for name in names}
-    )
+    x = subset(x, args.num_data, args.seed)
+    names = (f.name for f in fields(DiagnoseOptions))
+    options = DiagnoseOptions(**{name: getattr(args, name) for name in names})
     out = args.out or args.run_folder
     out.mkdir(parents=True, exist_ok=True)
     progress = not (args.quiet or args.json)
-    found = diagnostic.diagnose(vae, x, options, progress=progress)
+    found = diagnose(vae, x, options, progress=progress)
     guide = find_guide(config["guide"])
     result = finite(
         {
@@ -148,10 +153,10 @@ def _diagnose(args: argparse.Namespace) -> None:
         }
     )
     write_json(out / "diagnostics.json", result)
-    diagnostic.draw_diagnosis(out, found, vae, data, guide)
-    print(json.dumps(result, indent=2) if args.json else diagnostic.summary(result))
+    draw_diagnosis(out, found, vae, data, guide)
+    print(json.dumps(result, indent=2) if args.json else describe(result))
     if not args.json:
-        names = sorted(f"{name}.png" for name in diagnostic.PICTURES)
+        names = sorted(f"{name}.png" for name in PICTURES)
         there = [name for name in names if (out / name).exists()]
         print(_filled(f"in {out}: diagnostics.json, {', '.join(there)}"))
 

@@ -4,10 +4,10 @@ Each part is left out, with the reason, where it does not apply: annealing wants
 latent vector, the gaps want an encoder and a posterior.
 """
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from math import sqrt
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,15 @@ from pyro_vae_zoo.gaps import InferenceGaps, inference_gaps
 from pyro_vae_zoo.importance import LogLikelihood, summarise
 from pyro_vae_zoo.vae import VAE
 
-__all__ = ["DiagnoseOptions", "Diagnosis", "diagnose", "draw_diagnosis"]
+__all__ = [
+    "PICTURES",
+    "DiagnoseOptions",
+    "Diagnosis",
+    "describe",
+    "diagnose",
+    "draw_diagnosis",
+    "subset",
+]
 
 PICTURES = ("particles", "gaps", "correlations")
 _T = TypeVar("_T")
@@ -73,8 +81,8 @@ class Diagnosis:
         curve: its mean over the number of particles.
         annealed: log p(x) by annealing.
         bounds: annealing's error on simulated data.
-        gaps: counted from `importance` or `annealed`, whichever is higher on average:
-            both are lower bounds in expectation.
+        gaps: counted from the highest estimate of mean log p(x) that there is, of three
+            that are lower bounds in expectation.
         covariances: of q(z|x), step by step.
         skipped: reasons, by the part's name.
         seconds: that each part took.
@@ -92,14 +100,13 @@ class Diagnosis:
     @property
     def log_prob_from(self) -> str:
         """Which estimate of log p(x) the gaps are counted from."""
-        return _better(self.importance, self.annealed)[0]
+        return _best(self.importance, self.annealed, self.gaps)[0]
 
     def to_dict(self) -> dict:
         """All of it but the single covariances, ready for JSON."""
         importance, annealed = self.importance, self.annealed
         found: dict[str, Any] = {
-            "importance": _estimate(importance)
-            | {"num_particles": importance.num_particles, "khat": _khat(importance)},
+            "importance": _sampled(importance),
             "curve": asdict(self.curve),
         }
         per_datum = {"importance": importance.log_prob.tolist()}
@@ -108,7 +115,13 @@ class Diagnosis:
                 "ess": annealed.ess.mean().item(),
                 "acceptance": annealed.acceptance.mean().item(),
             }
-            found["agreement"] = agreement(importance, annealed)
+            estimates = {"importance": importance}
+            if self.gaps:
+                estimates["local_importance"] = self.gaps.local_importance
+            found["agreement"] = {
+                name: agreement(estimate, annealed)
+                for name, estimate in estimates.items()
+            }
             per_datum["annealing"] = annealed.log_prob.tolist()
         if self.bounds:
             found["bidirectional"] = {
@@ -126,6 +139,9 @@ class Diagnosis:
                 "local_elbo",
             )
             values = {name: getattr(self.gaps, name) for name in names}
+            local = self.gaps.local_importance
+            found["local_importance"] = _sampled(local)
+            per_datum["local_importance"] = local.log_prob.tolist()
             found["gaps"] = {"log_prob_from": self.log_prob_from}
             for name, value in values.items():
                 found["gaps"] |= _mean(name, value)
@@ -179,9 +195,11 @@ def diagnose(
             "bidirectional",
             lambda: bidirectional(vae, options.simulated, *chains, **how),
         )
-    best = _better(importance, annealed)[1].log_prob
-    fit = {"num_steps": options.steps, "lr": options.lr, "log_prob": best}
+    fit = {"num_steps": options.steps, "lr": options.lr}
     gaps = part("gaps", lambda: inference_gaps(vae, x, **fit, **how))
+    if gaps:
+        best = _best(importance, annealed, gaps)[1]
+        gaps = replace(gaps, log_prob=best.log_prob)
     covariances = part("covariances", lambda: posterior_covariances(vae, x, **how))
     parts = importance, curve, annealed, bounds, gaps, covariances
     return Diagnosis(*parts, skipped, seconds)
@@ -201,7 +219,7 @@ def agreement(importance: LogLikelihood, annealed: AnnealedLikelihood) -> dict:
     return {
         "difference": mean,
         "std_error": error,
-        "z": mean / error if error else float("nan"),
+        "z": mean / error if error else math.nan,
         "std_error_of_data": _mean("_", difference)["__std_error"],
     }
 
@@ -213,10 +231,17 @@ def draw_diagnosis(
     from pyro_vae_zoo import plots
 
     title = plots.figure_title(vae, data)
-    annealed = {label: diagnosis.annealed} if diagnosis.annealed else {}
+    levels: dict[str, LogLikelihood | AnnealedLikelihood] = {}
+    if diagnosis.annealed:
+        settings = diagnosis.annealed
+        text = f"annealing: {settings.num_chains} chains, T = {settings.num_temps}"
+        levels[text] = settings
+    if diagnosis.gaps:
+        local = diagnosis.gaps.local_importance
+        levels[f"{local.num_particles} draws of each datum's own q"] = local
     figures = {
         "particles": plots.plot_particles(
-            {label: diagnosis.curve}, annealed, title=title
+            {"draws of the guide": diagnosis.curve}, levels, title=title
         )
     }
     if diagnosis.gaps:
@@ -230,45 +255,45 @@ def draw_diagnosis(
         plots.save_figure(figure, folder / f"{name}.png")
 
 
-def summary(result: dict) -> str:
+def describe(result: dict) -> str:
     """What was found in lines of at most 80 columns, from the dictionary of a run."""
-    importance, settings = result["importance"], result["settings"]
-    khat = importance["khat"]["median"]
+    settings = result["settings"]
     lines = [
         f"{result['guide']} on {result['data']}, {result['num_data']} of the "
         f"{result['split']} split, seed {settings['seed']}; nats per datum",
-        f"  IS   {_number(importance, 'log_likelihood', 'mc_error')}"
-        f"  {settings['num_particles']} particles"
-        + ("" if khat is None else f", k-hat {khat:.2f}"),
+        _line("IS, draws of the guide", result["importance"]),
     ]
+    if "local_importance" in result:
+        lines.append(_line("IS, each datum's q", result["local_importance"]))
     if "annealing" in result:
-        annealing, found = result["annealing"], result["agreement"]
-        lines += [
-            f"  AIS  {_number(annealing, 'log_likelihood', 'mc_error')}"
-            f"  {settings['chains']} chains, T = {settings['temps']}, "
-            f"ESS {annealing['ess']:.1f}",
-            f"  IS - AIS  {_number(found, 'difference', 'std_error')}  z = {found['z']:.1f}",
-            f"  {_verdict(found)}",
-        ]
+        text = f"{settings['chains']} chains, T = {settings['temps']}"
+        ess = f"ESS {result['annealing']['ess']:.1f}"
+        lines.append(_line(f"AIS, {text}", result["annealing"], ess))
+        for name, found in result["agreement"].items():
+            z = math.nan if found["z"] is None else found["z"]
+            lines.append(
+                f"  {_DIFFERENCES[name]:<29}{_number(found, 'difference', 'std_error')}"
+                f"  z = {z:.1f}: {_verdict(z)}"
+            )
     if "bidirectional" in result:
         found = result["bidirectional"]
+        text = f"{found['num_data']} simulated data"
         lines.append(
-            f"  AIS is off by at most {_number(found, 'gap', 'gap_std_error')}"
-            f"  on {found['num_data']} simulated data"
+            f"  {'bound of AIS error':<29}{_number(found, 'gap', 'gap_std_error')}  {text}"
         )
     if "gaps" in result:
         found = result["gaps"]
         for name in ("approximation_gap", "amortisation_gap"):
-            text = name.replace("_", " ")
-            lines.append(f"  {text:<17} {_number(found, name, name + '_std_error')}")
-        lines.append(f"  (log p(x) by {found['log_prob_from']}; errors over the data)")
+            number = _number(found, name, f"{name}_std_error")
+            lines.append(f"  {name.replace('_', ' '):<29}{number}  error over the data")
+        lines.append(f"  (from log p(x) by {found['log_prob_from']})")
     if "covariances" in result:
         found = result["covariances"]
         values = [f"{v:.3f}" for v in found["mean_abs_correlation"]]
-        shown = values if len(values) <= 6 else [*values[:2], "...", *values[-2:]]
+        shown = values if len(values) <= 5 else [*values[:2], "...", *values[-2:]]
+        steps = " to ".join(dict.fromkeys(found["steps"][i] for i in (0, -1)))
         lines.append(
-            f"  mean |correlation| of z_0 to z_{len(values) - 1}: {' '.join(shown)}"
-            f" (noise {found['noise']:.3f})"
+            f"  mean |correlation|, {steps}: {' '.join(shown)} (noise {found['noise']:.3f})"
         )
     lines += [
         f"  no {name}: {reason}"[:80] for name, reason in result["skipped"].items()
@@ -276,33 +301,61 @@ def summary(result: dict) -> str:
     return "\n".join(lines)
 
 
-def _verdict(found: dict) -> str:
-    if abs(found["z"]) <= _AGREE:
-        return f"they agree within {_AGREE} standard errors"
-    low = "IS" if found["difference"] < 0 else "AIS"
-    remedy = {"IS": "more particles", "AIS": "more temperatures"}[low]
-    return f"they differ: {low} is too low and wants {remedy}"
+def _line(name: str, found: dict, text: str | None = None) -> str:
+    """An estimate of log p(x) and what says whether to trust it."""
+    if text is None:
+        khat = found["khat"]["median"]
+        text = f"{found['num_particles']} draws"
+        text += "" if khat is None else f", k-hat {khat:.2f}"
+    return f"  {name:<29}{_number(found, 'log_likelihood', 'mc_error')}  {text}"
 
 
-_AGREE = 2
+def _verdict(z: float) -> str:
+    if math.isnan(z):
+        return "no error bars"
+    if abs(z) <= _AGREE:
+        return "they agree"
+    return "IS is too low" if z < 0 else "AIS is too low"
+
+
+_AGREE = 2  # standard errors
+_DIFFERENCES = {
+    "importance": "IS, draws of the guide - AIS",
+    "local_importance": "IS, each datum's q - AIS",
+}
 
 
 def _number(values: dict, name: str, error: str) -> str:
-    return f"{values[name]:9.3f} +- {values[error] or float('nan'):.3f}"
+    spread = math.nan if values[error] is None else values[error]
+    return f"{values[name]:9.3f} +- {spread:.3f}"
 
 
-def _better(
-    importance: LogLikelihood, annealed: AnnealedLikelihood | None
+def _best(
+    importance: LogLikelihood,
+    annealed: AnnealedLikelihood | None,
+    gaps: InferenceGaps | None,
 ) -> tuple[str, LogLikelihood | AnnealedLikelihood]:
-    if annealed and annealed.log_prob.mean() > importance.log_prob.mean():
-        return "annealing", annealed
-    return "importance sampling", importance
+    """The highest mean and what it comes from."""
+    estimates = {
+        "importance sampling": importance,
+        "annealing": annealed,
+        "importance sampling from each datum's q": gaps and gaps.local_importance,
+    }
+    there = ((name, found) for name, found in estimates.items() if found)
+    return max(there, key=lambda pair: pair[1].log_prob.mean().item())
 
 
 def _estimate(found: LogLikelihood | AnnealedLikelihood) -> dict:
     n = len(found.log_prob)
     mc_error = found.std_error.square().sum().sqrt().item() / n
     return _mean("log_likelihood", found.log_prob) | {"mc_error": mc_error}
+
+
+def _sampled(found: LogLikelihood) -> dict:
+    return _estimate(found) | {
+        "num_particles": found.num_particles,
+        "khat": _khat(found),
+    }
 
 
 def _khat(found: LogLikelihood) -> dict:
@@ -315,7 +368,9 @@ def _khat(found: LogLikelihood) -> dict:
 
 def _mean(name: str, values: Tensor) -> dict[str, float]:
     """The mean over the data and its standard error."""
-    error = values.std().item() / sqrt(len(values)) if len(values) > 1 else float("nan")
+    error = (
+        values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    )
     return {name: values.mean().item(), f"{name}_std_error": error}
 
 

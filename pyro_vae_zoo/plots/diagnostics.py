@@ -14,27 +14,30 @@ from pyro_vae_zoo.annealing import AnnealedLikelihood
 from pyro_vae_zoo.diagnostics import ParticleCurve, PosteriorCovariances
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.gaps import InferenceGaps
-from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure, tint
+from pyro_vae_zoo.importance import LogLikelihood
+from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure
 
 __all__ = ["plot_correlations", "plot_gaps", "plot_particles"]
 
 _BAND = 2  # standard errors to each side
+_LEVELS = ("--", "-.", ":")
 
 
 def plot_particles(
     curves: Mapping[str, ParticleCurve],
-    annealed: Mapping[str, AnnealedLikelihood] | None = None,
+    levels: Mapping[str, LogLikelihood | AnnealedLikelihood] | None = None,
     *,
     title: str | None = None,
 ) -> Figure:
-    """Log p-hat over the number of particles, beside what annealing says.
+    """Mean log p-hat over the number of particles, beside what else estimates log p(x).
 
     Bands are two Monte-Carlo standard errors wide to each side: of the draws, the data
-    being the same.
+    being the same. They are too narrow where the curve still rises.
 
     Args:
         curves: of `particle_curve`, by label.
-        annealed: of the same data, by the same labels; level lines.
+        levels: other estimates for the same data, as by `annealed_log_likelihood`, by
+            label; level lines.
         title: guide and data; see `figure_title`.
 
     Raises:
@@ -52,18 +55,16 @@ def plot_particles(
     for i, (label, curve) in enumerate(curves.items()):
         colour = COLOURS[i % len(COLOURS)]
         _draw_curve(ax, curve, colour)
-        keys.append(
-            Line2D([], [], color=colour, marker=".", label=f"{label}: draws of q")
-        )
-        if annealed and label in annealed:
-            ais = annealed[label]
-            _draw_level(ax, ais, colour)
-            text = f"{label}: annealing, {ais.num_chains} chains, T = {ais.num_temps}"
-            keys.append(Line2D([], [], color=colour, ls="--", label=text))
+        keys.append(Line2D([], [], color=colour, marker=".", label=label))
+    for i, (label, level) in enumerate((levels or {}).items(), len(curves)):
+        look = {"color": COLOURS[i % len(COLOURS)], "ls": _LEVELS[i % len(_LEVELS)]}
+        _draw_level(ax, level, look)
+        keys.append(Line2D([], [], label=label, **look))
     data = next(iter(curves.values())).num_data
-    dress(ax, rf"Mean of $\log\,\hat p_K(x)$ over {data} data", "particles K", NATS)
+    name = rf"$\log\,\hat p(x)$, mean over {data} data"
+    dress(ax, name, "number of particles", NATS)
     ax.set_xscale("log")
-    keys.append(Patch(color=tint(0.25), label=f"{_BAND} errors of the draws"))
+    keys.append(Patch(color="#DDDDDD", label=f"{_BAND} standard errors of the draws"))
     _legend(fig, keys, 2)
     return fig
 
@@ -77,11 +78,13 @@ def _draw_curve(ax: Axes, curve: ParticleCurve, colour: str) -> None:
     ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
 
 
-def _draw_level(ax: Axes, ais: AnnealedLikelihood, colour: str) -> None:
-    level = ais.log_prob.mean().item()
-    width = _BAND * _error_of_mean(ais.std_error)
-    ax.axhline(level, color=colour, ls="--", lw=1.2)
-    ax.axhspan(level - width, level + width, color=colour, alpha=0.12, lw=0)
+def _draw_level(
+    ax: Axes, found: LogLikelihood | AnnealedLikelihood, look: Mapping[str, str]
+) -> None:
+    level = found.log_prob.mean().item()
+    width = _BAND * found.std_error.square().sum().sqrt().item() / len(found.log_prob)
+    ax.axhline(level, lw=1.2, **look)
+    ax.axhspan(level - width, level + width, color=look["color"], alpha=0.12, lw=0)
 
 
 def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) -> Figure:
@@ -98,16 +101,16 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
     """
     if not gaps:
         raise UserError("there are no gaps to draw")
-    fig = make_figure(9, max(0.4 * len(gaps) + 1.2, 4.0), title)
+    fig = make_figure(9, max(0.6 * len(gaps) + 1.2, 3.8), title)
     bars, points = fig.subplots(1, 2, width_ratios=[1.3, 1])
     for y, found in enumerate(gaps.values()):
         start = 0.0
         for values, colour in zip(_parts(found), _GAP_COLOURS, strict=True):
             mean, error = values.mean().item(), _std_error(values)
             bars.barh(y, mean, left=start, xerr=error, color=colour, **_BAR)
-            middle = start + mean / 2
-            bars.annotate(f"{mean:.2f}", (middle, y), (0, 9), **_NUMBER)
             start += mean
+        sizes = [f"{values.mean().item():.2f}" for values in _parts(found)]
+        bars.annotate(" + ".join(sizes), (0, y), (0, 22), **_NUMBER)
     for i, found in enumerate(gaps.values()):
         approximation, amortisation = _parts(found)
         look = {"s": 14, "alpha": 0.7, "lw": 0, "color": _SCATTER[i % len(_SCATTER)]}
@@ -115,7 +118,7 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
     data = len(next(iter(gaps.values())).log_prob)
     dress(bars, r"$\log\,p(x) -$ ELBO" + f", mean over {data} data", NATS, "")
     bars.set_yticks(range(len(gaps)), list(gaps))
-    bars.set_ylim(len(gaps) - 0.4, -0.6)
+    bars.set_ylim(max(len(gaps), 3) - 0.4, -0.8)
     dress(points, "Each datum", "approximation gap (nats)", "amortisation gap (nats)")
     points.axhline(0, color=FAINT, lw=0.8, zorder=0)
     points.axvline(0, color=FAINT, lw=0.8, zorder=0)
@@ -137,13 +140,7 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
 _GAP_COLOURS = (COLOURS[0], COLOURS[4])
 _SCATTER = (COLOURS[2], COLOURS[3], COLOURS[5], COLOURS[6], COLOURS[1])
 _BAR = {"height": 0.45, "ecolor": INK, "capsize": 3, "error_kw": {"lw": 1}}
-_NUMBER = {
-    "textcoords": "offset points",
-    "ha": "center",
-    "fontsize": 9,
-    "color": "white",
-    "va": "center",
-}
+_NUMBER = {"textcoords": "offset points", "fontsize": 9, "color": INK, "va": "center"}
 
 
 def _parts(gaps: InferenceGaps) -> tuple[Tensor, Tensor]:
@@ -169,10 +166,7 @@ def plot_correlations(
     top = max(matrices.nan_to_num().max().item(), 3 * covariances.noise)
     means = covariances.mean_abs_correlation.mean(1).tolist()
     for k, (ax, matrix) in enumerate(zip(axes, matrices, strict=False)):
-        shown = matrix.masked_fill(
-            matrix.new_ones(dim, dim).diag().diag() > 0, math.nan
-        )
-        image = ax.imshow(shown, cmap="viridis", vmin=0, vmax=top)
+        image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=top)
         name = rf"$z_{{{k}}}$: mean {means[k]:.3f}"
         dress(ax, name, "latent", "latent" if k % columns == 0 else "")
         ax.grid(False)
@@ -190,11 +184,6 @@ def plot_correlations(
 
 def _std_error(values: Tensor) -> float:
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
-
-
-def _error_of_mean(errors: Tensor) -> float:
-    """Of a mean over data, from the error of each."""
-    return errors.square().sum().sqrt().item() / len(errors)
 
 
 def _legend(fig: Figure, keys: list, columns: int) -> None:
