@@ -539,7 +539,9 @@ def test_a_checkpoint_of_another_shape_is_refused(run, capsys):
     assert "do not fit" in error_of([*argv, "--resume", "--epochs", "3"], capsys)
 
 
-@pytest.mark.parametrize("command", ["train", "density", "evaluate", "compare"])
+@pytest.mark.parametrize(
+    "command", ["train", "density", "evaluate", "diagnose", "compare"]
+)
 def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit_:
@@ -547,12 +549,14 @@ def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
     assert exit_.value.code == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    if command != "evaluate":
+    if command not in ("evaluate", "diagnose"):
         for name in ("digits", "mnist_static", "FILE.npz"):
             assert name in out
 
 
-@pytest.mark.parametrize("script", ["train", "density", "evaluate", "compare"])
+@pytest.mark.parametrize(
+    "script", ["train", "density", "evaluate", "diagnose", "compare"]
+)
 def test_the_scripts_are_the_commands(script):
     path = ROOT / "examples" / f"{script}.py"
     done = subprocess.run(

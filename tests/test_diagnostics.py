@@ -344,3 +344,15 @@ def test_gaps_of_other_guides_are_refused(truth):
 def test_numbers_out_of_range_are_refused(truth, options, words):
     with pytest.raises(UserError, match=words):
         zoo.inference_gaps(truth.vae(), truth.marginal.sample((3,)), **options)
+
+
+def test_draws_of_the_optimised_q_estimate_log_p_better(truth):
+    x = truth.marginal.sample((20,))
+    vae = truth.vae(truth.gaussian_guide(widen=0.3, shift=0.5))
+    gaps = zoo.inference_gaps(vae, x, 300)
+    log_p = truth.marginal.log_prob(x)
+    own = (gaps.local_importance.log_prob - log_p).abs()
+    guides = (zoo.log_likelihood(vae, x, 2000).log_prob - log_p).abs()
+    assert own.max() < 0.02
+    assert guides.mean() > 0.1
+    assert gaps.local_importance.num_particles == 2000

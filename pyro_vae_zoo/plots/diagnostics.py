@@ -110,7 +110,7 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
             bars.barh(y, mean, left=start, xerr=error, color=colour, **_BAR)
             start += mean
         sizes = [f"{values.mean().item():.2f}" for values in _parts(found)]
-        bars.annotate(" + ".join(sizes), (0, y), (0, 22), **_NUMBER)
+        bars.annotate(" + ".join(sizes), (0, y - _BAR["height"] / 2), (3, 3), **_NUMBER)
     for i, found in enumerate(gaps.values()):
         approximation, amortisation = _parts(found)
         look = {"s": 14, "alpha": 0.7, "lw": 0, "color": _SCATTER[i % len(_SCATTER)]}
@@ -118,7 +118,8 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
     data = len(next(iter(gaps.values())).log_prob)
     dress(bars, r"$\log\,p(x) -$ ELBO" + f", mean over {data} data", NATS, "")
     bars.set_yticks(range(len(gaps)), list(gaps))
-    bars.set_ylim(max(len(gaps), 3) - 0.4, -0.8)
+    margin = max(0.6, 1.5 - len(gaps) / 2)  # a single bar is not to fill the frame
+    bars.set_ylim(len(gaps) - 1 + margin, -margin)
     dress(points, "Each datum", "approximation gap (nats)", "amortisation gap (nats)")
     points.axhline(0, color=FAINT, lw=0.8, zorder=0)
     points.axvline(0, color=FAINT, lw=0.8, zorder=0)
@@ -140,7 +141,7 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
 _GAP_COLOURS = (COLOURS[0], COLOURS[4])
 _SCATTER = (COLOURS[2], COLOURS[3], COLOURS[5], COLOURS[6], COLOURS[1])
 _BAR = {"height": 0.45, "ecolor": INK, "capsize": 3, "error_kw": {"lw": 1}}
-_NUMBER = {"textcoords": "offset points", "fontsize": 9, "color": INK, "va": "center"}
+_NUMBER = {"textcoords": "offset points", "fontsize": 9, "color": INK, "va": "bottom"}
 
 
 def _parts(gaps: InferenceGaps) -> tuple[Tensor, Tensor]:
@@ -166,7 +167,7 @@ def plot_correlations(
     top = max(matrices.nan_to_num().max().item(), 3 * covariances.noise)
     means = covariances.mean_abs_correlation.mean(1).tolist()
     for k, (ax, matrix) in enumerate(zip(axes, matrices, strict=False)):
-        image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=top)
+        image = ax.imshow(matrix.numpy(), cmap="viridis", vmin=0, vmax=top)
         name = rf"$z_{{{k}}}$: mean {means[k]:.3f}"
         dress(ax, name, "latent", "latent" if k % columns == 0 else "")
         ax.grid(False)
