@@ -20,16 +20,10 @@ from torch import Tensor
 from pyro_vae_zoo._parser import STEPS_BY_DEFAULT, key_value, make_parser
 from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, load, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
-from pyro_vae_zoo.diagnose import (
-    PICTURES,
-    DiagnoseOptions,
-    describe,
-    diagnose,
-    draw_diagnosis,
-    subset,
-)
+from pyro_vae_zoo.diagnose import DiagnoseOptions, diagnose, subset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluate import evaluate
+from pyro_vae_zoo.findings import PICTURES, describe, draw_diagnosis, findings
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import guide_options, list_guides
 from pyro_vae_zoo.runs import (
@@ -147,7 +141,7 @@ def _diagnose(args: argparse.Namespace) -> None:
             "num_data": len(x),
             "seed": config["training"]["seed"],
             "settings": asdict(options),
-            **found.to_dict(),
+            **findings(found),
             "options": config["vae"]["options"],
             **hardware(vae.device),
         }

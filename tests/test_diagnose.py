@@ -10,8 +10,9 @@ from pairs import linear_gaussian, small
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import cli
-from pyro_vae_zoo.diagnose import DiagnoseOptions, describe, diagnose, subset
+from pyro_vae_zoo.diagnose import DiagnoseOptions, diagnose, subset
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.findings import describe, findings
 
 FAST = DiagnoseOptions(
     num_particles=200, chains=4, temps=10, leapfrog=2, simulated=4, steps=20
@@ -116,7 +117,7 @@ def test_numbers_are_those_of_the_parts():
     torch.testing.assert_close(found.importance.log_prob, importance.log_prob)
     annealed = zoo.annealed_log_likelihood(vae, x, 4, 10, 2)
     torch.testing.assert_close(found.annealed.log_prob, annealed.log_prob)
-    result = found.to_dict()
+    result = findings(found)
     agreement = result["agreement"]["importance"]
     difference = importance.log_prob - annealed.log_prob
     squares = importance.std_error.square() + annealed.std_error.square()
@@ -146,7 +147,7 @@ def test_gaps_are_counted_from_the_highest_estimate():
     best = estimates[found.log_prob_from].log_prob
     assert all(e.log_prob.mean() <= best.mean() for e in estimates.values())
     torch.testing.assert_close(found.gaps.log_prob, best)
-    assert found.to_dict()["gaps"]["log_prob_from"] == found.log_prob_from
+    assert findings(found)["gaps"]["log_prob_from"] == found.log_prob_from
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_gaps_are_counted_from_the_highest_estimate():
     [(0.1, "they agree"), (-1.0, "IS is too low"), (1.0, "AIS is too low")],
 )
 def test_the_verdict(difference, words):
-    found = diagnose(small("mean_field"), torch.zeros(3, 2, 3), FAST).to_dict()
+    found = findings(diagnose(small("mean_field"), torch.zeros(3, 2, 3), FAST))
     named = {"guide": "a", "data": "b", "split": "test", "num_data": 3}
     result = found | named | {"settings": {"seed": 0, "chains": 4, "temps": 10}}
     result["agreement"] = {
@@ -172,7 +173,7 @@ def test_simulated_data_may_be_none():
     options = DiagnoseOptions(**(vars(FAST) | {"simulated": 0}))
     found = diagnose(small("mean_field"), torch.zeros(3, 2, 3), options)
     assert found.bounds is None
-    assert "bidirectional" not in found.to_dict()
+    assert "bidirectional" not in findings(found)
     assert not found.skipped
 
 
