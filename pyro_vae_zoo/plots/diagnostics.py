@@ -21,6 +21,7 @@ __all__ = ["plot_correlations", "plot_gaps", "plot_particles"]
 
 _BAND = 2  # standard errors to each side
 _LEVELS = ("--", "-.", ":")
+_WEAK = 0.1  # a colour scale that ends below it would show noise
 
 
 def plot_particles(
@@ -164,7 +165,7 @@ def plot_correlations(
     rows = -(-count // columns)
     fig = make_figure(2.5 * columns + 0.9, 2.75 * rows + 0.9, title)
     axes = list(fig.subplots(rows, columns, squeeze=False).flat)
-    top = max(matrices.nan_to_num().max().item(), 3 * covariances.noise)
+    top = max(matrices.nan_to_num().max().item(), _WEAK, 3 * covariances.noise)
     means = covariances.mean_abs_correlation.mean(1).tolist()
     for k, (ax, matrix) in enumerate(zip(axes, matrices, strict=False)):
         image = ax.imshow(matrix.numpy(), cmap="viridis", vmin=0, vmax=top)
