@@ -11,12 +11,25 @@ Every system is a pair: `vae.model` is p(x, z), `vae.guide` is q(z|x).
 """
 
 from pyro_vae_zoo import models, testing
+from pyro_vae_zoo.annealing import (
+    AnnealedLikelihood,
+    BidirectionalBounds,
+    annealed_log_likelihood,
+    bidirectional,
+)
 from pyro_vae_zoo.checkpoint import save
 from pyro_vae_zoo.compiled import CompiledTrace_ELBO
 from pyro_vae_zoo.datasets import Dataset, list_datasets, load_dataset
+from pyro_vae_zoo.diagnostics import (
+    ParticleCurve,
+    PosteriorCovariances,
+    particle_curve,
+    posterior_covariances,
+)
 from pyro_vae_zoo.elbo import AnnealedELBO
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import Evaluation, evaluate, log_likelihood
+from pyro_vae_zoo.gaps import InferenceGaps, inference_gaps
 from pyro_vae_zoo.importance import LogLikelihood, pareto_khat
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import StandardModel
@@ -37,21 +50,29 @@ __all__ = [
     "VAE",
     "AmortizedFlow",
     "AnnealedELBO",
+    "AnnealedLikelihood",
+    "BidirectionalBounds",
     "CompiledTrace_ELBO",
     "DataFileError",
     "Dataset",
     "DivergedError",
     "Evaluation",
     "History",
+    "InferenceGaps",
     "LogLikelihood",
+    "ParticleCurve",
     "Phase",
+    "PosteriorCovariances",
     "StandardModel",
     "UserError",
     "__version__",
+    "annealed_log_likelihood",
+    "bidirectional",
     "create",
     "evaluate",
     "fit",
     "guide_options",
+    "inference_gaps",
     "list_datasets",
     "list_density_models",
     "list_guides",
@@ -61,6 +82,8 @@ __all__ = [
     "log_likelihood",
     "models",
     "pareto_khat",
+    "particle_curve",
+    "posterior_covariances",
     "pretrained_info",
     "register",
     "save",

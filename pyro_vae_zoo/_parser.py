@@ -8,6 +8,7 @@ from typing import Any
 
 from pyro_vae_zoo import __version__
 from pyro_vae_zoo.datasets import list_datasets
+from pyro_vae_zoo.diagnose import DiagnoseOptions
 from pyro_vae_zoo.networks import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.options import OPTIMIZERS, SCHEDULES, TrainOptions
 from pyro_vae_zoo.pretrained import list_pretrained
@@ -63,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_density(commands)
     _add_evaluate(commands)
+    _add_diagnose(commands)
     _add_compare(commands)
     _add_report(commands)
     return parser
@@ -135,49 +137,87 @@ def _add_evaluate(commands: Any) -> None:
         epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
         formatter_class=_Formatter,
     )
-    command.add_argument(
-        "run_folder",
-        type=Path,
-        metavar="RUN|NAME",
-        help="a run folder, or the name of pretrained weights",
-    )
-    command.add_argument(
+    _add_reading(command)
+    add = command.add_argument
+    add(
         "--num-particles",
         type=int,
         metavar="N",
         help="draws per datum (default: 1000, or as many as were published)",
     )
-    command.add_argument(
+    add(
         "--num-data",
         type=int,
         metavar="N",
         help="only the first N images (default: all of the split)",
     )
-    command.add_argument(
-        "--split",
-        choices=("test", "valid", "train"),
-        default="test",
-        help="of the data",
-    )
-    command.add_argument(
-        "--guide", metavar="FILE.py:Class", help="the class of a guide of your own"
-    )
-    command.add_argument(
+    add(
         "--seed",
         type=int,
         metavar="N",
         help="of the draws (default: 0, or the published one)",
     )
-    command.add_argument("--data", metavar="FILE.npz", help="where the data lie now")
-    command.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the result here"
-    )
-    command.add_argument(
-        "--json", action="store_true", help="print one JSON object and nothing else"
-    )
-    _add_compile(command.add_argument, "importance sampling", "there is much of it")
+    add("--out", type=Path, metavar="FILE", help="write the result here")
+    _add_compile(add, "importance sampling", "there is much of it")
     _add_machine(command)
     command.set_defaults(command="evaluate")
+
+
+def _add_diagnose(commands: Any) -> None:
+    command = commands.add_parser(
+        "diagnose",
+        help="check a run's log-likelihood by annealing, find what its bound loses",
+        description="Diagnostics of a trained run, or of pretrained weights, on some of "
+        "its data: log p(x) over the number of particles beside annealed importance "
+        "sampling, approximation and amortisation gap, correlations of q(z|x) before and "
+        "after each flow step. Leaves diagnostics.json and pictures.",
+        epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
+        formatter_class=_Formatter,
+    )
+    _add_reading(command)
+    default = DiagnoseOptions()
+    add = command.add_argument
+    add("--num-data", type=int, default=100, metavar="N", help="drawn from the split")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the results (default: RUN, or runs/NAME)",
+    )
+    for name, text in (
+        ("num_particles", "draws per datum"),
+        ("chains", "of annealing, for each datum"),
+        ("temps", "annealing's steps from the prior to the posterior"),
+        ("leapfrog", "leapfrog steps of a transition"),
+        ("simulated", "data drawn from the model to bound annealing's error; 0: none"),
+        ("steps", "of the optimisation of each datum's q"),
+        ("seed", "of the data and of all draws"),
+    ):
+        flag, value = f"--{name.replace('_', '-')}", getattr(default, name)
+        add(flag, type=int, default=value, metavar="N", help=text)
+    add("--lr", type=float, default=default.lr, metavar="F", help="its first rate")
+    _add_machine(command)
+    command.set_defaults(command="diagnose")
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    """What `evaluate` and `diagnose` have in common."""
+    add = command.add_argument
+    add(
+        "run_folder",
+        type=Path,
+        metavar="RUN|NAME",
+        help="a run folder, or the name of pretrained weights",
+    )
+    add(
+        "--split",
+        choices=("test", "valid", "train"),
+        default="test",
+        help="of the data",
+    )
+    add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
+    add("--data", metavar="FILE.npz", help="where the data lie now")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
 
 
 def _add_compare(commands: Any) -> None:

@@ -118,9 +118,8 @@ def bound_terms(
     )
     _check_sites(model_trace, guide_trace)
     if not scaled:
-        for trace in (model_trace, guide_trace):
-            for site in trace.nodes.values():
-                site["scale"] = 1.0
+        _without_scales(model_trace)
+        _without_scales(guide_trace)
     log_shares = log_shares.reshape(-1, len(x))
     traces = guide_trace, model_trace
     terms = BoundTerms(x.new_zeros(()), {}, {}, {}, log_shares, *traces)
@@ -145,13 +144,16 @@ def bound_terms(
     return terms
 
 
-def score_latents(model: nn.Module, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def score_latents(
+    model: nn.Module, x: Tensor, z: Tensor, *, scaled: bool = True
+) -> tuple[Tensor, Tensor]:
     r"""\(\log p(x|z)\) and \(\log p(z)\) of given z, for a model of one latent `"z"`.
 
     Args:
         model: p.
         x: data, shape `(batch, *event_shape)`.
         z: any number of them for each datum, `(*particles, batch, latent_dim)`.
+        scaled: whether Pyro's scales count, as in `bound_terms`.
 
     Returns:
         Two tensors `(*particles, batch)`, in nats.
@@ -162,6 +164,8 @@ def score_latents(model: nn.Module, x: Tensor, z: Tensor) -> tuple[Tensor, Tenso
             plates.enter_context(pyro.plate(f"_{i}", size, dim=DATA_DIM - 1 - i))
         conditioned = poutine.condition(model, data={"z": z})
         trace = poutine.trace(conditioned).get_trace(x)
+    if not scaled:
+        _without_scales(trace)
     shape = torch.Size((*particles, len(x)))
     prior = site_log_prob(trace.nodes["z"]).expand(shape)
     terms = [
@@ -224,6 +228,11 @@ def _same(a: Tensor | float | None, b: Tensor | float | None) -> bool:
     if a is None or b is None:
         return False
     return bool((torch.as_tensor(a) == torch.as_tensor(b)).all())
+
+
+def _without_scales(trace: poutine.Trace) -> None:
+    for site in trace.nodes.values():
+        site["scale"] = 1.0
 
 
 def _is_observed(site: dict) -> bool:

@@ -22,7 +22,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.graphs import Compiler, Inductor, Pair, TensorPlaces, trace
 from pyro_vae_zoo.vae import VAE, evaluation_mode
 
-__all__ = ["chunk_rows_for", "chunk_sizes", "evaluating", "stream"]
+__all__ = ["chunk_rows_for", "chunk_sizes", "evaluating", "sides_and_data", "stream"]
 
 PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
 CHUNKS_WORTH_COMPILING = 500  # each of some ten milliseconds, of which a third is saved
@@ -64,12 +64,7 @@ def stream(
     """
     if not (isinstance(compile, bool) or compile == "auto"):
         raise UserError(f"compile is True, False or 'auto', got {compile!r}")
-    model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
-    if isinstance(vae, VAE) and vae.likelihood:
-        x = check_images(x, vae.event_shape, vae.likelihood)
-    held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
-    device = held[0].device
-    x = x.to(held[0].dtype)  # a VAE may be in double precision
+    model, guide, x, device = sides_and_data(vae, x)
     with evaluating(model, guide, device, seed):
         rows = chunk_rows or chunk_rows_for(model, guide, x[:2].to(device))
         size, step = chunk_sizes(len(x), num_particles, rows)
@@ -92,6 +87,22 @@ def stream(
                         values = function(model, guide, batch, draws)
                     yield slice(i, i + len(batch)), slice(j, j + draws), values
                 bar.update(len(batch))
+
+
+def sides_and_data(
+    vae: VAE | tuple[nn.Module, nn.Module], x: Tensor
+) -> tuple[nn.Module, nn.Module, Tensor, torch.device]:
+    """Model and guide, data that suit them, and the device that both are on.
+
+    Raises:
+        UserError: for data that the likelihood cannot score.
+    """
+    model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
+    if isinstance(vae, VAE) and vae.likelihood:
+        x = check_images(x, vae.event_shape, vae.likelihood)
+    held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
+    # A VAE may be in double precision.
+    return model, guide, x.to(held[0].dtype), held[0].device
 
 
 def chunk_sizes(num_data: int, num_particles: int, rows: int) -> tuple[int, int]:

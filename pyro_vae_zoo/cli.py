@@ -5,38 +5,26 @@ something stale, 2 a mistake that you can mend (one line says which), 130 interr
 """
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
+from pyro_vae_zoo._judging import diagnose_command, evaluate_command
 from pyro_vae_zoo._parser import STEPS_BY_DEFAULT, key_value, make_parser
 from pyro_vae_zoo._summary import filled, summary
-from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, read_json, write_json
+from pyro_vae_zoo.checkpoint import write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
-from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.options import TrainOptions
-from pyro_vae_zoo.pretrained import (
-    against_published,
-    load,
-    pretrained_info,
-    pretrained_name,
-)
 from pyro_vae_zoo.registry import guide_options, list_guides
 from pyro_vae_zoo.runs import (
     find_guide,
     make_run,
-    open_run,
     resolve_guide,
-    result_of,
 )
-from pyro_vae_zoo.train import pick_device
 
 __all__ = ["main"]
 
@@ -104,68 +92,6 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
     )
     print(summary(result))
     print(filled(f"in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}"))
-
-
-def _evaluate(args: argparse.Namespace) -> None:
-    name = pretrained_name(args.run_folder)
-    published = pretrained_info(name) if name else {}
-    config = published or open_run(args.run_folder)
-    vae = load(args.run_folder, guide=_class_of(args.guide, config["guide"]))
-    data = load_dataset(args.data or config["source"], args.data_dir)
-    if data.likelihood != vae.likelihood:
-        raise UserError(
-            f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
-            f"{data.likelihood}; evaluate it on data of its own kind"
-        )
-    particles, seed = args.num_particles, args.seed
-    particles = published.get("num_particles", 1000) if particles is None else particles
-    seed = published.get("eval_seed", 0) if seed is None else seed
-    vae, x = vae.to(pick_device(args.device)), _images(data, args, seed)
-    progress = not (args.quiet or args.json)
-    how = {"progress": progress, "compile": getattr(args, "compile", "auto")}
-    ev = evaluate(vae, x, particles, seed=seed, **how)
-    result = _known_of(args.run_folder, published) | result_of(
-        vae, ev, {**config, "vae": vae.config}, data, args.split, x
-    )
-    result["eval_seed"] = seed
-    if published:
-        result["pretrained"] = against_published(published, result)
-    result = finite(result)
-    if args.out:
-        write_json(args.out, result)
-    print(json.dumps(result, indent=2) if args.json else summary(result))
-
-
-def _class_of(given: str | None, name: str) -> Callable[..., nn.Module] | None:
-    """The class of a run's guide, where it is the user's own and was given."""
-    guide = resolve_guide(given) if given else None
-    if ".py:" in (given or name) and guide is None:
-        raise UserError(
-            f"the run's guide is {name}, code that is only run when you ask for it: "
-            f"add --guide {name}"
-        )
-    return guide if callable(guide) else None
-
-
-def _images(data: Dataset, args: argparse.Namespace, seed: int) -> Tensor:
-    """Those to evaluate on: the first of a split, or all of it."""
-    # The training images of a dynamic set are one draw of them.
-    x = data.epoch(seed, 0) if args.split == "train" else getattr(data, args.split)
-    if args.num_data is not None and not 1 <= args.num_data <= len(x):
-        raise UserError(
-            f"num_data: expected 1 to the {len(x)} images of the {args.split} split of "
-            f"{data.name}, got {args.num_data}"
-        )
-    return x[: args.num_data]
-
-
-def _known_of(folder: Path, published: dict) -> dict:
-    """What a result says of the training, besides the evaluation."""
-    if published:
-        keys = ("name", "recipe", "commit")
-        return {key: published[key] for key in keys} | published["trained"]
-    trained = folder / RESULT_FILE
-    return read_json(trained) if trained.exists() else {}
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -247,7 +173,8 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
 _COMMANDS = {
     "train": _train,
     "density": _density,
-    "evaluate": _evaluate,
+    "evaluate": evaluate_command,
+    "diagnose": diagnose_command,
     "compare": _compare,
     "report": _report,
 }
@@ -255,6 +182,7 @@ _HOW_TO_GO_ON = {
     "density": "; the same command with --resume goes on",
     "train": "; the same command with --resume goes on",
     "evaluate": "",
+    "diagnose": "",
     "compare": "; the same command goes on",
     "report": "; some files are written, each of them whole",
 }

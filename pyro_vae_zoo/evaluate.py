@@ -24,7 +24,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, error_of_mean, summarise
 from pyro_vae_zoo.vae import VAE, in_data_plate, latent_sites
 
-__all__ = ["Evaluation", "evaluate", "log_likelihood"]
+__all__ = ["Evaluation", "draw_log_weights", "evaluate", "log_likelihood"]
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,31 @@ def log_likelihood(
     >>> log_likelihood(vae, torch.zeros(3, 8, 8), num_particles=100).log_prob.shape
     torch.Size([3])
     """
+    how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
+    return summarise(draw_log_weights(vae, x, num_particles, compile=compile, **how))
+
+
+def draw_log_weights(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int,
+    *,
+    seed: int | None = 0,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    compile: bool | str = "auto",
+) -> Tensor:
+    r"""The draws' \(\log w_k\), shape `(len(x), num_particles)`, float64 on the CPU.
+
+    Arguments and errors of `log_likelihood`, which summarises them.
+    """
     log_weights = _empty_weights(len(x), num_particles)
     how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream(vae, x, num_particles, _log_weights, compile=compile, **how)
     with closing(chunks):  # an error in the loop must not leave its contexts open
         for rows, columns, chunk in chunks:
             log_weights[rows, columns] = chunk["log_weights"].cpu()
-    return summarise(log_weights)
+    return log_weights
 
 
 def evaluate(

@@ -6,6 +6,11 @@ name the guide, and the data where they are told, in the title.
 """
 
 from pyro_vae_zoo.plots.components import plot_components
+from pyro_vae_zoo.plots.diagnostics import (
+    plot_correlations,
+    plot_gaps,
+    plot_particles,
+)
 from pyro_vae_zoo.plots.graph import plot_gates, plot_graph
 from pyro_vae_zoo.plots.hierarchy import plot_growth, plot_layers
 from pyro_vae_zoo.plots.images import (
@@ -28,12 +33,15 @@ __all__ = [
     "figure_title",
     "plot_comparison",
     "plot_components",
+    "plot_correlations",
     "plot_curves",
+    "plot_gaps",
     "plot_gates",
     "plot_graph",
     "plot_growth",
     "plot_images",
     "plot_layers",
+    "plot_particles",
     "plot_posterior",
     "plot_reconstructions",
     "plot_results",

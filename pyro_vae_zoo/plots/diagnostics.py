@@ -1,0 +1,193 @@
+"""Is the estimate to be trusted, where is the bound lost, what does a flow do."""
+
+import math
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pyro_vae_zoo.annealing import AnnealedLikelihood
+from pyro_vae_zoo.diagnostics import ParticleCurve, PosteriorCovariances
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.gaps import InferenceGaps
+from pyro_vae_zoo.importance import LogLikelihood
+from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure
+
+__all__ = ["plot_correlations", "plot_gaps", "plot_particles"]
+
+_BAND = 2  # standard errors to each side
+_LEVELS = ("--", "-.", ":")
+_WEAK = 0.1  # a colour scale that ends below it would show noise
+
+
+def plot_particles(
+    curves: Mapping[str, ParticleCurve],
+    levels: Mapping[str, LogLikelihood | AnnealedLikelihood] | None = None,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Mean log p-hat over the number of particles, beside what else estimates log p(x).
+
+    Bands are two Monte-Carlo standard errors wide to each side: of the draws, the data
+    being the same. They are too narrow where the curve still rises.
+
+    Args:
+        curves: of `particle_curve`, by label.
+        levels: other estimates for the same data, as by `annealed_log_likelihood`, by
+            label; level lines.
+        title: guide and data; see `figure_title`.
+
+    Raises:
+        UserError: where there is no curve.
+
+    >>> curve = ParticleCurve((1, 2), (-91.0, -90.0), (1.0, 1.0), (0.1, 0.1), 10)
+    >>> plot_particles({"iaf": curve}).axes[0].get_xscale()
+    'log'
+    """
+    if not curves:
+        raise UserError("there are no curves to draw")
+    fig = make_figure(6.4, 4.2, title)
+    ax = fig.subplots()
+    keys = []
+    for i, (label, curve) in enumerate(curves.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        _draw_curve(ax, curve, colour)
+        keys.append(Line2D([], [], color=colour, marker=".", label=label))
+    for i, (label, level) in enumerate((levels or {}).items(), len(curves)):
+        look = {"color": COLOURS[i % len(COLOURS)], "ls": _LEVELS[i % len(_LEVELS)]}
+        _draw_level(ax, level, look)
+        keys.append(Line2D([], [], label=label, **look))
+    data = next(iter(curves.values())).num_data
+    name = rf"$\log\,\hat p(x)$, mean over {data} data"
+    dress(ax, name, "number of particles", NATS)
+    ax.set_xscale("log")
+    keys.append(Patch(color="#DDDDDD", label=f"{_BAND} standard errors of the draws"))
+    _legend(fig, keys, 2)
+    return fig
+
+
+def _draw_curve(ax: Axes, curve: ParticleCurve, colour: str) -> None:
+    x, y = curve.num_particles, curve.log_prob
+    ax.plot(x, y, color=colour, marker=".", lw=1.2)
+    width = [_BAND * e for e in curve.mc_error]
+    low = [a - b for a, b in zip(y, width, strict=True)]
+    high = [a + b for a, b in zip(y, width, strict=True)]
+    ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+
+
+def _draw_level(
+    ax: Axes, found: LogLikelihood | AnnealedLikelihood, look: Mapping[str, str]
+) -> None:
+    level = found.log_prob.mean().item()
+    width = _BAND * found.std_error.square().sum().sqrt().item() / len(found.log_prob)
+    ax.axhline(level, lw=1.2, **look)
+    ax.axhspan(level - width, level + width, color=look["color"], alpha=0.12, lw=0)
+
+
+def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) -> Figure:
+    """What lies between ELBO and log p(x): mean parts as bars, and datum by datum.
+
+    Whiskers are standard errors over the data.
+
+    Args:
+        gaps: of `inference_gaps`, by label.
+        title: guide and data; see `figure_title`.
+
+    Raises:
+        UserError: where there are no gaps.
+    """
+    if not gaps:
+        raise UserError("there are no gaps to draw")
+    fig = make_figure(9, max(0.6 * len(gaps) + 1.2, 3.8), title)
+    bars, points = fig.subplots(1, 2, width_ratios=[1.3, 1])
+    for y, found in enumerate(gaps.values()):
+        start = 0.0
+        for values, colour in zip(_parts(found), _GAP_COLOURS, strict=True):
+            mean, error = values.mean().item(), _std_error(values)
+            bars.barh(y, mean, left=start, xerr=error, color=colour, **_BAR)
+            start += mean
+        sizes = [f"{values.mean().item():.2f}" for values in _parts(found)]
+        bars.annotate(" + ".join(sizes), (0, y - _BAR["height"] / 2), (3, 3), **_NUMBER)
+    for i, found in enumerate(gaps.values()):
+        approximation, amortisation = _parts(found)
+        look = {"s": 14, "alpha": 0.7, "lw": 0, "color": _SCATTER[i % len(_SCATTER)]}
+        points.scatter(approximation, amortisation, **look)
+    data = len(next(iter(gaps.values())).log_prob)
+    dress(bars, r"$\log\,p(x) -$ ELBO" + f", mean over {data} data", NATS, "")
+    bars.set_yticks(range(len(gaps)), list(gaps))
+    margin = max(0.6, 1.5 - len(gaps) / 2)  # a single bar is not to fill the frame
+    bars.set_ylim(len(gaps) - 1 + margin, -margin)
+    dress(points, "Each datum", "approximation gap (nats)", "amortisation gap (nats)")
+    points.axhline(0, color=FAINT, lw=0.8, zorder=0)
+    points.axvline(0, color=FAINT, lw=0.8, zorder=0)
+    keys = [
+        Patch(color=_GAP_COLOURS[0], label="approximation: what q cannot be"),
+        Patch(color=_GAP_COLOURS[1], label="amortisation: what the encoder misses"),
+    ]
+    if len(gaps) > 1:
+        keys += [
+            Line2D(
+                [], [], ls="", marker=".", color=_SCATTER[i % len(_SCATTER)], label=name
+            )
+            for i, name in enumerate(gaps)
+        ]
+    _legend(fig, keys, 2)
+    return fig
+
+
+_GAP_COLOURS = (COLOURS[0], COLOURS[4])
+_SCATTER = (COLOURS[2], COLOURS[3], COLOURS[5], COLOURS[6], COLOURS[1])
+_BAR = {"height": 0.45, "ecolor": INK, "capsize": 3, "error_kw": {"lw": 1}}
+_NUMBER = {"textcoords": "offset points", "fontsize": 9, "color": INK, "va": "bottom"}
+
+
+def _parts(gaps: InferenceGaps) -> tuple[Tensor, Tensor]:
+    return gaps.approximation_gap, gaps.amortisation_gap
+
+
+def plot_correlations(
+    covariances: PosteriorCovariances, *, title: str | None = None
+) -> Figure:
+    """Mean |correlation| over the data of each two latents, before and after each step.
+
+    Args:
+        covariances: of `posterior_covariances`.
+        title: guide and data; see `figure_title`.
+    """
+    matrices = covariances.correlation.abs().mean(1)
+    matrices.diagonal(dim1=1, dim2=2).fill_(math.nan)  # is one, and says nothing
+    count = len(matrices)
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    fig = make_figure(2.5 * columns + 0.9, 2.75 * rows + 0.9, title)
+    axes = list(fig.subplots(rows, columns, squeeze=False).flat)
+    top = max(matrices.nan_to_num().max().item(), _WEAK, 3 * covariances.noise)
+    means = covariances.mean_abs_correlation.mean(1).tolist()
+    for k, (ax, matrix) in enumerate(zip(axes, matrices, strict=False)):
+        image = ax.imshow(matrix.numpy(), cmap="viridis", vmin=0, vmax=top)
+        name = rf"$z_{{{k}}}$: mean {means[k]:.3f}"
+        dress(ax, name, "latent", "latent" if k % columns == 0 else "")
+        ax.grid(False)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(4, integer=True))
+    for ax in axes[count:]:
+        ax.remove()
+    label = f"mean |correlation|; {covariances.noise:.3f} if independent"
+    bar = fig.colorbar(image, ax=axes[:count], shrink=0.8)
+    bar.set_label(label, fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
+    bar.outline.set_visible(False)
+    return fig
+
+
+def _std_error(values: Tensor) -> float:
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _legend(fig: Figure, keys: list, columns: int) -> None:
+    look = {"frameon": False, "fontsize": 9, "labelcolor": INK}
+    fig.legend(handles=keys, loc="outside lower center", ncols=columns, **look)

@@ -1,0 +1,358 @@
+"""Curves, covariances and gaps against closed forms.
+
+Tolerances are multiples of standard errors, as in `test_estimators`.
+"""
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import linear_gaussian, perturb, small
+from torch import nn
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.gaps import LocalGuide
+from pyro_vae_zoo.models.flow_guides import AmortizedFlow
+from pyro_vae_zoo.models.standard import AmortizedGuide, DiagonalGaussian
+
+
+@pytest.fixture
+def truth():
+    return linear_gaussian()
+
+
+def best_mean_field(truth, shift=0.0):
+    """The diagonal Gaussian of least KL to p(z|x), its mean off by `shift`."""
+    d = truth.latent_dim
+    posterior = DiagonalGaussian(truth.event_dim, d).double()
+    scale = truth.precision.diagonal().rsqrt()
+    with torch.no_grad():
+        posterior.linear.weight.zero_()
+        posterior.linear.weight[:d] = truth.gain
+        posterior.linear.bias[:d] = shift - truth.gain @ truth.bias
+        raw = torch.log(torch.expm1(scale - 1e-6))
+        posterior.linear.bias[d:] = raw - math.log(math.expm1(1.0))
+    return AmortizedGuide(nn.Identity(), posterior)
+
+
+# -------------------------------------------------------------------- the curve
+
+
+def test_the_curve_goes_from_the_elbo_to_log_p(truth):
+    x = truth.marginal.sample((50,))
+    vae = truth.vae(truth.gaussian_guide(widen=1.5))
+    curve = zoo.particle_curve(vae, x, 1000, seed=3)
+    assert curve.num_particles == (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+    ends = zoo.evaluate(vae, x, 1000, seed=3)  # of the same draws
+    assert curve.log_prob[0] == pytest.approx(ends.elbo)
+    assert curve.std_error[0] == pytest.approx(ends.elbo_std_error)
+    assert curve.log_prob[-1] == pytest.approx(ends.log_likelihood)
+    assert curve.mc_error[-1] == pytest.approx(ends.log_likelihood_mc_error)
+    assert list(curve.log_prob) == sorted(curve.log_prob)
+    log_p = truth.marginal.log_prob(x).mean().item()
+    assert curve.log_prob[-1] == pytest.approx(log_p, abs=4 * curve.mc_error[-1])
+    assert curve.log_prob[0] < log_p - 0.1
+    assert curve.num_data == 50
+
+
+def test_each_point_of_the_curve_is_that_of_so_many_draws(truth):
+    """All draws are used for each K: another run of only K draws agrees with it."""
+    x = truth.marginal.sample((200,))
+    vae = truth.vae(truth.gaussian_guide(widen=1.5))
+    curve = zoo.particle_curve(vae, x, 700)
+    assert curve.num_particles[-2:] == (500, 700)
+    for k in (1, 5, 20):
+        i = curve.num_particles.index(k)
+        again = zoo.log_likelihood(vae, x, k, seed=9).log_prob.mean().item()
+        alone = math.sqrt(700 / k) * curve.mc_error[i]  # of one block in place of all
+        assert abs(again - curve.log_prob[i]) < 4 * math.hypot(alone, curve.mc_error[i])
+
+
+def test_errors_of_the_curve_are_those_of_repetition(truth):
+    x = truth.marginal.sample((5,))
+    vae = truth.vae(truth.gaussian_guide(widen=1.5))
+    curves = [zoo.particle_curve(vae, x, 100, seed=s) for s in range(100)]
+    for i in (0, 3, -1):
+        values = torch.tensor([c.log_prob[i] for c in curves])
+        reported = torch.tensor([c.mc_error[i] for c in curves]).square().mean().sqrt()
+        assert values.std() / reported == pytest.approx(1, abs=4 / math.sqrt(200))
+
+
+def test_a_curve_of_one_draw_and_one_datum(truth):
+    curve = zoo.particle_curve(truth.vae(), truth.marginal.sample((1,)), 1)
+    assert curve.num_particles == (1,)
+    assert math.isnan(curve.std_error[0])
+    assert math.isnan(curve.mc_error[0])
+
+
+# ------------------------------------------------------------------ covariances
+
+
+def test_mean_field_is_diagonal(truth):
+    x = truth.marginal.sample((6,))
+    found = zoo.posterior_covariances(truth.vae(best_mean_field(truth)), x, 20_000)
+    assert found.steps == ("z_0",)
+    variance = 1 / truth.precision.diagonal()
+    for covariance in found.covariance[0]:
+        torch.testing.assert_close(covariance.diagonal(), variance, rtol=0.05, atol=0)
+    off = found.correlation[0, :, 0, 1]
+    assert off.abs().max() < 5 / math.sqrt(20_000)
+    torch.testing.assert_close(found.mean_abs_correlation[0], off.abs())
+    assert found.noise == pytest.approx(math.sqrt(2 / math.pi / 20_000))
+
+
+def test_full_rank_is_the_posteriors(truth):
+    x = truth.marginal.sample((6,))
+    found = zoo.posterior_covariances(truth.vae(), x, 20_000)
+    size = 5 * math.sqrt(2 / 20_000) * truth.covariance.diagonal().max()
+    assert (found.covariance - truth.covariance).abs().max() < size
+    log_det = found.log_det.mean()  # of six: error sqrt(2 d / (n N))
+    assert abs(log_det - truth.covariance.logdet()) < 4 * math.sqrt(4 / (6 * 20_000))
+
+
+def test_householder_turns_the_covariance(truth):
+    """H diag(s^2) H^T with H of the guide's own vector."""
+    d, x = 4, torch.randn(3, 5)
+    posterior = AmortizedFlow(5, d, "householder", num_flows=1)
+    perturb(posterior)
+    vae = zoo.VAE(small("mean_field", (5,), latent_dim=d).model,
+                  AmortizedGuide(nn.Identity(), posterior), (5,))  # fmt: skip
+    found = zoo.posterior_covariances(vae, x.bernoulli_(0.5), 40_000)
+    assert found.steps == ("z_0", "z_1")
+    with torch.no_grad():
+        (v,) = posterior.flows[0].nn(x)
+        v = nn.functional.normalize(v[:, 0], dim=-1)
+        scale = posterior.base(x).stddev
+    turn = (torch.eye(d) - 2 * v[:, :, None] * v[:, None, :]).double()
+    base = torch.diag_embed(scale.double() ** 2)
+    expected = turn @ base @ turn.mT
+    largest = expected.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
+    error = 5 * math.sqrt(2 / 40_000) * largest
+    assert ((found.covariance[0] - base).abs() < error).all()
+    assert ((found.covariance[1] - expected).abs() < error).all()
+    assert (expected - base).abs().max() > 2 * error.max()  # which it does turn
+    torch.testing.assert_close(*found.log_det, rtol=0, atol=1e-5)
+    before, after = found.mean_abs_correlation
+    assert (before < 5 * found.noise).all()
+    assert (after > before).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "num_flows", "steps"),
+    [
+        ("iaf", 0, 1),
+        ("iaf", 3, 4),
+        ("affine_coupling", 3, 4),  # the reversals between are no steps
+        ("householder", 3, 2),  # at once
+        ("recursive_mixture", None, 1),
+    ],
+)
+@pytest.mark.parametrize("chunk_rows", [None, 70])
+def test_the_last_is_the_covariance_of_the_guides_draws(
+    name, num_flows, steps, chunk_rows, monkeypatch
+):
+    if chunk_rows:
+        monkeypatch.setattr("pyro_vae_zoo.chunks.chunk_rows_for", lambda *a: chunk_rows)
+    flows = {} if num_flows is None else {"num_flows": num_flows}
+    vae = small(name, latent_dim=3, **flows)
+    perturb(vae.guide)
+    x = torch.rand(3, 2, 3).bernoulli()
+    found = zoo.posterior_covariances(vae, x, 5000)
+    assert found.steps == tuple(f"z_{k}" for k in range(steps))
+    z = vae.encode(x, 5000).double()
+    expected = torch.stack([z[:, i].T.cov() for i in range(3)])
+    fourth = (z - z.mean(0)).pow(4).mean(0).amax(-1).sqrt()  # bounds sd of a product
+    error = 5 * math.sqrt(2 / 5000) * fourth[:, None, None]
+    assert ((found.covariance[-1] - expected).abs() < error).all()
+
+
+def test_reversals_belong_to_the_step_after_them():
+    """The steps of a coupling flow, one by one, from its own transforms."""
+    vae = small("affine_coupling", latent_dim=3, num_flows=2)
+    perturb(vae.guide)
+    x = torch.rand(1, 2, 3).bernoulli()
+    found = zoo.posterior_covariances(vae, x, 20_000)
+    with torch.no_grad():
+        q = vae.guide.posterior(vae.guide.encoder(x))
+        z = q.transforms[0](q.base_dist.sample((20_000,)))
+    expected = z[:, 0].double().T.cov()
+    error = 5 * math.sqrt(2 / 20_000) * expected.diagonal().max()
+    assert (found.covariance[1, 0] - expected).abs().max() < error
+
+
+def test_the_determinant_has_no_bias_of_few_draws(truth):
+    x = truth.marginal.sample((1,)).repeat(2000, 1)
+    found = zoo.posterior_covariances(truth.vae(), x, 5)
+    error = found.log_det.std() / math.sqrt(2000)
+    assert abs(found.log_det.mean() - truth.covariance.logdet()) < 4 * error
+    assert abs(found.covariance.logdet().mean() - truth.covariance.logdet()) > 8 * error
+
+
+def test_covariances_of_what_has_none_are_refused():
+    x = torch.rand(3, 2, 3).bernoulli()
+    with pytest.raises(UserError, match="z_1"):
+        zoo.posterior_covariances(small("gated_dag"), x, 100)
+    with pytest.raises(UserError, match="2 latents needs more than 2 draws"):
+        zoo.posterior_covariances(small("iaf"), x, 2)
+    with pytest.raises(UserError, match="at least 2, got 0"):
+        zoo.posterior_covariances(small("iaf"), x, 0)
+
+
+def test_one_latent_has_no_correlation():
+    vae = small("mean_field", latent_dim=1)
+    found = zoo.posterior_covariances(vae, torch.rand(3, 2, 3).bernoulli(), 50)
+    assert found.mean_abs_correlation.abs().max() < 1e-12
+
+
+# ----------------------------------------------------------------------- the gaps
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_gaps_of_mean_field_are_the_closed_forms(shift):
+    """No amortisation gap at the optimum, KL of the two Gaussians elsewhere."""
+    truth = linear_gaussian(latent_dim=4, event_dim=5)
+    x = truth.marginal.sample((40,))
+    log_p = truth.marginal.log_prob(x)
+    vae = truth.vae(best_mean_field(truth, shift))
+    gaps = zoo.inference_gaps(vae, x, 300, num_particles=1000, log_prob=log_p)
+    best = truth.mean_field_gap
+    off = torch.full((4,), shift, dtype=torch.double)
+    lost = (0.5 * off @ truth.precision @ off).item()
+    assert best > 0.1
+    local = gaps.local_error.square().sum().sqrt().item() / 40
+    both = math.hypot(local, gaps.amortised_error.square().sum().sqrt().item() / 40)
+    assert both < 0.05
+    # A hundredth of a nat is what the noise of the steps may cost.
+    assert gaps.approximation_gap.mean().item() == pytest.approx(
+        best, abs=4 * local + 0.01
+    )
+    assert gaps.amortisation_gap.mean().item() == pytest.approx(
+        lost, abs=4 * both + 0.01
+    )
+    assert lost == 0 or lost > 0.2
+
+
+def test_full_rank_has_no_approximation_gap(truth):
+    """From a guide whose factor lacks what lies below the diagonal."""
+    x = truth.marginal.sample((20,))
+    guide = truth.gaussian_guide(widen=1.3, shift=0.3)
+    with torch.no_grad():
+        guide.posterior.lower.bias.zero_()
+    log_p = truth.marginal.log_prob(x)
+    gaps = zoo.inference_gaps(truth.vae(guide), x, 300, log_prob=log_p)
+    assert gaps.approximation_gap.abs().max() < 0.02
+    assert (gaps.amortisation_gap > 0.1).all()
+    total = gaps.approximation_gap + gaps.amortisation_gap
+    torch.testing.assert_close(total, log_p - gaps.amortised_elbo)
+
+
+def test_without_an_estimate_of_log_p_all_draws_give_one(truth):
+    x = truth.marginal.sample((20,))
+    vae = truth.vae(truth.gaussian_guide(widen=1.3, shift=0.1))
+    gaps = zoo.inference_gaps(vae, x, 100)
+    error = truth.marginal.log_prob(x) - gaps.log_prob
+    assert error.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["mean_field", "full_rank", "iaf", "householder"])
+def test_the_search_starts_at_the_guides_output(name):
+    vae = small(name)
+    perturb(vae.guide)
+    x = torch.rand(3, 2, 3).bernoulli()
+    with torch.no_grad():
+        q = vae.guide.posterior(vae.guide.encoder(x))
+        local = LocalGuide(vae.guide, x)
+        moved = local.moved(local.posterior(local.context))
+        torch.manual_seed(1)
+        z = q.rsample((7,))
+        torch.manual_seed(1)
+        torch.testing.assert_close(moved.rsample((7,)), z)
+    gaps = zoo.inference_gaps(vae, x, num_steps=0)
+    error = (gaps.amortised_error.square() + gaps.local_error.square()).sqrt()
+    assert (gaps.amortisation_gap.abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["iaf", "planar", "affine_coupling", "sylvester_orthogonal"]
+)
+def test_flows_are_optimised_too(name):
+    vae = small(name)
+    perturb(vae.guide)
+    x = torch.rand(8, 2, 3).bernoulli()
+    gaps = zoo.inference_gaps(vae, x, 200)
+    assert gaps.amortisation_gap.mean() > 0.05  # of a guide that was never trained
+    exact = zoo.annealed_log_likelihood(vae, x, num_temps=50, num_leapfrog=3)
+    assert (exact.log_prob - gaps.local_elbo).mean() > -4 * exact.std_error.mean()
+
+
+def test_data_do_not_depend_on_each_other(truth, monkeypatch):
+    """One batch or many: the same gaps, but for the draws."""
+    x = truth.marginal.sample((6,))
+    vae = truth.vae(truth.gaussian_guide(widen=1.5))
+    whole = zoo.inference_gaps(vae, x, 200)
+    monkeypatch.setattr("pyro_vae_zoo.gaps.chunk_rows_for", lambda *a: 128)
+    parts = zoo.inference_gaps(vae, x, 200)
+    assert not torch.equal(whole.local_elbo, parts.local_elbo)
+    error = 5 * (whole.local_error + parts.local_error) + 0.01
+    assert ((whole.local_elbo - parts.local_elbo).abs() < error).all()
+
+
+def test_the_caller_is_left_alone(truth):
+    vae, x = truth.vae(truth.gaussian_guide(widen=1.5)), truth.marginal.sample((3,))
+    vae.train()
+    vae.guide.encoder.eval()
+    state = {name: p.clone() for name, p in vae.state_dict().items()}
+    before = torch.get_rng_state()
+    first, again, other = (zoo.inference_gaps(vae, x, 20, seed=s) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.local_elbo, again.local_elbo)
+    assert not torch.equal(first.local_elbo, other.local_elbo)
+    assert vae.training
+    assert not vae.guide.encoder.training
+    for name, p in vae.state_dict().items():
+        assert torch.equal(p, state[name])
+    assert all(p.grad is None and p.requires_grad for p in vae.parameters())
+
+
+def test_gaps_of_other_guides_are_refused(truth):
+    x = torch.rand(3, 2, 3).bernoulli()
+    with pytest.raises(UserError, match="AmortizedGuide.*got SemiAmortizedGuide"):
+        zoo.inference_gaps(small("semi_amortized"), x)
+
+    class Laplace(nn.Module):
+        def forward(self, context):
+            loc = context[..., :2]
+            return dist.Laplace(loc, torch.ones_like(loc)).to_event(1)
+
+    guide = AmortizedGuide(nn.Flatten(), Laplace())
+    with pytest.raises(UserError, match="on a Gaussian, got Independent of Laplace"):
+        zoo.inference_gaps((small("mean_field").model, guide), x)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_steps": -1}, "num_steps must be at least 0, got -1"),
+        ({"num_particles": 1}, "num_particles must be at least 2, got 1"),
+        ({"step_particles": 0}, "step_particles must be at least 1, got 0"),
+        ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        ({"log_prob": torch.zeros(2)}, r"log_prob of shape \(3,\), got \(2,\)"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(truth, options, words):
+    with pytest.raises(UserError, match=words):
+        zoo.inference_gaps(truth.vae(), truth.marginal.sample((3,)), **options)
+
+
+def test_draws_of_the_optimised_q_estimate_log_p_better(truth):
+    x = truth.marginal.sample((20,))
+    vae = truth.vae(truth.gaussian_guide(widen=0.3, shift=0.5))
+    gaps = zoo.inference_gaps(vae, x, 300)
+    log_p = truth.marginal.log_prob(x)
+    own = (gaps.local_importance.log_prob - log_p).abs()
+    guides = (zoo.log_likelihood(vae, x, 2000).log_prob - log_p).abs()
+    assert own.max() < 0.02
+    assert guides.mean() > 0.1
+    assert gaps.local_importance.num_particles == 2000
