@@ -26,8 +26,8 @@ def main() -> int:
     try:
         info = publish(
             args.run_folder,
-            args.name,
             load_dataset(open_run(args.run_folder)["source"], args.data_dir),
+            name=args.name,
             commit=args.commit,
             recipe=args.recipe,
             folder=args.folder,

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import cli, pretrained
+from pyro_vae_zoo import _summary, cli, pretrained
 from pyro_vae_zoo import publish as publishing
 from pyro_vae_zoo._parser import make_parser
 from pyro_vae_zoo.gates import Gates
@@ -372,9 +372,9 @@ def test_errors_that_are_too_small_are_called_so():
     published = {"log_likelihood": -9.0, "log_likelihood_mc_error": 0.1}
     published |= {"num_particles": 9, "difference": 0.4, "mc_errors": 3.0}
     note = "the true MC error is larger"
-    assert note in cli._published(published, 9, 0.9)[-1]
+    assert note in _summary._pretrained(published, 9, 0.9)[-1]
     for share, errors in ((0.1, 3.0), (None, 3.0), (0.9, 1e-6), (0.9, None)):
-        lines = cli._published(published | {"mc_errors": errors}, 9, share)
+        lines = _summary._pretrained(published | {"mc_errors": errors}, 9, share)
         assert note not in "".join(lines)
 
 
