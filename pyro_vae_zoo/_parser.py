@@ -262,12 +262,13 @@ def _add_report(commands: Any) -> None:
     command = commands.add_parser(
         "report",
         help="tables, figures and the README from the files in results/",
-        description="Write what is generated from the folders of --results: table.md, "
+        description="Write what is stale of the files made from --results: table.md, "
         "table.csv and table.png where rows of a paper's table are, comparison.md and "
         "comparison.csv where `compare` left its runs; and in the README all that "
         "stands between the comments `begin table: NAME` and `end table: NAME`, where "
-        "NAME is a folder, a benchmark's file or an entry of tables.json. That file, in "
-        "--results, says which panels, rows and columns a table has.",
+        "NAME is a folder or a benchmark's file. tables.json, in --results, says which "
+        "panels, rows and columns a table has. A figure is stale where its numbers have "
+        "changed; delete it to have it drawn anew.",
         epilog="example: report --check, before a commit",
         formatter_class=_Formatter,
     )

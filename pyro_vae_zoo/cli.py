@@ -116,15 +116,20 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from pyro_vae_zoo.generated import generate, stale
+    from pyro_vae_zoo.report import generate, stale
 
+    if not args.results.is_dir():
+        raise UserError(
+            f"expected a folder of results {args.results}; there is none. `report` "
+            "works on a checkout of the project: run it there or pass --results DIR"
+        )
     readme = args.readme or args.results.parent / "README.md"
     readme = readme if args.readme or readme.exists() else None
     if not args.check:
         paths = generate(args.results, readme)
-        print(
-            f"{len(paths)} files written, of {args.results} and {readme or 'no README'}"
-        )
+        for path in paths:
+            print(f"written: {path}")
+        print(f"{len(paths)} files written, the others are up to date")
         return 0
     names = stale(args.results, readme)
     for name in names:

@@ -6,47 +6,10 @@ import json
 import math
 
 import pytest
+from reports import markdown_rows, result
 
 from pyro_vae_zoo import report
 from pyro_vae_zoo.errors import DataFileError, UserError
-
-
-def result(guide="iaf", seed=0, log_likelihood=-90.0, elbo=-92.0, **changes):
-    return {
-        "guide": guide,
-        "data": "digits",
-        "variant": "one draw, 1297/250/250",
-        "split": "test",
-        "elbo": elbo,
-        "elbo_std_error": 0.3,
-        "log_likelihood": log_likelihood,
-        "log_likelihood_std_error": 0.25,
-        "log_likelihood_mc_error": 0.004,
-        "kl": 20.5,
-        "active_units": {"z": "6/8"},
-        "khat": {"median": 0.35, "above_0.7": 0.06},
-        "ess": 432.1,
-        "num_particles": 1000,
-        "num_data": 250,
-        "weights": "best",
-        "num_parameters": 123456,
-        "epochs": 10,
-        "best_epoch": 9,
-        "seed": seed,
-        "seconds": 25.0,
-        "options": {"num_flows": 4} if guide == "iaf" else {},
-        "training": {"lr": 0.001, "batch_size": 100, "seed": seed},
-        "device": "cpu",
-        "num_threads": 2,
-        "versions": {"torch": "2.6"},
-    } | changes
-
-
-def markdown_rows(text):
-    header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
-    names = [cell.strip() for cell in header.strip("|").split("|")]
-    cells = [[c.strip() for c in row.strip("|").split("|")] for row in rows]
-    return [dict(zip(names, row, strict=True)) for row in cells]
 
 
 def test_markdown_shows_the_numbers_of_a_run():

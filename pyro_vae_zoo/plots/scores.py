@@ -1,8 +1,8 @@
 """Log-likelihoods of many guides side by side, and which of them differ."""
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae_zoo._averages import difference
+from pyro_vae_zoo._statistics import difference, number, standard_error
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure
 
@@ -22,6 +22,7 @@ _AHEAD, _BEHIND, _LEVEL = COLOURS[0], COLOURS[1], INK
 _KEYS = {"elbo": "ELBO", "log_likelihood": r"$\log \hat p(x)$"}
 _DOT = {"ls": "none", "marker": "o", "ms": 5}
 _PAPER = {"ls": "none", "marker": "D", "ms": 4.5, "mec": COLOURS[2]}
+_SHIFTS = {"elbo": 0.2, "log_likelihood": -0.2}
 _CROSS = {"ls": "none", "marker": "x", "ms": 5, "color": FAINT}
 
 
@@ -35,13 +36,15 @@ def plot_scores(
 
     Where the reference and another guide have several seeds, a second panel shows how
     far each is ahead of the reference, with two standard errors. Blue is ahead by more
-    than these, red behind, black within; grey has a single seed, and no verdict.
+    than these, red behind, black within; grey has too few seeds, and no verdict. Axes
+    are those of valid runs: what lies far from them is an arrow at the edge, with its
+    number (the mean over seeds).
 
     Args:
         panels: for each panel's name its results by the guide's label, several where
-            there are several seeds; with `elbo` and `log_likelihood`, in nats, and
-            where they are known `published`, `published_elbo` (of `test`), and
-            `note`, which begins with "invalid" where a bound is none.
+            there are several seeds; with `elbo` and `log_likelihood`, in nats or
+            None, and where they are known `published`, `published_elbo` (of `test`),
+            and `is_bound`, which is false where the number is no bound.
         reference: the guide whose mean log-likelihood is drawn as a line.
         title: of the figure.
 
@@ -82,7 +85,7 @@ def _is_judged(by_label: Mapping[str, Results], reference: str | None) -> bool:
 
 
 def _is_invalid(runs: Results) -> bool:
-    return (runs[0].get("note") or "").startswith("invalid")
+    return not all(run.get("is_bound", True) for run in runs)
 
 
 def _tick(label: str, panels: Mapping[str, Mapping[str, Results]]) -> str:
@@ -95,7 +98,7 @@ def _verdict(runs: Results, others: Results | None, key: str) -> str:
     if others is None or runs is others:
         return _LEVEL
     ahead, error = difference(runs, others, key)
-    if error is None:
+    if error is None or not math.isfinite(error):
         return FAINT
     if not abs(ahead) > 2 * error:
         return _LEVEL
@@ -112,25 +115,79 @@ def _draw_scores(
 ) -> None:
     """Each seed's ELBO and log-likelihood, and the paper's figures."""
     dress(ax, name, NATS, "")
+    ax.set_xlim(*_limits(by_label))
     others = by_label.get(reference)
     if others:
-        values = [_value(run, "log_likelihood") for run in others]
-        ax.axvline(fmean(values), color=FAINT, lw=1, zorder=0)
+        centre = fmean(_values(others, "log_likelihood"))
+        ax.axvline(centre, color=FAINT, lw=1, zorder=0)
     for label, runs in by_label.items():
         y = labels.index(label)
         for key in _KEYS:
-            values = [_value(run, key) for run in runs]
+            values = _values(runs, key)
             look = _look(key, _verdict(runs, others if judged else None, key))
             look = _CROSS if _is_invalid(runs) else look
-            if len(values) > 1 and not _is_invalid(runs):
-                error = 2 * stdev(values) / math.sqrt(len(values))
-                bar = {"color": look["mec"], "lw": 1.2, "zorder": 1}
-                ax.plot([fmean(values) - error, fmean(values) + error], [y, y], **bar)
-            ax.plot(values, [y] * len(values), **look)
+            if (bar := _bar(values)) and not _is_invalid(runs):
+                ax.plot(bar, [y, y], color=look["mec"], lw=1.2, zorder=1)
+            _mark(ax, values, y, key, look)
         for key, value in _published(runs[0]).items():
-            if value is not None:
-                ax.plot([value], [y], **_paper_look(key), zorder=1.5)
+            _mark(ax, [number(value)], y, key, _paper_look(key) | {"zorder": 1.5})
     ax.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _limits(by_label: Mapping[str, Results]) -> tuple[float, float]:
+    """The range of valid runs, and of what the paper has within as much again.
+
+    There is room for the numbers of what lies beyond.
+    """
+    valid = [runs for runs in by_label.values() if not _is_invalid(runs)]
+    numbers = [_values(runs, key) for runs in valid for key in _KEYS]
+    ours = _finite(x for values in numbers for x in [*values, *_bar(values)])
+    paper = [_published(runs[0]) for runs in by_label.values()]
+    paper = _finite(number(x) for figures in paper for x in figures.values())
+    wrong = [runs for runs in by_label.values() if _is_invalid(runs)]
+    wrong = _finite(x for runs in wrong for key in _KEYS for x in _values(runs, key))
+    ours = ours or wrong or paper or [0.0]
+    width = max(ours) - min(ours) or 1.0
+    paper_near = [x for x in paper if min(ours) - width <= x <= max(ours) + width]
+    low, high = min([*ours, *paper_near]), max([*ours, *paper_near])
+    edge, room = 0.05 * (high - low or 1.0), 0.3 * (high - low or 1.0)
+    below = any(x < low - edge for x in [*paper, *wrong])
+    above = any(x > high + edge for x in [*paper, *wrong])
+    return low - (room if below else edge), high + (room if above else edge)
+
+
+def _mark(
+    ax: Axes, values: Sequence[float], y: float, key: str, look: Mapping[str, Any]
+) -> None:
+    """Points; for those beyond the axis an arrow at its edge, with their mean."""
+    low, high = ax.get_xlim()
+    inside = [x for x in values if low <= x <= high]
+    if inside:
+        ax.plot(inside, [y] * len(inside), **look)
+    beyond = {
+        ("<", low, "left", 5): [x for x in values if x < low],
+        (">", high, "right", -5): [x for x in values if x > high],
+    }
+    for (marker, edge, align, points), those in beyond.items():
+        if those:
+            place = (edge, y + _SHIFTS[key])
+            ax.plot(*[[x] for x in place], **look | {"marker": marker}, clip_on=False)
+            ax.annotate(
+                f"{fmean(those):.5g}",
+                place,
+                (points, 0),
+                textcoords="offset points",
+                ha=align,
+                va="center",
+                fontsize=7,
+                color=INK,
+            )
+
+
+def _bar(values: Sequence[float]) -> list[float]:
+    """The ends of the mean ± two standard errors; nothing where there are none."""
+    error = number(standard_error(values))
+    return _finite([fmean(values) - 2 * error, fmean(values) + 2 * error])
 
 
 def _draw_differences(
@@ -147,7 +204,7 @@ def _draw_differences(
     for label, runs in by_label.items():
         if label == reference or _is_invalid(runs):
             continue
-        for key, shift in (("elbo", 0.17), ("log_likelihood", -0.17)):
+        for key, shift in _SHIFTS.items():
             ahead, error = difference(runs, others, key)
             look = _look(key, _verdict(runs, others, key))
             y = labels.index(label) + shift
@@ -158,8 +215,12 @@ def _draw_differences(
     ax.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def _value(run: Mapping[str, Any], key: str) -> float:
-    return math.nan if run[key] is None else run[key]
+def _values(runs: Results, key: str) -> list[float]:
+    return [number(run[key]) for run in runs]
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
 
 
 def _published(run: Mapping[str, Any]) -> dict[str, float | None]:
@@ -189,13 +250,16 @@ def _legend(
             keys.append(Line2D([], [], label=f"paper's {name}", **_paper_look(key)))
     if any(map(_is_invalid, rows)):
         keys.append(Line2D([], [], label="invalid: no bound", **_CROSS))
+    if any(line.get_marker() in ("<", ">") for ax in fig.axes for line in ax.lines):
+        beyond = {"marker": ">", "ls": "none", "ms": 5, "color": FAINT}
+        keys.append(Line2D([], [], label="beyond the axis", **beyond))
     if any(reference in by_label for by_label in panels.values()):
         keys.append(Line2D([], [], color=FAINT, lw=1, label=reference))
     verdicts = {
         _AHEAD: f"ahead of {reference}",
         _BEHIND: f"behind {reference}",
         _LEVEL: "within two errors",
-        FAINT: "one seed: no verdict",
+        FAINT: "too few seeds: no verdict",
     }
     used = {
         _verdict(runs, by_label.get(reference), key)

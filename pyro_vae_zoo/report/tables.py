@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pyro_vae_zoo._averages import Result, Row
+from pyro_vae_zoo.report.averages import Result, Row, planned_epochs
 
 __all__ = [
     "AVERAGED",
@@ -55,39 +55,42 @@ def _decimals(error: float) -> int:
 
 
 class Column(NamedTuple):
-    """A header, and the text of a row's cell, told whether some rows have seeds."""
+    """A header, and the text of a row's cell."""
 
     header: str
-    text: Callable[[Row, bool], str]
+    text: Callable[[Row], str]
 
 
-def _bound(key: str) -> Callable[[Row, bool], str]:
-    def text(row: Row, several: bool) -> str:
+def _bound(key: str) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
         shown = number_text(row[key], row[f"{key}_std_error"])
-        if shown == MISSING:
+        error = row[f"{key}_seed_error"]
+        if shown == MISSING or error is None:
             return shown
-        return shown + f" ± {error_text(row[f'{key}_seed_error'])}" * several
+        return f"{shown} ± {error_text(error)}"
 
     return text
 
 
-def _of(key: str, form: str, scale: float = 1) -> Callable[[Row, bool], str]:
-    return lambda row, _: (
-        MISSING if row[key] is None else format(scale * row[key], form)
-    )
+def _of(key: str, form: str) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        known = row[key] is not None and math.isfinite(row[key])
+        return format(row[key], form) if known else MISSING
+
+    return text
 
 
-def _active(row: Row, _: bool) -> str:
+def _active(row: Row) -> str:
     units = f"{row['active_units']:.3g}/{row['latent_units']}"
     return units if row["latent_units"] else MISSING
 
 
-def _share(row: Row, _: bool) -> str:
+def _share(row: Row) -> str:
     percent = row["khat_above_0.7"]
     return MISSING if percent is None else f"{100 * percent:.0f} %"
 
 
-def _ess(row: Row, _: bool) -> str:
+def _ess(row: Row) -> str:
     none = row["ess"] is None or not row["latent_units"]
     return MISSING if none else f"{row['ess']:.3g}"
 
@@ -96,13 +99,13 @@ COLUMNS = {
     "elbo": Column("ELBO", _bound("elbo")),
     "log_likelihood": Column("log-likelihood", _bound("log_likelihood")),
     "data_error": Column(
-        "± data", lambda row, _: error_text(row["log_likelihood_std_error"])
+        "± data", lambda row: error_text(row["log_likelihood_std_error"])
     ),
     "draws_error": Column(
-        "± draws", lambda row, _: error_text(row["log_likelihood_mc_error"])
+        "± draws", lambda row: error_text(row["log_likelihood_mc_error"])
     ),
     "gap": Column(
-        "gap", lambda row, _: number_text(row["gap"], row["log_likelihood_std_error"])
+        "gap", lambda row: number_text(row["gap"], row["log_likelihood_std_error"])
     ),
     "kl": Column("KL", _of("kl", ".2f")),
     "active": Column("active", _active),
@@ -111,7 +114,7 @@ COLUMNS = {
     "ess": Column("ESS", _ess),
     "parameters": Column("parameters", _of("num_parameters", ",")),
     "seconds": Column("s/epoch", _of("seconds_per_epoch", ".3g")),
-    "epochs": Column("epochs", _of("epochs", "")),
+    "epochs": Column("epochs", _of("epochs", ".4g")),
     "seeds": Column("seeds", _of("num_seeds", "")),
 }
 
@@ -163,7 +166,7 @@ LEGEND = (
     "k-hat: median, and share of the data where it is above 0.7, which marks an "
     "unreliable estimate."
 )
-AVERAGED = "Numbers are means over seeds, ± their standard error."
+AVERAGED = "Rows of several seeds have their means ± standard error."
 
 
 def settings(results: Sequence[Result]) -> str:
@@ -171,8 +174,9 @@ def settings(results: Sequence[Result]) -> str:
     first = next((r for r in results if r["active_units"]), results[0])
     seeds = sorted({r["seed"] for r in results})
     training = _common(r["training"] for r in results)
-    budget = [f"{first['epochs']} epochs"]
-    budget += [f"{k} {training[k]}" for k in ("batch_size", "lr") if k in training]
+    budget = [f"{planned_epochs(first)} epochs"]
+    keys = ("batch_size", "lr", "patience")
+    budget += [f"{key} {training[key]}" for key in keys if training.get(key)]
     return (
         f"Data: {first['data']} ({first['variant']}), {first['split']} split, "
         f"{first['num_data']} data. Numbers in nats per datum, larger is better; the "

@@ -4,17 +4,19 @@ A block is all that stands between a line `<!-- begin table: NAME -->` and the n
 `<!-- end table: NAME -->`; `fill_blocks` puts the tables in.
 """
 
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyro_vae_zoo import _tables
-from pyro_vae_zoo._averages import Row
-from pyro_vae_zoo._tables import MISSING, Column
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.paper_report import columns_of, footnotes
-from pyro_vae_zoo.paper_rows import Layout, Panels, paper_row
+from pyro_vae_zoo.report import tables
+from pyro_vae_zoo.report.averages import Row
+from pyro_vae_zoo.report.layout import Layout
+from pyro_vae_zoo.report.paper import columns_of, footnotes
+from pyro_vae_zoo.report.rows import Panels
+from pyro_vae_zoo.report.tables import MISSING, Column
 
 __all__ = ["benchmark_table", "block_names", "brief_table", "fill_blocks"]
 
@@ -63,7 +65,7 @@ def block_names(text: str) -> list[str]:
     return names
 
 
-def fill_blocks(text: str, tables: Mapping[str, str]) -> str:
+def fill_blocks(text: str, contents: Mapping[str, str]) -> str:
     r"""The text with each block's content replaced by its table.
 
     Raises:
@@ -74,12 +76,12 @@ def fill_blocks(text: str, tables: Mapping[str, str]) -> str:
     'new'
     """
     for name in block_names(text):
-        if name not in tables:
-            raise unknown_name("table", name, tables)
+        if name not in contents:
+            raise unknown_name("table", name, contents)
         begin, end = f"<!-- begin table: {name} -->", f"<!-- end table: {name} -->"
         before, rest = text.split(begin, 1)
         _, after = rest.split(end, 1)
-        text = f"{before}{begin}\n\n{tables[name].rstrip()}\n\n{end}{after}"
+        text = f"{before}{begin}\n\n{contents[name].rstrip()}\n\n{end}{after}"
     return text
 
 
@@ -89,19 +91,15 @@ def fill_blocks(text: str, tables: Mapping[str, str]) -> str:
 def brief_table(panels: Panels, layout: Layout) -> str:
     """A table of the layout's columns, and under it what the numbers depend on.
 
-    A row whose note begins with "invalid" has its numbers struck out.
+    The numbers of invalid rows are struck out.
 
     Raises:
         UserError: for a column that the rows do not have.
     """
-    several = layout.seeds == "mean" and any(
-        row["num_seeds"] > 1 for rows in panels.values() for row in rows
-    )
     shown = {
         title: {
             _name(row["label"], layout) + _marks(row, footnotes(panels)): {
-                column.header: column.text(row, several)
-                for column in _columns(rows, layout)
+                column.header: column.text(row) for column in _columns(rows, layout)
             }
             for row in rows
         }
@@ -111,9 +109,9 @@ def brief_table(panels: Panels, layout: Layout) -> str:
     left = 2 if layout.arrange == "stack" else 1
     empty = {h for h in lines[0] if all(x.get(h, MISSING) == MISSING for x in lines)}
     lines = [{h: x[h] for h in x if h not in empty} for x in lines]
-    below = textwrap.fill(_below(panels, layout, several), _WIDTH)
+    below = textwrap.fill(_below(panels, layout), _WIDTH)
     notes = [f"{mark} {note}." for note, mark in footnotes(panels).items()]
-    return "\n\n".join([_tables.markdown(lines, left).rstrip(), below, *notes]) + "\n"
+    return "\n\n".join([tables.markdown(lines, left).rstrip(), below, *notes]) + "\n"
 
 
 def _columns(rows: Sequence[Row], layout: Layout) -> list[Column]:
@@ -121,20 +119,10 @@ def _columns(rows: Sequence[Row], layout: Layout) -> list[Column]:
     for name in layout.columns:
         if name not in known:
             raise unknown_name("column", name, known)
-    headers = {key: layout.headers.get(key, known[key].header) for key in known}
-    if layout.seeds == "mean":
-        return [known[key]._replace(header=headers[key]) for key in layout.columns]
     return [
-        Column(headers[key], lambda row, _, text=known[key].text: _each(row, text))
+        known[key]._replace(header=layout.headers.get(key, known[key].header))
         for key in layout.columns
     ]
-
-
-def _each(row: Row, text: Any) -> str:
-    """The cell of each seed, where they differ."""
-    singles = [row | paper_row(row["label"], [run]) for run in row["seeds"]]
-    texts = [text(single, False) for single in singles]
-    return " / ".join(texts if len(set(texts)) > 1 else texts[:1])
 
 
 def _name(label: str, layout: Layout) -> str:
@@ -180,21 +168,10 @@ def _stack(shown: Shown, layout: Layout) -> list[dict[str, str]]:
     ]
 
 
-def _transpose(shown: Shown, layout: Layout) -> list[dict[str, str]]:
-    """A line for each panel, a column for each row, of the first of the columns."""
-    panel = layout.headers.get("panel", "data")
-    rows = dict.fromkeys(row for by_row in shown.values() for row in by_row)
-    return [
-        {panel: title}
-        | {row: next(iter(by_row.get(row, {"": ""}).values())) for row in rows}
-        for title, by_row in shown.items()
-    ]
+_ARRANGE = {"beside": _beside, "stack": _stack}
 
 
-_ARRANGE = {"beside": _beside, "stack": _stack, "transpose": _transpose}
-
-
-def _below(panels: Panels, layout: Layout, several: bool) -> str:
+def _below(panels: Panels, layout: Layout) -> str:
     """Data, split, draws, seeds and errors of all rows."""
     rows = [row for rows in panels.values() for row in rows]
     runs = [run for row in rows for run in row["seeds"]]
@@ -205,22 +182,19 @@ def _below(panels: Panels, layout: Layout, several: bool) -> str:
     draws = _listed(f"{run['num_particles']:,}" for run in runs if run["active_units"])
     text += f"{draws} draws; " if draws else ""
     text += f"seed{'s' * (len(seeds) > 1)} {_listed(map(str, seeds), ', ')}"
-    if several:
-        text += ", means ± their standard error (– for one seed)"
-    elif len(seeds) > 1:
-        text += ", each where a row has several"
+    if any(row["num_seeds"] > 1 for row in rows):
+        text += ", means ± their standard error where a row has several"
     text += _errors(panels, layout)
-    shares = [
-        row["khat_above_0.7"] for row in rows if row["khat_above_0.7"] is not None
-    ]
+    shares = _known(rows, "khat_above_0.7")
     if shares:
         percent = _range(shares, lambda share: f"{100 * share:.0f}")
         text += f". k-hat is above 0.7 for {percent} % of the data"
-    if several and any(key.endswith("difference") for key in layout.columns):
+    judged = [key for key in layout.columns if key.endswith("difference")]
+    if judged and _known(rows, "elbo_difference_error"):
         text += f". Bold: beyond two standard errors (seeds) from `{layout.reference}`"
     if any(row["invalid"] for row in rows):
         text += ". Struck out: no bounds, not to be quoted"
-    return text + "."
+    return f"{text}. {layout.note}".removesuffix(". ") + "."
 
 
 def _errors(panels: Panels, layout: Layout) -> str:
@@ -228,18 +202,28 @@ def _errors(panels: Panels, layout: Layout) -> str:
     sampled = any(key.startswith("log_likelihood") for key in layout.columns)
     key = "log_likelihood" if sampled else "elbo"
     errors = {
-        title: _range([row[f"{key}_std_error"] for row in rows], _tables.error_text)
+        title: _range(known, tables.error_text)
         for title, rows in panels.items()
+        if (known := _known(rows, f"{key}_std_error"))
     }
-    shown = [f"{error} ({title})" for title, error in errors.items()]
-    shown = shown if len(set(errors.values())) > 1 else list(errors.values())[:1]
-    text = ". Standard error over the data (the same for all rows of a data set): "
-    text += ", ".join(shown)
-    rows = [row for rows in panels.values() for row in rows]
-    of_draws = [e for row in rows if (e := row["log_likelihood_mc_error"]) > 0]
-    if sampled and of_draws:
-        text += f"; of the draws: at most {_tables.error_text(max(of_draws))}"
+    text = ""
+    if errors:
+        shown = [f"{error} ({title})" for title, error in errors.items()]
+        shown = shown if len(set(errors.values())) > 1 else list(errors.values())[:1]
+        text = ". Standard error over the data (shared by the rows of a data set): "
+        text += ", ".join(shown)
+    of_draws = _known(
+        [r for rows in panels.values() for r in rows], "log_likelihood_mc_error"
+    )
+    if sampled and any(of_draws):
+        text += f"; of the draws: at most {tables.error_text(max(of_draws))}"
     return text
+
+
+def _known(rows: Sequence[Row], key: str) -> list[float]:
+    """The numbers of valid rows, where they have one."""
+    values = [row[key] for row in rows if not row["invalid"]]
+    return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def _listed(values: Any, by: str = " / ") -> str:
@@ -272,7 +256,7 @@ def benchmark_table(times: Sequence[Mapping[str, Any]], layout: Layout) -> str:
             cells = [found[key] for n in sizes if (key := (network, what, n)) in found]
             line[layout.headers.get(what, what)] = " / ".join(map(_milliseconds, cells))
         lines.append(line)
-    return _tables.markdown(lines, padded=False)
+    return tables.markdown(lines, padded=False)
 
 
 def _milliseconds(row: Mapping[str, Any]) -> str:

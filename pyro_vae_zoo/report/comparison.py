@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo import _tables
-from pyro_vae_zoo._averages import SAME, Result, average, rank, refuse_unlike
-from pyro_vae_zoo._tables import COLUMNS
 from pyro_vae_zoo.checkpoint import (
     METRICS_FILE,
     RESULT_FILE,
@@ -23,6 +20,16 @@ from pyro_vae_zoo.checkpoint import (
 )
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.registry import depth, guide_options, list_guides
+from pyro_vae_zoo.report import tables
+from pyro_vae_zoo.report.averages import (
+    SAME,
+    Result,
+    average,
+    planned_epochs,
+    rank,
+    refuse_unlike,
+)
+from pyro_vae_zoo.report.tables import COLUMNS
 
 __all__ = [
     "caption",
@@ -31,6 +38,7 @@ __all__ = [
     "labels_of",
     "markdown_table",
     "read_metrics",
+    "results_in",
     "summarise",
     "write_report",
 ]
@@ -60,11 +68,26 @@ def collect(paths: Sequence[str | os.PathLike]) -> list[Result]:
             files += found
         else:
             files.append(path / RESULT_FILE if path.is_dir() else path)
-    return [_read(file) for file in files]
+    return [_checked(read_json(file), file) for file in files]
 
 
-def _read(file: Path) -> Result:
-    result = read_json(file)
+def results_in(folder: Path) -> list[Result]:
+    """The results among the JSON files of a folder, in the order of their names.
+
+    A file without a guide or a log-likelihood is something else, and left alone.
+
+    Raises:
+        DataFileError: for a file that is no JSON, or a result that lacks something.
+    """
+    found = {file: read_json(file) for file in sorted(folder.glob("*.json"))}
+    return [_checked(value, file) for file, value in found.items() if _is_result(value)]
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, dict) and {"guide", "log_likelihood"} <= set(value)
+
+
+def _checked(result: Any, file: Path) -> Result:
     missing = _NEEDED
     if isinstance(result, dict):
         missing = [key for key in _NEEDED if key not in result]
@@ -113,29 +136,28 @@ def markdown_table(results: Sequence[Result]) -> str:
     data, the draws and the seeds together and as if the data were not the same.
     """
     rows = summarise(results)
-    several = any(row["num_seeds"] > 1 for row in rows)
     lines = [
         {"guide": row["label"]}
-        | {column.header: column.text(row, several) for column in COLUMNS.values()}
+        | {column.header: column.text(row) for column in COLUMNS.values()}
         for row in rows
     ]
     if _clearly_best(rows):
         for name in ("guide", "log-likelihood"):
             lines[0][name] = f"**{lines[0][name]}**"
-    return f"{caption(results)}\n\n{_tables.markdown(lines)}"
+    return f"{caption(results)}\n\n{tables.markdown(lines)}"
 
 
 def csv_table(results: Sequence[Result]) -> str:
     """All numbers of the table, unrounded, one line for each guide."""
-    return _tables.comma_separated(summarise(results))
+    return tables.comma_separated(summarise(results))
 
 
 def caption(results: Sequence[Result]) -> str:
     """What all rows share: data, split, draws, budget, seeds, hardware."""
-    parts = [_tables.settings(results), _tables.LEGEND]
+    parts = [tables.settings(results), tables.LEGEND]
     if len(results) > len(set(labels_of(results))):
-        parts.append(_tables.AVERAGED)
-    return " ".join([*parts, _tables.hardware(results)])
+        parts.append(tables.AVERAGED)
+    return " ".join([*parts, tables.hardware(results)])
 
 
 def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
@@ -153,7 +175,7 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
         runs[row["label"]] = [records for records in metrics if records]
     title = (
         f"{first['data']}: {first['variant']}\n{first['split']} split, "
-        f"{first['num_particles']} draws, {first['epochs']} epochs"
+        f"{first['num_particles']} draws, {planned_epochs(first)} epochs"
     )
     fig = plot_results(rows, runs if any(runs.values()) else None, title=title)
     write_atomically(folder / "comparison.md", markdown_table(results).encode())

@@ -3,120 +3,67 @@
 A row is a result with the keys `row`, `published` and so on that
 `examples/reproduce.py` adds. Seeds of one row are averaged. What must not be compared
 stands in different panels: `read_panels` refuses to put unlike results into one.
-
-What a folder is made of is said by a `Layout`, an entry of `results/tables.json`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pyro_vae_zoo._averages import (
-    Result,
-    Row,
-    average,
-    difference,
-    rank,
-    refuse_unlike,
-)
-from pyro_vae_zoo.checkpoint import read_json
-from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
-from pyro_vae_zoo.report import collect, labels_of
+from pyro_vae_zoo._statistics import difference, number
+from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.report.averages import Result, Row, average, rank, refuse_unlike
+from pyro_vae_zoo.report.comparison import labels_of, results_in
+from pyro_vae_zoo.report.layout import SPLITS, Layout
 
-__all__ = ["SPLITS", "Layout", "Panels", "paper_row", "read_layouts", "read_panels"]
+__all__ = ["Panels", "paper_row", "read_folders", "read_panels"]
 
 Panels = dict[str, list[Row]]
-
-ARRANGEMENTS = ("beside", "stack", "transpose")
-SEEDS = ("mean", "each")
-SPLITS = ("train", "valid", "test")
+Folders = Mapping[str, Sequence[Result]]  # by their names
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How results become a table.
-
-    Args:
-        panels: title -> folder, or folder/pattern for the rows whose names fit, where
-            what stands for the star is the label. A row belongs to the first panel
-            that it fits. By default the folder of the table's name, a panel for each
-            data set in it.
-        rows: labels in their order; by default, and for others, the best first.
-        columns: of the compact table in the README, by the keys of
-            `paper_report.columns_of`; in a
-            transposed one the only key.
-        headers: other headers than the usual ones, by key.
-        names: how the compact table writes a label.
-        arrange: panels `beside` each other, in a `stack`, or each one line
-            (`transpose`), a column for each row.
-        seeds: `mean` with standard error, or `each`, in the compact table.
-        reference: the label to which differences are taken, where it is there.
+def read_folders(results: Path) -> dict[str, list[Result]]:
+    """The folders that have results, by their names; in the order of these.
 
     Raises:
-        UserError: for an unknown arrangement, or use of seeds.
+        DataFileError: where there is no such folder, or for a corrupt file.
     """
-
-    panels: Mapping[str, str] = field(default_factory=dict)
-    rows: Sequence[str] = ()
-    columns: Sequence[str] = ("elbo", "log_likelihood", "published")
-    headers: Mapping[str, str] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
-    arrange: str = "beside"
-    seeds: str = "mean"
-    reference: str = "mean_field"
-
-    def __post_init__(self):
-        for kind, known in (("arrange", ARRANGEMENTS), ("seeds", SEEDS)):
-            if getattr(self, kind) not in known:
-                raise unknown_name(kind, getattr(self, kind), known)
+    if not results.is_dir():
+        raise DataFileError(f"expected a folder of results {results}; there is none")
+    folders = sorted(path for path in results.iterdir() if path.is_dir())
+    found = {folder.name: results_in(folder) for folder in folders}
+    return {name: runs for name, runs in found.items() if runs}
 
 
-def read_layouts(path: Path) -> dict[str, Layout]:
-    """The layouts in a JSON file, by the tables' names; none where there is no file.
-
-    Raises:
-        UserError: for a key that no layout has.
-    """
-    if not path.exists():
-        return {}
-    known = [f.name for f in fields(Layout)]
-    layouts = {}
-    for name, entry in read_json(path).items():
-        for key in set(entry) - set(known):
-            raise unknown_name(f"key of {name} in {path}", key, known)
-        layouts[name] = Layout(**entry)
-    return layouts
-
-
-# ---------------------------------------------------------------- results -> rows
-
-
-def read_panels(results: Path, name: str, layout: Layout) -> Panels:
+def read_panels(folders: Folders, name: str, layout: Layout) -> Panels:
     """The rows of each panel of a table, seeds averaged; panels without any left out.
 
     Args:
-        results: the folder of all folders of results.
-        name: of the table.
+        folders: results by the names of their folders.
+        name: of the table's folder.
         layout: of the table.
 
     Raises:
-        DataFileError: where there are no results, or corrupt ones.
+        DataFileError: where a folder has no results.
         UserError: where a panel's results differ in what must be the same, or a row
             fits no panel.
     """
-    specs = [spec.partition("/") for spec in (layout.panels or {"": name}).values()]
-    left = {folder: _labelled(results / folder) for folder, _, _ in specs}
+    specs = {
+        title: (folder or name, pattern)
+        for title, spec in (layout.panels or {"": "*"}).items()
+        for folder, _, pattern in [spec.rpartition("/")]
+    }
+    left = {folder: _labelled(folders, folder, layout) for folder, _ in specs.values()}
     found: dict[str, list[tuple[str, Result]]] = {}
-    for title, (folder, _, pattern) in zip(layout.panels or [""], specs, strict=True):
-        fits = [(_star(pattern or "*", label), r) for label, r in left[folder]]
+    for title, (folder, pattern) in specs.items():
+        fits = [(_star(pattern, label), result) for label, result in left[folder]]
         left[folder] = [
             pair for pair, fit in zip(left[folder], fits, strict=True) if fit[0] is None
         ]
-        found[title] = [fit for fit in fits if fit[0] is not None]
+        fits = [fit for fit in fits if fit[0] is not None]
+        if fits:
+            found[_formatted(title, fits[0][1])] = fits
     for folder, pairs in left.items():
         if pairs:
             raise UserError(f"{folder}: row {pairs[0][0]!r} fits no panel of {name}")
@@ -124,19 +71,44 @@ def read_panels(results: Path, name: str, layout: Layout) -> Panels:
     return {
         title: _rows(pairs, layout, f"{name}{f', {title}' * bool(title)}: ")
         for title, pairs in panels.items()
-        if pairs
     }
 
 
-def _labelled(folder: Path) -> list[tuple[str, Result]]:
+def _labelled(
+    folders: Folders, folder: str, layout: Layout
+) -> list[tuple[str, Result]]:
     """Results with the names of their rows, or of their guides where they have none."""
-    files = sorted(folder.glob("*.json"))
-    if not files:
-        raise DataFileError(f"expected results in {folder}; there is no JSON file")
-    results = collect(files)
+    if folder not in folders:
+        raise DataFileError(f"expected results in a folder {folder!r}; there are none")
+    results = folders[folder]
     labels = labels_of(results)
     names = [r.get("row", label) for r, label in zip(results, labels, strict=True)]
-    return list(zip(names, results, strict=True))
+    return [
+        (name, result | _published(result, layout.published.get(name, {})))
+        for name, result in zip(names, results, strict=True)
+    ]
+
+
+def _published(
+    result: Result, figures: Mapping[str, float | None]
+) -> dict[str, float | dict | None]:
+    """A layout's figures of the paper, by the keys of a result."""
+    known: dict[str, float | dict | None] = {}
+    if "log_likelihood" in figures:
+        known["published"] = figures["log_likelihood"]
+    bounds = {s: figures[f"elbo_{s}"] for s in SPLITS if f"elbo_{s}" in figures}
+    if bounds:
+        known["published_elbo"] = (result.get("published_elbo") or {}) | bounds
+    return known
+
+
+def _formatted(title: str, result: Result) -> str:
+    try:
+        return title.format_map(result)
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"expected a title with keys of results in braces, got {title!r}: {error!r}"
+        ) from None
 
 
 def _star(pattern: str, name: str) -> str | None:
@@ -168,7 +140,8 @@ def _rows(pairs: Sequence[tuple[str, Result]], layout: Layout, where: str) -> li
     rows.sort(key=lambda r: (places.get(r["label"], len(places)), rank(r)))
     reference = next((r for r in rows if r["label"] == layout.reference), None)
     for row in rows:
-        usable = reference is not None and row is not reference and not row["invalid"]
+        usable = reference is not None and row is not reference
+        usable = usable and not (row["invalid"] or reference["invalid"])
         for key in ("elbo", "log_likelihood"):
             pair = (None, None)
             if usable:
@@ -180,7 +153,7 @@ def _rows(pairs: Sequence[tuple[str, Result]], layout: Layout, where: str) -> li
 def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
     """The averages of a row's seeds, with what only the rows of papers have.
 
-    A result without the keys of these gives None.
+    A result without the keys of these gives None, and is valid.
 
     Raises:
         UserError: where the seeds disagree about what the paper has.
@@ -190,6 +163,7 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
         key: _agreed(runs, key, f"{where}row {label}")
         for key in ("published", "published_elbo", "note", "train_size")
     }
+    is_bound = _agreed(runs, "is_bound", f"{where}row {label}", True)
     splits = [run.get("elbo_by_split") or {} for run in runs]
     for split in SPLITS:
         values = [one.get(split) for one in splits]
@@ -197,19 +171,19 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
         row[f"published_elbo_{split}"] = (published["published_elbo"] or {}).get(split)
     fewer = [run.get("log_likelihood_with") or {} for run in runs]
     row["fewer_draws"] = {
-        draws: fmean(one.get(draws, math.nan) for one in fewer)
+        draws: fmean(number(one.get(draws)) for one in fewer)
         for draws in dict.fromkeys(draws for one in fewer for draws in one)
     }
     sites = [u.split("/")[1] for u in runs[0]["active_units"].values()]
     alike = len(sites) > 1 and len(set(sites)) == 1
     row["latents"] = f"{len(sites)} x {sites[0]}" if alike else " + ".join(sites)
     row |= {key: published[key] for key in ("published", "note", "train_size")}
-    return row | {"invalid": (row["note"] or "").startswith("invalid")}
+    return row | {"invalid": not is_bound}
 
 
-def _agreed(runs: Sequence[Result], key: str, where: str) -> Any:
-    """What all seeds of a row say, or None where none says anything."""
-    first, *others = [run.get(key) for run in runs]
+def _agreed(runs: Sequence[Result], key: str, where: str, unsaid: Any = None) -> Any:
+    """What all seeds of a row say, and `unsaid` where they say nothing."""
+    first, *others = [run.get(key, unsaid) for run in runs]
     if any(other != first for other in others):
         raise UserError(f"{where}: its seeds have different {key}; run them anew")
     return first
