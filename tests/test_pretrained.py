@@ -346,8 +346,8 @@ def test_evaluate_gives_the_number_back(published, capsys):
     result, printed = evaluated(capsys)
     assert result["log_likelihood"] == pytest.approx(info["log_likelihood"], abs=1e-6)
     assert result["num_particles"] == 30
-    assert result["published"]["log_likelihood"] == info["log_likelihood"]
-    assert abs(result["published"]["mc_errors"]) < 1e-3
+    assert result["pretrained"]["log_likelihood"] == info["log_likelihood"]
+    assert abs(result["pretrained"]["mc_errors"]) < 1e-3
     assert result["commit"] == "abc"
     assert f"published       {info['log_likelihood']:9.3f} nats  (30 part" in printed
     assert "0.000 nats" in printed
@@ -358,13 +358,13 @@ def test_evaluate_with_other_draws_says_how_far_it_is(published, capsys):
     info, _, _ = published
     result, printed = evaluated(capsys, "--num-particles", "60", "--seed", "2")
     assert "more particles raise the number" in printed
-    own, compared = result["log_likelihood_mc_error"], result["published"]
+    own, compared = result["log_likelihood_mc_error"], result["pretrained"]
     error = (own**2 + info["log_likelihood_mc_error"] ** 2) ** 0.5
     assert compared["difference"] == result["log_likelihood"] - info["log_likelihood"]
     assert compared["mc_errors"] == pytest.approx(compared["difference"] / error)
     assert 0 < abs(compared["mc_errors"]) < 3
     single, printed = evaluated(capsys, "--num-particles", "1")
-    assert single["published"]["mc_errors"] is None
+    assert single["pretrained"]["mc_errors"] is None
     assert "(? MC errors" in printed
 
 
@@ -382,11 +382,11 @@ def test_evaluate_of_the_first_images(published, capsys):
     info, _, _ = published
     result, printed = evaluated(capsys, "--num-data", "100")
     assert result["num_data"] == 100
-    assert result["published"]["difference"] == pytest.approx(0, abs=1e-6)
+    assert result["pretrained"]["difference"] == pytest.approx(0, abs=1e-6)
     assert "100 data" in printed
     for argv in (["--num-data", "7"], ["--split", "valid"]):
         result, printed = evaluated(capsys, *argv)
-        assert result["published"] is None
+        assert result["pretrained"] is None
         assert "published" not in printed
     for n in ("0", "131"):
         assert cli.main(["evaluate", "iaf-six", "--num-data", n, "--quiet"]) == 2
