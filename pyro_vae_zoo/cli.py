@@ -12,8 +12,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from pyro_vae_zoo._arguments import STEPS_BY_DEFAULT, key_value
 from pyro_vae_zoo._judging import diagnose_command, evaluate_command
-from pyro_vae_zoo._parser import STEPS_BY_DEFAULT, key_value, make_parser
+from pyro_vae_zoo._parser import make_parser
 from pyro_vae_zoo._summary import filled, summary
 from pyro_vae_zoo.checkpoint import write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
