@@ -14,7 +14,13 @@ from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.diagnose import DiagnoseOptions, diagnose, subset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import evaluate
-from pyro_vae_zoo.findings import PICTURES, describe, draw_diagnosis, findings
+from pyro_vae_zoo.findings import (
+    DIAGNOSTICS_FILE,
+    PICTURES,
+    describe,
+    draw_diagnosis,
+    findings,
+)
 from pyro_vae_zoo.pretrained import (
     against_published,
     load,
@@ -81,13 +87,13 @@ def diagnose_command(args: argparse.Namespace) -> None:
             **hardware(vae.device),
         }
     )
-    write_json(out / "diagnostics.json", result)
+    write_json(out / DIAGNOSTICS_FILE, result)
     draw_diagnosis(out, found, vae, data, guide)
     print(json.dumps(result, indent=2) if args.json else describe(result))
     if not args.json:
         names = sorted(f"{name}.png" for name in PICTURES)
         there = [name for name in names if (out / name).exists()]
-        print(filled(f"in {out}: diagnostics.json, {', '.join(there)}"))
+        print(filled(f"in {out}: {DIAGNOSTICS_FILE}, {', '.join(there)}"))
 
 
 def _read(args: argparse.Namespace) -> tuple[VAE, dict, Dataset, dict]:

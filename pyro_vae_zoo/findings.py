@@ -14,8 +14,9 @@ from pyro_vae_zoo.gaps import InferenceGaps
 from pyro_vae_zoo.importance import LogLikelihood
 from pyro_vae_zoo.vae import VAE
 
-__all__ = ["PICTURES", "describe", "draw_diagnosis", "findings"]
+__all__ = ["DIAGNOSTICS_FILE", "PICTURES", "describe", "draw_diagnosis", "findings"]
 
+DIAGNOSTICS_FILE = "diagnostics.json"
 PICTURES = ("particles", "gaps", "correlations")
 
 

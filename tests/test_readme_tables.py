@@ -6,6 +6,7 @@ import pytest
 from reports import full, markdown_rows, panels_of, result, row_result, write
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.report.diagnoses import diagnoses_table
 from pyro_vae_zoo.report.layout import Layout
 from pyro_vae_zoo.report.readme import (
     benchmark_table,
@@ -168,3 +169,41 @@ def test_blocks_are_filled_and_the_rest_is_left_alone():
 def test_markers_that_do_not_match_are_named(lines, message):
     with pytest.raises(UserError, match=message):
         block_names("\n".join(lines))
+
+
+# ---------------------------------------------------------------------- diagnoses
+
+
+def diagnosis(guide, **parts):
+    about = {"data": "six", "split": "test", "num_data": 9, "options": {"num_flows": 2}}
+    settings = {"chains": 4, "temps": 1000}
+    khat = {"median": 0.514}
+    importance = {"log_likelihood": -8.0, "mc_error": 0.2, "num_particles": 5000}
+    named = {"guide": guide, "settings": settings}
+    return about | named | {"importance": importance | {"khat": khat}} | parts
+
+
+def test_diagnoses_stand_side_by_side():
+    annealing = {"log_likelihood": -7.5, "mc_error": None}
+    gaps = {
+        "approximation_gap": 1.25,
+        "approximation_gap_std_error": 0.04,
+        "amortisation_gap": 2.5,
+        "amortisation_gap_std_error": 0.5,
+    }
+    runs = {
+        "iaf-s0": diagnosis("iaf", annealing=annealing, gaps=gaps),
+        # What does not apply is not in the file, and has a dash.
+        "mixture-s0": diagnosis("mixture"),
+    }
+    text = diagnoses_table(runs)
+    rows = [list(row.values()) for row in markdown_rows(text)]
+    assert "|     | `iaf`, K = 2 | `mixture`, K = 2 |" in text
+    assert rows == [
+        ["importance sampling, 5,000 draws of the guide", *["-8.00 ± 0.20"] * 2],
+        ["k-hat of these 5,000 draws", "0.51", "0.51"],
+        ["annealing, 4 chains of 1,000 steps", "-7.50 ± –", "–"],
+        ["lost to the family of q", "1.25 ± 0.04", "–"],
+        ["lost to the encoder", "2.50 ± 0.50", "–"],
+    ]
+    assert "`six`, 9 of the test split" in text

@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 from pyro_vae_zoo.checkpoint import read_json, write_atomically
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.findings import DIAGNOSTICS_FILE
 from pyro_vae_zoo.report import comparison
 from pyro_vae_zoo.report.averages import Result
+from pyro_vae_zoo.report.diagnoses import diagnoses_table
 from pyro_vae_zoo.report.layout import Layout, layout_of, read_layouts
 from pyro_vae_zoo.report.paper import csv_panels, markdown_panels
 from pyro_vae_zoo.report.readme import (
@@ -157,8 +159,11 @@ def _block(
     tables: Mapping[str, _Table],
     name: str,
 ) -> str:
-    """The README's table of a name: of a benchmark's file, or a folder's panels."""
+    """The README's table of a name: a benchmark's, diagnoses', or a folder's panels."""
     benchmark = results / f"{name}.json"
+    found = sorted((results / name).glob(f"*/{DIAGNOSTICS_FILE}"))
+    if found:
+        return diagnoses_table({path.parent.name: read_json(path) for path in found})
     if benchmark.exists():
         return benchmark_table(read_json(benchmark)["time"], layout_of(layouts, name))
     table = tables.get(name) or _table(folders, name, layouts)
