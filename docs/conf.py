@@ -13,6 +13,8 @@ from urllib.request import urlopen
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from sphinx.application import Sphinx  # noqa: E402
+
 import pyro_vae_zoo  # noqa: E402
 
 project = "pyro_vae_zoo"
@@ -42,7 +44,7 @@ myst_heading_anchors = 4
 nb_execution_mode = "off"  # the tests execute the notebooks
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 autodoc_typehints = "none"  # the docstrings say shapes, which types do not
 python_use_unqualified_type_names = True
 
@@ -70,6 +72,25 @@ nitpick_ignore_regex = [("py:.*", r"(torch|pyro|collections|typing)\b.*")]
 # ------------------------------------------------------------------ the notebooks
 
 # They live in `tutorials/`, whoever has no Sphinx wants them too; pages are copies.
-suppress_warnings = ["toc.empty_glob"]
 for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
     shutil.copy(notebook, HERE / "tutorials")
+
+# ------------------------------------------------------------------ included files
+
+# Where the links of README lead to in these pages; one that is not here is a warning.
+_PAGES = {
+    "results/README.md": "results.md#how-they-were-made",
+    "results/digits/comparison.md": "systems/gaussian.md#results",
+    "results/digits_mixtures/comparison.md": "systems/mixtures.md#results",
+    "results/self_reflective_cpu/curves-s0.png": "systems/hierarchies.md#results",
+}
+
+
+def _lead_to_pages(app: Sphinx, path: Path, page: str, content: list[str]) -> None:
+    for link, target in _PAGES.items():
+        content[0] = content[0].replace(f"]({link})", f"]({target})")
+
+
+def setup(app: Sphinx) -> None:
+    """Have the links of included files changed."""
+    app.connect("include-read", _lead_to_pages)

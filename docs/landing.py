@@ -1,4 +1,4 @@
-"""Draws the landing page's picture: one decoder, one digit, and what four guides make of it.
+"""Draws the landing page's picture: one decoder, one digit, four posteriors of it.
 
     python docs/landing.py
 

@@ -1,6 +1,6 @@
 r"""Docstrings as this project writes them: Markdown, with formulas in \( \) and \[ \].
 
-- `{module} NAME` puts the docstring of a module into a page: the paper in one page is
+- `{docstring} NAME` puts the docstring of a module into a page: the paper in one page is
   written once, beside the code that follows it.
 - `{guides}` makes the table of a page's registry entries, one line `name: posterior`
   each, with the options that are theirs.
@@ -66,7 +66,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-class ModuleDirective(SphinxDirective):
+class DocstringDirective(SphinxDirective):
     """The docstring of a module, as Markdown."""
 
     required_arguments = 1
@@ -95,7 +95,11 @@ class GuidesDirective(SphinxDirective):
 def _options(name: str) -> str:
     shared = zoo.guide_options("mean_field")
     own = {k: v for k, v in zoo.guide_options(name).items() if shared.get(k, ...) != v}
-    return ", ".join(f"`{key}={value!r}`" for key, value in own.items()) or "–"
+    return ", ".join(f"`{key}={_short(value)}`" for key, value in own.items()) or "–"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else repr(value)
 
 
 def _parsed(directive: SphinxDirective, text: str, source: str) -> list[nodes.Node]:
@@ -108,12 +112,13 @@ def _parsed(directive: SphinxDirective, text: str, source: str) -> list[nodes.No
 def _rewrite(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list
 ) -> None:
-    lines[:] = to_rst("\n".join(lines)).splitlines()
+    # That of a module is Markdown throughout; `{docstring}` shows it.
+    lines[:] = [] if what == "module" else to_rst("\n".join(lines)).splitlines()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Make the directives known, and read docstrings before napoleon does."""
-    app.add_directive("module", ModuleDirective)
+    app.add_directive("docstring", DocstringDirective)
     app.add_directive("guides", GuidesDirective)
     app.connect("autodoc-process-docstring", _rewrite, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -96,7 +96,7 @@ class Dataset:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one image: `(H, W)`, `(3, H, W)` or `(D,)`."""
+        """Shape of one image, `(H, W)`, `(3, H, W)` or `(D,)`."""
         return tuple(self.train.shape[1:])
 
     @property
@@ -176,7 +176,11 @@ class Dataset:
 
 
 def list_datasets() -> list[str]:
-    """Names that `load_dataset` knows, besides any path that ends in `.npz`."""
+    """Names that `load_dataset` knows, besides any path that ends in `.npz`.
+
+    >>> "digits" in list_datasets()
+    True
+    """
     return list(_LOADERS)
 
 

@@ -38,14 +38,18 @@ def test_pages_with_examples_are_found():
 def test_every_registry_entry_has_its_page():
     entries = []
     for name, page in PAGES.items():
-        for block in re.findall(r"^```\{guides\}\n(.*?)^```", page.read_text(), re.M | re.S):
+        for block in re.findall(
+            r"^```\{guides\}\n(.*?)^```", page.read_text(), re.M | re.S
+        ):
             assert name.startswith("systems/")
             entries += [line.split(":")[0] for line in block.splitlines()]
     assert sorted(entries) == sorted(zoo.list_guides() + zoo.list_density_models())
 
 
 def test_every_system_page_has_all_its_parts():
-    pages = [p for n, p in PAGES.items() if n.startswith("systems/") and "index" not in n]
+    pages = [
+        p for n, p in PAGES.items() if n.startswith("systems/") and "index" not in n
+    ]
     assert len(pages) >= 5
     for page in pages:
         headings = re.findall("^## (.+)$", page.read_text(), re.M)
@@ -58,7 +62,9 @@ def test_every_file_of_models_is_on_a_system_page():
         module
         for name, page in PAGES.items()
         if name.startswith("systems/")
-        for module in re.findall(r"\{module\} pyro_vae_zoo\.models\.(\w+)", page.read_text())
+        for module in re.findall(
+            r"\{docstring\} pyro_vae_zoo\.models\.(\w+)", page.read_text()
+        )
     }
     assert shown == set(zoo.models.__all__)
 
