@@ -55,7 +55,7 @@ def draw(vaes: dict[str, zoo.VAE], data: zoo.Dataset, candidates: int = 60) -> F
         gaps = [posterior_densities(vaes["mean_field"], datum)[2] for datum in x]
         worst = x[max(range(candidates), key=gaps.__getitem__)]
         densities = [posterior_densities(vae, worst) for vae in vaes.values()]
-    fig = make_figure(7, 4.6, None)
+    fig = make_figure(5.8, 4.2, None)
     panels = fig.subplots(2, 2, sharex=True, sharey=True).flat
     for ax, name, (q, p, gap) in zip(panels, vaes, densities, strict=True):
         shade(ax, p, MASSES)
@@ -75,4 +75,4 @@ def draw(vaes: dict[str, zoo.VAE], data: zoo.Dataset, candidates: int = 60) -> F
 if __name__ == "__main__":
     digits = zoo.load_dataset("digits")
     figure = draw(train(digits), digits)
-    save_figure(figure, Path(__file__).parent / "pictures" / "posteriors.png", dpi=110)
+    save_figure(figure, Path(__file__).parent / "pictures" / "posteriors.png", dpi=130)

@@ -21,7 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 import pyro_vae_zoo as zoo
 
 _INLINE = re.compile(r"\\\((.+?)\\\)", re.S)
-_DISPLAY = re.compile(r"^( *)\\\[(.+?)\\\](.*)$", re.S | re.M)
+_DISPLAY = re.compile(r"^( *)\\\[(.+?)\\\]([^\n]*)$", re.S | re.M)
 
 
 def to_markdown(docstring: str) -> str:
@@ -99,7 +99,7 @@ def _options(name: str) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else repr(value)
+    return repr(round(value, 3) if isinstance(value, float) else value)
 
 
 def _parsed(directive: SphinxDirective, text: str, source: str) -> list[nodes.Node]:

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -80,6 +81,28 @@ def test_the_reference_has_every_public_name():
 @pytest.mark.parametrize("name", sorted(set(zoo.__all__) - set(NEEDS_NO_EXAMPLE)))
 def test_every_public_name_has_an_example(name):
     assert ">>> " in (inspect.getdoc(getattr(zoo, name)) or "")
+
+
+def test_every_table_of_results_is_on_a_page():
+    shown = {
+        (page.parent / path).resolve()
+        for page in PAGES.values()
+        for path in re.findall(r"^```\{include\} (\S+)", page.read_text(), re.M)
+    }
+    tables = set((DOCS.parent / "results").glob("*/comparison.md"))
+    tables |= set((DOCS.parent / "results").glob("*/table.md"))
+    tables = {t for t in tables if not t.parent.name.endswith("_smoke")}
+    assert len(tables) > 5
+    assert tables <= shown
+
+
+@pytest.mark.parametrize("name", ["mathml", "markdown_docstrings"])
+def test_what_builds_the_pages(name, monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(str(DOCS))
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_code_that_is_no_doctest_is_valid():
