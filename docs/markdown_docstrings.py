@@ -86,16 +86,16 @@ class GuidesDirective(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The table's nodes; an unknown name is the registry's own error."""
         rows = [line.split(": ", 1) for line in self.content if line.strip()]
-        lines = ["| name | what it is | options, with defaults |", "|---|---|---|"]
+        lines = ["| name | what it is, and its own options |", "|---|---|"]
         for name, what in rows:
-            lines.append(f"| `{name}` | {what} | {_options(name)} |")
+            lines.append(f"| `{name}` | {what} <br> {_options(name)} |")
         return _parsed(self, "\n".join(lines), self.get_source_info()[0])
 
 
 def _options(name: str) -> str:
     shared = zoo.guide_options("mean_field")
     own = {k: v for k, v in zoo.guide_options(name).items() if shared.get(k, ...) != v}
-    return ", ".join(f"`{key}={_short(value)}`" for key, value in own.items()) or "–"
+    return ", ".join(f"`{key}={_short(value)}`" for key, value in own.items())
 
 
 def _short(value: Any) -> str:

@@ -26,6 +26,7 @@ _SAME = {
     r"\\dots(?![a-zA-Z])": r"\\ldots",
     r"\\textstyle(?![a-zA-Z])": "",
 }
+_WIDE = re.compile(r"\\q?quad(?![a-zA-Z])")
 _ENTITY = re.compile("&(?!lt;|gt;|amp;)[a-zA-Z]+;")  # which XML does not know
 _ACCENTS = {"ˆ", "~", "¯"}
 
@@ -47,6 +48,8 @@ def to_mathml(tex: str, as_block: bool = False) -> str:
             operator.text == "\N{FUNCTION APPLICATION}"
         ):  # after a log, where TeX has air
             operator.set("rspace", "0.17em")
+        if operator.text in ("{", "}"):  # of a set; others are told whether to grow
+            operator.set("stretchy", "false")
     return ElementTree.tostring(math, encoding="unicode")
 
 
@@ -70,8 +73,7 @@ def _mend_scripts(parent: ElementTree.Element) -> None:
             parent[i].extend([*children[0], children[1]])
 
 
-def _written(self: Any, node: nodes.Node, as_block: bool = False) -> str:
-    tex = _TAG.sub("", node.astext())
+def _written(self: Any, node: nodes.Node, tex: str, as_block: bool = False) -> str:
     try:
         return to_mathml(tex, as_block)
     except MathError as error:
@@ -80,15 +82,18 @@ def _written(self: Any, node: nodes.Node, as_block: bool = False) -> str:
 
 
 def _inline(self: Any, node: nodes.math) -> None:
-    self.body.append(_written(self, node))
+    self.body.append(_written(self, node, node.astext()))
     raise nodes.SkipNode
 
 
 def _display(self: Any, node: nodes.math_block) -> None:
     tag = _TAG.search(node.astext())
-    number = f'<span class="eqno">({tag[1]})</span>' if tag else ""
-    formula = _written(self, node, as_block=True)
-    self.body.append(f'<div class="math">{formula}{number}</div>')
+    number = f'<span class="number">({tag[1]})</span>' if tag else ""
+    # Each part between wide spaces is a formula of its own: MathML breaks no lines, but
+    # the parts may stand under one another.
+    parts = _WIDE.split(_TAG.sub("", node.astext()))
+    formulas = "".join(_written(self, node, tex, as_block=True) for tex in parts)
+    self.body.append(f'<div class="math">{formulas}{number}</div>')
     raise nodes.SkipNode
 
 
