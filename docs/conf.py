@@ -80,6 +80,7 @@ for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
 # Where the links of README lead to in these pages; one that is not here is a warning.
 _PAGES = {
     "results/README.md": "results.md#how-they-were-made",
+    "results/diagnostics": "results.md#is-the-log-likelihood-right",
     "results/digits/comparison.md": "systems/gaussian.md#results",
     "results/digits_mixtures/comparison.md": "systems/mixtures.md#results",
     "results/self_reflective_cpu/curves-s0.png": "systems/hierarchies.md#results",

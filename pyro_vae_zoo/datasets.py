@@ -96,7 +96,7 @@ class Dataset:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one image, `(H, W)`, `(3, H, W)` or `(D,)`."""
+        """Shape of one image: `(H, W)`, `(3, H, W)` or `(D,)`."""
         return tuple(self.train.shape[1:])
 
     @property
