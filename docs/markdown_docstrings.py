@@ -112,10 +112,10 @@ def _parsed(directive: SphinxDirective, text: str, source: str) -> list[nodes.No
 def _rewrite(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list
 ) -> None:
-    # That of a module is Markdown throughout; `{docstring}` shows it. Of a property napoleon
-    # takes what stands before a colon in the first line for its type.
+    # That of a module is Markdown throughout; `{docstring}` shows it. Of a property's first
+    # line napoleon takes what stands before a colon for a type: an empty one goes before.
     text = "" if what == "module" else to_rst("\n".join(lines))
-    lines[:] = [""] * (what == "property") + text.splitlines()
+    lines[:] = [r"\ "] * (what == "property") + text.splitlines()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
