@@ -38,6 +38,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff==0.17.5", "build"],
+        "docs": ["sphinx>=8", "furo", "myst-nb"],
         "tutorials": ["jupyter"],
         "benchmarks": ["numpyro", "jax"],
     },

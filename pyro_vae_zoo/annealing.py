@@ -55,6 +55,12 @@ class AnnealedLikelihood:
         num_chains: chains for each datum.
         num_temps: T, steps from the prior to the posterior.
         num_leapfrog: leapfrog steps of a transition.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> ais = zoo.annealed_log_likelihood(vae, torch.zeros(3, 8, 8), num_temps=20)
+    >>> ais.std_error.shape, ais.num_temps
+    (torch.Size([3]), 20)
     """
 
     log_prob: Tensor
@@ -78,6 +84,12 @@ class BidirectionalBounds:
         num_chains: chains for each datum and direction.
         num_temps: T, steps from the prior to the posterior.
         num_leapfrog: leapfrog steps of a transition.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> bounds = zoo.bidirectional(vae, num_data=5, num_temps=20)
+    >>> bounds.x.shape, torch.equal(bounds.gap, bounds.upper - bounds.lower)
+    (torch.Size([5, 8, 8]), True)
     """
 
     lower: Tensor

@@ -176,7 +176,11 @@ class Dataset:
 
 
 def list_datasets() -> list[str]:
-    """Names that `load_dataset` knows, besides any path that ends in `.npz`."""
+    """Names that `load_dataset` knows, besides any path that ends in `.npz`.
+
+    >>> "digits" in list_datasets()
+    True
+    """
     return list(_LOADERS)
 
 

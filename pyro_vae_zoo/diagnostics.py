@@ -43,6 +43,12 @@ class ParticleCurve:
         mc_error: error from the finite number of draws. All K share them, so that the
             curve's shape is known better than its height.
         num_data: number of data.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> curve = zoo.particle_curve(vae, torch.zeros(3, 8, 8), num_particles=20)
+    >>> curve.num_particles, len(curve.log_prob)
+    ((1, 2, 5, 10, 20), 5)
     """
 
     num_particles: tuple[int, ...]
@@ -126,6 +132,12 @@ class PosteriorCovariances:
         steps: names of the states, `"z_0"` of the base and then one for each step.
         covariance: of each, shape `(len(steps), n, dim, dim)`, float64 on the CPU.
         num_particles: draws that they were estimated from.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("householder", event_shape=(8, 8), latent_dim=2, num_flows=1)
+    >>> found = zoo.posterior_covariances(vae, torch.zeros(3, 8, 8), num_particles=99)
+    >>> found.correlation.shape, found.mean_abs_correlation.shape
+    (torch.Size([2, 3, 2, 2]), torch.Size([2, 3]))
     """
 
     steps: tuple[str, ...]

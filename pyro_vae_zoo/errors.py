@@ -13,15 +13,41 @@ __all__ = ["DataFileError", "DivergedError", "UserError", "unknown_name"]
 
 
 class UserError(ValueError):
-    """A mistake that the caller can mend; the message is one readable line."""
+    """A mistake that the caller can mend; the message is one readable line.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> try:
+    ...     zoo.create("iaf", event_shape=(8, 8), latent_dims=8)
+    ... except UserError as error:
+    ...     print(str(error).split(";")[0])
+    unknown option of guide 'iaf' 'latent_dims'
+    """
 
 
 class DataFileError(UserError, OSError):
-    """A file that is missing, truncated, corrupt or of another kind."""
+    """A file that is missing, truncated, corrupt or of another kind.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> try:
+    ...     zoo.load_dataset("no_such_file.npz")
+    ... except DataFileError as error:
+    ...     print(isinstance(error, UserError), isinstance(error, OSError))
+    True True
+    """
 
 
 class DivergedError(RuntimeError):
-    """Training met a number that is not finite; the last checkpoint is good."""
+    """Training met a number that is not finite; the last checkpoint is good.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> data = zoo.load_dataset("digits")
+    >>> vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(8,))
+    >>> try:
+    ...     zoo.fit(vae, data, epochs=1, lr=1e30, device="cpu", progress=False)
+    ... except DivergedError:
+    ...     print("a smaller learning rate would do")
+    a smaller learning rate would do
+    """
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

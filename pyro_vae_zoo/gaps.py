@@ -60,6 +60,13 @@ class InferenceGaps:
             better estimate than from the guide's, with as many draws.
         num_particles: draws for each ELBO.
         num_steps: of the optimisation.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> gaps = zoo.inference_gaps(vae, torch.zeros(3, 8, 8), num_steps=10)
+    >>> parts = gaps.amortised_elbo + gaps.amortisation_gap + gaps.approximation_gap
+    >>> torch.allclose(parts, gaps.log_prob)
+    True
     """
 
     amortised_elbo: Tensor

@@ -24,6 +24,12 @@ class LogLikelihood:
             above 0.7 the estimate is unreliable, whatever `std_error` says. NaN
             for fewer than 25 draws, 0 where all weights are equal.
         num_particles: draws for each datum.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> ll = zoo.log_likelihood(vae, torch.zeros(5, 8, 8), num_particles=50)
+    >>> ll.log_prob.shape, ll.num_particles
+    (torch.Size([5]), 50)
     """
 
     log_prob: Tensor

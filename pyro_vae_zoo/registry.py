@@ -38,6 +38,15 @@ def register(
     """Decorator that enters a builder under `name`; a second one is an error.
 
     `kind` is `guide`, or `density` for what is listed by `list_density_models`.
+
+    Raises:
+        UserError: for a name that is taken, and for another kind.
+
+    >>> try:
+    ...     register("iaf")(create)
+    ... except UserError as error:
+    ...     print(error)
+    a guide named 'iaf' is registered already
     """
     if kind not in ("guide", "density"):
         raise unknown_name("kind", kind, ("guide", "density"))

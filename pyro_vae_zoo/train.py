@@ -72,6 +72,13 @@ class History:
         stopped_early: whether patience ran out.
         compiled: the phases whose steps were compiled.
         products: which library multiplied the matrices of compiled steps, by shape.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> data = zoo.load_dataset("digits")
+    >>> vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(8,))
+    >>> history = zoo.fit(vae, data, epochs=2, device="cpu", progress=False)
+    >>> [record["phase"] for record in history.epochs], history.weights
+    (['train', 'train'], 'best')
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)

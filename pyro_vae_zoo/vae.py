@@ -52,6 +52,13 @@ class Phase:
         start: called with the VAE as the phase begins, and not when it is resumed.
         each_epoch: called with the VAE and the part of the phase that is done, in [0, 1),
             as each of its epochs begins or is resumed.
+
+    The decoder alone, then everything, for twice as long:
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("iaf", event_shape=(8, 8), latent_dim=2, hidden_dims=(16,))
+    >>> first = Phase("decoder", share=1, modules=(vae.model,))
+    >>> vae.phases = (first, Phase("all", share=2))
     """
 
     name: str = "train"

@@ -95,6 +95,11 @@ class StandardModel(PyroModule):
         decoder: maps `(..., latent_dim)` to the flat parameters of the likelihood.
         likelihood: maps those to a distribution; see `likelihoods`.
         latent_dim: size of z.
+
+    >>> bits = make_likelihood("bernoulli", (8, 8))
+    >>> model = StandardModel(nn.Linear(2, 64), bits, latent_dim=2)
+    >>> pyro.poutine.uncondition(model)(torch.zeros(5, 8, 8)).shape
+    torch.Size([5, 8, 8])
     """
 
     def __init__(self, decoder: nn.Module, likelihood: nn.Module, latent_dim: int):

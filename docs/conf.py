@@ -1,0 +1,97 @@
+"""How the documentation is built: `sphinx-build -W -n -b html docs docs/_build/html`.
+
+Nothing here needs the network. Formulas are MathML, which browsers draw by themselves;
+the inventories of other projects are used where they can be fetched, and without them
+their names are words and not links.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from sphinx.application import Sphinx  # noqa: E402
+
+import pyro_vae_zoo  # noqa: E402
+
+project = "pyro_vae_zoo"
+author = "The pyro_vae_zoo developers"
+copyright = author
+version = release = pyro_vae_zoo.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
+    "markdown_docstrings",  # ours, beside this file; so is the next
+    "mathml",
+]
+exclude_patterns = ["_build"]
+nitpicky = True
+
+html_theme = "furo"
+html_title = f"{project} {version}"
+html_static_path = ["_static"]
+html_css_files = ["zoo.css"]
+html_math_renderer = "mathml"
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # the tests execute the notebooks
+
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+autodoc_typehints = "none"  # the docstrings say shapes, which types do not
+python_use_unqualified_type_names = True
+
+# ------------------------------------------------------------------ other projects
+
+_PROJECTS = {
+    "python": "https://docs.python.org/3/",
+    "torch": "https://docs.pytorch.org/docs/stable/",
+    "pyro": "https://docs.pyro.ai/en/stable/",
+}
+
+
+def _is_reachable(url: str) -> bool:
+    """Whether a project's inventory can be fetched; Sphinx warns where it cannot."""
+    try:
+        with urlopen(url + "objects.inv", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+intersphinx_mapping = {k: (v, None) for k, v in _PROJECTS.items() if _is_reachable(v)}
+nitpick_ignore_regex = [("py:.*", r"(torch|pyro|collections|typing)\b.*")]
+
+# ------------------------------------------------------------------ the notebooks
+
+# They live in `tutorials/`, whoever has no Sphinx wants them too; pages are copies.
+for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
+    shutil.copy(notebook, HERE / "tutorials")
+
+# ------------------------------------------------------------------ included files
+
+# Where the links of README lead to in these pages; one that is not here is a warning.
+_PAGES = {
+    "results/README.md": "results.md#how-they-were-made",
+    "results/diagnostics": "results.md#is-the-log-likelihood-right",
+    "results/digits/comparison.md": "systems/gaussian.md#results",
+    "results/digits_mixtures/comparison.md": "systems/mixtures.md#results",
+    "results/self_reflective_cpu/curves-s0.png": "systems/hierarchies.md#results",
+}
+
+
+def _lead_to_pages(app: Sphinx, path: Path, page: str, content: list[str]) -> None:
+    for link, target in _PAGES.items():
+        content[0] = content[0].replace(f"]({link})", f"]({target})")
+
+
+def setup(app: Sphinx) -> None:
+    """Have the links of included files changed."""
+    app.connect("include-read", _lead_to_pages)

@@ -1,0 +1,111 @@
+"""The documentation: its examples run, and no entry or public name is left out."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import pyro_vae_zoo as zoo
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = {str(p.relative_to(DOCS)): p for p in sorted(DOCS.rglob("*.md"))}
+WITH_EXAMPLES = [name for name, page in PAGES.items() if ">>> " in page.read_text()]
+NEEDS_NO_EXAMPLE = {
+    "__version__": "a string",
+    "models": "a module, whose files have pages of their own",
+    "testing": "a module; its function has one",
+}
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_the_examples_of_a_page_run(name):
+    text = re.sub("^```.*$", "", PAGES[name].read_text(), flags=re.M)
+    examples = doctest.DocTestParser().get_doctest(text, {}, name, name, 0)
+    said = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    failed, run = runner.run(examples, out=said.append)
+    assert failed == 0, "".join(said)
+    assert run > 0
+
+
+def test_pages_with_examples_are_found():
+    assert {"pitfalls.md", "extending.md", "quickstart.md"} <= set(WITH_EXAMPLES)
+
+
+def test_every_registry_entry_has_its_page():
+    entries = []
+    for name, page in PAGES.items():
+        for block in re.findall(
+            r"^```\{guides\}\n(.*?)^```", page.read_text(), re.M | re.S
+        ):
+            assert name.startswith("systems/")
+            entries += [line.split(":")[0] for line in block.splitlines()]
+    assert sorted(entries) == sorted(zoo.list_guides() + zoo.list_density_models())
+
+
+def test_every_system_page_has_all_its_parts():
+    pages = [
+        p for n, p in PAGES.items() if n.startswith("systems/") and "index" not in n
+    ]
+    assert len(pages) >= 5
+    for page in pages:
+        headings = re.findall("^## (.+)$", page.read_text(), re.M)
+        wanted = ["When to use", "Limitations", "Results", "References"]
+        assert [h for h in headings if h in wanted] == wanted, page.name
+
+
+def test_every_file_of_models_is_on_a_system_page():
+    shown = {
+        module
+        for name, page in PAGES.items()
+        if name.startswith("systems/")
+        for module in re.findall(
+            r"\{docstring\} pyro_vae_zoo\.models\.(\w+)", page.read_text()
+        )
+    }
+    assert shown == set(zoo.models.__all__)
+
+
+def test_the_reference_has_every_public_name():
+    reference = PAGES["api.md"].read_text()
+    documented = re.findall(r"auto\w+:: pyro_vae_zoo\.([\w.]+)", reference)
+    missing = set(zoo.__all__) - set(NEEDS_NO_EXAMPLE) - set(documented)
+    assert not missing
+    assert "testing.check_vae" in documented
+
+
+@pytest.mark.parametrize("name", sorted(set(zoo.__all__) - set(NEEDS_NO_EXAMPLE)))
+def test_every_public_name_has_an_example(name):
+    assert ">>> " in (inspect.getdoc(getattr(zoo, name)) or "")
+
+
+def test_every_table_of_results_is_on_a_page():
+    shown = {
+        (page.parent / path).resolve()
+        for page in PAGES.values()
+        for path in re.findall(r"^```\{include\} (\S+)", page.read_text(), re.M)
+    }
+    tables = set((DOCS.parent / "results").glob("*/comparison.md"))
+    tables |= set((DOCS.parent / "results").glob("*/table.md"))
+    tables = {t for t in tables if not t.parent.name.endswith("_smoke")}
+    assert len(tables) > 5
+    assert tables <= shown
+
+
+@pytest.mark.parametrize("name", ["mathml", "markdown_docstrings"])
+def test_what_builds_the_pages(name, monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(str(DOCS))
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_code_that_is_no_doctest_is_valid():
+    for name, page in PAGES.items():
+        for block in re.findall("^```python\n(.*?)^```", page.read_text(), re.M | re.S):
+            ast.parse(block, name)
