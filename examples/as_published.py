@@ -28,8 +28,8 @@ from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import AmortizedGuide
 from pyro_vae_zoo.networks import make_encoder
 from pyro_vae_zoo.transforms import MADE
-from pyro_vae_zoo.transforms.conditioning import AmortizedTransform, Head
-from pyro_vae_zoo.transforms.planar import ConditionedPlanar
+from pyro_vae_zoo.transforms.conditioning import AmortizedTransform
+from pyro_vae_zoo.transforms.planar import ConditionedPlanar, planar_head
 
 
 class InverseAutoregressive(AmortizedGuide):
@@ -149,12 +149,6 @@ class _Unconstrained(ConditionedPlanar):
 def planar(latent_dim: int, context_dim: int, num_flows: int) -> list:
     """The steps; their parameters start as those of the zoo's."""
     return [
-        AmortizedTransform(_planar_head(latent_dim, context_dim), _Unconstrained)
+        AmortizedTransform(planar_head(latent_dim, context_dim), _Unconstrained)
         for _ in range(num_flows)
     ]
-
-
-def _planar_head(latent_dim: int, context_dim: int) -> Head:
-    w = torch.randn(latent_dim) / latent_dim**0.5
-    sizes = [(1,), (latent_dim,), (latent_dim,)]
-    return Head(context_dim, sizes, [0.0, 0.0, w])

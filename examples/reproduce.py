@@ -260,7 +260,7 @@ def _or_dash(value: float | None, width: int) -> str:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--table", choices=TABLES, required=True, help="of which paper")
+    add("--table", choices=TABLES, required=True, help="which rows")
     add(
         "--budget",
         choices=("smoke", "cpu", "full"),

@@ -51,7 +51,7 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, but not those that are None or False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False) or action.default == []:
+        if action.default is None or action.default is False or action.default == []:
             return action.help
         return super()._get_help_string(action)
 

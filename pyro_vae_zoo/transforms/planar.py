@@ -26,7 +26,7 @@ from pyro_vae_zoo.transforms.conditioning import (
     unit,
 )
 
-__all__ = ["ConditionedPlanar", "conditional_planar", "planar"]
+__all__ = ["ConditionedPlanar", "conditional_planar", "planar", "planar_head"]
 
 LIMIT = 1 - 1e-3
 BISECTIONS = 64
@@ -91,7 +91,8 @@ class ConditionedPlanar(ConditionedTransform):
         return alpha - (alpha + self.m * torch.tanh(alpha + self.bias) - beta) / slope
 
 
-def _head(input_dim: int, context_dim: int) -> Head:
+def planar_head(input_dim: int, context_dim: int) -> Head:
+    """Parameters `b, u, w`, near the identity; linear in the context where there is one."""
     check_sizes(input_dim=input_dim)
     # u near 0 is the identity; w of length one lets u's gradient be felt at once.
     w = torch.randn(input_dim) / input_dim**0.5
@@ -111,7 +112,7 @@ def planar(input_dim: int) -> LearnedTransform:
         >>> planar(3)(torch.zeros(5, 3)).shape
         torch.Size([5, 3])
     """
-    return LearnedTransform(_head(input_dim, 0), ConditionedPlanar)
+    return LearnedTransform(planar_head(input_dim, 0), ConditionedPlanar)
 
 
 def conditional_planar(input_dim: int, context_dim: int) -> AmortizedTransform:
@@ -130,4 +131,4 @@ def conditional_planar(input_dim: int, context_dim: int) -> AmortizedTransform:
         torch.Size([10, 5, 3])
     """
     check_sizes(context_dim=context_dim)
-    return AmortizedTransform(_head(input_dim, context_dim), ConditionedPlanar)
+    return AmortizedTransform(planar_head(input_dim, context_dim), ConditionedPlanar)
