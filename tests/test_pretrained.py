@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import _summary, cli, pretrained
@@ -468,3 +469,36 @@ def test_weights_give_their_number_back(name):
     assert compared["log_likelihood"] == info["first"]["log_likelihood"]
     assert abs(compared["mc_errors"]) < 2, compared
     assert abs(compared["difference"]) < 0.01, compared  # by the same draws
+
+
+# --------------------------------------------------------------- files of other people
+
+GOOD = {"guide": "mean_field", "event_shape": [2, 3], "likelihood": "bernoulli"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        [],
+        {},
+        GOOD,
+        GOOD | {"options": {}, "guide": 5},
+        GOOD | {"options": {}, "event_shape": "wide"},
+        GOOD | {"options": {"likelihood": "gaussian"}},
+        GOOD | {"options": {"data": "digits"}},
+    ],
+)
+def test_a_header_that_describes_no_vae_is_refused(config, tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = {"pyro_vae_zoo": json.dumps(config)}
+    save_file({"x": torch.zeros(1)}, path, metadata=header)
+    with pytest.raises(zoo.DataFileError, match=r"model.safetensors does not describe"):
+        zoo.load(path)
+
+
+def test_a_header_nested_without_end_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    deep = "[" * 100_000
+    save_file({"x": torch.zeros(1)}, path, metadata={"pyro_vae_zoo": deep})
+    with pytest.raises(zoo.DataFileError, match="corrupt"):
+        zoo.load(path)
