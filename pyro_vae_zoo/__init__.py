@@ -31,6 +31,7 @@ from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import Evaluation, evaluate, log_likelihood
 from pyro_vae_zoo.gaps import InferenceGaps, inference_gaps
 from pyro_vae_zoo.importance import LogLikelihood, pareto_khat
+from pyro_vae_zoo.local_q import local_log_likelihood
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import StandardModel
 from pyro_vae_zoo.pretrained import list_pretrained, load, pretrained_info
@@ -79,6 +80,7 @@ __all__ = [
     "list_pretrained",
     "load",
     "load_dataset",
+    "local_log_likelihood",
     "log_likelihood",
     "models",
     "pareto_khat",

@@ -6,7 +6,7 @@ latent vector, the gaps want an encoder and a posterior.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -28,6 +28,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import draw_log_weights
 from pyro_vae_zoo.gaps import InferenceGaps, inference_gaps
 from pyro_vae_zoo.importance import LogLikelihood, summarise
+from pyro_vae_zoo.local_q import local_log_likelihood
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["DiagnoseOptions", "Diagnosis", "diagnose", "subset"]
@@ -69,6 +70,7 @@ class Diagnosis:
         curve: its mean over the number of particles.
         annealed: log p(x) by annealing.
         bounds: annealing's error on simulated data.
+        local: log p(x) by importance sampling from a q of each datum's own.
         gaps: counted from the highest estimate of mean log p(x) that there is, of three
             that are lower bounds in expectation.
         covariances: of q(z|x), step by step.
@@ -80,6 +82,7 @@ class Diagnosis:
     curve: ParticleCurve
     annealed: AnnealedLikelihood | None
     bounds: BidirectionalBounds | None
+    local: LogLikelihood | None
     gaps: InferenceGaps | None
     covariances: PosteriorCovariances | None
     skipped: dict[str, str] = field(default_factory=dict)
@@ -88,7 +91,7 @@ class Diagnosis:
     @property
     def log_prob_from(self) -> str:
         """Which estimate of log p(x) the gaps are counted from."""
-        return _best(self.importance, self.annealed, self.gaps)[0]
+        return _best(self.importance, self.annealed, self.local)[0]
 
 
 def diagnose(
@@ -124,25 +127,25 @@ def diagnose(
             lambda: bidirectional(vae, options.simulated, *chains, **how),
         )
     fit = {"num_steps": options.steps, "lr": options.lr}
+    local = part("local", lambda: local_log_likelihood(vae, x, **fit, **how))
+    best = _best(importance, annealed, local)[1]
+    fit["log_prob"] = best.log_prob
     gaps = part("gaps", lambda: inference_gaps(vae, x, **fit, **how))
-    if gaps:
-        best = _best(importance, annealed, gaps)[1]
-        gaps = replace(gaps, log_prob=best.log_prob)
     covariances = part("covariances", lambda: posterior_covariances(vae, x, **how))
-    parts = importance, curve, annealed, bounds, gaps, covariances
+    parts = importance, curve, annealed, bounds, local, gaps, covariances
     return Diagnosis(*parts, skipped, seconds)
 
 
 def _best(
     importance: LogLikelihood,
     annealed: AnnealedLikelihood | None,
-    gaps: InferenceGaps | None,
+    local: LogLikelihood | None,
 ) -> tuple[str, LogLikelihood | AnnealedLikelihood]:
     """The highest mean and what it comes from."""
     estimates = {
         "importance sampling": importance,
         "annealing": annealed,
-        "importance sampling from each datum's q": gaps and gaps.local_importance,
+        "importance sampling from each datum's q": local,
     }
     there = ((name, found) for name, found in estimates.items() if found)
     return max(there, key=lambda pair: pair[1].log_prob.mean().item())

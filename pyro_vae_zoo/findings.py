@@ -33,10 +33,11 @@ def findings(diagnosis: Diagnosis) -> dict:
     found: dict[str, dict] = {"importance": _sampled(importance)}
     found["curve"] = asdict(diagnosis.curve)
     per_datum = {"importance": importance.log_prob}
+    if diagnosis.local:
+        found["local_importance"] = _sampled(diagnosis.local)
+        per_datum["local_importance"] = diagnosis.local.log_prob
     if gaps:
-        found["local_importance"] = _sampled(gaps.local_importance)
         found["gaps"] = {"log_prob_from": diagnosis.log_prob_from} | _gaps(gaps)
-        per_datum["local_importance"] = gaps.local_importance.log_prob
         per_datum |= {name: getattr(gaps, name) for name in _GAPS}
     if annealed:
         found["annealing"] = _estimate(annealed) | {
@@ -44,8 +45,8 @@ def findings(diagnosis: Diagnosis) -> dict:
             "acceptance": annealed.acceptance.mean().item(),
         }
         estimates = {"importance": importance}
-        if gaps:
-            estimates["local_importance"] = gaps.local_importance
+        if diagnosis.local:
+            estimates["local_importance"] = diagnosis.local
         found["agreement"] = {k: _agreement(v, annealed) for k, v in estimates.items()}
         per_datum["annealing"] = annealed.log_prob
     if diagnosis.bounds:
@@ -220,8 +221,8 @@ def draw_diagnosis(
         settings = diagnosis.annealed
         text = f"annealing: {settings.num_chains} chains, T = {settings.num_temps}"
         levels[text] = settings
-    if diagnosis.gaps:
-        local = diagnosis.gaps.local_importance
+    if diagnosis.local:
+        local = diagnosis.local
         levels[f"{local.num_particles} draws of each datum's own q"] = local
     figures = {
         "particles": plots.plot_particles(

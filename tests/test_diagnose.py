@@ -90,7 +90,7 @@ def test_what_does_not_apply_is_left_out_and_named(make_run, capsys):
     assert cli.main(["diagnose", str(folder), "--quiet", *ARGS]) == 0
     out = capsys.readouterr().out
     result = json.loads((folder / "diagnostics.json").read_text())
-    assert set(result["skipped"]) == {"annealing", "gaps", "covariances"}
+    assert set(result["skipped"]) == {"annealing", "local", "gaps", "covariances"}
     assert "'z_1'" in result["skipped"]["annealing"]
     assert "no annealing: " in out
     assert not {"annealing", "gaps", "covariances", "bidirectional"} & result.keys()
@@ -141,7 +141,7 @@ def test_gaps_are_counted_from_the_highest_estimate():
     estimates = {
         "importance sampling": found.importance,
         "annealing": found.annealed,
-        "importance sampling from each datum's q": found.gaps.local_importance,
+        "importance sampling from each datum's q": found.local,
     }
     assert found.log_prob_from != "importance sampling"
     best = estimates[found.log_prob_from].log_prob

@@ -13,7 +13,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.gaps import LocalGuide
+from pyro_vae_zoo.local_q import LocalGuide
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import AmortizedGuide, DiagonalGaussian
 
@@ -292,7 +292,7 @@ def test_data_do_not_depend_on_each_other(truth, monkeypatch):
     x = truth.marginal.sample((6,))
     vae = truth.vae(truth.gaussian_guide(widen=1.5))
     whole = zoo.inference_gaps(vae, x, 200)
-    monkeypatch.setattr("pyro_vae_zoo.gaps.chunk_rows_for", lambda *a: 128)
+    monkeypatch.setattr("pyro_vae_zoo.local_q.chunk_rows_for", lambda *a: 128)
     parts = zoo.inference_gaps(vae, x, 200)
     assert not torch.equal(whole.local_elbo, parts.local_elbo)
     error = 5 * (whole.local_error + parts.local_error) + 0.01
@@ -346,13 +346,27 @@ def test_numbers_out_of_range_are_refused(truth, options, words):
         zoo.inference_gaps(truth.vae(), truth.marginal.sample((3,)), **options)
 
 
-def test_draws_of_the_optimised_q_estimate_log_p_better(truth):
+def test_draws_of_an_optimised_q_estimate_log_p_better(truth):
+    """Of full covariance it is the exact posterior, and its weights are all the same."""
     x = truth.marginal.sample((20,))
     vae = truth.vae(truth.gaussian_guide(widen=0.3, shift=0.5))
-    gaps = zoo.inference_gaps(vae, x, 300)
     log_p = truth.marginal.log_prob(x)
-    own = (gaps.local_importance.log_prob - log_p).abs()
-    guides = (zoo.log_likelihood(vae, x, 2000).log_prob - log_p).abs()
-    assert own.max() < 0.02
-    assert guides.mean() > 0.1
-    assert gaps.local_importance.num_particles == 2000
+    own = zoo.local_log_likelihood(vae, x, 500, 300)
+    guides = zoo.log_likelihood(vae, x, 500)
+    assert (own.log_prob - log_p).abs().max() < 0.005
+    assert own.ess.min() > 490
+    assert (guides.log_prob - log_p).abs().mean() > 0.1
+    assert own.num_particles == 500
+    with pytest.raises(UserError, match="num_steps must be at least 0, got -1"):
+        zoo.local_log_likelihood(vae, x, num_steps=-1)
+
+
+def test_a_q_of_its_own_moves_a_flow_too(truth):
+    """What it samples from is scored right: the estimate is unbiased before it is good."""
+    vae = zoo.create("iaf", event_shape=(2, 3), latent_dim=2, num_flows=2).double()
+    x = torch.randn(4, 2, 3, dtype=torch.double)
+    x = (x > 0).double()
+    own = zoo.local_log_likelihood(vae, x, 20_000, 200)
+    guides = zoo.log_likelihood(vae, x, 20_000)
+    error = (own.std_error.square() + guides.std_error.square()).sqrt()
+    assert ((own.log_prob - guides.log_prob).abs() < 4 * error + 1e-3).all()

@@ -12,7 +12,6 @@ from pyro_vae_zoo import (
     plots,
 )
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.importance import LogLikelihood
 
 CURVE = ParticleCurve(
     (1, 2, 5, 10), (-94.0, -92.0, -91.0, -90.5), (1.0,) * 4, (0.1, 0.1, 0.2, 0.3), 25
@@ -30,9 +29,8 @@ def gaps(n=25, approximation=1.0, amortisation=2.0):
     spread = torch.randn(2, n, dtype=torch.double) / 10
     local = log_prob - approximation - spread[0]
     one = torch.ones(n)
-    sampled = LogLikelihood(log_prob, one, one, one, 100)
     elbos = local - amortisation - spread[1], one, local, one
-    return InferenceGaps(*elbos, log_prob, sampled, 100, 50)
+    return InferenceGaps(*elbos, log_prob, 100, 50)
 
 
 def legend(fig):
