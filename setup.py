@@ -37,7 +37,15 @@ setup(
         "safetensors",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff==0.17.5", "build"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff==0.17.5",
+            "build",
+            "nbclient",
+            "ipykernel",
+        ],
         "docs": ["sphinx>=8", "furo", "myst-nb"],
         "tutorials": ["jupyter"],
         "benchmarks": ["numpyro", "jax"],
