@@ -1,4 +1,4 @@
-"""The notebooks: each runs from top to bottom, on a small budget, without a word of warning."""
+"""The notebooks: each runs from top to bottom, on a small budget, without a warning."""
 
 import os
 import re
