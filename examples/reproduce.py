@@ -20,6 +20,7 @@ from pathlib import Path
 
 from recipes import TABLES, Budget, Row, Table
 
+from pyro_vae_zoo._process import pick_device
 from pyro_vae_zoo._summary import summary
 from pyro_vae_zoo.checkpoint import load_model, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
@@ -29,7 +30,6 @@ from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import guide_options
 from pyro_vae_zoo.report import read_metrics
 from pyro_vae_zoo.runs import make_run, resolve_guide
-from pyro_vae_zoo.train import pick_device
 from pyro_vae_zoo.vae import VAE
 
 

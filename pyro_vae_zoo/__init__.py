@@ -30,6 +30,7 @@ from pyro_vae_zoo.elbo import AnnealedELBO
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import Evaluation, evaluate, log_likelihood
 from pyro_vae_zoo.gaps import InferenceGaps, inference_gaps
+from pyro_vae_zoo.history import History
 from pyro_vae_zoo.importance import LogLikelihood, pareto_khat
 from pyro_vae_zoo.local_q import local_log_likelihood
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
@@ -42,7 +43,7 @@ from pyro_vae_zoo.registry import (
     list_guides,
     register,
 )
-from pyro_vae_zoo.train import History, fit
+from pyro_vae_zoo.train import fit
 from pyro_vae_zoo.vae import VAE, Phase
 
 __version__ = "0.1.0"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from pyro_vae_zoo._process import pick_device
 from pyro_vae_zoo._summary import filled, summary
 from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
@@ -34,7 +35,6 @@ from pyro_vae_zoo.runs import (
     resolve_guide,
     result_of,
 )
-from pyro_vae_zoo.train import pick_device
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["diagnose_command", "evaluate_command"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pyro_vae_zoo._process import pick_device
 from pyro_vae_zoo.checkpoint import (
     RESULT_FILE,
     load_model,
@@ -29,7 +30,6 @@ from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.pretrained import sha256_of, weights_folder
 from pyro_vae_zoo.registry import list_guides
 from pyro_vae_zoo.runs import hardware, open_run, result_of
-from pyro_vae_zoo.train import pick_device
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["command_of", "publish", "rounded"]

@@ -25,6 +25,7 @@ import torch
 from pyro import poutine
 from torch import nn
 
+from pyro_vae_zoo._process import pick_device
 from pyro_vae_zoo.checkpoint import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -42,7 +43,8 @@ from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import create
-from pyro_vae_zoo.train import check_resumable, fit, pick_device
+from pyro_vae_zoo.resuming import check_resumable
+from pyro_vae_zoo.train import fit
 from pyro_vae_zoo.vae import VAE, latent_sites
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import train
+from pyro_vae_zoo import loop
 from pyro_vae_zoo.likelihoods import MIN_SCALE, GaussianLikelihood
 from pyro_vae_zoo.models.standard import AmortizedGuide, FullRankGaussian
 
@@ -78,7 +78,7 @@ def check_resumes_in_every_phase(make, data, options, folder, monkeypatch) -> No
     stops = [2 * epoch + 1 for epoch in last.values()]
 
     count = 0
-    step = train._Run._step
+    step = loop.Loop._step
 
     def interrupting(self, x):
         nonlocal count
@@ -88,7 +88,7 @@ def check_resumes_in_every_phase(make, data, options, folder, monkeypatch) -> No
         count += 1
         return step(self, x)
 
-    monkeypatch.setattr(train._Run, "_step", interrupting)
+    monkeypatch.setattr(loop.Loop, "_step", interrupting)
     resumed = 0
     while True:
         parts = make()

@@ -697,9 +697,9 @@ def test_reproduce_names_the_rows(tmp_path):
 def test_ctrl_c_saves_and_says_how_to_go_on(npz, tmp_path, capsys, monkeypatch):
     import signal
 
-    from pyro_vae_zoo import train
+    from pyro_vae_zoo import loop
 
-    step, seen = train._Run._step, []
+    step, seen = loop.Loop._step, []
 
     def interrupting(self, x):
         seen.append(1)
@@ -709,7 +709,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(npz, tmp_path, capsys, monkeypatch):
 
     folder = tmp_path / "run"
     argv = ["train", "--data", npz, "--out", str(folder), *FAST, "--batch-size", "10"]
-    monkeypatch.setattr(train._Run, "_step", interrupting)
+    monkeypatch.setattr(loop.Loop, "_step", interrupting)
     assert cli.main(argv) == 130
     assert "--resume" in capsys.readouterr().err
     assert load_checkpoint(folder / "checkpoint.pt")["step"] == 3

@@ -16,7 +16,7 @@ from test_mixture import bits, differ, gradients, normal, three_gaussians
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import train
+from pyro_vae_zoo import loop
 from pyro_vae_zoo.bounds import bound_terms, score_latents
 from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.models.mixture import AmortizedWeights, MixtureGuide
@@ -451,7 +451,7 @@ def test_a_phase_moves_its_own_modules_only(shared_trunk, images, monkeypatch):
     options = {"num_components": 3, "shared_trunk": shared_trunk}
     vae = small("recursive_mixture", schedule="sequential", **options)
     moved, before = {}, {}
-    end = train._Run._end_epoch
+    end = loop.Loop._end_epoch
 
     def watch(self, bar):
         changed = moved.setdefault(self.phase.name, set())
@@ -461,7 +461,7 @@ def test_a_phase_moves_its_own_modules_only(shared_trunk, images, monkeypatch):
         end(self, bar)
         before.update({name: p.detach().clone() for name, p in vae.named_parameters()})
 
-    monkeypatch.setattr(train._Run, "_end_epoch", watch)
+    monkeypatch.setattr(loop.Loop, "_end_epoch", watch)
     before.update({name: p.detach().clone() for name, p in vae.named_parameters()})
     zoo.fit(vae, images, epochs=12, batch_size=20, keep="last", progress=False)
 
@@ -482,7 +482,7 @@ def test_components_come_in_one_by_one(images, monkeypatch):
     vae = small("recursive_mixture", schedule="sequential", num_components=3)
     assert vae.guide.active.all()  # so that every parameter has a gradient at first
     active = {}
-    begin = train._Run.begin_phase
+    begin = loop.Loop.begin_phase
 
     def watch(self):
         begin(self)
@@ -494,7 +494,7 @@ def test_components_come_in_one_by_one(images, monkeypatch):
                     for p, q in zip(a.parameters(), b.parameters(), strict=True):
                         assert torch.equal(p, q)
 
-    monkeypatch.setattr(train._Run, "begin_phase", watch)
+    monkeypatch.setattr(loop.Loop, "begin_phase", watch)
     zoo.fit(vae, images, epochs=12, batch_size=20, progress=False)
     assert active == {
         "warm-up": [True, False, False],

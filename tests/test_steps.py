@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO
 from test_compiled import EVERY, SLOW, Guide, Model, as_it_is
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import replay, steps, train
+from pyro_vae_zoo import loop, replay, steps
 from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
 from pyro_vae_zoo.options import OPTIMIZERS
 
@@ -92,7 +92,7 @@ def test_a_training_by_inductor(data):
 
 @pytest.mark.parametrize(("worth", "compiled"), [(18, ["train"]), (19, [])])
 def test_auto_counts_the_steps(data, as_traced, monkeypatch, worth, compiled):
-    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", worth)
+    monkeypatch.setattr(loop, "STEPS_WORTH_COMPILING", worth)
     vae = make()
     history = zoo.fit(vae, data, epochs=6, batch_size=20, progress=False)
     assert history.compiled == compiled
@@ -117,7 +117,7 @@ def test_the_bar_says_that_it_compiles(data, as_traced, capsys):
 
 @pytest.mark.parametrize("compile", ["auto", True])
 def test_a_pair_that_cannot_be_compiled(monkeypatch, compile):
-    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 1)
+    monkeypatch.setattr(loop, "STEPS_WORTH_COMPILING", 1)
     x = torch.randn(30, 2).sign().relu()
     data = zoo.Dataset(x[:20], x[20:25], x[25:])
     vae = zoo.VAE(Model(), Guide(), (2,))  # which decides by the values that it draws
@@ -132,7 +132,7 @@ def test_a_pair_that_cannot_be_compiled(monkeypatch, compile):
 
 @pytest.mark.parametrize("compile", ["auto", True])
 def test_a_loss_of_the_users_own_is_used_as_it_is(data, monkeypatch, compile):
-    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 1)
+    monkeypatch.setattr(loop, "STEPS_WORTH_COMPILING", 1)
     vae = make(dtype=torch.float)
     vae.phases = (zoo.Phase("own", loss=Trace_ELBO(max_plate_nesting=1)),)
     if compile is True:
@@ -153,7 +153,7 @@ def test_it_is_told_once_for_all_phases(data, monkeypatch, recwarn):
         raise zoo.UserError("no compiler")
 
     monkeypatch.setattr(steps, "Inductor", lambda products: fails)
-    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 1)
+    monkeypatch.setattr(loop, "STEPS_WORTH_COMPILING", 1)
     history = zoo.fit(make("boosted"), data, epochs=4, progress=False)
     assert len({record["phase"] for record in history.epochs}) > 1
     said = [w for w in recwarn if "without compiling: no compiler" in str(w.message)]
@@ -192,12 +192,12 @@ def test_it_resumes_bit_for_bit(guide, data, tmp_path, monkeypatch, as_traced):
 def test_what_was_decided_is_kept(data, tmp_path, monkeypatch, as_traced):
     """Another number of epochs would decide otherwise, and changes bits."""
     options = {"batch_size": 20, "out": tmp_path, "progress": False}
-    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 7)
+    monkeypatch.setattr(loop, "STEPS_WORTH_COMPILING", 7)
     assert zoo.fit(make(), data, epochs=2, **options).compiled == []
     assert zoo.fit(make(), data, epochs=4, resume=True, **options).compiled == []
     assert not as_traced
     assert zoo.fit(make(), data, epochs=4, **options).compiled == ["train"]
-    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 100)
+    monkeypatch.setattr(loop, "STEPS_WORTH_COMPILING", 100)
     history = zoo.fit(make(), data, epochs=6, resume=True, **options)
     assert history.compiled == ["train"]
     assert len(as_traced) == 2
@@ -228,7 +228,7 @@ def test_a_checkpoint_from_before_there_was_a_choice(data, tmp_path, monkeypatch
     del state["compiled"], state["options"]["compile"]
     del state["history"]["compiled"], state["history"]["products"]
     save_checkpoint(path, state)
-    monkeypatch.setattr(train, "STEPS_WORTH_COMPILING", 1)  # which would change bits
+    monkeypatch.setattr(loop, "STEPS_WORTH_COMPILING", 1)  # which would change bits
     history = zoo.fit(make(), data, epochs=3, resume=True, **options)
     assert len(history.epochs) == 3
     assert history.compiled == []
@@ -307,7 +307,7 @@ def test_it_stops_before_a_loss_that_is_not_finite(
 ):
     """In the third step of the second epoch; nothing moves any more."""
     monkeypatch.setattr(steps, "waits_for_nothing", lambda *_: ahead)
-    batch, vae, before = train._Run._batch, make(), {}
+    batch, vae, before = loop.Loop._batch, make(), {}
 
     def poison(self, step):
         x = batch(self, step)
@@ -316,7 +316,7 @@ def test_it_stops_before_a_loss_that_is_not_finite(
         before.update({k: v.clone() for k, v in vae.state_dict().items()})
         return x * math.nan
 
-    monkeypatch.setattr(train._Run, "_batch", poison)
+    monkeypatch.setattr(loop.Loop, "_batch", poison)
     options = {"epochs": 3, "batch_size": 15, "compile": True, "progress": False}
     said = "at epoch 2, step 3: term log p.x.z.*last good checkpoint is kept"
     with pytest.raises(zoo.DivergedError, match=said):

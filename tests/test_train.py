@@ -12,10 +12,10 @@ from pairs import others, small
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import train
+from pyro_vae_zoo import loop
 from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae_zoo.loop import epoch_order
 from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
-from pyro_vae_zoo.train import epoch_order
 
 SMALL = {"latent_dim": 3, "hidden_dims": (16,)}
 
@@ -128,14 +128,14 @@ def test_resume_continues_bit_for_bit(options, stop_at, data, tmp_path, monkeypa
     expected = zoo.fit(whole, data, **settings, **options)
 
     steps = iter(range(1000))
-    step = train._Run._step
+    step = loop.Loop._step
 
     def interrupting(self, x):
         if next(steps) == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, x)
 
-    monkeypatch.setattr(train._Run, "_step", interrupting)
+    monkeypatch.setattr(loop.Loop, "_step", interrupting)
     with pytest.raises(KeyboardInterrupt):
         zoo.fit(make(), data, out=tmp_path, **settings, **options)
     checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
@@ -432,14 +432,14 @@ def test_a_phase_starts_once_and_not_again_when_resumed(data, tmp_path, monkeypa
     whole = pair()
     zoo.fit(whole, data, **options)
     assert started == [whole]
-    steps, step = iter(range(1000)), train._Run._step
+    steps, step = iter(range(1000)), loop.Loop._step
 
     def interrupting(self, x):
         if next(steps) == 4:  # the first step of the second phase
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, x)
 
-    monkeypatch.setattr(train._Run, "_step", interrupting)
+    monkeypatch.setattr(loop.Loop, "_step", interrupting)
     with pytest.raises(KeyboardInterrupt):
         zoo.fit(pair(), data, out=tmp_path, **options)
     resumed = pair()

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.history import History
 from pyro_vae_zoo.plots.style import (
     COLOURS,
     DASHES,
@@ -22,7 +23,6 @@ from pyro_vae_zoo.plots.style import (
     dress,
     make_figure,
 )
-from pyro_vae_zoo.train import History
 
 __all__ = [
     "Records",
