@@ -234,8 +234,8 @@ TABLES = {
                 {"epochs": 500, "lr": 5e-4, "schedule": "cosine", "kl_warmup": 20}
             ),
             "cpu": Budget(
-                {"epochs": 40, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 8},
-                eval_particles=500,
+                {"epochs": 30, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 6},
+                eval_particles=200,
             ),
             "smoke": Budget({"epochs": 5}, eval_particles=10, data="digits"),
         },
