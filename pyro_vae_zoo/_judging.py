@@ -13,6 +13,7 @@ from pyro_vae_zoo._summary import filled, summary
 from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.diagnose import DiagnoseOptions, diagnose, subset
+from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.findings import (
@@ -57,6 +58,8 @@ def evaluate_command(args: argparse.Namespace) -> None:
     if published:
         result["pretrained"] = against_published(published, result)
     result = finite(result)
+    if not Ranks().is_first:
+        return
     if args.out:
         write_json(args.out, result)
     print(json.dumps(result, indent=2) if args.json else summary(result))

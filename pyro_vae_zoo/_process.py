@@ -16,8 +16,11 @@ __all__ = [
     "pick_device",
     "random_states",
     "set_random_states",
+    "terminated_like_interrupted",
     "threads_kept",
 ]
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def pick_device(name: str) -> torch.device:
@@ -61,18 +64,32 @@ def threads_kept() -> Iterator[None]:
 
 @contextmanager
 def interrupt_flag() -> Iterator[threading.Event]:
-    """Ctrl-C sets a flag, so that no step is cut in two; a second one interrupts."""
+    """Ctrl-C or SIGTERM sets a flag, so that no step is cut in two; a second one acts."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag  # only the main thread may handle signals
         return
 
     def handle(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(number, previous[number])
         flag.set()
 
-    previous = signal.signal(signal.SIGINT, handle)
+    previous = {number: signal.signal(number, handle) for number in _STOPPING}
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which clusters send, raises KeyboardInterrupt as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

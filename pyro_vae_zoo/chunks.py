@@ -7,22 +7,31 @@ there are many chunks, the function that each of them is given to is compiled.
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import pyro
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from tqdm import tqdm
 
 from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.datasets import check_images
+from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.graphs import Compiler, Inductor, Pair, TensorPlaces, trace
 from pyro_vae_zoo.vae import VAE, evaluation_mode
 
-__all__ = ["chunk_rows_for", "chunk_sizes", "evaluating", "sides_and_data", "stream"]
+__all__ = [
+    "chunk_rows_for",
+    "chunk_sizes",
+    "evaluating",
+    "sides_and_data",
+    "stream",
+    "stream_over_ranks",
+]
 
 PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
 CHUNKS_WORTH_COMPILING = 500  # each of some ten milliseconds, of which a third is saved
@@ -87,6 +96,48 @@ def stream(
                         values = function(model, guide, batch, draws)
                     yield slice(i, i + len(batch)), slice(j, j + draws), values
                 bar.update(len(batch))
+
+
+def stream_over_ranks(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int,
+    function: ChunkFunction,
+    *,
+    seed: int | None,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    compile: bool | str = False,
+) -> Iterator[tuple[slice, slice, dict]]:
+    """`stream`, for which each of several processes takes a part of the data.
+
+    All of them get all chunks, on the CPU and in the order of the data.
+    """
+    ranks = Ranks()
+    how = {"chunk_rows": chunk_rows, "compile": compile}
+    if not ranks.several:
+        how |= {"seed": seed, "progress": progress}
+        yield from stream(vae, x, num_particles, function, **how)
+        return
+    rows = ranks.share(torch.arange(len(x)))
+    if len(rows):
+        first, last = int(rows[0]), int(rows[-1])
+        how["seed"] = None if seed is None else ranks.seed(seed)
+        how["progress"] = progress and ranks.is_first
+        chunks = stream(vae, x[first : last + 1], num_particles, function, **how)
+        mine = [(_moved(r, first), draws, _on_cpu(v)) for r, draws, v in chunks]
+    else:
+        mine = []
+    chunks = chain.from_iterable(ranks.gather(mine))
+    yield from sorted(chunks, key=lambda chunk: (chunk[0].start, chunk[1].start))
+
+
+def _moved(rows: slice, by: int) -> slice:
+    return slice(rows.start + by, rows.stop + by)
+
+
+def _on_cpu(values: dict) -> dict:
+    return tree_map_only(Tensor, Tensor.cpu, values)
 
 
 def sides_and_data(

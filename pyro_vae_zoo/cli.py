@@ -1,11 +1,13 @@
 """The command line: `python -m pyro_vae_zoo`, and the scripts in `examples/`.
 
-Exit codes: 0 done, 1 training met a number that is not finite or `report --check` found
-something stale, 2 a mistake that you can mend (one line says which), 130 interrupted.
+Exit codes: 0 done, 1 training met a number that is not finite, a process of several died or
+`report --check` found something stale, 2 a mistake that you can mend (one line says
+which), 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,10 +17,12 @@ from typing import Any
 from pyro_vae_zoo._arguments import STEPS_BY_DEFAULT, key_value
 from pyro_vae_zoo._judging import diagnose_command, evaluate_command
 from pyro_vae_zoo._parser import make_parser
+from pyro_vae_zoo._process import terminated_like_interrupted
 from pyro_vae_zoo._summary import filled, summary
 from pyro_vae_zoo.checkpoint import write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
-from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
+from pyro_vae_zoo.distributed import Ranks, joined
+from pyro_vae_zoo.errors import DivergedError, LostRankError, UserError, unknown_name
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import guide_options, list_guides
 from pyro_vae_zoo.runs import (
@@ -36,13 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = make_parser().parse_args(argv)
     try:
-        return _COMMANDS[args.command](args) or 0
+        device = getattr(args, "device", "auto")
+        with terminated_like_interrupted(), joined(device) as ranks:
+            if ranks.several and args.command not in _SHARED:
+                raise UserError(
+                    f"{args.command} runs in one process, got {ranks.size}; torchrun is "
+                    f"for {', '.join(_SHARED)}"
+                )
+            return _COMMANDS[args.command](args) or 0
     except (UserError, OSError) as error:
         return _fail(error, 2)
-    except DivergedError as error:
+    except (DivergedError, LostRankError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        print(f"interrupted{_HOW_TO_GO_ON[args.command]}", file=sys.stderr)
+        print(f"interrupted{_how_to_go_on(args.command, argv)}", file=sys.stderr)
         return 130
 
 
@@ -91,19 +102,25 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    print(summary(result))
-    print(filled(f"in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}"))
+    if Ranks().is_first:
+        files = ", ".join(sorted(p.name for p in folder.iterdir()))
+        print(summary(result))
+        print(filled(f"in {folder}: {files}"))
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from pyro_vae_zoo import report
-
     if args.runs and args.guides:
         raise UserError(
             "compare either takes finished RUNs or trains --guides, not both"
         )
     if not args.runs:
         args.runs = _train_all(args)
+    Ranks().from_first(lambda: _write_comparison(args))
+
+
+def _write_comparison(args: argparse.Namespace) -> None:
+    from pyro_vae_zoo import report
+
     results = report.collect(args.runs)
     report.write_report(results, args.out)
     runs = [result["run"] for result in results]
@@ -159,7 +176,8 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
             training = _training(args, data, seed)
             plans.append((root / f"{label}-s{seed}", guide, options, training))
     for i, (folder, guide, options, training) in enumerate(plans):
-        print(f"[{i + 1}/{len(plans)}] {folder.name}", file=sys.stderr)
+        if Ranks().is_first:
+            print(f"[{i + 1}/{len(plans)}] {folder.name}", file=sys.stderr)
         make_run(
             folder,
             guide,
@@ -184,14 +202,27 @@ _COMMANDS = {
     "compare": _compare,
     "report": _report,
 }
-_HOW_TO_GO_ON = {
-    "density": "; the same command with --resume goes on",
-    "train": "; the same command with --resume goes on",
-    "evaluate": "",
-    "diagnose": "",
-    "compare": "; the same command goes on",
-    "report": "; some files are written, each of them whole",
-}
+_SHARED = ("train", "density", "evaluate", "compare")  # by the processes of torchrun
+
+
+def _how_to_go_on(command: str, argv: Sequence[str] | None) -> str:
+    """What to type after an interruption, where there is anything to go on with."""
+    if command == "report":
+        return "; some files are written, each of them whole"
+    if command not in ("train", "density", "compare"):
+        return ""
+    words = [w for w in (sys.argv[1:] if argv is None else argv) if w != "--overwrite"]
+    if command != "compare" and "--resume" not in words:
+        words.append("--resume")
+    script = Path(sys.argv[0])
+    if script.stem == command:  # in examples/, of which each has a command of its own
+        program = f"python {script}"
+        words.remove(command)
+    elif script.suffix == ".py":
+        program = "python -m pyro_vae_zoo"
+    else:
+        program = script.name
+    return f"; to go on: {program} {shlex.join(words)}"
 
 
 # ------------------------------------------------------------------------ options

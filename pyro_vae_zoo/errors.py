@@ -9,7 +9,13 @@ everything else is a bug and keeps its traceback.
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DataFileError", "DivergedError", "UserError", "unknown_name"]
+__all__ = [
+    "DataFileError",
+    "DivergedError",
+    "LostRankError",
+    "UserError",
+    "unknown_name",
+]
 
 
 class UserError(ValueError):
@@ -48,6 +54,10 @@ class DivergedError(RuntimeError):
     ...     print("a smaller learning rate would do")
     a smaller learning rate would do
     """
+
+
+class LostRankError(RuntimeError):
+    """Another process of a training on several devices has died."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

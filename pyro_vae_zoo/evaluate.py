@@ -8,7 +8,8 @@ log-likelihood from K draws of the guide is
 
 (Burda et al. 2016): \(\hat p\) is unbiased, its logarithm a lower bound in
 expectation. Draws are streamed in chunks sized to memory; what is kept are the
-log-weights, in float64.
+log-weights, in float64. Where `torchrun` started several processes, each takes a part of
+the data and all get the whole result; all of them must call.
 """
 
 import math
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae_zoo.bounds import BoundTerms, bound_terms, only_mixture
-from pyro_vae_zoo.chunks import stream
+from pyro_vae_zoo.chunks import stream_over_ranks
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, error_of_mean, summarise
 from pyro_vae_zoo.vae import VAE, in_data_plate, latent_sites
@@ -146,7 +147,9 @@ def draw_log_weights(
     """
     log_weights = _empty_weights(len(x), num_particles)
     how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
-    chunks = stream(vae, x, num_particles, _log_weights, compile=compile, **how)
+    chunks = stream_over_ranks(
+        vae, x, num_particles, _log_weights, compile=compile, **how
+    )
     with closing(chunks):  # an error in the loop must not leave its contexts open
         for rows, columns, chunk in chunks:
             log_weights[rows, columns] = chunk["log_weights"].cpu()
@@ -180,7 +183,9 @@ def evaluate(
     densities: list[Tensor] = []
     weights: list[Tensor] = []
     how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
-    chunks = stream(vae, x, num_particles, _summaries, compile=compile, **how)
+    chunks = stream_over_ranks(
+        vae, x, num_particles, _summaries, compile=compile, **how
+    )
     with closing(chunks):
         for rows, columns, chunk in chunks:
             log_weights[rows, columns] = chunk["log_weights"].cpu()

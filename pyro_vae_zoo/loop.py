@@ -26,6 +26,7 @@ from pyro_vae_zoo.checkpoint import (
     write_atomically,
 )
 from pyro_vae_zoo.datasets import Dataset
+from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.errors import DivergedError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.history import History
@@ -62,6 +63,7 @@ class Loop:
         self.data = data
         self.options = options
         self.folder = folder
+        self.ranks = Ranks()
         self.history = History()
         self.best: dict[str, Tensor] | None = None
         self.epoch = self.step = 0  # position; `step` counts within the epoch
@@ -82,7 +84,7 @@ class Loop:
         with tqdm(
             total=total,
             initial=done,
-            disable=not progress,
+            disable=not (progress and self.ranks.is_first),
             ncols=80,
             bar_format=bar_format,
         ) as bar:
@@ -104,6 +106,7 @@ class Loop:
         self.order = self.order.to(self.images.device)
         if self.phase.each_epoch is not None:
             self.phase.each_epoch(self.vae, self.plan.part(self.epoch))
+            self.ranks.same(self.vae)  # whatever was drawn
         self.vae.train()
         self._compile_steps(bar)
         self.steps.set_rate(options.rate(self.epoch))
@@ -118,19 +121,23 @@ class Loop:
             self.seconds = time.perf_counter() - start
             bar.update()
             if self.step % 10 == 0 and elbo is not None:
-                bar.set_postfix_str(f"elbo {elbo / len(x):.2f}", refresh=False)
+                size = len(self._whole_batch(self.step - 1))
+                bar.set_postfix_str(f"elbo {elbo / size:.2f}", refresh=False)
             self._stop_if(interrupted)
         self._wait_for_device()
         self.seconds = time.perf_counter() - start
 
     def _batch(self, step: int) -> Tensor:
-        """The data of a step, counted from 0 within the epoch."""
-        size = self.options.batch_size
-        index = self.order[step * size : (step + 1) * size]
+        """This process's data of a step, counted from 0 within the epoch."""
+        index = self.ranks.share(self._whole_batch(step))
         return self.images[index].to(self.vae.dtype)
 
+    def _whole_batch(self, step: int) -> Tensor:
+        size = self.options.batch_size
+        return self.order[step * size : (step + 1) * size]
+
     def _stop_if(self, interrupted: threading.Event) -> None:
-        if interrupted.is_set():
+        if self.ranks.any(interrupted.is_set()):  # all of them, after the same step
             self._save(force=True)
             raise KeyboardInterrupt
 
@@ -195,6 +202,7 @@ class Loop:
     def _end_epoch(self, bar: tqdm) -> None:
         start = time.perf_counter()
         options = self.options
+        self.ranks.same(self.vae)  # statistics of batch normalisation are each its own
         if not _all_finite(self.vae):
             raise DivergedError(self._diagnosis(self.data.valid[:1]))
         valid = evaluate(
@@ -263,24 +271,28 @@ class Loop:
         """Make ready for the phase that begins here."""
         if self.phase.start is not None:
             self.phase.start(self.vae)
+        self.ranks.same(self.vae)
         self._enter_phase()
 
     def _enter_phase(self) -> None:
-        full_batch = min(self.options.batch_size, len(self.data.train))
+        full = torch.arange(min(self.options.batch_size, len(self.data.train)))
+        share = len(self.ranks.share(full))
         losses = self.losses[self.phase_number]
-        self.steps = Steps(self.vae, self.phase, losses, self.options, full_batch)
+        self.steps = Steps(
+            self.vae, self.phase, losses, self.options, self.ranks, share
+        )
 
     # ------------------------------------------------------------------ the files
 
     def _append_metrics(self, record: dict) -> None:
-        if self.folder is not None:
+        if self.folder is not None and self.ranks.is_first:
             mode = "a" if len(self.history.epochs) > 1 else "w"
             with open(self.folder / METRICS_FILE, mode) as file:
                 file.write(json.dumps(record) + "\n")
 
     def _save(self, force: bool) -> None:
         due = time.monotonic() - self.saved_at > _SECONDS_BETWEEN_CHECKPOINTS
-        if self.folder is None or not (force or due):
+        if self.folder is None or not (force or self.ranks.from_first(lambda: due)):
             return
         self._wait_for_device()
         if not _all_finite(self.vae):
@@ -296,16 +308,19 @@ class Loop:
             "best": self.best,
             "vae": self.vae.state_dict(),
             "optimizer": self.steps.optimizer.state_dict(),
-            "random_states": random_states(self.vae.device),
+            "random_states": self.ranks.gather(random_states(self.vae.device)),
             "num_threads": torch.get_num_threads(),  # it changes the last bits
         }
-        save_checkpoint(self.folder / CHECKPOINT_FILE, state)
+        path = self.folder / CHECKPOINT_FILE
+        self.ranks.from_first(lambda: save_checkpoint(path, state))
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Go to where the checkpoint in the folder was written."""
         path = self.folder / CHECKPOINT_FILE
-        state = check_resumable(path, self.options, self.vae.phases)
+        state = self.ranks.from_first(
+            lambda: check_resumable(path, self.options, self.vae.phases)
+        )
         load_weights(self.vae, state["vae"], path)
         self.epoch, self.step = state["epoch"], state["step"]
         self.elbo_sum, self.seconds = state["elbo_sum"], state["seconds"]
@@ -315,10 +330,19 @@ class Loop:
         self.best = state["best"]
         self._enter_phase()
         self.steps.load(state["optimizer"])
-        set_random_states(state["random_states"], self.vae.device)
+        self._restore_random_states(state["random_states"])
         torch.set_num_threads(state["num_threads"])
-        lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
-        write_atomically(self.folder / METRICS_FILE, lines.encode())
+        if self.ranks.is_first:
+            lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
+            write_atomically(self.folder / METRICS_FILE, lines.encode())
+
+    def _restore_random_states(self, of_ranks: list[list[Tensor]]) -> None:
+        """Those of the checkpoint, or new ones where there were more processes or fewer."""
+        if len(of_ranks) == self.ranks.size:
+            set_random_states(of_ranks[self.ranks.rank], self.vae.device)
+        else:
+            done = self.epoch * self.steps_per_epoch + self.step
+            torch.manual_seed(self.ranks.seed(self.options.seed + done))
 
 
 def _all_finite(vae: VAE) -> bool:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from pyro_vae_zoo.checkpoint import load_checkpoint
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.options import TrainOptions
@@ -28,6 +30,8 @@ def check_resumable(
     state = load_checkpoint(path)
     # A checkpoint from before there was a choice is of steps that were not compiled.
     state.setdefault("compiled", dict.fromkeys(range(len(phases)), False))
+    if torch.is_tensor(state.get("random_states", [None])[0]):
+        state["random_states"] = [state["random_states"]]  # of one process, as it was
     missing = _CHECKPOINT_KEYS - state.keys()
     if missing:
         raise DataFileError(f"{path} is no checkpoint: it lacks {sorted(missing)}")

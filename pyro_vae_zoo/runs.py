@@ -38,6 +38,7 @@ from pyro_vae_zoo.checkpoint import (
     write_json,
 )
 from pyro_vae_zoo.datasets import Dataset
+from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.mixture import Mixture
@@ -125,6 +126,8 @@ def make_run(
 ) -> dict:
     """Train, evaluate and draw one pair in a run folder; return its result.
 
+    Where there are several processes, all of them call, and the first one writes.
+
     Everything that can be wrong is found before the folder is touched. `source` is
     what `load_dataset` finds the data by, where it is not their name.
 
@@ -148,7 +151,10 @@ def make_run(
         "eval_particles": eval_particles,
     }
     check = partial(_check_checkpoint, folder / CHECKPOINT_FILE, vae, training)
-    finished = _open_folder(folder, config, resume, overwrite, check)
+    ranks = Ranks()
+    finished = ranks.from_first(
+        lambda: _open_folder(folder, config, resume, overwrite, check)
+    )
     if finished is not None:
         return finished
     history = fit(
@@ -160,7 +166,7 @@ def make_run(
         progress=progress,
         **asdict(training),
     )
-    save(vae, folder)
+    ranks.from_first(lambda: save(vae, folder))
     how = {"progress": progress, "compile": training.compile and "auto"}
     ev = evaluate(vae, data.test, eval_particles, seed=training.seed, **how)
     result = result_of(vae, ev, config, data, "test", data.test) | {
@@ -173,9 +179,13 @@ def make_run(
     }
     if vae.monitor is not None:
         result |= vae.monitor(vae)
-    draw(folder, vae, data, history.epochs, result)
-    write_json(folder / RESULT_FILE, result)
-    return result
+
+    def leave() -> dict:
+        draw(folder, vae, data, history.epochs, result)
+        write_json(folder / RESULT_FILE, result)
+        return result
+
+    return ranks.from_first(leave)
 
 
 def _check_runs(vae: VAE, data: Dataset, training: TrainOptions) -> None:
@@ -237,6 +247,7 @@ def hardware(device: torch.device) -> dict:
     return {
         "device": f"{device.type} ({name})",
         "num_threads": torch.get_num_threads(),
+        "num_processes": Ranks().size,
         "versions": {
             "pyro_vae_zoo": pyro_vae_zoo.__version__,
             "python": platform.python_version(),

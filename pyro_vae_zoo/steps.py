@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo._process import random_states, set_random_states
 from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.compiled import CompiledELBO
+from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.elbo import ObjectiveELBO
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.graphs import Inductor
@@ -28,8 +29,9 @@ class Steps:
         phase: whose modules are moved.
         losses: what is minimised, and what to compile in its place, or None.
         options: of the training.
-        full_batch: the size of all batches but the last of an epoch: those that are
-            compiled.
+        ranks: the processes that share each batch.
+        full_batch: the size of this one's share of all batches but the last of an epoch:
+            of those that are compiled.
 
     Attributes:
         objective: what there is to compile, or None.
@@ -43,9 +45,11 @@ class Steps:
         phase: Phase,
         losses: tuple[ELBO, ObjectiveELBO | None],
         options: TrainOptions,
+        ranks: Ranks,
         full_batch: int,
     ) -> None:
         self.vae = vae
+        self.ranks = ranks
         self.options = options
         self.full_batch = full_batch
         self.loss, self.objective = losses
@@ -83,8 +87,8 @@ class Steps:
             warnings.warn(f"trained without compiling: {error}", stacklevel=6)
             return False
         self._compiled = compiled
-        if waits_for_nothing(x.device, self.optimizer):
-            limit = self._max_norm(x)
+        if waits_for_nothing(x.device, self.optimizer) and not self.ranks.several:
+            limit = self._max_norm(len(x))
             self._ahead = DeviceSteps(self.vae, compiled, self.optimizer, x, limit)
         return True
 
@@ -102,15 +106,16 @@ class Steps:
         """Take one step.
 
         Args:
-            x: a batch; where it is not the first of its epoch, `wait` was called unless
-                it is a full one.
+            x: this process's share of a batch, maybe empty; where it is not the first of
+                its epoch, `wait` was called unless it is a full one.
             weights: what the loss's `kl_weight` and `joint_weight` are now.
             elbo_sum: the sum of the bounds of the epoch so far.
             step: the number of its steps so far.
 
         Returns:
-            The plain bound summed over the batch, in nats. None where it is not waited
-            for. NaN where it or the loss is not finite: then no parameter has changed.
+            The plain bound summed over the whole batch, in nats. None where it is not
+            waited for. NaN where it or the loss is not finite: then no parameter has
+            changed.
         """
         weights = {k: w for k, w in weights.items() if hasattr(self.loss, k)}
         weights = weights if self.annealed else {}
@@ -145,20 +150,23 @@ class Steps:
     def _take(self, loss: ELBO, x: Tensor) -> float:
         before = random_states(x.device)
         self.vae.zero_grad()  # of modules that this phase does not move, too
-        value, elbo = _loss_and_elbo(loss, self.vae, x)
-        if not (math.isfinite(elbo) and math.isfinite(value.item())):
+        value, elbo = _loss_and_elbo(loss, self.vae, x) if len(x) else (x.sum(), 0.0)
+        total, elbo, size = self.ranks.total(value.item(), elbo, len(x))
+        if not (math.isfinite(elbo) and math.isfinite(total)):
             set_random_states(before, x.device)
             return math.nan
-        value.backward()
+        if len(x):
+            value.backward()
+        self.ranks.add_gradients(self.parameters)
         if self.options.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self._max_norm(x))
+            nn.utils.clip_grad_norm_(self.parameters, self._max_norm(size))
         self.optimizer.step()
         return elbo
 
-    def _max_norm(self, x: Tensor) -> float | None:
+    def _max_norm(self, size: float) -> float | None:
         # The loss is a sum over the batch, the option is about its mean.
         limit = self.options.clip_norm
-        return None if limit is None else limit * len(x)
+        return None if limit is None else limit * size
 
 
 def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:

@@ -13,6 +13,7 @@ from torch import nn
 from pyro_vae_zoo._process import interrupt_flag, pick_device, threads_kept
 from pyro_vae_zoo.checkpoint import CHECKPOINT_FILE
 from pyro_vae_zoo.datasets import Dataset
+from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.history import History
 from pyro_vae_zoo.loop import Loop
@@ -57,7 +58,8 @@ def fit(
         data: the data set; its validation part chooses the best epoch.
         epochs: passes over the data, shared out among the VAE's phases, of which some
             are left out where there are fewer epochs than phases.
-        batch_size: data for each step; the last batch of an epoch may be smaller.
+        batch_size: data for each step, of all processes together where `torchrun` started
+            several; the last batch of an epoch may be smaller.
         lr: learning rate.
         seed: of noise, order and binarisation; the caller's random state is kept.
         device: `auto` (CUDA where there is one), `cpu` or `cuda`.
@@ -110,10 +112,15 @@ def fit(
             f"of {options.batch_size} leave one of {len(data.train)}; choose another "
             "batch_size"
         )
-    where = pick_device(device)
+    where, ranks = pick_device(device), Ranks()
+    if min(batch_size, len(data.train)) < ranks.size:
+        raise UserError(
+            f"expected a batch of a datum for each of {ranks.size} processes at least, got "
+            f"{min(batch_size, len(data.train))}; choose a larger batch_size"
+        )
     folder = None if out is None else Path(out)
     loop = Loop(vae.to(where), data.to(where), options, folder)
-    if folder is not None:
+    if folder is not None and ranks.is_first:
         folder.mkdir(parents=True, exist_ok=True)
     cuda = [where] if where.type == "cuda" else []
     with (
@@ -127,8 +134,11 @@ def fit(
         warnings.filterwarnings("ignore", "Encountered (NaN|inf)")  # `Loop` says more
         # The first of the steps that are replayed as one run one by one.
         warnings.filterwarnings("ignore", ".*with capturable=True")
-        torch.manual_seed(seed)
-        if resume and folder is not None and (folder / CHECKPOINT_FILE).exists():
+        torch.manual_seed(ranks.seed(seed))
+        there = folder is not None and ranks.from_first(
+            lambda: (folder / CHECKPOINT_FILE).exists()
+        )
+        if resume and there:
             loop.restore()
         else:
             loop.begin_phase()

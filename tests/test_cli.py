@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +70,7 @@ def test_a_run_folder_holds_what_it_should(run):
         "guide", "data", "variant", "split", "elbo", "log_likelihood",
         "log_likelihood_std_error", "log_likelihood_mc_error", "num_particles", "khat",
         "weights", "num_parameters", "epochs", "seed", "seconds", "versions", "device",
+        "num_processes",
         "num_threads",
     }  # fmt: skip
     assert expected <= result.keys()
@@ -694,9 +697,10 @@ def test_reproduce_names_the_rows(tmp_path):
     )
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(npz, tmp_path, capsys, monkeypatch):
-    import signal
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(
+    number, npz, tmp_path, capsys, monkeypatch
+):
     from pyro_vae_zoo import loop
 
     step, seen = loop.Loop._step, []
@@ -704,14 +708,50 @@ def test_ctrl_c_saves_and_says_how_to_go_on(npz, tmp_path, capsys, monkeypatch):
     def interrupting(self, x):
         seen.append(1)
         if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return step(self, x)
 
     folder = tmp_path / "run"
+    before = signal.getsignal(number)
     argv = ["train", "--data", npz, "--out", str(folder), *FAST, "--batch-size", "10"]
     monkeypatch.setattr(loop.Loop, "_step", interrupting)
+    monkeypatch.setattr(sys, "argv", ["examples/train.py", "not these"])
     assert cli.main(argv) == 130
-    assert "--resume" in capsys.readouterr().err
+    words = shlex.join([*argv[1:], "--resume"])
+    told = capsys.readouterr().err
+    assert told == f"interrupted; to go on: python examples/train.py {words}\n"
     assert load_checkpoint(folder / "checkpoint.pt")["step"] == 3
     assert cli.main([*argv, "--resume"]) == 0
     assert (folder / "result.json").exists()
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("program", "argv", "told"),
+    [
+        (
+            "examples/compare.py",
+            ["compare", "--guides", "iaf", "--overwrite"],
+            "python examples/compare.py --guides iaf",
+        ),
+        (
+            "lib/pyro_vae_zoo/__main__.py",
+            ["train", "--out", "a b", "--overwrite"],
+            "python -m pyro_vae_zoo train --out 'a b' --resume",
+        ),
+        (
+            "bin/pyro-vae-zoo",
+            ["density", "--resume"],
+            "pyro-vae-zoo density --resume",
+        ),
+    ],
+)
+def test_how_to_go_on(program, argv, told, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program, *argv])
+    given = None if "pyro" in program else argv
+    assert cli._how_to_go_on(argv[0], given) == f"; to go on: {told}"
+
+
+def test_there_is_nothing_to_go_on_with():
+    assert cli._how_to_go_on("evaluate", []) == ""
+    assert "each of them whole" in cli._how_to_go_on("report", [])

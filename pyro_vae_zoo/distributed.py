@@ -1,0 +1,175 @@
+r"""One training on several devices: what the processes that `torchrun` starts share.
+
+Each of R processes, a rank, holds the whole pair and takes its share of every batch, under
+a seed of its own. The loss is a sum over the batch, hence its gradient is the sum of the
+ranks':
+
+\[\nabla \mathcal L(x_{1:B}) = \sum_{r=1}^{R} \nabla \mathcal L(x_{S_r}),\]
+
+and after the same sum and the same step of the optimiser their weights are the same. Here
+is all that knows of `torch.distributed`; in a single process each function is the identity.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pyro_vae_zoo.errors import LostRankError, UserError
+
+__all__ = ["Ranks", "joined"]
+
+T = TypeVar("T")
+_SEED_STEP = 0x9E3779B97F4A7C15  # odd and large: keeps the seeds of ranks apart
+
+
+class Ranks:
+    """The processes of this training: those of `torch.distributed`, or this one alone.
+
+    Every method but `seed` and `share` is collective: all ranks call it, in the same
+    order. A rank that has died is a `LostRankError` in all others.
+
+    Attributes:
+        rank: the number of this process, from 0.
+        size: how many there are.
+
+    >>> ranks = Ranks()
+    >>> ranks.rank, ranks.size, ranks.share(torch.arange(5)).tolist()
+    (0, 1, [0, 1, 2, 3, 4])
+    """
+
+    def __init__(self) -> None:
+        there = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if there else 0
+        self.size = dist.get_world_size() if there else 1
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than this process."""
+        return self.size > 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def seed(self, seed: int) -> int:
+        """A seed for this rank; that of the first, or of a single process, is `seed`."""
+        return (seed + self.rank * _SEED_STEP + 2**63) % 2**64 - 2**63
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This rank's part of a batch; sizes differ by one at most, and may be 0."""
+        return batch.tensor_split(self.size)[self.rank]
+
+    def total(self, *values: float) -> list[float]:
+        """Sums over the ranks, in float64."""
+        if not self.several:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.double)
+        _collective(dist.all_reduce, tensor)
+        return tensor.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds for some rank."""
+        return self.several and self.total(float(flag))[0] > 0 or flag
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its sum over the ranks.
+
+        One that no rank has stays None; in one bucket, as small networks want it.
+        """
+        if not self.several:
+            return
+        parameters = list(parameters)
+        flat = [
+            torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+            for p in parameters
+        ]
+        has = flat[0].new_tensor([p.grad is not None for p in parameters])
+        bucket = torch.cat([*flat, has])
+        _collective(dist.all_reduce, bucket)
+        *sums, has = bucket.split([*(p.numel() for p in parameters), len(parameters)])
+        for parameter, total, held in zip(parameters, sums, has.tolist(), strict=True):
+            parameter.grad = total.view_as(parameter) if held else None
+
+    def same(self, module: nn.Module) -> None:
+        """Give all ranks the parameters and buffers of the first."""
+        if not self.several:
+            return
+        with torch.no_grad():
+            for tensor in {id(t): t for t in _held(module)}.values():
+                _collective(dist.broadcast, tensor, 0)
+
+    def from_first(self, function: Callable[[], T]) -> T:
+        """What a function returns, or raises, that the first rank alone calls."""
+        if not self.several:
+            return function()
+        outcome: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                outcome[0] = function()
+            except (Exception, KeyboardInterrupt) as error:
+                outcome[1] = error
+        _collective(dist.broadcast_object_list, outcome, 0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every rank, in their order."""
+        if not self.several:
+            return [value]
+        values: list[Any] = [None] * self.size
+        _collective(dist.all_gather_object, values, value)
+        return values
+
+
+def _held(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _collective(function: Callable, *args: Any) -> None:
+    try:
+        function(*args)
+    except RuntimeError as error:  # how a closed connection and a time-out come here
+        reason = str(error).split("\n")[0]
+        raise LostRankError(
+            f"another process of this training is gone ({reason}); the last good "
+            "checkpoint is kept"
+        ) from error
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started, if it did; leave them at the end.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`: on CUDA each local process takes a device, and
+            gradients go by NCCL; on the CPU they go by gloo.
+
+    Raises:
+        UserError: for more processes on a machine than it has CUDA devices.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield Ranks()
+        return
+    cuda = torch.cuda.is_available() and device != "cpu"
+    if cuda:
+        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= there:
+            raise UserError(
+                f"expected at most {there} processes on this machine, one for each CUDA "
+                f"device, got process {local + 1}; lower --nproc-per-node"
+            )
+        torch.cuda.set_device(local)
+    # What is decided on the host goes by gloo there too, and waits for no kernel.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield Ranks()
+    finally:
+        dist.destroy_process_group()
