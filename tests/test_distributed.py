@@ -277,6 +277,25 @@ def test_a_batch_smaller_than_the_processes(monkeypatch):
 
 
 @pytest.mark.slow
+def test_sigterm_stops_all_and_the_same_number_goes_on_bit_for_bit(tmp_path):
+    words = ("--epochs", "30", "--batch-size", "33", "--seed", "1")
+    torchrun(2, *train(tmp_path / "whole", *words))
+    process = start(2, *train(tmp_path / "parts", *words))
+    wait_until((tmp_path / "parts" / "metrics.jsonl").exists, 120)
+    process.terminate()
+    process.communicate(timeout=60)
+    stopped = load_checkpoint(tmp_path / "parts" / "checkpoint.pt")
+    assert 0 < stopped["epoch"] < 30
+    torchrun(2, *train(tmp_path / "parts", *words, "--resume"))
+    whole, parts = (
+        load_checkpoint(tmp_path / name / "checkpoint.pt")
+        for name in ("whole", "parts")
+    )
+    for name, tensor in whole["vae"].items():
+        assert torch.equal(tensor, parts["vae"][name]), name
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_well_as_one(tmp_path):
     """The final bound over five seeds lies within two standard errors."""
     final = {1: [], 2: []}
