@@ -154,7 +154,7 @@ def _add_diagnose(commands: Any) -> None:
     )
     for name, text in (
         ("num_particles", "draws per datum"),
-        ("chains", "of annealing, for each datum"),
+        ("chains", "of annealing, for each datum; 0: no annealing"),
         ("temps", "annealing's steps from the prior to the posterior"),
         ("leapfrog", "leapfrog steps of a transition"),
         ("simulated", "data drawn from the model to bound annealing's error; 0: none"),

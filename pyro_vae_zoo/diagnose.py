@@ -42,7 +42,7 @@ class DiagnoseOptions:
 
     Attributes:
         num_particles: draws of q for each datum.
-        chains: of annealing, for each datum.
+        chains: of annealing, for each datum; 0 for no annealing.
         temps: T, steps from the prior to the posterior.
         leapfrog: leapfrog steps of a transition.
         simulated: data drawn from the model, for annealing's own error; 0 for none.
@@ -117,10 +117,11 @@ def diagnose(
     log_weights = draw_log_weights(vae, x, options.num_particles, **how)
     importance, curve = summarise(log_weights), curve_of(log_weights)
     seconds["importance"] = round(time.perf_counter() - start, 2)
-    annealed = part(
-        "annealing", lambda: annealed_log_likelihood(vae, x, *chains, **how)
-    )
-    bounds = None
+    annealed = bounds = None
+    if options.chains:
+        annealed = part(
+            "annealing", lambda: annealed_log_likelihood(vae, x, *chains, **how)
+        )
     if annealed and options.simulated:
         bounds = part(
             "bidirectional",

@@ -186,3 +186,14 @@ def test_a_subset_is_drawn_without_replacement():
     assert torch.equal(subset(x, 500, seed=1), x)
     with pytest.raises(UserError, match="at least 1"):
         subset(x, 0, seed=1)
+
+
+def test_there_may_be_no_annealing(make_run, capsys):
+    folder = make_run("mean_field", "--latent-dim", "3")
+    assert cli.main(["diagnose", str(folder), "--quiet", *ARGS, "--chains", "0"]) == 0
+    result = json.loads((folder / "diagnostics.json").read_text())
+    assert not {"annealing", "agreement", "bidirectional"} & result.keys()
+    assert result["skipped"] == {}
+    assert result["local_importance"]["log_likelihood"] < 0
+    assert (folder / "particles.png").exists()
+    assert "AIS" not in capsys.readouterr().out
