@@ -35,6 +35,7 @@ setup(
         "networkx",
         "tqdm",
         "safetensors",
+        "filelock",
     ],
     extras_require={
         "test": [

@@ -17,7 +17,7 @@ from pyro_vae_zoo.datasets import load_dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.pretrained import weights_folder
 from pyro_vae_zoo.publish import MOST_BYTES, MOST_BYTES_TOGETHER, publish
-from pyro_vae_zoo.runs import open_run
+from pyro_vae_zoo.run_folder import open_run
 
 
 def main() -> int:

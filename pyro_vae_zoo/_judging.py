@@ -29,10 +29,9 @@ from pyro_vae_zoo.pretrained import (
     pretrained_info,
     pretrained_name,
 )
+from pyro_vae_zoo.run_folder import find_guide, open_run
 from pyro_vae_zoo.runs import (
-    find_guide,
     hardware,
-    open_run,
     resolve_guide,
     result_of,
 )

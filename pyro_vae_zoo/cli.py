@@ -25,8 +25,8 @@ from pyro_vae_zoo.distributed import Ranks, joined
 from pyro_vae_zoo.errors import DivergedError, LostRankError, UserError, unknown_name
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import guide_options, list_guides
+from pyro_vae_zoo.run_folder import find_guide
 from pyro_vae_zoo.runs import (
-    find_guide,
     make_run,
     resolve_guide,
 )
@@ -103,7 +103,7 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         progress=not args.quiet,
     )
     if Ranks().is_first:
-        files = ", ".join(sorted(p.name for p in folder.iterdir()))
+        files = ", ".join(sorted(p.name for p in folder.glob("[!.]*")))
         print(summary(result))
         print(filled(f"in {folder}: {files}"))
 

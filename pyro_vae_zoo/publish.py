@@ -29,7 +29,8 @@ from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.pretrained import sha256_of, weights_folder
 from pyro_vae_zoo.registry import list_guides
-from pyro_vae_zoo.runs import hardware, open_run, result_of
+from pyro_vae_zoo.run_folder import open_run
+from pyro_vae_zoo.runs import hardware, result_of
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["command_of", "publish", "rounded"]

@@ -1,18 +1,11 @@
-"""Run folders: what `train` leaves behind and `evaluate` and `compare` read.
-
-config.json          the data, the pair and the training that make the run
-metrics.jsonl        a line per epoch
-checkpoint.pt        everything that `--resume` needs
-model.safetensors    the trained pair; `zoo.load(folder)`
-result.json          its evaluation; written last, so it marks a finished run
-*.png                pictures
-"""
+"""A run: train, evaluate and draw one pair, in a folder (see `run_folder`)."""
 
 import importlib.util
 import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,42 +21,29 @@ from torch import nn
 from pyro_vae_zoo._process import pick_device
 from pyro_vae_zoo.checkpoint import (
     CHECKPOINT_FILE,
-    CONFIG_FILE,
-    METRICS_FILE,
-    MODEL_FILE,
     RESULT_FILE,
     load_weights,
-    read_json,
     save,
     write_json,
 )
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.distributed import Ranks
-from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import evaluate
+from pyro_vae_zoo.locking import locked
 from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import create
 from pyro_vae_zoo.resuming import check_resumable
+from pyro_vae_zoo.run_folder import begin, find_guide, look
 from pyro_vae_zoo.train import fit
 from pyro_vae_zoo.vae import VAE, latent_sites
 
 __all__ = [
-    "find_guide",
     "make_run",
     "result_of",
     "resolve_guide",
 ]
-
-PICTURES = (
-    *("samples", "reconstructions", "training", "traversal", "posterior"),
-    *("components", "growth", "layers", "gates", "graph"),
-)
-_FILES = (CONFIG_FILE, RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
-    f"{name}.png" for name in PICTURES
-)
-# A run may go on under another value of these; all else must be as it was.
-_FREE = ("epochs", "eval_particles", "source", "compile")
 
 
 def resolve_guide(text: str) -> str | Callable[..., nn.Module]:
@@ -105,11 +85,6 @@ def _import_file(path: str) -> ModuleType:
     return module
 
 
-def find_guide(name: str) -> str:
-    """The name a guide has in folder and file names."""
-    return name.rpartition(":")[2] if ".py:" in name else name
-
-
 def make_run(
     folder: Path,
     guide: str,
@@ -132,8 +107,8 @@ def make_run(
     what `load_dataset` finds the data by, where it is not their name.
 
     Raises:
-        UserError: for bad options, a folder that is no run or is taken, and a run
-            of another configuration.
+        UserError: for bad options, a folder that is no run, is taken or in use, and a
+            run of another configuration.
     """
     if eval_particles < 1:
         raise UserError(f"eval_particles must be at least 1, got {eval_particles}")
@@ -151,12 +126,34 @@ def make_run(
         "eval_particles": eval_particles,
     }
     check = partial(_check_checkpoint, folder / CHECKPOINT_FILE, vae, training)
+    look_here = partial(look, folder, config, resume, overwrite, check)
     ranks = Ranks()
-    finished = ranks.from_first(
-        lambda: _open_folder(folder, config, resume, overwrite, check)
-    )
-    if finished is not None:
+    if (finished := ranks.from_first(look_here)) is not None:
         return finished
+    with ExitStack() as stack:
+        # Looked at again, now that nobody else can change it.
+        if (
+            finished := ranks.from_first(lambda: _enter(stack, folder, look_here))
+        ) is None:
+            ranks.from_first(lambda: begin(folder, config, resume))
+            how = {"device": device, "resume": resume, "progress": progress}
+            finished = _finish(vae, data, config, training, folder, **how)
+    return finished
+
+
+def _finish(
+    vae: VAE,
+    data: Dataset,
+    config: dict[str, Any],
+    training: TrainOptions,
+    folder: Path,
+    *,
+    device: str,
+    resume: bool,
+    progress: bool,
+) -> dict:
+    """Train from where the folder is, evaluate, draw; return the result."""
+    ranks = Ranks()
     history = fit(
         vae,
         data,
@@ -168,7 +165,8 @@ def make_run(
     )
     ranks.from_first(lambda: save(vae, folder))
     how = {"progress": progress, "compile": training.compile and "auto"}
-    ev = evaluate(vae, data.test, eval_particles, seed=training.seed, **how)
+    draws = config["eval_particles"]
+    ev = evaluate(vae, data.test, draws, seed=training.seed, **how)
     result = result_of(vae, ev, config, data, "test", data.test) | {
         "weights": history.weights,
         "best_epoch": history.best_epoch,
@@ -299,98 +297,8 @@ def draw(
             print(f"no {name}.png: {error}", file=sys.stderr)
 
 
-def _open_folder(
-    folder: Path,
-    config: dict,
-    resume: bool,
-    overwrite: bool,
-    check: Callable[[], None],
+def _enter(
+    stack: ExitStack, folder: Path, look_here: Callable[[], dict | None]
 ) -> dict | None:
-    """Make or enter the folder; a run that is finished gives its result."""
-    is_run = (folder / CONFIG_FILE).is_file()
-    if folder.exists() and not is_run:
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise UserError(
-                f"{folder} exists and is not a run (it has no {CONFIG_FILE}); "
-                "choose another --out"
-            )
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
-    if resume:
-        return _resume(folder, config, is_run, check)
-    if is_run and not overwrite:
-        state = "a finished" if (folder / RESULT_FILE).exists() else "an unfinished"
-        raise UserError(
-            f"{folder} holds {state} run; --resume continues it, --overwrite starts anew"
-        )
-    if is_run:
-        for name in _FILES:
-            (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG_FILE, config)
-    return None
-
-
-def _resume(
-    folder: Path, config: dict, is_run: bool, check: Callable[[], None]
-) -> dict | None:
-    if not is_run:
-        raise UserError(
-            f"nothing to resume: there is no run in {folder}; leave out --resume"
-        )
-    old = _read_config(folder)
-    # A class of the user's own may have moved with its file; weights must fit it anyway.
-    differing = _difference(
-        *(c | {"guide": find_guide(c["guide"])} for c in (old, config))
-    )
-    if differing:
-        key, before, now = differing
-        raise UserError(
-            f"the run in {folder} has {key} = {before!r}, not {now!r}; resume with the "
-            "options it was started with, or choose another --out"
-        )
-    result = folder / RESULT_FILE
-    same = all(config[k] == old[k] for k in ("training", "eval_particles"))
-    if result.exists() and same:
-        finished = read_json(result)
-        if not isinstance(finished, dict) or "log_likelihood" not in finished:
-            raise DataFileError(f"{result} is no result of a run; remove it")
-        return finished
-    check()  # while nothing has been touched
-    result.unlink(missing_ok=True)
-    write_json(folder / CONFIG_FILE, config)
-    return None
-
-
-def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first place where two configurations differ, but for what is free."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted({*old, *new} - set(_FREE)):
-            path = f"{key}.{name}" if key else name
-            found = _difference(old.get(name), new.get(name), path)
-            if found:
-                return found
-        return None
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
-        old, new = list(old), list(new)
-    return None if old == new else (key, old, new)
-
-
-def open_run(folder: Path) -> dict:
-    """The configuration of a run that is there to be read."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise DataFileError(f"{folder} is not a run: expected {folder / CONFIG_FILE}")
-    if not (folder / MODEL_FILE).is_file():
-        raise DataFileError(
-            f"the run in {folder} has no {MODEL_FILE} yet; --resume finishes it"
-        )
-    return _read_config(folder)
-
-
-def _read_config(folder: Path) -> dict:
-    config = read_json(folder / CONFIG_FILE)
-    needed = {"guide", "source", "variant", "vae", "training", "eval_particles"}
-    if not isinstance(config, dict) or needed - config.keys():
-        raise DataFileError(f"{folder / CONFIG_FILE} is no configuration of a run")
-    # Options that there were not yet when it was written are as they come.
-    return config | {"training": asdict(TrainOptions()) | config["training"]}
+    stack.enter_context(locked(folder))
+    return look_here()

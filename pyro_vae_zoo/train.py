@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.history import History
+from pyro_vae_zoo.locking import locked
 from pyro_vae_zoo.loop import Loop
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.vae import VAE
@@ -86,8 +88,9 @@ def fit(
             by a resumed training, unless it is told False.
 
     Raises:
-        UserError: for options out of range, a checkpoint of other options, CUDA where
-            there is none, or a pair that was to be compiled and cannot be.
+        UserError: for options out of range, a folder in use, a checkpoint of other
+            options, CUDA where there is none, or a pair that was to be compiled and
+            cannot be.
         DivergedError: at a loss that is not finite; names epoch, step and term.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
 
@@ -120,10 +123,9 @@ def fit(
         )
     folder = None if out is None else Path(out)
     loop = Loop(vae.to(where), data.to(where), options, folder)
-    if folder is not None and ranks.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
     cuda = [where] if where.type == "cuda" else []
     with (
+        ExitStack() as stack,
         torch.random.fork_rng(devices=cuda),
         pyro.validation_enabled(False),  # `Loop` looks for numbers that are not finite
         pyro.settings.context(module_local_params=True),
@@ -134,6 +136,8 @@ def fit(
         warnings.filterwarnings("ignore", "Encountered (NaN|inf)")  # `Loop` says more
         # The first of the steps that are replayed as one run one by one.
         warnings.filterwarnings("ignore", ".*with capturable=True")
+        if folder is not None:
+            ranks.from_first(lambda: stack.enter_context(locked(folder)))
         torch.manual_seed(ranks.seed(seed))
         there = folder is not None and ranks.from_first(
             lambda: (folder / CHECKPOINT_FILE).exists()

@@ -55,7 +55,7 @@ def error_of(argv, capsys, code=2):
 
 def test_a_run_folder_holds_what_it_should(run):
     _, folder = run
-    names = {p.name for p in folder.iterdir()}
+    names = {p.name for p in folder.glob("[!.]*")}
     assert names == {
         "config.json", "metrics.jsonl", "checkpoint.pt", "model.safetensors",
         "result.json", "samples.png", "reconstructions.png", "training.png",
@@ -166,7 +166,7 @@ def test_resume_with_another_configuration(run, capsys):
 
 
 def files_of(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+    return {p.name: p.read_bytes() for p in folder.glob("[!.]*")}
 
 
 @pytest.mark.parametrize(
