@@ -192,12 +192,22 @@ def _which_guide(
 
 
 def save_checkpoint(path: str | os.PathLike, state: dict) -> None:
-    """Write tensors, numbers, strings and containers of them, atomically."""
+    """Write tensors, numbers, strings and containers of them, atomically.
+
+    Raises:
+        DataFileError: where it cannot be written; what was there before is as it was.
+    """
     try:
         with written(Path(path)) as file:
             torch.save(state, file)
-    except RuntimeError as error:  # how torch may report a full disk
-        raise OSError(f"cannot write {path}: {_first_line(error)}") from None
+    except (OSError, RuntimeError) as error:  # either, for a full disk
+        before = (
+            "the one before is whole" if os.path.exists(path) else "there is none yet"
+        )
+        raise DataFileError(
+            f"cannot write the checkpoint {path} ({_first_line(error)}): is the disk full "
+            f"or the folder gone? {before}"
+        ) from error
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:

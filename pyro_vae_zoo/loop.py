@@ -27,7 +27,7 @@ from pyro_vae_zoo.checkpoint import (
 )
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.distributed import Ranks
-from pyro_vae_zoo.errors import DivergedError
+from pyro_vae_zoo.errors import DataFileError, DivergedError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.history import History
 from pyro_vae_zoo.options import TrainOptions
@@ -285,10 +285,19 @@ class Loop:
     # ------------------------------------------------------------------ the files
 
     def _append_metrics(self, record: dict) -> None:
-        if self.folder is not None and self.ranks.is_first:
-            mode = "a" if len(self.history.epochs) > 1 else "w"
-            with open(self.folder / METRICS_FILE, mode) as file:
+        if self.folder is None or not self.ranks.is_first:
+            return
+        path, mode = self.folder / METRICS_FILE, "a"
+        if len(self.history.epochs) == 1:
+            mode = "w"
+        try:
+            with open(path, mode) as file:
                 file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise DataFileError(
+                f"cannot write {path} ({error.strerror}): is the disk full or the folder "
+                "gone? --resume goes on from the last checkpoint"
+            ) from error
 
     def _save(self, force: bool) -> None:
         due = time.monotonic() - self.saved_at > _SECONDS_BETWEEN_CHECKPOINTS
