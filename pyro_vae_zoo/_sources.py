@@ -7,7 +7,6 @@ decided in `datasets`.
 import io
 import math
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from pyro_vae_zoo import _files
 from pyro_vae_zoo._files import Source, data_folder
 from pyro_vae_zoo.errors import DataFileError
+from pyro_vae_zoo.untrusted import BROKEN, check_mat, read_npy, read_npz
 
 __all__ = [
     "SOURCES",
@@ -154,7 +154,10 @@ def frey(data_dir: Path) -> np.ndarray:
     path = _files.find(source, data_dir)
     data = _files.read(source, path)
     if path.suffix == ".npy":
-        faces = np.load(io.BytesIO(data), allow_pickle=False)
+        try:
+            faces = read_npy(io.BytesIO(data), len(data))
+        except BROKEN as error:
+            raise _files.broken(path, _files.one_line(error)) from error
     else:
         faces = _item(_mat(data, path), "ff", path).T
     if faces.shape != source.shape or faces.dtype != np.uint8:
@@ -220,11 +223,8 @@ def npz(path: Path) -> dict[str, np.ndarray]:
             "truncated, or not written by np.savez?"
         )
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            keys = archive.files
-            wanted = [key for key in ("train", "valid", "test") if key in keys]
-            arrays = {key: archive[key] for key in wanted}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        arrays, keys = read_npz(path, ("train", "valid", "test"))
+    except BROKEN as error:
         raise DataFileError(
             f"{path}: cannot be read ({_files.one_line(error)}); corrupt, or object "
             "arrays where plain ones are expected"
@@ -241,6 +241,7 @@ def _mat(data: bytes, path: Path) -> dict[str, np.ndarray]:
     from scipy.io import loadmat
 
     try:
+        check_mat(data)
         return loadmat(io.BytesIO(data))
     except Exception as error:  # whatever scipy meets in a broken file
         what = f"not a MATLAB file ({_files.one_line(error)})"

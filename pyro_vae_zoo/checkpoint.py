@@ -16,10 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae_zoo._files import written
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.registry import create
+from pyro_vae_zoo.untrusted import check_stored, construction_limited
 from pyro_vae_zoo.vae import VAE
 
 __all__ = [
@@ -134,17 +136,19 @@ def load_model(
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError, RecursionError) as error:
+    except (SafetensorError, ValueError, RecursionError, RuntimeError) as error:
         raise DataFileError(f"{path} is corrupt or no safetensors: {error}") from None
     if config is None:
         raise UserError(f"{path} does not say how to build its VAE; build it yourself")
     _check_config(config, path)
-    vae = create(
-        _which_guide(config["guide"], guide, path),
-        event_shape=config["event_shape"],
-        likelihood=config["likelihood"],
-        **config["options"],
-    )
+    made_of = _which_guide(config["guide"], guide, path)
+    with construction_limited(path, tensors.values()):
+        vae = create(
+            made_of,
+            event_shape=config["event_shape"],
+            likelihood=config["likelihood"],
+            **config["options"],
+        )
     return load_weights(vae, tensors, path)
 
 
@@ -167,8 +171,11 @@ def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
     Of a tensor that both sides share one name is enough.
 
     Raises:
-        UserError: for weights that do not fit; it names `path`.
+        UserError: for weights that do not fit, or are not finite; it names `path`.
     """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"the weights in {path} are not finite: {name}")
     own = _tensors(vae)
     by_place = {id(t): tensors[name] for name, t in own.items() if name in tensors}
     shared = {name: by_place[id(t)] for name, t in own.items() if id(t) in by_place}
@@ -213,7 +220,10 @@ def save_checkpoint(path: str | os.PathLike, state: dict) -> None:
 def load_checkpoint(path: str | os.PathLike) -> dict:
     """Read a checkpoint; a pickle with anything but data in it is refused, not run."""
     try:
+        there = check_stored(Path(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if _bytes_of(state) > there:
+            raise ValueError("tensors that are larger than their data")
     except FileNotFoundError:
         raise DataFileError(f"expected a checkpoint {path}; there is none") from None
     except Exception as error:  # there is no end to how a broken file fails to load
@@ -224,6 +234,12 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
     if not isinstance(state, dict):
         raise DataFileError(f"{path} is no checkpoint: it holds no dictionary")
     return state
+
+
+def _bytes_of(state: Any) -> int:
+    """The bytes of the tensors in a checkpoint; of what they share, once."""
+    storages = [t.untyped_storage() for t in tree_leaves(state) if torch.is_tensor(t)]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
 def _first_line(error: Exception) -> str:

@@ -27,7 +27,7 @@ from pyro_vae_zoo.checkpoint import (
 )
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.distributed import Ranks
-from pyro_vae_zoo.errors import DataFileError, DivergedError
+from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.history import History
 from pyro_vae_zoo.options import TrainOptions
@@ -330,6 +330,26 @@ class Loop:
         state = self.ranks.from_first(
             lambda: check_resumable(path, self.options, self.vae.phases)
         )
+        try:
+            self._go_to(state, path)
+        except UserError:
+            raise
+        except (
+            ArithmeticError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
+            raise DataFileError(
+                f"{path} is no checkpoint of this training: {reason}"
+            ) from error
+        if self.ranks.is_first:
+            lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
+            write_atomically(self.folder / METRICS_FILE, lines.encode())
+
+    def _go_to(self, state: dict, path: Path) -> None:
         load_weights(self.vae, state["vae"], path)
         self.epoch, self.step = state["epoch"], state["step"]
         self.elbo_sum, self.seconds = state["elbo_sum"], state["seconds"]
@@ -341,9 +361,6 @@ class Loop:
         self.steps.load(state["optimizer"])
         self._restore_random_states(state["random_states"])
         torch.set_num_threads(state["num_threads"])
-        if self.ranks.is_first:
-            lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
-            write_atomically(self.folder / METRICS_FILE, lines.encode())
 
     def _restore_random_states(self, of_ranks: list[list[Tensor]]) -> None:
         """Those of the checkpoint, or new ones where there were more processes or fewer."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,11 +31,16 @@ def check_resumable(
     state = load_checkpoint(path)
     # A checkpoint from before there was a choice is of steps that were not compiled.
     state.setdefault("compiled", dict.fromkeys(range(len(phases)), False))
-    if torch.is_tensor(state.get("random_states", [None])[0]):
-        state["random_states"] = [state["random_states"]]  # of one process, as it was
+    states = state.get("random_states")
+    if isinstance(states, list) and states and all(map(torch.is_tensor, states)):
+        state["random_states"] = [states]  # of one process, as it was written once
     missing = _CHECKPOINT_KEYS - state.keys()
     if missing:
         raise DataFileError(f"{path} is no checkpoint: it lacks {sorted(missing)}")
+    if wrong := _wrong_kinds(state):
+        raise DataFileError(
+            f"{path} is no checkpoint: {', '.join(wrong)} make no sense"
+        )
     saved, now = state["options"], asdict(options)
     # Nothing but the end depends on the number of epochs, with some exceptions.
     bound = options.schedule == "cosine" or len(phases) > 1 or phases[0].each_epoch
@@ -53,3 +59,34 @@ def check_resumable(
             f"{path} is {state['epoch']} epochs on, {options.epochs} were asked for"
         )
     return state
+
+
+def _wrong_kinds(state: dict) -> list[str]:
+    """What in a checkpoint is of another kind than what is written into it."""
+    history = state["history"]
+    epochs = history.get("epochs") if isinstance(history, dict) else None
+    right = {
+        "options": isinstance(state["options"], dict),
+        "epoch": _is_count(state["epoch"]),
+        "step": _is_count(state["step"]),
+        "num_threads": _is_count(state["num_threads"])
+        and 0 < state["num_threads"] < 2**16,
+        "elbo_sum": isinstance(state["elbo_sum"], float),
+        "seconds": isinstance(state["seconds"], float),
+        "history": isinstance(epochs, list) and len(epochs) == state["epoch"],
+        "best": state["best"] is None or isinstance(state["best"], dict),
+        "compiled": isinstance(state["compiled"], dict),
+        "random_states": _are_random(state["random_states"]),
+    }
+    return [name for name, is_right in right.items() if not is_right]
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _are_random(states: Any) -> bool:
+    return isinstance(states, list) and all(
+        isinstance(of_rank, list) and all(map(torch.is_tensor, of_rank))
+        for of_rank in states
+    )

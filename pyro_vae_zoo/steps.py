@@ -144,6 +144,10 @@ class Steps:
             for group in self.optimizer.param_groups
         ]
         self.optimizer.load_state_dict(state)
+        for parameter, of_it in self.optimizer.state.items():
+            for name, value in of_it.items():
+                if value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"{name} of shape {tuple(value.shape)}")
         for group, values in zip(self.optimizer.param_groups, own, strict=True):
             group.update(values)
 

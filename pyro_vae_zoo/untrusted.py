@@ -1,0 +1,213 @@
+"""Files that anybody may have written: what they declare is held against what is there.
+
+A few bytes can declare terabytes: the shape in an array's header, the length of what is
+compressed, the widths of a network. Everything here is checked before anything of that
+size is allocated, and nothing that is read can run code.
+"""
+
+import gzip
+import io
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae_zoo.errors import DataFileError, UserError
+
+__all__ = [
+    "BROKEN",
+    "check_mat",
+    "check_stored",
+    "construction_limited",
+    "read_npy",
+    "read_npz",
+    "unpack_gzip",
+]
+
+# What readers raise at a broken file.
+BROKEN = (
+    *(OSError, EOFError, KeyError, NotImplementedError, OverflowError, ValueError),
+    *(RecursionError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
+)
+_MEGA = 1 << 20
+_BOMB = 100  # times as large as it is compressed, and more than this many bytes
+_LARGE = 1 << 30
+_UNPACKED = 1 << 28
+_COMPRESSED = 15  # an element of a MATLAB file
+
+
+def read_npz(
+    path: Path, wanted: Iterable[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The wanted arrays of an `.npz` file that has them, and the names of all that it has.
+
+    Raises:
+        ValueError: for an array that is none, or not of the size that it declares.
+        zipfile.BadZipFile, OSError, EOFError, zlib.error: for a broken archive.
+    """
+    arrays, wanted = {}, set(wanted)
+    with zipfile.ZipFile(path) as archive:
+        entries = {
+            e.filename.removesuffix(".npy"): e
+            for e in archive.infolist()
+            if e.filename.endswith(".npy")
+        }
+        for name in wanted & entries.keys():
+            entry = entries[name]
+            if entry.file_size > max(_LARGE, _BOMB * entry.compress_size):
+                raise ValueError(
+                    f"array {name!r} unpacks to {entry.file_size:,} bytes, more than "
+                    f"{_BOMB} times its size; save it with np.savez if that is so"
+                )
+            with archive.open(entry) as file:
+                arrays[name] = read_npy(file, entry.file_size)
+    return arrays, sorted(entries)
+
+
+def read_npy(file: BinaryIO, size: int) -> np.ndarray:
+    """An array in numpy's format, from a file of `size` bytes.
+
+    Raises:
+        ValueError: for what is no plain array, or not of the size that it declares.
+
+    >>> file = io.BytesIO()
+    >>> np.save(file, np.arange(3))
+    >>> read_npy(io.BytesIO(file.getvalue()), len(file.getvalue()))
+    array([0, 1, 2])
+    """
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"an array of format {version}, expected 1.0 or 2.0")
+    shape, by_columns, dtype = readers[version](file)
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise ValueError(f"an array of {dtype}, expected numbers of at most 64 bits")
+    expected, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if min(shape, default=0) < 0 or expected != there:
+        raise ValueError(f"an array {shape} of {dtype} in {there} bytes")
+    data = file.read(expected + 1)
+    if len(data) != expected:
+        raise ValueError(
+            f"an array of {expected} bytes, of which {len(data)} are there"
+        )
+    array = np.frombuffer(bytearray(data), dtype)  # which may be written to
+    array = array.astype(dtype.newbyteorder("="), copy=False)
+    if dtype.kind == "b":
+        array = array.view(np.uint8) != 0  # whatever the bytes are
+    return array.reshape(shape, order="F" if by_columns else "C")
+
+
+def unpack_gzip(data: bytes, most: int) -> bytes:
+    """Unpack so many bytes at most.
+
+    Raises:
+        ValueError: where there are more.
+        OSError, EOFError, zlib.error: for a broken file.
+    """
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        unpacked = file.read(most + 1)
+    if len(unpacked) > most:
+        raise ValueError(f"unpacks to more than {most:,} bytes")
+    return unpacked
+
+
+def check_mat(data: bytes) -> None:
+    """Hold the elements of a MATLAB 5 file against what is there, packed or not.
+
+    Raises:
+        ValueError: for one that is larger, or unpacks to far more.
+        zlib.error: for one that does not unpack.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    if order is None:
+        raise ValueError("no file of MATLAB 5 to 7")
+    place, most = 128, max(_UNPACKED, _BOMB * len(data))
+    while place < len(data):
+        kind, size = struct.unpack_from(order + "II", data, place)
+        place += 8
+        if size > len(data) - place:
+            raise ValueError(
+                f"an element of {size} bytes where {len(data) - place} are"
+            )
+        if kind == _COMPRESSED:
+            unpacked = zlib.decompressobj().decompress(data[place : place + size], most)
+            if len(unpacked) == most:
+                raise ValueError(f"an element that unpacks to {most:,} bytes or more")
+        place += size
+
+
+def check_stored(path: Path) -> int:
+    """The bytes of data in a zip archive that compresses nothing, as torch writes them.
+
+    Raises:
+        ValueError: for one that declares more than the file has.
+        zipfile.BadZipFile, OSError: for a broken archive.
+    """
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+        raise ValueError("an archive with compressed entries")
+    if sum(e.file_size for e in entries) > size:
+        raise ValueError("an archive that declares more bytes than it has")
+    return sum(e.file_size for e in entries if "/data/" in e.filename)
+
+
+class _Limited(TorchDispatchMode):
+    """Stops what makes more or larger tensors than it may."""
+
+    def __init__(self, path: Path, most_bytes: int, most_calls: int) -> None:
+        super().__init__()
+        self.path, self.bytes, self.calls = path, most_bytes, most_calls
+        self.largest = most_bytes // 4
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.calls -= 1
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                size = tensor.numel() * tensor.element_size()
+                self.bytes -= size
+                if size > self.largest:
+                    self.calls = 0
+        if min(self.calls, self.bytes) <= 0:
+            raise DataFileError(
+                f"{self.path} describes a VAE that is far larger than the weights in it"
+            )
+        return out
+
+
+@contextmanager
+def construction_limited(path: Path, tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Stop a construction that goes far beyond the weights which it is for.
+
+    Raises:
+        DataFileError: for one that does, or that fails in any other way; it names `path`.
+    """
+    tensors = list(tensors)
+    # Initial values take some passes over the weights, in at most 64 bits each.
+    most_bytes = 64 * _MEGA + 64 * sum(t.numel() * t.element_size() for t in tensors)
+    try:
+        with _Limited(path, most_bytes, 10_000 + 1000 * len(tensors)):
+            yield
+    except UserError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
+        raise DataFileError(f"{path} describes no VAE that works: {reason}") from error
+    except MemoryError:
+        raise DataFileError(f"{path} describes a VAE that fits no memory") from None
