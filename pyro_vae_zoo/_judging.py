@@ -14,7 +14,7 @@ from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.diagnose import DiagnoseOptions, diagnose, subset
 from pyro_vae_zoo.distributed import Ranks
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.findings import (
     DIAGNOSTICS_FILE,
@@ -145,5 +145,8 @@ def _known_of(folder: Path, published: dict) -> dict:
     if published:
         keys = ("name", "recipe", "commit")
         return {key: published[key] for key in keys} | published["trained"]
-    trained = folder / RESULT_FILE
-    return read_json(trained) if trained.exists() else {}
+    path = folder / RESULT_FILE
+    trained = read_json(path) if path.exists() else {}
+    if not isinstance(trained, dict):
+        raise DataFileError(f"{path} is no result of a run: it is no dictionary")
+    return trained

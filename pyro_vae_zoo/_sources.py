@@ -14,7 +14,7 @@ import numpy as np
 from pyro_vae_zoo import _files
 from pyro_vae_zoo._files import Source, data_folder
 from pyro_vae_zoo.errors import DataFileError
-from pyro_vae_zoo.untrusted import BROKEN, check_mat, read_npy, read_npz
+from pyro_vae_zoo.untrusted import BROKEN, read_mat, read_npy, read_npz
 
 __all__ = [
     "SOURCES",
@@ -238,12 +238,9 @@ def npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _mat(data: bytes, path: Path) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat
-
     try:
-        check_mat(data)
-        return loadmat(io.BytesIO(data))
-    except Exception as error:  # whatever scipy meets in a broken file
+        return read_mat(data)
+    except BROKEN as error:
         what = f"not a MATLAB file ({_files.one_line(error)})"
         raise _files.broken(path, what) from error
 

@@ -34,6 +34,7 @@ from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.phases import PhasePlan
 from pyro_vae_zoo.resuming import check_resumable
 from pyro_vae_zoo.steps import Steps, what_failed
+from pyro_vae_zoo.untrusted import MISFITS
 from pyro_vae_zoo.vae import VAE, Phase
 
 __all__ = ["Loop", "epoch_order"]
@@ -334,13 +335,7 @@ class Loop:
             self._go_to(state, path)
         except UserError:
             raise
-        except (
-            ArithmeticError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except MISFITS as error:
             reason = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
             raise DataFileError(
                 f"{path} is no checkpoint of this training: {reason}"
@@ -357,6 +352,11 @@ class Loop:
         never = dict.fromkeys(range(len(self.vae.phases)), False)
         self.compiled = state["compiled"] if self.options.compile else never
         self.best = state["best"]
+        own = self.vae.state_dict()
+        if self.best and {k: t.shape for k, t in self.best.items()} != {
+            k: t.shape for k, t in own.items()
+        }:
+            raise ValueError("the weights of the best epoch are not those of this VAE")
         self._enter_phase()
         self.steps.load(state["optimizer"])
         self._restore_random_states(state["random_states"])

@@ -9,6 +9,7 @@ import torch
 
 from pyro_vae_zoo.checkpoint import load_checkpoint
 from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.history import History
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.vae import Phase
 
@@ -63,8 +64,6 @@ def check_resumable(
 
 def _wrong_kinds(state: dict) -> list[str]:
     """What in a checkpoint is of another kind than what is written into it."""
-    history = state["history"]
-    epochs = history.get("epochs") if isinstance(history, dict) else None
     right = {
         "options": isinstance(state["options"], dict),
         "epoch": _is_count(state["epoch"]),
@@ -73,12 +72,30 @@ def _wrong_kinds(state: dict) -> list[str]:
         and 0 < state["num_threads"] < 2**16,
         "elbo_sum": isinstance(state["elbo_sum"], float),
         "seconds": isinstance(state["seconds"], float),
-        "history": isinstance(epochs, list) and len(epochs) == state["epoch"],
+        "history": _is_history(state["history"], state["epoch"]),
         "best": state["best"] is None or isinstance(state["best"], dict),
         "compiled": isinstance(state["compiled"], dict),
         "random_states": _are_random(state["random_states"]),
     }
     return [name for name, is_right in right.items() if not is_right]
+
+
+def _is_history(history: Any, epoch: int) -> bool:
+    if not isinstance(history, dict) or history.keys() != asdict(History()).keys():
+        return False
+    epochs, best = history["epochs"], history["best_epoch"]
+    return (
+        isinstance(epochs, list)
+        and len(epochs) == epoch
+        and all(isinstance(record, dict) for record in epochs)
+        and all(isinstance(record.get("valid_elbo"), float) for record in epochs)
+        and all(isinstance(record.get("seconds"), float) for record in epochs)
+        and _is_count(best)
+        and best <= epoch
+        and isinstance(history["compiled"], list)
+        and isinstance(history["products"], dict)
+        and isinstance(history["stopped_early"], bool)
+    )
 
 
 def _is_count(value: Any) -> bool:

@@ -138,16 +138,23 @@ class Steps:
         return self._ahead.end()
 
     def load(self, state: dict) -> None:
-        """Load an optimiser's state; how it is computed is this run's own affair."""
+        """Load an optimiser's averages; its settings are those of this run.
+
+        Raises:
+            ValueError and others: for a state of another optimiser or of none.
+        """
         own = [
-            {k: group[k] for k in ("lr", "capturable") if k in group}
+            {name: value for name, value in group.items() if name != "params"}
             for group in self.optimizer.param_groups
         ]
         self.optimizer.load_state_dict(state)
         for parameter, of_it in self.optimizer.state.items():
-            for name, value in of_it.items():
-                if value.dim() and value.shape != parameter.shape:
-                    raise ValueError(f"{name} of shape {tuple(value.shape)}")
+            shapes = {name: tuple(value.shape) for name, value in of_it.items()}
+            average = "exp_inf" if self.options.optimizer == "adamax" else "exp_avg_sq"
+            shape = tuple(parameter.shape)
+            expected = {"step": (), "exp_avg": shape, average: shape}
+            if shapes != expected:
+                raise ValueError(f"expected a state of {expected}, got {shapes}")
         for group, values in zip(self.optimizer.param_groups, own, strict=True):
             group.update(values)
 

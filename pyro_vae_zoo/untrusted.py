@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,9 +26,10 @@ from pyro_vae_zoo.errors import DataFileError, UserError
 
 __all__ = [
     "BROKEN",
-    "check_mat",
+    "MISFITS",
     "check_stored",
     "construction_limited",
+    "read_mat",
     "read_npy",
     "read_npz",
     "unpack_gzip",
@@ -38,11 +40,20 @@ BROKEN = (
     *(OSError, EOFError, KeyError, NotImplementedError, OverflowError, ValueError),
     *(RecursionError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
 )
+# What code raises that is given values of another kind than it is for.
+MISFITS = (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
 _MEGA = 1 << 20
 _BOMB = 100  # times as large as it is compressed, and more than this many bytes
 _LARGE = 1 << 30
 _UNPACKED = 1 << 28
-_COMPRESSED = 15  # an element of a MATLAB file
+# Elements of a MATLAB file, how numbers are stored there, and as what they are meant.
+_MATRIX, _COMPRESSED = 14, 15
+_STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
+_STORED |= {12: "i8", 13: "u8"}
+_CLASSES = dict(zip(range(6, 16), "f8 f4 i1 u1 i2 u2 i4 u4 i8 u8".split(), strict=True))
 
 
 def read_npz(
@@ -91,7 +102,10 @@ def read_npy(file: BinaryIO, size: int) -> np.ndarray:
     }
     if version not in readers:
         raise ValueError(f"an array of format {version}, expected 1.0 or 2.0")
-    shape, by_columns, dtype = readers[version](file)
+    try:
+        shape, by_columns, dtype = readers[version](file)
+    except (SyntaxError, TokenError, TypeError, RecursionError) as error:
+        raise ValueError(f"an array with a broken header ({error})") from None
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise ValueError(f"an array of {dtype}, expected numbers of at most 64 bits")
     expected, there = math.prod(shape) * dtype.itemsize, size - file.tell()
@@ -123,29 +137,70 @@ def unpack_gzip(data: bytes, most: int) -> bytes:
     return unpacked
 
 
-def check_mat(data: bytes) -> None:
-    """Hold the elements of a MATLAB 5 file against what is there, packed or not.
+def read_mat(data: bytes) -> dict[str, np.ndarray]:
+    """The real matrices in a MATLAB file of version 5 to 7; all else is passed over.
+
+    SciPy's reader, which has more, crashes the process at some broken files.
 
     Raises:
-        ValueError: for one that is larger, or unpacks to far more.
-        zlib.error: for one that does not unpack.
+        ValueError: for another kind of file, or one that is not what it declares.
+        zlib.error: for a part that does not unpack.
     """
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
         raise ValueError("no file of MATLAB 5 to 7")
-    place, most = 128, max(_UNPACKED, _BOMB * len(data))
-    while place < len(data):
-        kind, size = struct.unpack_from(order + "II", data, place)
-        place += 8
-        if size > len(data) - place:
-            raise ValueError(
-                f"an element of {size} bytes where {len(data) - place} are"
-            )
+    arrays, most = {}, max(_UNPACKED, _BOMB * len(data))
+    for kind, content in _elements(data[128:], order, padded=False):
         if kind == _COMPRESSED:
-            unpacked = zlib.decompressobj().decompress(data[place : place + size], most)
+            unpacked = zlib.decompressobj().decompress(content, most)
             if len(unpacked) == most:
                 raise ValueError(f"an element that unpacks to {most:,} bytes or more")
-        place += size
+            ((kind, content),) = _elements(unpacked, order, padded=False)
+        if kind == _MATRIX and (named := _matrix(content, order)) is not None:
+            arrays |= [named]
+    return arrays
+
+
+def _elements(data: bytes, order: str, padded: bool) -> Iterator[tuple[int, bytes]]:
+    """Each element's kind and content; inside of a matrix they fill eight bytes."""
+    place = 0
+    while place < len(data):
+        kind, size = struct.unpack_from(order + "II", data, place)
+        if kind >> 16:  # a small one, whose content is where another has its size
+            kind, size, start = kind & 0xFFFF, kind >> 16, place + 4
+            place += 8
+        else:
+            start = place + 8
+            place = start + (-(-size // 8) * 8 if padded else size)
+        content = data[start : start + size]
+        if len(content) != size:
+            raise ValueError(f"an element of {size} bytes where {len(content)} are")
+        yield kind, content
+
+
+def _matrix(content: bytes, order: str) -> tuple[str, np.ndarray] | None:
+    """Name and values of a real matrix; None for what is not one."""
+    parts = [
+        part for _, part in zip(range(4), _elements(content, order, True), strict=False)
+    ]
+    if len(parts) < 4:
+        return None
+    flags, shape, name, (kind, values) = (
+        parts[0][1],
+        parts[1][1],
+        parts[2][1],
+        parts[3],
+    )
+    (flags,) = struct.unpack_from(order + "I", flags)
+    stored = _STORED.get(kind)
+    if flags & 0xFF not in _CLASSES or flags & 0x0800 or stored is None:
+        return None
+    array = np.frombuffer(values, np.dtype(stored).newbyteorder(order))
+    array = array.astype(_CLASSES[flags & 0xFF])
+    shape = np.frombuffer(shape, order + "i4").tolist()
+    if min(shape) < 0 or math.prod(shape) != len(array):
+        raise ValueError(f"a matrix of {shape} with {len(array)} values")
+    return name.decode("latin-1"), array.reshape(shape, order="F")
 
 
 def check_stored(path: Path) -> int:
@@ -206,7 +261,7 @@ def construction_limited(path: Path, tensors: Iterable[Tensor]) -> Iterator[None
             yield
     except UserError:
         raise
-    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+    except MISFITS as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
         raise DataFileError(f"{path} describes no VAE that works: {reason}") from error
     except MemoryError:
