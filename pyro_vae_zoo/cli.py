@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo._arguments import STEPS_BY_DEFAULT, key_value
-from pyro_vae_zoo._judging import diagnose_command, evaluate_command
+from pyro_vae_zoo._judging import diagnose_command, evaluate_command, explore_command
 from pyro_vae_zoo._parser import make_parser
 from pyro_vae_zoo._summary import filled, summary
 from pyro_vae_zoo.checkpoint import write_json
@@ -181,6 +181,7 @@ _COMMANDS = {
     "density": _density,
     "evaluate": evaluate_command,
     "diagnose": diagnose_command,
+    "explore": explore_command,
     "compare": _compare,
     "report": _report,
 }
@@ -189,6 +190,7 @@ _HOW_TO_GO_ON = {
     "train": "; the same command with --resume goes on",
     "evaluate": "",
     "diagnose": "",
+    "explore": "",
     "compare": "; the same command goes on",
     "report": "; some files are written, each of them whole",
 }
