@@ -38,7 +38,7 @@ def labels_of(
         DataFileError: for a file that is not what it should be.
 
     >>> labels_of("digits", "test").values[:8]
-    array([2, 8, 2, 6, 6, 7, 1, 9])
+    array([8, 2, 7, 9, 3, 0, 3, 6])
     """
     if data == "digits":
         return Labels(_digits(split), _DIGITS)

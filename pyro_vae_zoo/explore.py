@@ -133,8 +133,10 @@ def page_contents(
     layers = _decoder_layers(vae, x, data)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(x), generator=generator)[:num_data].sort().values
-    draws, log_weights = draws_of(vae, x[chosen], num_samples, seed, progress)
     codes = codes_of(vae, x, seed, progress)
+    decoded = portable.apply(layers, codes[:1000].numpy())
+    rounding = _rounding(decoded, _means(vae, codes[:1000], data))
+    draws, log_weights = draws_of(vae, x[chosen], num_samples, seed, progress)
     codes[chosen] = draws.mean(1)
     centre, axes, sd = principal_axes(codes)
     posteriors = posteriors_of(draws, log_weights, centre, axes)
@@ -143,14 +145,12 @@ def page_contents(
     pixels = _pixels(x[chosen], data)
     for k, (i, posterior) in enumerate(zip(chosen.tolist(), posteriors, strict=True)):
         posterior |= {"index": i, "image": (255 * pixels[k]).round().astype(np.uint8)}
-    means = _means(vae, codes[:1000], data)
-    decoded = portable.apply(layers, codes[:1000].numpy())
     return {
         "title": figure_title(vae),
         "about": _about(data, split, codes),
         "shape": [1, 1, *pixels.shape[1:]][-3:],
         "layers": layers,
-        "rounding": _rounding(decoded, means),
+        "rounding": rounding,
         "centre": _float(centre),
         "axes": _float(axes),
         "sd": _float(sd),

@@ -151,5 +151,8 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """What the page's console has: exceptions, errors, violations of its policy."""
-        kinds = "Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"
-        return [str(e["params"]) for e in self.events if e["method"] in kinds]
+        said = [(e["method"], e.get("params", {})) for e in self.events]
+        kinds = "Runtime.exceptionThrown", "Runtime.consoleAPICalled"
+        texts = [str(params) for method, params in said if method in kinds]
+        logs = [params["entry"] for method, params in said if method == "Log.entryAdded"]
+        return texts + [entry["text"] for entry in logs if entry["level"] == "error"]

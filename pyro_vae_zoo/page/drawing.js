@@ -149,7 +149,7 @@ function drawGrid(unit, css) {
 
 function drawCodes(unit, css) {
   const {codes, labels} = contents, radius = (codes.length > 4000 ? 1.7 : 3) * unit;
-  pen.globalAlpha = picked() || at.tiles ? .3 : .8;
+  pen.globalAlpha = at.tiles ? .2 : picked() ? .3 : .8;
   for (let i = 0; i < codes.length / 2; i++) {
     if (labels && at.only !== null && labels[i] !== at.only) continue;
     pen.fillStyle = labels ? colour(labels[i]) : css("--soft");

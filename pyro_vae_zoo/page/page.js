@@ -190,7 +190,7 @@ shaped($("decoded"));
 shaped($("image"));
 contents.classes.forEach(classButton);
 contents.data.forEach(thumbnail);
-for (let i = 2; i < Math.min(size, 10); i++) axisSlider(i);
+for (let i = 2; i < Math.min(size, 8); i++) axisSlider(i);
 Object.assign($("more"), {hidden: size === 2, open: innerWidth > 760});
 new ResizeObserver(refresh).observe(plane);
 seeAll();
