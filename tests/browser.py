@@ -154,5 +154,7 @@ class Browser:
         said = [(e["method"], e.get("params", {})) for e in self.events]
         kinds = "Runtime.exceptionThrown", "Runtime.consoleAPICalled"
         texts = [str(params) for method, params in said if method in kinds]
-        logs = [params["entry"] for method, params in said if method == "Log.entryAdded"]
+        logs = [
+            params["entry"] for method, params in said if method == "Log.entryAdded"
+        ]
         return texts + [entry["text"] for entry in logs if entry["level"] == "error"]
