@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["pyro_vae_zoo", "pyro_vae_zoo.*"]),
     package_data={
-        "pyro_vae_zoo": ["py.typed"],
+        "pyro_vae_zoo": ["py.typed", "page/*"],
         "pyro_vae_zoo.weights": ["*.safetensors", "*.json"],
     },
     install_requires=[

@@ -29,6 +29,7 @@ from pyro_vae_zoo.diagnostics import (
 from pyro_vae_zoo.elbo import AnnealedELBO
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
 from pyro_vae_zoo.evaluate import Evaluation, evaluate, log_likelihood
+from pyro_vae_zoo.explore import explore
 from pyro_vae_zoo.gaps import InferenceGaps, inference_gaps
 from pyro_vae_zoo.history import History
 from pyro_vae_zoo.importance import LogLikelihood, pareto_khat
@@ -72,6 +73,7 @@ __all__ = [
     "bidirectional",
     "create",
     "evaluate",
+    "explore",
     "fit",
     "guide_options",
     "inference_gaps",

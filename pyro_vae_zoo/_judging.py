@@ -1,4 +1,4 @@
-"""The commands that judge what was trained: `evaluate` and `diagnose`."""
+"""The commands that look at what was trained: `evaluate`, `diagnose` and `explore`."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from pyro_vae_zoo._labels import labels_of
 from pyro_vae_zoo._process import pick_device
 from pyro_vae_zoo._summary import filled, summary
 from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, read_json, write_json
@@ -16,6 +17,7 @@ from pyro_vae_zoo.diagnose import DiagnoseOptions, diagnose, subset
 from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluate import evaluate
+from pyro_vae_zoo.explore import explore
 from pyro_vae_zoo.findings import (
     DIAGNOSTICS_FILE,
     PICTURES,
@@ -37,7 +39,7 @@ from pyro_vae_zoo.runs import (
 )
 from pyro_vae_zoo.vae import VAE
 
-__all__ = ["diagnose_command", "evaluate_command"]
+__all__ = ["diagnose_command", "evaluate_command", "explore_command"]
 
 
 def evaluate_command(args: argparse.Namespace) -> None:
@@ -96,6 +98,29 @@ def diagnose_command(args: argparse.Namespace) -> None:
         names = sorted(f"{name}.png" for name in PICTURES)
         there = [name for name in names if (out / name).exists()]
         print(filled(f"in {out}: {DIAGNOSTICS_FILE}, {', '.join(there)}"))
+
+
+def explore_command(args: argparse.Namespace) -> None:
+    """The page of a run, with the classes of its data where they are known."""
+    vae, config, data, published = _read(args)
+    folder = Path("runs" if published else "", args.run_folder)
+    source = args.data or config["source"]
+    labels = labels_of(source, args.split, args.data_dir)
+    page = explore(
+        vae,
+        _images(data, args.split, args.seed),
+        args.out or folder / "explore.html",
+        data=data,
+        split=args.split,
+        labels=labels and labels.values,
+        classes=labels and labels.names,
+        num_data=args.num_data,
+        num_samples=args.num_samples,
+        seed=args.seed,
+        progress=not args.quiet,
+    )
+    size = page.stat().st_size / 1e6
+    print(filled(f"in {page}: {size:.1f} MB, a page to open in a browser"))
 
 
 def _read(args: argparse.Namespace) -> tuple[VAE, dict, Dataset, dict]:

@@ -33,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_density(commands)
     _add_evaluate(commands)
     _add_diagnose(commands)
+    _add_explore(commands)
     _add_compare(commands)
     _add_report(commands)
     return parser
@@ -126,6 +127,7 @@ def _add_evaluate(commands: Any) -> None:
         help="of the draws (default: 0, or the published one)",
     )
     add("--out", type=Path, metavar="FILE", help="write the result here")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
     add_compile(add, "importance sampling", "there is much of it")
     add_machine(command)
     command.set_defaults(command="evaluate")
@@ -164,12 +166,41 @@ def _add_diagnose(commands: Any) -> None:
         flag, value = f"--{name.replace('_', '-')}", getattr(default, name)
         add(flag, type=int, default=value, metavar="N", help=text)
     add("--lr", type=float, default=default.lr, metavar="F", help="its first rate")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
     add_machine(command)
     command.set_defaults(command="diagnose")
 
 
+def _add_explore(commands: Any) -> None:
+    command = commands.add_parser(
+        "explore",
+        help="a page to explore a run's latent space in a browser",
+        description="Write one HTML file, which needs neither a server nor the network: "
+        "point at a latent and see it decoded, pick a datum and see its posterior under "
+        "the guide. For pairs of one latent vector with a dense decoder.",
+        epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
+        formatter_class=Formatter,
+    )
+    _add_reading(command)
+    add = command.add_argument
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: explore.html in RUN, or in runs/NAME)",
+    )
+    for flag, value, text in (
+        ("--num-data", 50, "data that show their posterior, drawn from the split"),
+        ("--num-samples", 200, "draws of q(z|x) for each of them"),
+        ("--seed", 0, "of their choice and of all draws"),
+    ):
+        add(flag, type=int, default=value, metavar="N", help=text)
+    add_machine(command)
+    command.set_defaults(command="explore")
+
+
 def _add_reading(command: argparse.ArgumentParser) -> None:
-    """What `evaluate` and `diagnose` have in common."""
+    """What the commands that read a run have in common."""
     add = command.add_argument
     add(
         "run_folder",
@@ -185,7 +216,6 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     )
     add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
     add("--data", metavar="FILE.npz", help="where the data lie now")
-    add("--json", action="store_true", help="print one JSON object and nothing else")
 
 
 def _add_compare(commands: Any) -> None:

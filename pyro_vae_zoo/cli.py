@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo._arguments import STEPS_BY_DEFAULT, key_value
-from pyro_vae_zoo._judging import diagnose_command, evaluate_command
+from pyro_vae_zoo._judging import diagnose_command, evaluate_command, explore_command
 from pyro_vae_zoo._parser import make_parser
 from pyro_vae_zoo._process import terminated_like_interrupted
 from pyro_vae_zoo._summary import filled, summary
@@ -199,6 +199,7 @@ _COMMANDS = {
     "density": _density,
     "evaluate": evaluate_command,
     "diagnose": diagnose_command,
+    "explore": explore_command,
     "compare": _compare,
     "report": _report,
 }

@@ -542,7 +542,7 @@ def test_a_checkpoint_of_another_shape_is_refused(run, capsys):
     assert "do not fit" in error_of([*argv, "--resume", "--epochs", "3"], capsys)
 
 
-COMMANDS = ["train", "density", "evaluate", "diagnose", "compare", "report"]
+COMMANDS = ["train", "density", "evaluate", "diagnose", "explore", "compare", "report"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -553,7 +553,7 @@ def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
     assert exit_.value.code == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    if command not in ("evaluate", "diagnose", "report"):
+    if command not in ("evaluate", "diagnose", "explore", "report"):
         for name in ("digits", "mnist_static", "FILE.npz"):
             assert name in out
 

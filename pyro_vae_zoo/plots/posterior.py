@@ -95,6 +95,20 @@ def outline(
             ax.contour(x, y, log_prob, levels, **lines)
 
 
+def region_edges(
+    density: GridDensity, masses: Sequence[float]
+) -> list[list[np.ndarray]]:
+    """For each mass, rising, the lines `(n, 2)` around its smallest region."""
+    ax = Figure().add_subplot()
+    levels = density.levels(masses)
+    found: list[list[np.ndarray]] = [[] for _ in levels]
+    for x, y, log_prob in _on_grids(density):
+        for lines, level in zip(reversed(found), levels, strict=True):
+            if log_prob.min() < level < log_prob.max():
+                lines += ax.contour(x, y, log_prob, [level]).allsegs[0]
+    return found
+
+
 def frame(ax: Axes, points: Tensor) -> None:
     """Square limits around the points, with some air."""
     low, high = points.amin(0).cpu(), points.amax(0).cpu()

@@ -1,0 +1,39 @@
+"""Draws the picture of the page `explore`: a planar flow on digits, one datum picked.
+
+    python docs/exploring.py
+
+Trains a minute or two on one core, seed 0, and needs Chromium.
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo._labels import labels_of
+
+PICTURE = Path(__file__).parent / "pictures" / "explore.png"
+SIZE = 1200, 860
+
+
+def write_page(folder: Path) -> Path:
+    """The page of a pair of two latents."""
+    data, labels = zoo.load_dataset("digits"), labels_of("digits", "test")
+    torch.manual_seed(0)
+    options = {"latent_dim": 2, "hidden_dims": (100, 100), "num_flows": 4}
+    vae = zoo.create("planar", data, **options)
+    zoo.fit(vae, data, epochs=150, lr=2e-3, schedule="cosine", device="cpu")
+    classes = {"labels": labels.values, "classes": labels.names}
+    return zoo.explore(vae, data.test, folder / "page.html", data=data, **classes)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        page = write_page(Path(name))
+        flags = ["--headless", "--no-sandbox", "--hide-scrollbars", "--disable-gpu"]
+        flags += [f"--user-data-dir={name}/profile", f"--screenshot={PICTURE}"]
+        flags += ["--window-size={},{}".format(*SIZE), "--virtual-time-budget=2000"]
+        address = page.resolve().as_uri() + "#datum=7"
+        subprocess.run(["chromium", *flags, address], check=True)

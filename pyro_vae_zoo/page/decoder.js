@@ -1,0 +1,52 @@
+"use strict";  // what stands in the page, and the decoder
+const $ = id => document.getElementById(id);
+
+// ---------------------------------------------- arrays, as `portable.pack` packs them
+
+function half(bits) {
+  const sign = bits >> 15 ? -1 : 1, exponent = bits >> 10 & 31, fraction = bits & 1023;
+  if (!exponent) return sign * fraction * 2 ** -24;
+  return sign * 2 ** (exponent - 15) * (1 + fraction / 1024);
+}
+
+function unpack({dtype, shape, data}) {
+  const buffer = Uint8Array.from(atob(data), c => c.charCodeAt(0)).buffer;
+  const kinds = {float32: Float32Array, uint8: Uint8Array, uint16: Uint16Array};
+  const values = dtype === "float16"
+    ? Float32Array.from(new Uint16Array(buffer), half) : new kinds[dtype](buffer);
+  return Object.assign(values, {shape});
+}
+
+const contents = JSON.parse(
+  $("contents").textContent, (key, value) => value?.dtype ? unpack(value) : value);
+
+// --------------------------------------- the decoder, as `portable.apply` computes it
+
+const sigmoid = v => 1 / (1 + Math.exp(-v));
+const ops = {
+  linear(h, {weight, bias}) {
+    const [rows, columns] = weight.shape, out = new Float64Array(rows);
+    for (let i = 0, k = 0; i < rows; i++) {
+      let sum = bias ? bias[i] : 0;
+      for (let j = 0; j < columns; j++) sum += weight[k++] * h[j];
+      out[i] = sum;
+    }
+    return out;
+  },
+  relu: h => h.map(v => Math.max(v, 0)),
+  elu: h => h.map(v => v > 0 ? v : Math.expm1(v)),
+  tanh: h => h.map(Math.tanh),
+  sigmoid: h => h.map(sigmoid),
+  glu(h) {
+    const n = h.length / 2;
+    return h.subarray(0, n).map((v, i) => v * sigmoid(h[n + i]));
+  },
+  residual(h, {shortcut, net}) {
+    const added = run(net, h);
+    return run(shortcut, h).map((v, i) => v + added[i]);
+  },
+  first: (h, {count}) => h.subarray(0, count),
+  affine: (h, {scale, shift}) => h.map(v => scale * v + shift),
+};
+const run = (layers, h) => layers.reduce((value, step) => ops[step.op](value, step), h);
+const decode = z => run(contents.layers, Float64Array.from(z));

@@ -1,0 +1,423 @@
+"""The page: what is on it is right, and what does not fit on it is refused."""
+
+import base64
+import copy
+import hashlib
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from pairs import one_latent, perturb, small
+from torch import nn
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo import cli, portable
+from pyro_vae_zoo._codes import principal_axes
+from pyro_vae_zoo._labels import labels_of
+from pyro_vae_zoo.evaluate import draw_log_weights
+from pyro_vae_zoo.explore import page_contents, page_of
+from pyro_vae_zoo.likelihoods import make_likelihood
+from pyro_vae_zoo.networks import make_decoder
+from pyro_vae_zoo.plots.grid import GridDensity
+from pyro_vae_zoo.plots.posterior import region_edges
+
+NETWORKS = [("mlp", "relu"), ("mlp", "elu"), ("mlp", "tanh")]
+NETWORKS += [("gated_mlp", "relu"), ("resnet", "elu")]
+
+
+def bits(n=20):
+    return torch.rand(n, 2, 3).bernoulli()
+
+
+# ------------------------------------------------------------------ decoders as data
+
+
+@pytest.mark.parametrize(("network", "activation"), NETWORKS)
+def test_a_decoder_as_data_decodes_the_same(network, activation):
+    decoder = make_decoder(network, 3, (4, 5), 2, (7, 11, 11), activation)
+    perturb(decoder)
+    rounded = copy.deepcopy(decoder).half().double()
+    z = torch.randn(50, 3).double()
+    found = portable.apply(portable.layers_of(decoder), z.numpy())
+    np.testing.assert_allclose(found, rounded(z).detach(), rtol=0, atol=1e-12)
+    exact = decoder.double()(z).detach()
+    assert 0 < np.abs(found - exact.numpy()).max() < 0.02  # they are rounded
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian", "discretized_logistic"])
+def test_the_mean_of_each_likelihood(name):
+    likelihood = make_likelihood(name, (2, 3))
+    params = 3 * torch.randn(9, 6 * likelihood.num_params)
+    found = portable.apply(portable.mean_layers(likelihood), params.double().numpy())
+    expected = likelihood(params).mean.detach().flatten(1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_mean_of_dequantised_data_is_a_picture():
+    grey = torch.randint(256, (9, 2, 3)) / 255
+    data = zoo.Dataset(grey, grey, grey, "gaussian", logit=0.05)
+    y = 3 * torch.randn(9, 2, 3)
+    layers = portable.mean_layers(make_likelihood("gaussian", (2, 3)), data.logit)
+    found = portable.apply(layers, y.flatten(1).double().numpy()).clip(0, 1)
+    np.testing.assert_allclose(found, data.pixels(y).flatten(1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (make_decoder("conv", 2, (8, 8)), "mlp, gated_mlp or resnet), got FoldBatch"),
+        (nn.Sequential(nn.Linear(2, 3), nn.Softplus()), "got Softplus"),
+        (nn.ELU(alpha=0.5), "got ELU"),
+    ],
+)
+def test_layers_that_have_no_such_form(network, expected):
+    with pytest.raises(zoo.UserError, match=re.escape(expected)):
+        portable.layers_of(network)
+
+
+@pytest.mark.parametrize("weight", [1e5, math.nan])
+def test_weights_that_16_bits_cannot_hold(weight):
+    layer = nn.Linear(2, 2)
+    nn.init.constant_(layer.weight, weight)
+    with pytest.raises(zoo.UserError, match="up to 65504, got"):
+        portable.layers_of(layer)
+
+
+def test_arrays_are_packed_in_little_endian():
+    values = np.array([[1.0, -2.0, 0.5]], ">f2")
+    packed = json.loads(json.dumps(portable.pack(values)))
+    assert packed["dtype"], packed["shape"] == ("float16", [1, 3])
+    found = np.frombuffer(base64.b64decode(packed["data"]), "<f2")
+    np.testing.assert_array_equal(found, values[0])
+
+
+# --------------------------------------------------------------- codes and posteriors
+
+
+def test_principal_axes_are_those_of_the_svd():
+    codes = torch.randn(200, 5).double() @ torch.randn(5, 5).double() + 3
+    centre, axes, sd = principal_axes(codes)
+    _, singular, rows = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
+    torch.testing.assert_close(centre, codes.mean(0))
+    torch.testing.assert_close(sd, singular / math.sqrt(200))
+    torch.testing.assert_close(axes @ axes.T, torch.eye(5).double())
+    torch.testing.assert_close((axes * rows).sum(1).abs(), torch.ones(5).double())
+    assert (axes.gather(1, axes.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+def test_fewer_data_than_dimensions_have_all_axes():
+    codes = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    _, axes, sd = principal_axes(codes)
+    torch.testing.assert_close(axes @ axes.T, torch.eye(3).double())
+    torch.testing.assert_close(sd, torch.tensor([1.0, 0, 0]).double())
+
+
+def test_two_dimensions_keep_their_own_axes():
+    codes = torch.randn(50, 2) @ torch.randn(2, 2) + 1
+    centre, axes, sd = principal_axes(codes)
+    assert centre.tolist() == [0, 0]
+    assert axes.tolist() == [[1, 0], [0, 1]]
+    torch.testing.assert_close(sd, codes.double().std(0, correction=0))
+
+
+def test_edges_of_a_gaussians_regions_are_circles():
+    t = torch.linspace(-5, 5, 201).double()
+    z = torch.cartesian_prod(t, t)
+    log_prob = -z.square().sum(1) / 2 - math.log(2 * math.pi)
+    density = GridDensity(z, log_prob, log_prob.softmax(0), 201)
+    regions = region_edges(density, (0.5, 0.9))
+    for mass, lines in zip((0.5, 0.9), regions, strict=True):
+        (line,) = lines
+        radius = math.sqrt(-2 * math.log(1 - mass))
+        np.testing.assert_allclose(np.hypot(*line.T), radius, rtol=0.01)
+        np.testing.assert_array_equal(line[0], line[-1])  # closed
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What is on a page of three latents, the pair, its data and their labels."""
+    torch.manual_seed(1)
+    vae = small("iaf", latent_dim=3, network="gated_mlp")
+    perturb(vae)
+    x = bits()
+    labels = torch.arange(20) % 4
+    names = ["a", "b", "</script><script>alert(1)</script>", "d"]
+    settings = {"num_data": 6, "num_samples": 30, "seed": 5}
+    contents = page_contents(vae, x, "<b>data", "test", labels, names, **settings)
+    return vae, x, contents
+
+
+def test_posteriors_are_those_of_importance_sampling(found):
+    vae, x, contents = found
+    chosen = [datum["index"] for datum in contents["data"]]
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == 6
+    log_weights = draw_log_weights(vae, x[chosen], 30, seed=5)
+    ll = zoo.log_likelihood(vae, x[chosen], 30, seed=5)
+    for k, datum in enumerate(contents["data"]):
+        assert datum["elbo"] == pytest.approx(log_weights[k].mean().item())
+        assert datum["log_prob"] == pytest.approx(ll.log_prob[k].item())
+        assert datum["khat"] == pytest.approx(ll.khat[k].item())
+        np.testing.assert_array_equal(datum["image"], 255 * x[chosen[k]].numpy())
+
+
+def test_coordinates_lead_back_to_the_draws(found):
+    vae, x, contents = found
+    chosen = [datum["index"] for datum in contents["data"]]
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        z = vae.encode(x[chosen], 30).transpose(0, 1).numpy()
+    for k, datum in enumerate(contents["data"]):
+        u = datum["code"] + datum["draws"].astype(float)
+        np.testing.assert_allclose(
+            contents["centre"] + u @ contents["axes"], z[k], atol=2e-3
+        )
+        np.testing.assert_allclose(u.mean(0), datum["code"], atol=1e-3)
+        np.testing.assert_allclose(
+            contents["codes"][chosen[k]], datum["code"][:2], atol=1e-6
+        )
+
+
+def test_the_page_says_how_much_its_rounding_costs(found):
+    vae, _, contents = found
+    assert 0 < contents["rounding"] < 2e-3
+    z = torch.randn(100, 3)
+    exact = vae.model.likelihood(vae.model.decoder(z)).mean.detach().flatten(1)
+    decoded = portable.apply(contents["layers"], z.double().numpy())
+    assert np.abs(decoded - exact.numpy()).max() < 5e-3
+
+
+def test_a_page_is_what_it_is_for_a_seed(found):
+    vae, x, contents = found
+    again = page_contents(vae, x, num_data=6, num_samples=30, seed=5)
+    other = page_contents(vae, x, num_data=6, num_samples=30, seed=6)
+    same = lambda a, b: [d["elbo"] for d in a["data"]] == [d["elbo"] for d in b["data"]]
+    assert same(contents, again)
+    assert not same(contents, other)
+
+
+def test_in_two_dimensions_regions_are_outlined():
+    vae = small("planar")
+    perturb(vae)
+    contents = page_contents(vae, bits(), num_data=2, num_samples=500)
+    for datum in contents["data"]:
+        assert datum["gap"] > 0
+        for name in ("exact", "guide"):
+            regions = datum[name]
+            assert len(regions) == len(contents["masses"]) == 3
+            reach = [max(np.abs(line).max() for line in lines) for lines in regions]
+            assert reach == sorted(reach)  # the more mass, the wider
+        inside = np.abs(datum["draws"]) < reach[-1]
+        assert inside.mean() > 0.98
+
+
+@pytest.mark.parametrize("name", zoo.list_guides())
+def test_every_guide_has_a_page_or_is_refused(name):
+    if name in one_latent():
+        vae = small(name, latent_dim=3)
+        contents = page_contents(vae, bits(), num_data=2, num_samples=5)
+        assert contents["data"][0]["draws"].shape == (5, 3)
+        assert contents["data"][0]["khat"] != contents["data"][0]["khat"]  # too few
+        assert page_of(contents).startswith("<!doctype html>")
+    else:
+        with pytest.raises(zoo.UserError, match="one latent vector 'z', got latents '"):
+            page_contents(small(name), bits())
+
+
+# ------------------------------------------------------------------------- mistakes
+
+
+class Crooked(nn.Sequential):
+    def forward(self, z):
+        return super().forward(z) + 1
+
+
+def crooked():
+    vae = small("mean_field", latent_dim=3)
+    vae.model.decoder = Crooked(*vae.model.decoder)
+    return vae
+
+
+def bare():
+    vae = small("mean_field")
+    vae.model = nn.Linear(2, 2)
+    return vae
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "expected"),
+    [
+        (lambda: small("mean_field", latent_dim=1), {}, "'z' of (1,); train with"),
+        (lambda: small("mean_field", (8, 8), network="conv"), {}, "got FoldBatch"),
+        (lambda: small("maf"), {}, "got latents none; a hierarchy, a graph or a density"),
+        (crooked, {}, "does a layer do more than its class says?"),
+        (bare, {}, "a module 'decoder', as StandardModel has, got"),
+        (lambda: small("mean_field"), {"num_data": 0}, "num_data = 0 and"),
+        (lambda: small("mean_field"), {"num_samples": 0}, "num_samples = 0"),
+        (lambda: small("mean_field"), {"labels": [1, 2]}, "20 labels, one a datum, got 2"),
+        (
+            lambda: small("mean_field"),
+            {"labels": [3] * 20, "classes": ["a", "b"]},
+            "from 0 to 1, the number of a class, got 3 to 3",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_on_a_page(make, options, expected, tmp_path):
+    vae = make()
+    x = torch.zeros(20, *vae.event_shape)
+    with pytest.raises(zoo.UserError) as error:
+        zoo.explore(vae, x, tmp_path / "page.html", **options)
+    assert expected in str(error.value)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_likelihood_of_ones_own_is_refused():
+    with pytest.raises(zoo.UserError, match="got Identity, whose mean"):
+        portable.mean_layers(nn.Identity())
+
+
+# ------------------------------------------------------------------------- the file
+
+
+def test_texts_cannot_leave_their_place(found):
+    page = page_of(found[2] | {"title": "<img src=x> & {{contents}}"})
+    assert page.count("</script>") == 2  # the contents and the script
+    assert "<title>&lt;img src=x&gt; &amp; {{contents}}</title>" in page
+    (text,) = re.findall('<script type="application/json".*?>(.*?)</script>', page)
+    contents = json.loads(text)
+    assert contents["classes"][2] == "</script><script>alert(1)</script>"
+    assert contents["about"].startswith("<b>data, test split, 20 data; z of 3")
+
+
+def test_the_policy_allows_the_pages_own_script_and_style_only(found):
+    page = page_of(found[2])
+    (policy,) = re.findall('Security-Policy"\\s+content="(.*?)"', page)
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'"
+    for tag in ("script", "style"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[f"{tag}-src"] == f"'sha256-{digest}'"
+    assert "http" not in page.replace("http-equiv", "")
+    assert "url(" not in page
+
+
+def test_numbers_that_are_not_finite_are_null(found):
+    contents = found[2]
+    datum = contents["data"][0] | {"khat": math.nan}
+    page = page_of(contents | {"data": [datum]})
+    assert '"khat": null' in page
+    assert "NaN," not in page
+
+
+# --------------------------------------------------------------------------- labels
+
+
+def test_labels_of_digits_are_those_of_the_images():
+    from sklearn.datasets import load_digits
+
+    source, data = load_digits(), zoo.load_dataset("digits")
+    p = (source.images.reshape(-1, 64) / 16).clip(1e-3, 1 - 1e-3)
+    for split in ("train", "valid", "test"):
+        x = getattr(data, split).flatten(1).numpy()
+        log_prob = x @ np.log(p).T + (1 - x) @ np.log1p(-p).T
+        likeliest = source.target[log_prob.argmax(1)]
+        labels = labels_of("digits", split)
+        assert len(labels.values) == len(x)
+        assert (likeliest == labels.values).mean() > 0.95
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Files of labels in MNIST's format."""
+    random = np.random.RandomState(0)
+    values = {}
+    for folder in ("MNIST", "FashionMNIST"):
+        (tmp_path / folder / "raw").mkdir(parents=True)
+        for prefix, rows in (("train", 60000), ("t10k", 10000)):
+            values[folder, prefix] = y = random.randint(10, size=rows, dtype=np.uint8)
+            header = np.array([2049, rows], ">i4").tobytes()
+            path = tmp_path / folder / "raw" / f"{prefix}-labels-idx1-ubyte"
+            path.write_bytes(header + y.tobytes())
+    return tmp_path, values
+
+
+def test_labels_of_mnist_follow_the_splits(raw):
+    folder, values = raw
+    train, test = values["MNIST", "train"], values["MNIST", "t10k"]
+    got = lambda *args: labels_of(*args, folder).values
+    np.testing.assert_array_equal(got("mnist_gray", "train"), train[:50000])
+    np.testing.assert_array_equal(got("mnist_dynamic", "valid"), train[50000:])
+    np.testing.assert_array_equal(got("mnist_threshold", "valid"), train[48000:])
+    np.testing.assert_array_equal(got("mnist_dynamic", "test"), test)
+    np.testing.assert_array_equal(got("mnist_static", "test"), np.sort(test))
+    clothes = labels_of("fashion_gray", "test", folder)
+    np.testing.assert_array_equal(clothes.values, values["FashionMNIST", "t10k"])
+    assert clothes.names[9] == "ankle boot"
+
+
+def test_labels_that_are_not_known(raw, tmp_path):
+    folder, _ = raw
+    assert labels_of("mnist_static", "train", folder) is None
+    assert labels_of("frey_faces", "test", folder) is None
+    assert labels_of("digits.npz", "test", folder) is None
+    assert labels_of("mnist_static", "test", tmp_path / "nowhere") is None
+    assert labels_of("mnist_gray", "test", tmp_path / "nowhere") is None
+
+
+def test_a_broken_file_of_labels(raw):
+    folder, _ = raw
+    path = folder / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(zoo.DataFileError, match="expected 10000 labels"):
+        labels_of("mnist_gray", "test", folder)
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+def test_the_command_writes_a_page_beside_the_run(tmp_path, capsys):
+    folder = tmp_path / "run"
+    fast = ["--latent-dim", "3", "--hidden-dims", "8", "--epochs", "1"]
+    fast += ["--eval-particles", "10", "--device", "cpu", "--quiet"]
+    assert cli.main(["train", *fast, "--out", str(folder)]) == 0
+    argv = ["explore", str(folder), "--num-data", "4", "--num-samples", "30"]
+    assert cli.main([*argv, "--device", "cpu", "--quiet"]) == 0
+    assert "explore.html" in capsys.readouterr().out
+    page = (folder / "explore.html").read_text()
+    (text,) = re.findall('<script type="application/json".*?>(.*?)</script>', page)
+    contents = json.loads(text)
+    assert len(contents["data"]) == 4
+    assert contents["num_samples"] == 30
+    assert contents["classes"] == list("0123456789")
+    labels = base64.b64decode(contents["labels"]["data"])
+    np.testing.assert_array_equal(
+        np.frombuffer(labels, np.uint16), labels_of("digits", "test").values
+    )
+    assert contents["about"].startswith("digits (one Bernoulli draw")
+    other = tmp_path / "valid.html"
+    argv += ["--split", "valid", "--out", str(other), "--quiet"]
+    assert cli.main(argv) == 0
+    assert "valid split" in other.read_text()
+
+
+def test_the_command_refuses_a_hierarchy_in_one_line(tmp_path, capsys):
+    folder = tmp_path / "run"
+    zoo_vae = ["--guide", "ladder", "--option", "num_layers=2", "--latent-dim", "2"]
+    fast = ["--hidden-dims", "8", "--epochs", "1", "--eval-particles", "10"]
+    argv = [
+        "train",
+        *zoo_vae,
+        *fast,
+        "--device",
+        "cpu",
+        "--quiet",
+        "--out",
+        str(folder),
+    ]
+    assert cli.main(argv) == 0
+    assert cli.main(["explore", str(folder), "--device", "cpu", "--quiet"]) == 2
+    assert "error: the page shows pairs of one latent" in capsys.readouterr().err
