@@ -79,7 +79,7 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise DataFileError(f"expected a file {path}; there is none") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is not valid JSON: {error}") from None
 
 

@@ -103,9 +103,27 @@ def read_metrics(folder: str | os.PathLike) -> list[dict]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+    except (ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is not JSON lines: {error}") from None
+    for number, record in enumerate(records, start=1):
+        if not _is_record(record):
+            raise DataFileError(f"{path}: line {number} is no record of an epoch")
+    return records
+
+
+_NUMBERS = ("train_elbo", "valid_elbo", "kl", "reconstruction", "lr", "kl_weight")
+_NUMBERS += ("initial_log_density", "final_log_density", "log_det", "seconds")
+
+
+def _is_record(record: Any) -> bool:
+    """Whether all that is drawn and counted is a number, or null where it is none."""
+    return (
+        isinstance(record, dict)
+        and type(record.get("epoch")) is int
+        and 0 < record["epoch"] < 2**31
+        and all(isinstance(record.get(k), float | int | None) for k in _NUMBERS)
+    )
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
