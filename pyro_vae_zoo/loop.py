@@ -10,31 +10,27 @@ import json
 import math
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae_zoo._process import random_states, set_random_states
 from pyro_vae_zoo.checkpoint import (
     CHECKPOINT_FILE,
     METRICS_FILE,
-    load_weights,
     save_checkpoint,
     write_atomically,
 )
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.distributed import Ranks
-from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
+from pyro_vae_zoo.errors import DataFileError, DivergedError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.history import History
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.phases import PhasePlan
-from pyro_vae_zoo.resuming import check_resumable
+from pyro_vae_zoo.resuming import check_resumable, go_to, state_of
 from pyro_vae_zoo.steps import Steps, what_failed
-from pyro_vae_zoo.untrusted import MISFITS
 from pyro_vae_zoo.vae import VAE, Phase
 
 __all__ = ["Loop", "epoch_order"]
@@ -273,9 +269,10 @@ class Loop:
         if self.phase.start is not None:
             self.phase.start(self.vae)
         self.ranks.same(self.vae)
-        self._enter_phase()
+        self.enter_phase()
 
-    def _enter_phase(self) -> None:
+    def enter_phase(self) -> None:
+        """Make the steps of the phase that the present epoch belongs to."""
         full = torch.arange(min(self.options.batch_size, len(self.data.train)))
         share = len(self.ranks.share(full))
         losses = self.losses[self.phase_number]
@@ -307,20 +304,7 @@ class Loop:
         self._wait_for_device()
         if not _all_finite(self.vae):
             return  # the next step stops; the checkpoint before is the good one
-        state = {
-            "options": asdict(self.options),
-            "epoch": self.epoch,
-            "step": self.step,
-            "elbo_sum": self.elbo_sum,
-            "seconds": self.seconds,
-            "history": asdict(self.history),
-            "compiled": self.compiled,
-            "best": self.best,
-            "vae": self.vae.state_dict(),
-            "optimizer": self.steps.optimizer.state_dict(),
-            "random_states": self.ranks.gather(random_states(self.vae.device)),
-            "num_threads": torch.get_num_threads(),  # it changes the last bits
-        }
+        state = state_of(self)
         path = self.folder / CHECKPOINT_FILE
         self.ranks.from_first(lambda: save_checkpoint(path, state))
         self.saved_at = time.monotonic()
@@ -331,44 +315,10 @@ class Loop:
         state = self.ranks.from_first(
             lambda: check_resumable(path, self.options, self.vae.phases)
         )
-        try:
-            self._go_to(state, path)
-        except UserError:
-            raise
-        except MISFITS as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
-            raise DataFileError(
-                f"{path} is no checkpoint of this training: {reason}"
-            ) from error
+        go_to(self, state, path)
         if self.ranks.is_first:
             lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
             write_atomically(self.folder / METRICS_FILE, lines.encode())
-
-    def _go_to(self, state: dict, path: Path) -> None:
-        load_weights(self.vae, state["vae"], path)
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.elbo_sum, self.seconds = state["elbo_sum"], state["seconds"]
-        self.history = History(**state["history"])
-        never = dict.fromkeys(range(len(self.vae.phases)), False)
-        self.compiled = state["compiled"] if self.options.compile else never
-        self.best = state["best"]
-        own = self.vae.state_dict()
-        if self.best and {k: t.shape for k, t in self.best.items()} != {
-            k: t.shape for k, t in own.items()
-        }:
-            raise ValueError("the weights of the best epoch are not those of this VAE")
-        self._enter_phase()
-        self.steps.load(state["optimizer"])
-        self._restore_random_states(state["random_states"])
-        torch.set_num_threads(state["num_threads"])
-
-    def _restore_random_states(self, of_ranks: list[list[Tensor]]) -> None:
-        """Those of the checkpoint, or new ones where there were more processes or fewer."""
-        if len(of_ranks) == self.ranks.size:
-            set_random_states(of_ranks[self.ranks.rank], self.vae.device)
-        else:
-            done = self.epoch * self.steps_per_epoch + self.step
-            torch.manual_seed(self.ranks.seed(self.options.seed + done))
 
 
 def _all_finite(vae: VAE) -> bool:

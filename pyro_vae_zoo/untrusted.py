@@ -262,7 +262,7 @@ def construction_limited(path: Path, tensors: Iterable[Tensor]) -> Iterator[None
     except UserError:
         raise
     except MISFITS as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise DataFileError(f"{path} describes no VAE that works: {reason}") from error
     except MemoryError:
         raise DataFileError(f"{path} describes a VAE that fits no memory") from None
