@@ -147,8 +147,9 @@ def _wrong_kinds(state: dict) -> list[str]:
 
 
 def _is_history(history: Any, epoch: int) -> bool:
-    if not isinstance(history, dict) or history.keys() != asdict(History()).keys():
+    if not isinstance(history, dict) or history.keys() - asdict(History()).keys():
         return False
+    history = asdict(History()) | history  # of a release that knew less
     epochs, best = history["epochs"], history["best_epoch"]
     return (
         isinstance(epochs, list)

@@ -12,7 +12,7 @@ from pairs import linear_gaussian, perturb, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import plots, runs
+from pyro_vae_zoo import plots, run_folder, runs
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.plots.grid import mixture_densities, posterior_densities
@@ -340,4 +340,4 @@ def test_runs_draw_components_where_there_are_some(guide, options, drawn, tmp_pa
     runs.draw(tmp_path, vae, data, [], {})
     assert (tmp_path / "components.png").exists() == drawn
     assert (tmp_path / "posterior.png").exists() == (options["latent_dim"] == 2)
-    assert "components" in runs.PICTURES  # which --overwrite removes
+    assert "components" in run_folder.PICTURES  # which --overwrite removes

@@ -13,7 +13,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from pairs import small
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import plots, runs
+from pyro_vae_zoo import plots, run_folder, runs
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.plots.style import COLOURS
@@ -316,7 +316,7 @@ def test_runs_of_a_learned_structure_leave_both_pictures(tmp_path):
     for picture in ("gates", "graph"):
         path = tmp_path / "run" / f"{picture}.png"
         assert path.read_bytes().startswith(b"\x89PNG")
-        assert picture in runs.PICTURES  # which --overwrite removes
+        assert picture in run_folder.PICTURES  # which --overwrite removes
 
 
 @pytest.mark.parametrize(
