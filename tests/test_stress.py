@@ -53,7 +53,10 @@ def trained(vae, data, **options):
     return True
 
 
-@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize(
+    "kind",
+    [k if k == "one_datum" else pytest.param(k, marks=pytest.mark.slow) for k in DATA],
+)
 @pytest.mark.parametrize("name", zoo.list_guides())
 def test_odd_data(name, kind):
     data = DATA[kind]()
@@ -73,13 +76,14 @@ def test_extreme_values(name, value):
     assert ended or value > 1e3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.list_guides())
 def test_a_batch_of_one(name):
     assert trained(small(name), binary(*(images(n) for n in (7, 4, 4))), batch_size=1)
 
 
 @pytest.mark.parametrize("name", zoo.list_guides())
-@pytest.mark.parametrize("latent_dim", [1, 512])
+@pytest.mark.parametrize("latent_dim", [1, pytest.param(512, marks=pytest.mark.slow)])
 def test_one_latent_and_many(name, latent_dim):
     if latent_dim == 1 and name in COUPLINGS:
         with pytest.raises(zoo.UserError, match="latent_dim >= 2"):
@@ -95,6 +99,7 @@ def test_fifty_steps_of_a_flow(name):
     assert trained(small(name, latent_dim=4, num_flows=50), data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.list_guides())
 def test_double_precision(name):
     data = binary(*(images(n) for n in (6, 2, 2)))
