@@ -46,6 +46,7 @@ setup(
             "scipy",
             "nbclient",
             "ipykernel",
+            "ipywidgets",  # without it tqdm, which Pyro imports, warns in a notebook
         ],
         "docs": ["sphinx>=8", "furo", "myst-nb"],
         "tutorials": ["jupyter"],
