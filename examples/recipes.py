@@ -235,7 +235,7 @@ TABLES = {
             ),
             "cpu": Budget(
                 {"epochs": 30, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 6},
-                eval_particles=200,
+                eval_particles=500,  # as many as `publish` takes: it has this number then
             ),
             "smoke": Budget({"epochs": 5}, eval_particles=10, data="digits"),
         },
