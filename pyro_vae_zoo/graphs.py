@@ -5,8 +5,10 @@ into compiled code. What a function does besides, in Python, happens once, while
 traced: a graph has no `if` and no distribution in it.
 """
 
+import gc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
 from weakref import ref
@@ -179,6 +181,7 @@ def trace(
         with (
             pyro.poutine.block(),  # who watches is not to see tensors without values
             last,
+            _no_collection(),
             pyro.validation_enabled(False),
             pyro.settings.context(module_local_params=True),
         ):
@@ -201,6 +204,23 @@ def trace(
     if any(node.target in _READS_A_VALUE for node in graph.graph.nodes):
         raise _depends_on_values("its", advice)
     return graph
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's cyclic garbage collector off.
+
+    A collection clears weak references to tensors of a cycle that autograd still holds.
+    By these PyTorch (2.6) knows the tensors of a graph, and makes a constant of one that
+    it does not know.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _data_dependent() -> tuple[type[Exception], ...]:

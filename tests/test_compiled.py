@@ -176,6 +176,29 @@ def test_tracing_leaves_the_random_state_alone():
     )
 
 
+def test_no_garbage_is_collected_while_tracing(monkeypatch):
+    """A collection makes PyTorch 2.6 forget tensors of the graph."""
+    seen = []
+    vae = pair()
+    monkeypatch.setattr(vae.guide, "forward", recording(vae.guide.forward, seen))
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            compiled().loss_and_elbo(vae.model, vae.guide, data())
+            assert gc.isenabled() is enabled
+        finally:
+            gc.enable()
+    assert seen == [True, False, False, False]  # as it is, then traced
+
+
+def recording(forward, seen):
+    def recorded(x):
+        seen.append(gc.isenabled())
+        return forward(x)
+
+    return recorded
+
+
 # --------------------------------------------------------- what may change, and how
 
 
