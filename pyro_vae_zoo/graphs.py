@@ -190,7 +190,7 @@ def trace(
         raise
     except Exception as error:  # the pair runs as it is: what fails here is the tracing
         if isinstance(error, _data_dependent()):
-            raise _depends_on_values(f"after site {last.name!r} its", advice) from error
+            raise _depends_on_values(f"{last.where} its", advice) from error
         if "FakeTensor" in str(error) and isinstance(error, AssertionError):
             what = (
                 "it uses a tensor that is neither a parameter nor a buffer, and that a "
@@ -198,9 +198,7 @@ def trace(
             )
         else:
             what = f"its Python takes a tensor apart ({_first_line(error)}); {advice}"
-        raise UserError(
-            f"the pair cannot be compiled: after site {last.name!r} {what}"
-        ) from error
+        raise UserError(f"the pair cannot be compiled: {last.where} {what}") from error
     if any(node.target in _READS_A_VALUE for node in graph.graph.nodes):
         raise _depends_on_values("its", advice)
     return graph
@@ -252,6 +250,11 @@ class _LastSite(Messenger):
     def __init__(self) -> None:
         super().__init__()
         self.name: str | None = None
+
+    @property
+    def where(self) -> str:
+        """How far a run has come, in words."""
+        return f"after site {self.name!r}" if self.name else "before the first site"
 
     def _pyro_post_sample(self, msg: dict) -> None:
         self.name = msg["name"]

@@ -22,7 +22,7 @@ class LogLikelihood:
         ess: effective number of draws, between 1 and `num_particles`.
         khat: Pareto shape of each datum's largest weights (Vehtari et al. 2024):
             above 0.7 the estimate is unreliable, whatever `std_error` says. NaN
-            for fewer than 25 draws, 0 where all weights are equal.
+            for fewer than 25 draws, 0 where all weights are equal to rounding.
         num_particles: draws for each datum.
 
     >>> import pyro_vae_zoo as zoo
@@ -98,7 +98,8 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
         log_weights: shape `(n, num_particles)`.
 
     Returns:
-        Shape `(n,)`; NaN for fewer than 25 draws, 0 where all weights are equal.
+        Shape `(n,)`; NaN for fewer than 25 draws, 0 where all weights are equal, but for
+        the rounding of single precision.
 
     >>> pareto_khat(torch.zeros(2, 100))
     tensor([0., 0.], dtype=torch.float64)
@@ -109,7 +110,10 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
         return lw.new_full((len(lw),), math.nan)
     top = (lw - lw.amax(1, keepdim=True)).exp().topk(num_tail + 1, dim=1).values
     excess = (top[:, :-1] - top[:, -1:]).flip(1)  # ascending
-    constant = excess[:, -1] <= 1e-12
+    # Log-weights are differences in single precision as a rule: where they are equal but
+    # for its rounding, what would be fitted is the rounding.
+    rounding = 16 * torch.finfo(torch.float).eps * lw.abs().amax(1).clamp(min=10)
+    constant = excess[:, -1] <= rounding
     excess = torch.where(constant[:, None], torch.ones_like(excess), excess)
     # Candidates for b = -shape / scale, weighted by their profile likelihoods.
     m = 30 + int(math.sqrt(num_tail))

@@ -491,6 +491,13 @@ class Guide(nn.Module):
                 self.linear(z)
 
 
+class Early(Guide):
+    def forward(self, x):
+        if self.linear(x).mean() > 0:  # before anything is drawn
+            x = -x
+        return super().forward(x)
+
+
 class Discrete(Guide):
     def forward(self, x):
         with pyro.plate("data", len(x)):
@@ -501,6 +508,12 @@ class Discrete(Guide):
 def test_control_flow_that_depends_on_values_is_refused():
     vae = zoo.VAE(Model(), Guide(), (2,))
     with pytest.raises(zoo.UserError, match="after site 'z' its control flow depends"):
+        compiled()(vae.model, vae.guide)(torch.ones(3, 2))
+
+
+def test_a_decision_before_anything_is_drawn_is_named_as_such():
+    vae = zoo.VAE(Model(), Early(), (2,))
+    with pytest.raises(zoo.UserError, match="before the first site its control flow"):
         compiled()(vae.model, vae.guide)(torch.ones(3, 2))
 
 

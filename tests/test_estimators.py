@@ -320,6 +320,15 @@ def test_khat_of_special_weights():
     assert torch.allclose(zoo.pareto_khat(rows[1:]), both[1:])
 
 
+@pytest.mark.parametrize("level", [0.3, 22.0, 700.0])
+def test_khat_takes_rounding_for_what_it_is(level):
+    """The exact posterior as guide: log p - log q is the same for all draws, nearly."""
+    rounding = torch.finfo(torch.float).eps * max(level, 10)
+    noise = rounding * torch.randn(50, 2000, dtype=torch.double)
+    assert zoo.pareto_khat(noise - level).eq(0).all()
+    assert zoo.pareto_khat(1e3 * noise - level).ne(0).all()
+
+
 def test_khat_warns_of_a_guide_that_is_too_narrow(truth):
     x = truth.marginal.sample((20,))
     narrow = truth.vae(truth.gaussian_guide(widen=0.4))
