@@ -1,7 +1,7 @@
 """A guide of your own beside the zoo's, in 40 lines.
 
-    python examples/train.py --guide examples/my_guide.py:StudentTGuide
-    python examples/compare.py --guides mean_field examples/my_guide.py:StudentTGuide
+    python examples/train.py --guide examples/my_guide.py:MyGuide
+    python examples/compare.py --guides iaf,examples/my_guide.py:MyGuide
 
 Any `nn.Module` whose `forward(x)` draws the model's latent site "z" inside
 `pyro.plate("data", len(x))` is a guide: no base class, no registration. Run this
@@ -16,7 +16,7 @@ from torch import nn
 import pyro_vae_zoo as zoo
 
 
-class StudentTGuide(nn.Module):
+class MyGuide(nn.Module):
     """q(z|x): independent Student-t laws, with heavier tails than a Gaussian.
 
     `--option df=5` on the command line sets the degrees of freedom.
@@ -41,6 +41,6 @@ class StudentTGuide(nn.Module):
 
 if __name__ == "__main__":
     data = zoo.load_dataset("digits")
-    vae = zoo.create(StudentTGuide, data, latent_dim=8, hidden_dims=(64,))
+    vae = zoo.create(MyGuide, data, latent_dim=8, hidden_dims=(64,))
     zoo.testing.check_vae(vae, data.train[:50])
     print("the guide keeps the contract")

@@ -3,12 +3,16 @@
 import argparse
 import ast
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo.datasets import list_datasets
+from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.networks import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.options import OPTIMIZERS, SCHEDULES, TrainOptions
+from pyro_vae_zoo.registry import list_density_models, list_guides
 
 __all__ = [
     "STEPS_BY_DEFAULT",
@@ -17,6 +21,7 @@ __all__ = [
     "add_machine",
     "add_shared",
     "add_training",
+    "guide_specs",
     "key_value",
     "numbers",
 ]
@@ -45,6 +50,57 @@ def numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"expected whole numbers with commas, as in 300,300; got {text!r}"
         ) from None
+
+
+def guide_specs(texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Guides, each with its own options, as `compare --guides` takes them.
+
+    Commas part guides as spaces do. One that KEY=VALUE follows goes on with the options of
+    the guide before it, one that a Python literal or nothing follows with their last value.
+
+    Raises:
+        UserError: for an option without a guide, an empty guide, and after a comma for
+            what is neither an option nor a guide.
+
+    >>> guide_specs(["planar:num_flows=4,a=0.5,iaf", "mine.py:G:sizes=8,8"])
+    [('planar', {'num_flows': 4, 'a': 0.5}), ('iaf', {}), ('mine.py:G', {'sizes': (8, 8)})]
+    """
+    return [spec for text in texts for spec in _between_commas(text)]
+
+
+def _between_commas(text: str) -> list[tuple[str, dict[str, Any]]]:
+    wanted = f"--guides {text}: expected GUIDE or GUIDE:KEY=VALUE,..."
+    specs: list[tuple[str, list[str]]] = []
+    for part in re.split(r",(?![^(\[]*[)\]])", text):  # at those outside of brackets
+        is_option = re.match(r"\w+=", part)
+        if specs and is_option:
+            specs[-1][1].append(part)
+        elif specs and specs[-1][1] and _is_literal_or_empty(part):
+            specs[-1][1][-1] += f",{part}"
+        elif is_option:
+            raise UserError(f"{wanted}, got {part!r}; which guide's option is it?")
+        elif not part:
+            raise UserError(f"{wanted}, got nothing; is there a comma too many?")
+        else:
+            guide, *option = re.split(r":(?=\w+=)", part, maxsplit=1)
+            if specs and not guide.count(".py:") and guide not in _named():
+                unknown = unknown_name("guide", guide, _named())
+                cause = f"or is {guide!r} an option without its value?"
+                raise UserError(f"{wanted}, got {unknown}; {cause}")
+            specs.append((guide, option))
+    return [(guide, dict(map(key_value, options))) for guide, options in specs]
+
+
+def _named() -> list[str]:
+    return list_guides() + list_density_models()
+
+
+def _is_literal_or_empty(text: str) -> bool:
+    try:
+        ast.literal_eval(text or "None")
+    except (ValueError, SyntaxError):
+        return False
+    return True
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):

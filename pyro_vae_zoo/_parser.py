@@ -224,7 +224,8 @@ def _add_compare(commands: Any) -> None:
         help="several guides, all else equal: a table and a figure",
         description="Compare finished runs, or train several guides on one data set with "
         "the same budget and seeds. Guides that are trained already are not trained again.",
-        epilog="example: compare --guides mean_field planar:num_flows=4 iaf --seeds 0,1",
+        epilog="examples: compare --guides mean_field planar:num_flows=4 iaf --seeds 0,1; "
+        "compare --guides iaf,examples/my_guide.py:MyGuide",
         formatter_class=Formatter,
     )
     command.add_argument(
@@ -234,7 +235,8 @@ def _add_compare(commands: Any) -> None:
         "--guides",
         nargs="+",
         metavar="GUIDE[:KEY=VALUE,...]",
-        help="guides to train, each with options of its own (default: all)",
+        help="guides to train, with spaces or commas between them: names of the zoo or "
+        "FILE.py:Class, each with options of its own (default: all)",
     )
     command.add_argument(
         "--seeds", type=numbers, default=(0,), metavar="A,B", help="one run for each"

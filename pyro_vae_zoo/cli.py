@@ -6,7 +6,6 @@ which), 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo._arguments import STEPS_BY_DEFAULT, key_value
+from pyro_vae_zoo._arguments import STEPS_BY_DEFAULT, guide_specs
 from pyro_vae_zoo._judging import diagnose_command, evaluate_command, explore_command
 from pyro_vae_zoo._parser import make_parser
 from pyro_vae_zoo._process import terminated_like_interrupted
@@ -159,7 +158,7 @@ def _report(args: argparse.Namespace) -> int:
 def _train_all(args: argparse.Namespace) -> list[Path]:
     data = load_dataset(args.data, args.data_dir)
     root = args.runs_dir or args.out
-    specs = [_guide_spec(text) for text in args.guides or list_guides()]
+    specs = guide_specs(args.guides or list_guides())
     given = _options(args, _training(args, data, args.seeds[0]))
     known = {guide: guide_options(resolve_guide(guide)) for guide, _ in specs}
     for name in given:
@@ -260,17 +259,6 @@ def _options(args: argparse.Namespace, training: TrainOptions) -> dict[str, Any]
             )
         given["structure_share"] = args.structure_epochs / training.epochs
     return {k: v for k, v in given.items() if v is not None} | dict(args.option)
-
-
-def _guide_spec(text: str) -> tuple[str, dict[str, Any]]:
-    """`iaf:num_flows=4,gate_bias=1` -> the guide's name and its own options."""
-    guide, colon, rest = text.rpartition(":")
-    if not colon or "=" not in rest:
-        return text, {}
-    try:  # a comma parts options only where another KEY= follows
-        return guide, dict(key_value(p) for p in re.split(r",(?=\w+=)", rest))
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"--guides {text}: {error}") from None
 
 
 if __name__ == "__main__":

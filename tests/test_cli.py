@@ -14,6 +14,7 @@ import torch
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import cli
+from pyro_vae_zoo._arguments import guide_specs
 from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -448,7 +449,7 @@ def test_a_loss_that_is_not_finite_exits_with_1(npz, tmp_path, capsys):
 
 
 def test_a_guide_of_the_users_own(npz, tmp_path, capsys):
-    guide = f"{ROOT / 'examples' / 'my_guide.py'}:StudentTGuide"
+    guide = f"{ROOT / 'examples' / 'my_guide.py'}:MyGuide"
     folder = tmp_path / "run"
     argv = ["train", "--guide", guide, "--data", npz, "--out", str(folder), *FAST]
     assert cli.main([*argv, "--option", "df=4"]) == 0
@@ -509,7 +510,14 @@ def test_compare_trains_all_else_equal(npz, tmp_path, capsys):
     [
         (["iaf", "nope"], "unknown guide 'nope'"),
         (["mean_field", "iaf:foo=1"], "unknown option of guide 'iaf' 'foo'"),
-        (["mean_field", "iaf:a=1,b"], ""),
+        (["mean_field", "iaf:a=1,b"], "'b' an option without its value?"),
+        (["mean_field,iff"], "unknown guide 'iff'; did you mean 'iaf'?"),
+        (["mean_field,iaf:foo=1"], "unknown option of guide 'iaf' 'foo'"),
+        (["mean_field,,iaf"], "got nothing; is there a comma too many?"),
+        (["mean_field,"], "got nothing; is there a comma too many?"),
+        (["num_flows=2,iaf"], "got 'num_flows=2'; which guide's option is it?"),
+        (["iaf,nowhere.py:MyGuide"], "a guide in nowhere.py; there is no such file"),
+        (["planar:num_flows=4,", "iaf"], "num_flows: expected a number, got (4,)"),
         (["mean_field", "iaf", "--option", "typo=3"], "unknown option 'typo'"),
         (["mean_field", "--seeds", "x"], "whole numbers"),
     ],
@@ -521,6 +529,47 @@ def test_compare_checks_every_guide_before_it_trains_one(
     argv = ["compare", "--guides", *guides, "--data", npz, "--out", folder]
     assert expected in error_of([*argv, *FAST], capsys)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["mean_field", "iaf"], [("mean_field", {}), ("iaf", {})]),
+        (["mean_field,iaf"], [("mean_field", {}), ("iaf", {})]),
+        (["iaf,mine.py:MyGuide"], [("iaf", {}), ("mine.py:MyGuide", {})]),
+        (
+            ["planar:num_flows=4,iaf,radial", "mine.py:MyGuide:df=5,mean_field"],
+            [("planar", {"num_flows": 4}), ("iaf", {}), ("radial", {})]
+            + [("mine.py:MyGuide", {"df": 5}), ("mean_field", {})],
+        ),
+        (
+            ["iaf:num_flows=4,gate_bias=-1,planar:num_flows=2,network=conv"],
+            [("iaf", {"num_flows": 4, "gate_bias": -1})]
+            + [("planar", {"num_flows": 2, "network": "conv"})],
+        ),
+        (
+            ["iaf:flow_hidden_dims=(8,8),num_flows=1,planar"],
+            [("iaf", {"flow_hidden_dims": (8, 8), "num_flows": 1}), ("planar", {})],
+        ),
+        (
+            ["iaf:flow_hidden_dims=8,16,num_flows=1,planar"],
+            [("iaf", {"flow_hidden_dims": (8, 16), "num_flows": 1}), ("planar", {})],
+        ),
+        (["iaf:flow_hidden_dims=8,"], [("iaf", {"flow_hidden_dims": (8,)})]),
+        (["runs/a=b/mine.py:G:x=1"], [("runs/a=b/mine.py:G", {"x": 1})]),
+    ],
+)  # fmt: skip
+def test_commas_part_guides_and_their_options(texts, expected):
+    assert guide_specs(texts) == expected
+
+
+def test_compare_takes_a_guide_of_the_users_own_after_a_comma(npz, tmp_path):
+    folder = tmp_path / "all"
+    guides = f"iaf,{ROOT / 'examples' / 'my_guide.py'}:MyGuide"
+    argv = ["compare", "--guides", guides, "--data", npz, "--out", str(folder), *FAST]
+    assert cli.main(argv) == 0
+    assert {p.name for p in folder.iterdir() if p.is_dir()} == {"iaf-s0", "MyGuide-s0"}
+    assert "MyGuide" in (folder / "comparison.md").read_text()
 
 
 def test_compare_takes_options_that_are_tuples(npz, tmp_path):
