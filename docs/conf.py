@@ -42,6 +42,7 @@ html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # the tests execute the notebooks
+nb_render_markdown_format = "myst"  # tables that cells print, which CommonMark has not
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}

@@ -25,6 +25,7 @@ _SAME = {
     r"\\[bB]ig(?![a-zA-Z])": "",
     r"\\dots(?![a-zA-Z])": r"\\ldots",
     r"\\textstyle(?![a-zA-Z])": "",
+    r"(\\[td]?frac) *(\d) *(\d)": r"\1{\2}{\3}",  # it reads 14 as one argument
 }
 _WIDE = re.compile(r"\\q?quad(?![a-zA-Z])")
 _ENTITY = re.compile("&(?!lt;|gt;|amp;)[a-zA-Z]+;")  # which XML does not know
@@ -36,6 +37,8 @@ def to_mathml(tex: str, as_block: bool = False) -> str:
 
     >>> "<mi>ε</mi>" in to_mathml(r"\varepsilon"), "munder" in to_mathml(r"\hat\mu_n")
     (True, False)
+    >>> to_mathml(r"\frac14").count("<mn>")
+    2
     """
     for pattern, replacement in _SAME.items():
         tex = re.sub(pattern, replacement, tex)
