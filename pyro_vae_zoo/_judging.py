@@ -15,7 +15,7 @@ from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.diagnose import DiagnoseOptions, diagnose, subset
 from pyro_vae_zoo.distributed import Ranks
-from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import evaluate
 from pyro_vae_zoo.explore import explore
 from pyro_vae_zoo.findings import (
@@ -31,6 +31,7 @@ from pyro_vae_zoo.pretrained import (
     pretrained_info,
     pretrained_name,
 )
+from pyro_vae_zoo.records import RESULT, check_record
 from pyro_vae_zoo.run_folder import find_guide, open_run
 from pyro_vae_zoo.runs import (
     hardware,
@@ -172,6 +173,4 @@ def _known_of(folder: Path, published: dict) -> dict:
         return {key: published[key] for key in keys} | published["trained"]
     path = folder / RESULT_FILE
     trained = read_json(path) if path.exists() else {}
-    if not isinstance(trained, dict):
-        raise DataFileError(f"{path} is no result of a run: it is no dictionary")
-    return trained
+    return check_record(trained, RESULT, path, "result of a run")

@@ -26,6 +26,7 @@ from pyro_vae_zoo.checkpoint import (
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.locking import LOCK_FILE
 from pyro_vae_zoo.options import TrainOptions
+from pyro_vae_zoo.records import CONFIG, RESULT, check_record
 
 __all__ = ["begin", "find_guide", "look", "open_run"]
 
@@ -107,7 +108,7 @@ def _look_at_the_past(
         finished = read_json(result)
         if not isinstance(finished, dict) or "log_likelihood" not in finished:
             raise DataFileError(f"{result} is no result of a run; remove it")
-        return finished
+        return check_record(finished, RESULT, result, "result of a run")
     check()
     return None
 
@@ -138,9 +139,9 @@ def open_run(folder: Path) -> dict:
 
 
 def _read_config(folder: Path) -> dict:
-    config = read_json(folder / CONFIG_FILE)
-    needed = {"guide", "source", "variant", "vae", "training", "eval_particles"}
-    if not isinstance(config, dict) or needed - config.keys():
-        raise DataFileError(f"{folder / CONFIG_FILE} is no configuration of a run")
+    path, what = folder / CONFIG_FILE, "configuration of a run"
+    config = check_record(read_json(path), CONFIG, path, what)
+    if lacking := CONFIG.keys() - config.keys():
+        raise DataFileError(f"{path} is no {what}: no {', '.join(sorted(lacking))}")
     # Options that there were not yet when it was written are as they come.
     return config | {"training": asdict(TrainOptions()) | config["training"]}

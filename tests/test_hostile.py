@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import signal
 import struct
 import subprocess
@@ -201,6 +202,44 @@ def test_a_changed_file_is_refused_or_fine(check, files, tmp_path):
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
 def test_many_changed_files_are_refused_or_fine(check, files, tmp_path):
     run_cases(check, files, tmp_path, CHECKS[check])
+
+
+# ---------------------------------------------------------- values of another kind
+
+WRONG = [
+    ("result.json", "elbo", [1], "expected elbo to be a number or null, got [1]"),
+    ("result.json", "guide", None, "expected guide to be text, got None"),
+    (
+        "result.json",
+        "epochs",
+        0,
+        "expected epochs to be a positive whole number, got 0",
+    ),
+    ("result.json", "seconds", None, "expected seconds to be a number, got None"),
+    ("result.json", "kl", True, "expected kl to be a number or null, got True"),
+    ("result.json", "khat", {"median": "x"}, "khat to be numbers by name or null"),
+    ("result.json", "active_units", {"z": 3}, "such as '3/40' by site, got {'z': 3}"),
+    ("result.json", "training", {"epochs": "5"}, "whole number, got '5'"),
+    ("result.json", "options", "x" * 99, "got '" + "x" * 39 + "...; was it changed"),
+    ("config.json", "source", None, "expected source to be text, got None"),
+    ("config.json", "training", [], "expected training to be an object, got []"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value", "said"), WRONG)
+def test_a_value_of_another_kind_is_named(
+    name, key, value, said, files, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(files / "run", run)
+    content = json.loads((run / name).read_text()) | {key: value}
+    (run / name).write_text(json.dumps(content))
+    command = "compare" if name == "result.json" else "evaluate"
+    words = ["--out", str(tmp_path / "out")] if command == "compare" else ["--quiet"]
+    assert cli.main([command, str(run), *words]) == 2
+    error = capsys.readouterr().err
+    assert f"{name} is no " in error
+    assert said in error
 
 
 # ------------------------------------------------------------------- single wicked ones

@@ -19,6 +19,7 @@ from pyro_vae_zoo.checkpoint import (
     write_atomically,
 )
 from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.records import RESULT, check_record
 from pyro_vae_zoo.registry import depth, guide_options, list_guides
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import (
@@ -93,6 +94,7 @@ def _checked(result: Any, file: Path) -> Result:
         missing = [key for key in _NEEDED if key not in result]
     if missing:
         raise DataFileError(f"{file} is no result of a run: no {', '.join(missing)}")
+    check_record(result, RESULT, file, "result of a run")
     run = file.parent.name if file.name == RESULT_FILE else file.stem
     return result | {"folder": str(file.parent), "run": run}
 
