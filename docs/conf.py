@@ -85,6 +85,7 @@ _PAGES = {
     "results/digits/comparison.md": "systems/gaussian.md#results",
     "results/digits_mixtures/comparison.md": "systems/mixtures.md#results",
     "results/self_reflective_cpu/curves-s0.png": "systems/hierarchies.md#results",
+    "docs/flow_study.md": "flow_study.md",
 }
 
 
