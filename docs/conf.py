@@ -39,7 +39,8 @@ html_static_path = ["_static"]
 html_css_files = ["zoo.css"]
 html_math_renderer = "mathml"
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "strikethrough"]
+suppress_warnings = ["myst.strikethrough"]  # that only HTML has it, which this is
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # the tests execute the notebooks
 nb_render_markdown_format = "myst"  # tables that cells print, which CommonMark has not
