@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pyro_vae_zoo.checkpoint import read_json, write_atomically
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.findings import DIAGNOSTICS_FILE
+from pyro_vae_zoo.pretrained import list_pretrained, pretrained_info
 from pyro_vae_zoo.report import comparison
 from pyro_vae_zoo.report.averages import Result
 from pyro_vae_zoo.report.diagnoses import diagnoses_table
@@ -27,6 +28,7 @@ from pyro_vae_zoo.report.readme import (
     fill_blocks,
 )
 from pyro_vae_zoo.report.rows import Panels, read_folders, read_panels
+from pyro_vae_zoo.report.weights import weights_table
 
 __all__ = ["LAYOUTS_FILE", "generate", "stale"]
 
@@ -159,7 +161,9 @@ def _block(
     tables: Mapping[str, _Table],
     name: str,
 ) -> str:
-    """The README's table of a name: a benchmark's, diagnoses', or a folder's panels."""
+    """The README's table of a name: weights', a benchmark's, diagnoses', or panels."""
+    if name == "pretrained":
+        return weights_table([pretrained_info(name) for name in list_pretrained()])
     benchmark = results / f"{name}.json"
     found = sorted((results / name).glob(f"*/{DIAGNOSTICS_FILE}"))
     if found:
