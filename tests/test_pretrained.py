@@ -43,7 +43,21 @@ EXPECTED = {
     f"{guide}-{'mnist_dynamic' if guide in HIERARCHIES else 'mnist_static'}"
     for guide in zoo.list_guides()
 }
-STILL_TO_COME: set[str] = set()
+STILL_TO_COME: set[str] = {
+    "neural_autoregressive-mnist_static",
+    "affine_coupling-mnist_static",
+    "spline_coupling-mnist_static",
+    "mixture-mnist_static",
+    "recursive_mixture-mnist_static",
+    "boosted-mnist_static",
+    "semi_amortized-mnist_static",
+    "self_reflective-mnist_dynamic",
+    "self_reflective_iaf-mnist_dynamic",
+    "bottom_up-mnist_dynamic",
+    "ladder-mnist_dynamic",
+    "gated_dag-mnist_dynamic",
+    "gated_dag_iaf-mnist_dynamic",
+}
 FILES = {  # that tell whether a data set is there
     "mnist_static": "binarized_mnist/binarized_mnist_test.amat",
     "mnist_dynamic": "MNIST/raw/t10k-images-idx3-ubyte",
