@@ -5,13 +5,13 @@ written with is named when the file is read, and not where a sum or a table trip
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyro_vae_zoo.errors import DataFileError
 
-__all__ = ["CONFIG", "RESULT", "Kind", "check_record"]
+__all__ = ["CONFIG", "EPOCH", "RESULT", "Kind", "check_record"]
 
 _LARGEST = 2**63
 
@@ -78,18 +78,33 @@ CONFIG: dict[str, Kind | dict] = {
     "training": _TRAINING,
     "eval_particles": _COUNT,
 }
+EPOCH: dict[str, Kind | dict] = {
+    "epoch": _COUNT,
+    **dict.fromkeys(
+        ("train_elbo", "valid_elbo", "kl", "reconstruction"), _NUMBER_OR_NULL
+    ),
+    **dict.fromkeys(("lr", "kl_weight", "seconds"), _NUMBER_OR_NULL),
+    **dict.fromkeys(
+        ("initial_log_density", "final_log_density", "log_det"), _NUMBER_OR_NULL
+    ),
+}
 
 
 def check_record(
-    record: Any, kinds: Mapping[str, Kind | Mapping], path: Path, what: str
+    record: Any,
+    kinds: Mapping[str, Kind | Mapping],
+    path: Path,
+    what: str,
+    needed: Collection[str] = (),
 ) -> dict[str, Any]:
-    """`record`, if it is a dictionary and what it has of `kinds` is of these.
+    """`record`, if it has what is needed, and what it has of `kinds` is of these.
 
     Args:
         record: what a JSON file holds.
         kinds: what must hold of the values of some keys; other keys are free.
         path: the file.
         what: it is to be, for the error.
+        needed: keys that it must have.
 
     Raises:
         DataFileError: that names the file, the key, what was expected and what was got.
@@ -102,6 +117,8 @@ def check_record(
     wrong = _first_wrong("it", record, kinds)
     if wrong:
         raise DataFileError(f"{path} is no {what}: {wrong}; was it changed by hand?")
+    if missing := [key for key in needed if key not in record]:
+        raise DataFileError(f"{path} is no {what}: no {', '.join(missing)}")
     return record
 
 

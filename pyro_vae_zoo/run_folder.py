@@ -105,10 +105,8 @@ def _look_at_the_past(
     result = folder / RESULT_FILE
     same = all(config[k] == old[k] for k in ("training", "eval_particles"))
     if result.exists() and same:
-        finished = read_json(result)
-        if not isinstance(finished, dict) or "log_likelihood" not in finished:
-            raise DataFileError(f"{result} is no result of a run; remove it")
-        return check_record(finished, RESULT, result, "result of a run")
+        what = "result of a run"
+        return check_record(read_json(result), RESULT, result, what, ["log_likelihood"])
     check()
     return None
 
@@ -140,8 +138,6 @@ def open_run(folder: Path) -> dict:
 
 def _read_config(folder: Path) -> dict:
     path, what = folder / CONFIG_FILE, "configuration of a run"
-    config = check_record(read_json(path), CONFIG, path, what)
-    if lacking := CONFIG.keys() - config.keys():
-        raise DataFileError(f"{path} is no {what}: no {', '.join(sorted(lacking))}")
+    config = check_record(read_json(path), CONFIG, path, what, CONFIG)
     # Options that there were not yet when it was written are as they come.
     return config | {"training": asdict(TrainOptions()) | config["training"]}

@@ -199,5 +199,17 @@ def test_write_report(tmp_path):
 def test_broken_metrics_are_named(tmp_path):
     assert report.read_metrics(tmp_path) == []
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1')
-    with pytest.raises(DataFileError, match="metrics.jsonl"):
+    with pytest.raises(DataFileError, match="metrics.jsonl is not JSON lines"):
         report.read_metrics(tmp_path)
+    good = '{"epoch": 1, "valid_elbo": null}\n'
+    for line, said in (
+        (
+            '{"epoch": 2, "valid_elbo": "a"}',
+            "expected valid_elbo to be a number or null",
+        ),
+        ('{"valid_elbo": -1.0}', "no epoch"),
+        ("[]", "expected it to be an object"),
+    ):
+        (tmp_path / "metrics.jsonl").write_text(good + line)
+        with pytest.raises(DataFileError, match=rf"\(line 2\): {said}"):
+            report.read_metrics(tmp_path)

@@ -19,7 +19,7 @@ from pyro_vae_zoo.checkpoint import (
     write_atomically,
 )
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.records import RESULT, check_record
+from pyro_vae_zoo.records import EPOCH, RESULT, check_record
 from pyro_vae_zoo.registry import depth, guide_options, list_guides
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import (
@@ -89,12 +89,7 @@ def _is_result(value: Any) -> bool:
 
 
 def _checked(result: Any, file: Path) -> Result:
-    missing = _NEEDED
-    if isinstance(result, dict):
-        missing = [key for key in _NEEDED if key not in result]
-    if missing:
-        raise DataFileError(f"{file} is no result of a run: no {', '.join(missing)}")
-    check_record(result, RESULT, file, "result of a run")
+    check_record(result, RESULT, file, "result of a run", _NEEDED)
     run = file.parent.name if file.name == RESULT_FILE else file.stem
     return result | {"folder": str(file.parent), "run": run}
 
@@ -109,23 +104,9 @@ def read_metrics(folder: str | os.PathLike) -> list[dict]:
     except (ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is not JSON lines: {error}") from None
     for number, record in enumerate(records, start=1):
-        if not _is_record(record):
-            raise DataFileError(f"{path}: line {number} is no record of an epoch")
+        what = f"record of epochs (line {number})"
+        check_record(record, EPOCH, path, what, ["epoch"])
     return records
-
-
-_NUMBERS = ("train_elbo", "valid_elbo", "kl", "reconstruction", "lr", "kl_weight")
-_NUMBERS += ("initial_log_density", "final_log_density", "log_det", "seconds")
-
-
-def _is_record(record: Any) -> bool:
-    """Whether all that is drawn and counted is a number, or null where it is none."""
-    return (
-        isinstance(record, dict)
-        and type(record.get("epoch")) is int
-        and 0 < record["epoch"] < 2**31
-        and all(isinstance(record.get(k), float | int | None) for k in _NUMBERS)
-    )
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
