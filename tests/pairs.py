@@ -160,7 +160,7 @@ class LinearGaussian:
             posterior.diagonal.bias[:d] = shift - self.gain @ self.bias
             posterior.diagonal.bias[d:] = raw_scale - math.log(math.expm1(1.0))
             if d > 1:
-                posterior.lower.bias.copy_(factor[i, j])
+                posterior.lower.bias.copy_(d**0.5 * factor[i, j] / factor.diagonal()[j])
         return AmortizedGuide(nn.Identity(), posterior)
 
     def vae(self, guide: nn.Module | None = None) -> zoo.VAE:

@@ -63,28 +63,31 @@ class DiagonalGaussian(nn.Module):
 
 
 class FullRankGaussian(nn.Module):
-    """Features `(..., context_dim)` -> N(loc, L L^T), L lower triangular."""
+    r"""Features `(..., context_dim)` -> N(loc, L L^T), L lower triangular.
+
+    \(L = (I + A / \sqrt D)\,\mathrm{diag}(s)\), \(A\) strictly lower triangular: a diagonal
+    Gaussian, sheared. With entries of L learned as they are, errors of one size for all of
+    them drown the latents of small scale, and training gives these up.
+    """
 
     def __init__(self, context_dim: int, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         self.diagonal = nn.Linear(context_dim, 2 * latent_dim)
         self.lower = None
-        if latent_dim == 1:  # nothing lies below the diagonal
-            return
-        self.lower = nn.Linear(context_dim, latent_dim * (latent_dim - 1) // 2)
-        with torch.no_grad():  # starts near the diagonal Gaussian
-            self.lower.weight.mul_(0.1)
-            self.lower.bias.mul_(0.1)
+        if latent_dim > 1:  # else nothing lies below the diagonal
+            self.lower = nn.Linear(context_dim, latent_dim * (latent_dim - 1) // 2)
 
     def forward(self, context: Tensor) -> dist.Distribution:
         """The distribution, of batch shape `context.shape[:-1]`."""
         loc, raw_scale = self.diagonal(context).chunk(2, dim=-1)
-        scale_tril = torch.diag_embed(positive(raw_scale))
+        scale = positive(raw_scale)
+        scale_tril = torch.diag_embed(scale)
         if self.lower is not None:
-            size, device = self.latent_dim, scale_tril.device
+            size, device = self.latent_dim, scale.device
             i, j = torch.tril_indices(size, size, -1, device=device)
-            scale_tril[..., i, j] = self.lower(context)
+            relative = self.lower(context) / size**0.5
+            scale_tril[..., i, j] = relative * scale[..., j]
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)
 
 
