@@ -43,10 +43,7 @@ EXPECTED = {
     f"{guide}-{'mnist_dynamic' if guide in HIERARCHIES else 'mnist_static'}"
     for guide in zoo.list_guides()
 }
-STILL_TO_COME: set[str] = {
-    "gated_dag-mnist_dynamic",
-    "gated_dag_iaf-mnist_dynamic",
-}
+STILL_TO_COME: set[str] = set()
 FILES = {  # that tell whether a data set is there
     "mnist_static": "binarized_mnist/binarized_mnist_test.amat",
     "mnist_dynamic": "MNIST/raw/t10k-images-idx3-ubyte",
