@@ -83,7 +83,12 @@ def _as_published() -> dict[str, Row]:
     planar = f"{_HERE / 'as_published.py'}:Planar"
     faults = {"reverse": False, "sees_context": False, "rectified": True}
     names = ("no_reversal", "no_context", "rectified")
-    rows = {"inverse_autoregressive_2": Row(inverse, seeds=_SEEDS)}
+    rows = {
+        f"inverse_autoregressive_{k}": Row(
+            inverse, {"num_flows": k}, seeds=_SEEDS if k == 2 else (0,)
+        )
+        for k in _LENGTHS
+    }
     for name, (option, value) in zip(names, faults.items(), strict=True):
         rows[f"inverse_autoregressive_2_{name}"] = Row(
             inverse, {option: value}, note="with a fault of the study", seeds=_SEEDS
