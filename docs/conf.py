@@ -5,7 +5,6 @@ the inventories of other projects are used where they can be fetched, and withou
 their names are words and not links.
 """
 
-import shutil
 import sys
 from pathlib import Path
 from urllib.request import urlopen
@@ -73,9 +72,11 @@ nitpick_ignore_regex = [("py:.*", r"(torch|pyro|collections|typing)\b.*")]
 
 # ------------------------------------------------------------------ the notebooks
 
-# They live in `tutorials/`, whoever has no Sphinx wants them too; pages are copies.
+# They live in `tutorials/`, whoever has no Sphinx wants them too; pages are copies, from
+# which `docs/` is one folder up.
 for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
-    shutil.copy(notebook, HERE / "tutorials")
+    text = notebook.read_text().replace("](../docs/", "](../")
+    (HERE / "tutorials" / notebook.name).write_text(text)
 
 # ------------------------------------------------------------------ included files
 

@@ -70,6 +70,15 @@ def test_a_notebook_shows_no_path_of_a_machine(path):
     assert not re.search(r"/(?:home|tmp|root|work|Users)/", path.read_text())
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_lead_to_files(path):
+    """From where the notebook is; the documentation moves them with its copy."""
+    text = "\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text)
+    assert links
+    assert [link for link in links if not (TUTORIALS / link).is_file()] == []
+
+
 def test_the_tutorials_are_numbered_without_a_gap():
     numbers = [int(p.stem[:2]) for p in NOTEBOOKS]
     assert numbers == list(range(1, len(NOTEBOOKS) + 1))
