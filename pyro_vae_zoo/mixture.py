@@ -100,12 +100,26 @@ class Mixture(dist.TorchDistribution):
         sample_shape = torch.Size(sample_shape)
         if len(self.components) == 1:
             return self.rsample_components(sample_shape)[0]
-        log_weights = self.log_weights.expand(*self.batch_shape, -1)
-        with torch.no_grad():
-            index = dist.Categorical(logits=log_weights).sample(sample_shape)
+        index = self._draw_index(sample_shape)
         every = self.rsample_components(sample_shape)
         chosen = index[None, ..., None].expand(1, *every.shape[1:])
         return every.gather(0, chosen)[0]
+
+    @torch.no_grad()
+    def _draw_index(self, sample_shape: torch.Size) -> Tensor:
+        """Which component a draw comes from, `(*sample_shape, *batch_shape)`.
+
+        By the inverse of the cumulative weights: what `torch.multinomial` draws under a
+        seed differs from one version of PyTorch to the next.
+        """
+        edges = self.log_weights.exp().cumsum(-1)
+        edges = edges[..., :-1] / edges[..., -1:]
+        uniform = torch.rand(
+            (*sample_shape, *self.batch_shape, 1),
+            dtype=edges.dtype,
+            device=edges.device,
+        )
+        return (uniform >= edges).sum(-1)  # not >: no draw from a weight of zero
 
     def component_log_prob(self, value: Tensor) -> Tensor:
         r"""\(\log q_m\) of any values, shape `(*value.shape[:-1], M)`, in nats."""

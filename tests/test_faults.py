@@ -65,7 +65,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(run):
 
 
 def test_a_full_disk_before_there_is_anything(tmp_path):
-    done = main_with_largest_file(2000, train(tmp_path / "run", "--epochs", "1"))
+    done = main_with_largest_file(8000, train(tmp_path / "run", "--epochs", "1"))
     assert done.returncode == 2
     assert "there is none yet" in done.stderr
     assert "Traceback" not in done.stderr

@@ -125,6 +125,18 @@ def test_an_inactive_component_takes_no_part():
     assert weights.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_no_draw_comes_from_a_weight_of_zero(uniform, monkeypatch):
+    """At either end of what `torch.rand` returns, with weights of zero at both ends."""
+    components = [normal([100.0 * m], 1.0) for m in range(4)]
+    q = Mixture(torch.tensor([0.0, 0.3, 0.7, 0.0]).double().log(), components)
+    monkeypatch.setattr(
+        torch, "rand", lambda shape, **kwargs: torch.full(shape, uniform, **kwargs)
+    )
+    expected = 100 if uniform == 0 else 200
+    assert abs(q.rsample().item() - expected) < 10
+
+
 def test_first_renormalises():
     q = three_gaussians()
     two = q.first(2)

@@ -49,7 +49,9 @@ def test_a_notebook_runs(path, monkeypatch, tmp_path):
     )
     client.execute(env=dict(os.environ))
     said = [text for c in code_of(notebook) for text in texts_of(c)]
-    assert not [text for name, text in said if name == "stderr"]
+    errors = [text for name, text in said if name == "stderr"]
+    # PyTorch 2.6 logs that it cannot trace a branch, before the zoo's own error says so.
+    assert [text for text in errors if "evaluate_expr" not in text] == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

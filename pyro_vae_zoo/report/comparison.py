@@ -149,7 +149,7 @@ def markdown_table(results: Sequence[Result]) -> str:
 
 
 def csv_table(results: Sequence[Result]) -> str:
-    """All numbers of the table, unrounded, one line for each guide."""
+    """All numbers of the table to twelve digits, one line for each guide."""
     return tables.comma_separated(summarise(results))
 
 

@@ -159,7 +159,7 @@ _JUDGED = (
 
 
 def csv_panels(panels: Panels) -> str:
-    """All numbers, unrounded, a line for each row; `invalid` marks what is no bound."""
+    """All numbers to twelve digits, a line for each row; `invalid` marks no bound."""
     rows = [{"panel": t} | row for t, rows in panels.items() for row in rows]
     for row in rows:
         fewer = row.pop("fewer_draws").items()

@@ -149,8 +149,11 @@ def markdown(
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """All numbers of rows, unrounded; a list of seeds becomes `0 1 2`."""
-    rows = [{k: v for k, v in row.items() if k != "seeds"} for row in rows]
+    """All numbers of rows, to twelve digits; a list of seeds becomes `0 1 2`.
+
+    What comes after these differs from one version of Python to the next.
+    """
+    rows = [{k: _written(v) for k, v in row.items() if k != "seeds"} for row in rows]
     for row in rows:
         row["seed_list"] = " ".join(map(str, row["seed_list"]))
     out = io.StringIO()
@@ -159,6 +162,10 @@ def comma_separated(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def _written(value: Any) -> Any:
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 LEGEND = (
