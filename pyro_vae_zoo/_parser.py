@@ -234,9 +234,9 @@ def _add_compare(commands: Any) -> None:
     command.add_argument(
         "--guides",
         nargs="+",
-        metavar="GUIDE[:KEY=VALUE,...]",
+        metavar="GUIDE[:OPTIONS]",
         help="guides to train, with spaces or commas between them: names of the zoo or "
-        "FILE.py:Class, each with options of its own (default: all)",
+        "FILE.py:Class, each with OPTIONS KEY=VALUE,... of its own (default: all)",
     )
     command.add_argument(
         "--seeds", type=numbers, default=(0,), metavar="A,B", help="one run for each"
