@@ -59,6 +59,31 @@ def checked(x, event_shape, kind: str, what: str) -> Tensor:
     return x
 
 
+def as_batch(
+    x: Tensor | np.ndarray, event_shape: Sequence[int] | None = None, what: str = "x"
+) -> Tensor:
+    """`x` as a floating tensor `(N, *event_shape)`, its values as they are.
+
+    Args:
+        x: data, as a tensor or numpy array: boolean, integer or floating.
+        event_shape: shape of one datum, or None for any.
+        what: what `x` is called in errors.
+
+    Raises:
+        UserError: for another shape or kind, and for no data.
+
+    >>> as_batch(torch.tensor([[3, 4]]), (2,))
+    tensor([[3., 4.]])
+    """
+    x = _tensor(x, what)
+    if event_shape is not None:
+        _check_shape(x, event_shape, what)
+        x = _channels_first(x, event_shape)
+    elif x.ndim < 1 or x.numel() == 0:
+        raise UserError(f"{what}: expected data, got shape {tuple(x.shape)}: empty")
+    return x if x.is_floating_point() else x.float()
+
+
 def _tensor(x, what: str) -> Tensor:
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "buif":

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae_zoo.bounds import bound_terms, with_particles
-from pyro_vae_zoo.chunks import evaluating, stream
+from pyro_vae_zoo.chunks import stream
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import summarise
+from pyro_vae_zoo.modes import evaluating
 from pyro_vae_zoo.vae import VAE
 
 __all__ = [

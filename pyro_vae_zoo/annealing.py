@@ -28,11 +28,13 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae_zoo.bounds import score_latents
-from pyro_vae_zoo.chunks import evaluating, sides_and_data
+from pyro_vae_zoo.door import sides_and_data
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.hmc import Annealing, State
 from pyro_vae_zoo.importance import summarise
-from pyro_vae_zoo.vae import VAE, in_data_plate, latent_sites
+from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.sites import in_data_plate, is_record, latent_sites
+from pyro_vae_zoo.vae import VAE
 
 __all__ = [
     "AnnealedLikelihood",
@@ -256,9 +258,7 @@ def _simulate(vae: VAE, num_data: int) -> tuple[Tensor, Tensor]:
     _check_one_latent(vae.model, blank[:1])
     trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(blank)
     found = {
-        name: site
-        for name, site in latent_sites(trace).items()
-        if not site["infer"].get("_deterministic", False)
+        name: site for name, site in latent_sites(trace).items() if not is_record(site)
     }
     if sorted(found) != ["x", "z"]:
         raise UserError(

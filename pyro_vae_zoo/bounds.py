@@ -18,7 +18,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.mixture import Mixture
-from pyro_vae_zoo.vae import DATA_DIM, in_data_plate, latent_sites
+from pyro_vae_zoo.sites import DATA_DIM, in_data_plate, is_record, latent_sites
 
 __all__ = [
     "BoundTerms",
@@ -236,10 +236,8 @@ def _without_scales(trace: poutine.Trace) -> None:
 
 
 def _is_observed(site: dict) -> bool:
-    """Whether a site is data; `pyro.deterministic` records are of the same kind."""
-    if site["type"] != "sample" or not site["is_observed"]:
-        return False
-    return not site["infer"].get("_deterministic", False)
+    """True for data, not for what `pyro.deterministic` records."""
+    return site["type"] == "sample" and site["is_observed"] and not is_record(site)
 
 
 def site_log_prob(site: dict) -> Tensor:

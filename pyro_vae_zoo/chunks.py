@@ -6,37 +6,32 @@ there are many chunks, the function that each of them is given to is compiled.
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 
-import pyro
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from tqdm import tqdm
 
 from pyro_vae_zoo.bounds import bound_terms
-from pyro_vae_zoo.datasets import check_images
 from pyro_vae_zoo.distributed import Ranks
+from pyro_vae_zoo.door import sides_and_data
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.graphs import Compiler, Inductor, Pair, TensorPlaces, trace
-from pyro_vae_zoo.vae import VAE, evaluation_mode
+from pyro_vae_zoo.memory import rows_that_fit
+from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.vae import VAE
 
 __all__ = [
     "chunk_rows_for",
     "chunk_sizes",
-    "evaluating",
-    "sides_and_data",
     "stream",
     "stream_over_ranks",
 ]
 
 PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
 CHUNKS_WORTH_COMPILING = 500  # each of some ten milliseconds, of which a third is saved
-_CPU_BUDGET = 100e6  # bytes a chunk may take: as much as still profits from caches
-_TENSORS_ALIVE = 4  # of the largest size at a time, found by measurement
 
 # From model, guide, data and the number of draws to what is wanted of them: tensors, and
 # whatever else is the same for all chunks.
@@ -140,22 +135,6 @@ def _on_cpu(values: dict) -> dict:
     return tree_map_only(Tensor, Tensor.cpu, values)
 
 
-def sides_and_data(
-    vae: VAE | tuple[nn.Module, nn.Module], x: Tensor
-) -> tuple[nn.Module, nn.Module, Tensor, torch.device]:
-    """Model and guide, data that suit them, and the device that both are on.
-
-    Raises:
-        UserError: for data that the likelihood cannot score.
-    """
-    model, guide = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
-    if isinstance(vae, VAE) and vae.likelihood:
-        x = check_images(x, vae.event_shape, vae.likelihood)
-    held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
-    # A VAE may be in double precision.
-    return model, guide, x.to(held[0].dtype), held[0].device
-
-
 def chunk_sizes(num_data: int, num_particles: int, rows: int) -> tuple[int, int]:
     """How many data and how many draws of each are in a chunk of so many rows at most.
 
@@ -221,69 +200,8 @@ def _compile(
     return compiled
 
 
-class _LargestTensor(TorchDispatchMode):
-    """Remembers the number of bytes of the largest tensor that was made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nbytes = 1
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            self.nbytes = max(self.nbytes, out.numel() * out.element_size())
-        return out
-
-
 def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
     """How many datum-draws fit in memory, from the largest tensor of a small run."""
     draws = 64
-    with (
-        torch.random.fork_rng(devices=_cuda(probe.device)),
-        _LargestTensor() as largest,
-    ):
-        bound_terms(model, guide, probe, draws, scaled=False)
-    budget = _CPU_BUDGET
-    if probe.device.type == "cuda":
-        # Of what the device has, not of what is free: chunks decide the draws.
-        total = torch.cuda.get_device_properties(probe.device).total_memory
-        budget = total / 16
-    row = _TENSORS_ALIVE * largest.nbytes / (draws * len(probe))
-    return max(int(budget / row), 1)
-
-
-@contextmanager
-def evaluating(
-    model: nn.Module, guide: nn.Module, device: torch.device, seed: int | None
-) -> Iterator[None]:
-    """Evaluation mode, full float32 precision, a random state of its own."""
-    modules = {m for root in (model, guide) for m in root.modules()}
-    # Pyro's local mode, which keeps off the parameter store, needs contexts made for
-    # it; those of a VAE are, those of a bare pair get what they lack for now.
-    pyro_modules = [m for m in modules if isinstance(m, PyroModule)]
-    contexts = {m._pyro_context for m in pyro_modules}
-    bare = [c for c in contexts if not hasattr(c, "param_state")]
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    precision = matmul.allow_tf32, cudnn.allow_tf32
-    try:
-        for context in bare:
-            context.param_state = {"params": {}, "constraints": {}}
-        matmul.allow_tf32 = cudnn.allow_tf32 = False
-        with (
-            evaluation_mode(model, guide),
-            torch.no_grad(),
-            torch.random.fork_rng(devices=_cuda(device), enabled=seed is not None),
-            pyro.validation_enabled(False),
-            pyro.settings.context(module_local_params=True),
-        ):
-            if seed is not None:
-                torch.manual_seed(seed)
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = precision
-        for context in bare:
-            del context.param_state
-
-
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
+    terms = partial(bound_terms, model, guide, probe, draws, scaled=False)
+    return rows_that_fit(terms, draws * len(probe), probe.device)

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.bounds import with_particles
 from pyro_vae_zoo.chunks import stream
+from pyro_vae_zoo.door import data_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import draw_log_weights
 from pyro_vae_zoo.importance import summarise
-from pyro_vae_zoo.vae import VAE, latent_sites
+from pyro_vae_zoo.sites import latent_sites
+from pyro_vae_zoo.vae import VAE
 
 __all__ = [
     "ParticleCurve",
@@ -208,7 +210,8 @@ def posterior_covariances(
     """
     if num_particles < 2:
         raise UserError(f"num_particles must be at least 2, got {num_particles}")
-    first = second = torch.zeros(())
+    x = data_of(x)
+    first = second = torch.zeros((), device="cpu")
     how = {"seed": seed, "progress": progress}
     chunks = stream(vae, x, num_particles, _moments, **how)
     with closing(chunks):

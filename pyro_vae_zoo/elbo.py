@@ -24,7 +24,7 @@ from pyro_vae_zoo.bounds import (
 )
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.mixture import Mixture
-from pyro_vae_zoo.vae import latent_sites
+from pyro_vae_zoo.sites import latent_sites
 
 __all__ = ["AnnealedELBO", "ObjectiveELBO"]
 

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.bounds import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.chunks import stream_over_ranks
+from pyro_vae_zoo.door import data_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, error_of_mean, summarise
-from pyro_vae_zoo.vae import VAE, in_data_plate, latent_sites
+from pyro_vae_zoo.sites import in_data_plate, latent_sites
+from pyro_vae_zoo.vae import VAE
 
 __all__ = ["Evaluation", "draw_log_weights", "evaluate", "log_likelihood"]
 
@@ -109,7 +111,7 @@ def log_likelihood(
 
     Args:
         vae: a `VAE`, or any pair `(model, guide)` with its data plate at dim -1.
-        x: data, shape `(n, *event_shape)`.
+        x: data, shape `(n, *event_shape)`; of a `Dataset` its test split.
         num_particles: draws for each datum.
         seed: of the draws; the caller's random state is left as it was. None draws
             from the caller's.
@@ -145,6 +147,7 @@ def draw_log_weights(
 
     Arguments and errors of `log_likelihood`, which summarises them.
     """
+    x = data_of(x)
     log_weights = _empty_weights(len(x), num_particles)
     how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
@@ -174,9 +177,10 @@ def evaluate(
     >>> result.elbo <= result.log_likelihood
     True
     """
+    x = data_of(x)
     n = len(x)
     log_weights = _empty_weights(n, num_particles)
-    reconstruction = torch.zeros((), dtype=torch.double)
+    reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
     kl: dict[str, Tensor] = {}
     units = _ActiveUnits(n)
     shared: list[slice] = []  # data with a draw in common
@@ -240,7 +244,7 @@ def evaluate(
 def _empty_weights(num_data: int, num_particles: int) -> Tensor:
     if num_particles < 1:
         raise UserError(f"num_particles must be at least 1, got {num_particles}")
-    return torch.empty(num_data, num_particles, dtype=torch.double)
+    return torch.empty(num_data, num_particles, dtype=torch.double, device="cpu")
 
 
 def _std_error(values: Tensor) -> float:
@@ -297,7 +301,7 @@ class _ActiveUnits:
                 sums = sums.flip(0)
             if name not in self.sums:
                 shape = (2, self.num_data, sums.shape[-1])
-                self.sums[name] = torch.zeros(shape, dtype=torch.double)
+                self.sums[name] = torch.zeros(shape, dtype=torch.double, device="cpu")
             self.sums[name][:, rows] += sums.cpu()
 
     def count(self) -> dict[str, tuple[int, int]]:

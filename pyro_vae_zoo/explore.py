@@ -39,10 +39,12 @@ from pyro_vae_zoo._codes import (
     principal_axes,
 )
 from pyro_vae_zoo.checkpoint import finite, write_atomically
-from pyro_vae_zoo.chunks import evaluating, sides_and_data
 from pyro_vae_zoo.datasets import Dataset
+from pyro_vae_zoo.door import sides_and_data
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.vae import VAE, in_data_plate, latent_sites
+from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.sites import in_data_plate, latent_sites
+from pyro_vae_zoo.vae import VAE
 
 __all__ = ["explore", "page_contents", "page_of"]
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pyro_vae_zoo.door import data_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import summarise
 from pyro_vae_zoo.local_q import Fit, weights_of_each
@@ -120,6 +121,7 @@ def inference_gaps(
     >>> gaps.amortisation_gap.shape
     torch.Size([3])
     """
+    x = data_of(x)
     if log_prob is not None and log_prob.shape != (len(x),):
         raise UserError(
             f"expected log_prob of shape {(len(x),)}, got {tuple(log_prob.shape)}"

@@ -36,8 +36,9 @@ from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.registry import create
 from pyro_vae_zoo.resuming import check_resumable
 from pyro_vae_zoo.run_folder import begin, find_guide, look
+from pyro_vae_zoo.sites import latent_sites
 from pyro_vae_zoo.train import fit
-from pyro_vae_zoo.vae import VAE, latent_sites
+from pyro_vae_zoo.vae import VAE
 
 __all__ = [
     "make_run",

@@ -15,7 +15,9 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
 from pyro_vae_zoo.bounds import bound_terms
-from pyro_vae_zoo.vae import VAE, latent_sites
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.sites import check_whole_plates, data_sites, latent_sites
+from pyro_vae_zoo.vae import VAE
 
 __all__ = ["check_vae"]
 
@@ -89,11 +91,13 @@ def check_sites(vae: VAE, x: Tensor) -> None:
                 "data" in plates or shared,
                 f"site {name!r} of the {side} lies outside pyro.plate('data', len(x))",
             )
-    observed = [
-        name for name, site in model_trace.nodes.items() if site["type"] == "sample"
-        and site["is_observed"] and name.split("_")[0] == "x"
-    ]  # fmt: skip
+    observed = [s for s in data_sites(model_trace).values() if s["is_observed"]]
     _require(observed, "the model observes no site 'x'")
+    for trace in (guide_trace, model_trace):
+        try:
+            check_whole_plates(trace)
+        except UserError as error:
+            raise AssertionError(str(error)) from error
 
 
 def check_shapes(vae: VAE, x: Tensor) -> None:
@@ -151,9 +155,9 @@ def check_independence(vae: VAE, x: Tensor) -> None:
 
 
 def check_gradients(vae: VAE, x: Tensor) -> None:
-    """Every parameter gets a finite gradient."""
+    """Every parameter that is not frozen gets a finite gradient."""
     Trace_ELBO().differentiable_loss(vae.model, vae.guide, x).backward()
-    for name, p in vae.named_parameters():
+    for name, p in _trained(vae):
         _require(p.grad is not None, f"parameter {name} gets no gradient")
         _require(p.grad.isfinite().all(), f"the gradient of {name} is not finite")
 
@@ -218,9 +222,13 @@ def check_stock_svi(vae: VAE, x: Tensor) -> None:
 def _has_gradient(vae: VAE, x: Tensor) -> set[str]:
     """Names of the parameters whose gradient is not zero throughout."""
     Trace_ELBO().differentiable_loss(vae.model, vae.guide, x).backward()
-    names = {name for name, p in vae.named_parameters() if p.grad.any()}
+    names = {name for name, p in _trained(vae) if p.grad.any()}
     vae.zero_grad()
     return names
+
+
+def _trained(vae: VAE) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, p) for name, p in vae.named_parameters() if p.requires_grad]
 
 
 def _copy(vae: VAE) -> VAE:

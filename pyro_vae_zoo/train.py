@@ -15,10 +15,12 @@ from pyro_vae_zoo._process import interrupt_flag, pick_device, threads_kept
 from pyro_vae_zoo.checkpoint import CHECKPOINT_FILE
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.distributed import Ranks
+from pyro_vae_zoo.door import check_trainable
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.history import History
 from pyro_vae_zoo.locking import locked
 from pyro_vae_zoo.loop import Loop
+from pyro_vae_zoo.modes import undisturbed
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.vae import VAE
 
@@ -103,6 +105,7 @@ def fit(
     """
     given = locals()
     options = TrainOptions(**{f.name: given[f.name] for f in fields(TrainOptions)})
+    _check_kinds(vae, data)
     if tuple(data.event_shape) != vae.event_shape:
         raise UserError(
             f"the VAE is for data of shape {vae.event_shape}, got data of shape "
@@ -122,10 +125,11 @@ def fit(
             f"{min(batch_size, len(data.train))}; choose a larger batch_size"
         )
     folder = None if out is None else Path(out)
-    loop = Loop(vae.to(where), data.to(where), options, folder)
     cuda = [where] if where.type == "cuda" else []
     with (
         ExitStack() as stack,
+        undisturbed(vae, device=where),
+        torch.enable_grad(),
         torch.random.fork_rng(devices=cuda),
         pyro.validation_enabled(False),  # `Loop` looks for numbers that are not finite
         pyro.settings.context(module_local_params=True),
@@ -138,6 +142,8 @@ def fit(
         warnings.filterwarnings("ignore", ".*with capturable=True")
         if folder is not None:
             ranks.from_first(lambda: stack.enter_context(locked(folder)))
+        loop = Loop(vae.to(where), data.to(where), options, folder)
+        check_trainable(vae, data)
         torch.manual_seed(ranks.seed(seed))
         there = folder is not None and ranks.from_first(
             lambda: (folder / CHECKPOINT_FILE).exists()
@@ -148,3 +154,13 @@ def fit(
             loop.begin_phase()
         loop.train(interrupted, progress)
     return loop.history
+
+
+def _check_kinds(vae: VAE, data: Dataset) -> None:
+    if not isinstance(vae, VAE):
+        raise UserError(f"expected a VAE to train, got {type(vae).__name__}")
+    if not isinstance(data, Dataset):
+        raise UserError(
+            f"expected a Dataset, got {type(data).__name__}; of tensors it is made by "
+            "zoo.Dataset(train, valid, test, likelihood)"
+        )

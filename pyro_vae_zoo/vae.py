@@ -16,24 +16,23 @@ contract, which `pyro_vae_zoo.testing.check_vae` checks:
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
 from pyro.nn.module import to_pyro_module_
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_vae_zoo import draws
+from pyro_vae_zoo._checks import LIKELIHOODS, as_batch, check_images
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.modes import local_context
 
-__all__ = ["VAE", "Phase", "Shared", "latent_sites", "mean_or_draw"]
-
-DATA_DIM = -1  # of `pyro.plate("data", ...)`; particles are one to its left
+__all__ = ["VAE", "Phase", "Shared"]
 
 _numbers = itertools.count()
 
@@ -146,9 +145,7 @@ class VAE(nn.Module):
         """Give both sides names in Pyro's parameter store that nobody else has."""
         prefix = f"vae{next(_numbers)}"
         for side, root in (("model", self.model), ("guide", self.guide)):
-            # Made for Pyro's local mode it serves the global one too, not vice versa.
-            with pyro.settings.context(module_local_params=True):
-                context = type(root._pyro_context)()
+            context = local_context(type(root._pyro_context))
             for path, module in root.named_modules():
                 if isinstance(module, PyroModule):
                     module._pyro_name = ".".join(filter(None, (prefix, side, path)))
@@ -188,96 +185,62 @@ class VAE(nn.Module):
         """Stands for data where only the number of them matters."""
         return torch.zeros(n, *self.event_shape, device=self.device, dtype=self.dtype)
 
-    @torch.no_grad()
+    def check_data(self, x: Tensor | np.ndarray) -> Tensor:
+        """Data as the pair takes them: of its event shape, in its dtype.
+
+        Values are checked by the likelihood's name, where it is one of the zoo's.
+
+        Raises:
+            UserError: for another shape, and for data that the likelihood cannot score.
+
+        >>> import pyro_vae_zoo as zoo
+        >>> vae = zoo.create("mean_field", event_shape=(2,), latent_dim=1)
+        >>> vae.check_data(np.array([[True, False]]))
+        tensor([[1., 0.]])
+        """
+        if self.likelihood in LIKELIHOODS:
+            return check_images(x, self.event_shape, self.likelihood).to(self.dtype)
+        return as_batch(x, self.event_shape).to(self.dtype)
+
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
         """`n` data from the model: z ~ p(z), x ~ p(x|z), shape `(n, *event_shape)`.
 
-        With `mean=True` E[x|z] in place of the last draw: what pictures show. Where a
-        model draws something once for all data, as a graph does while its gates are
-        learned, all n have it in common.
-        """
-        if n < 1:
-            raise UserError(f"expected a positive number of samples, got {n}")
-        generate = poutine.uncondition(self.model)
-        with evaluation_mode(self):
-            trace = poutine.trace(generate).get_trace(self._blank(n))
-            return _observed(self.model, trace, mean)
+        With `mean=True` E[x|z] in place of the last draw: what pictures show. A model
+        that draws x block by block gives E[x_l|z_l, x_{l-1}], each block's mean given the
+        block that was *drawn* before it. Where a model draws something once for all data,
+        as a graph does while its gates are learned, all n have it in common.
 
-    @torch.no_grad()
+        Raises:
+            UserError: for fewer than one sample.
+        """
+        return draws.samples(self, n, mean)
+
     def reconstruct(self, x: Tensor) -> Tensor:
-        """E[x|z] for one z ~ q(z|x) of each datum, shape of `x`.
+        """E[x|z] for one z ~ q(z|x) of each datum, shape of `x`, on the VAE's device.
 
-        A model without latents keeps nothing of x: its draws are of p(x).
+        A model that draws x block by block gives E[x_l|z_l, x_{l-1}], each block's mean
+        given the block that was *drawn* before it, not that of the data. A model without
+        latents keeps nothing of x: its draws are of p(x).
+
+        Raises:
+            UserError: for data that the likelihood cannot score.
         """
-        with evaluation_mode(self):
-            guide_trace = poutine.trace(self.guide).get_trace(x)
-            decode = poutine.replay(poutine.uncondition(self.model), trace=guide_trace)
-            return _observed(self.model, poutine.trace(decode).get_trace(x), mean=True)
+        return draws.reconstructions(self, self.check_data(x))
 
-    @torch.no_grad()
     def encode(self, x: Tensor, num_samples: int = 1) -> Tensor | dict[str, Tensor]:
         """Draws z ~ q(z|x) of shape `(num_samples, len(x), latent_dim)`.
 
         A guide with several latent sites gives a dictionary of such tensors. What is
         drawn once for all data, as the gates of a graph, is not among them.
+
+        Raises:
+            UserError: for data that the likelihood cannot score, and for no samples.
         """
-        with evaluation_mode(self), pyro.plate("particles", num_samples, dim=-2):
-            trace = poutine.trace(self.guide).get_trace(x)
-        draws = {
-            name: site["value"]
-            for name, site in latent_sites(trace).items()
-            if in_data_plate(site)
-        }
-        return draws["z"] if list(draws) == ["z"] else draws
-
-
-def latent_sites(trace: poutine.Trace) -> dict[str, dict]:
-    """The latent sites of a trace by name, without the plates' own ones."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and not site["is_observed"]
-        and not site_is_subsample(site)
-    }
-
-
-@contextmanager
-def evaluation_mode(*roots: nn.Module) -> Iterator[None]:
-    """Modules in evaluation mode, each afterwards in that which it was in."""
-    modes = {module: module.training for root in roots for module in root.modules()}
-    try:
-        for root in roots:
-            root.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def in_data_plate(site: dict) -> bool:
-    """Whether a site has a draw for each datum, and not one that all share."""
-    return any(frame.dim == DATA_DIM for frame in site["cond_indep_stack"])
+        found = draws.codes(self, self.check_data(x), num_samples)
+        return found["z"] if list(found) == ["z"] else found
 
 
 def _forget(prefix: str) -> None:
     store = pyro.get_param_store()
     for name in [name for name in store.keys() if name.startswith(prefix)]:
         del store[name]
-
-
-def _observed(model: nn.Module, trace: poutine.Trace, mean: bool) -> Tensor:
-    """The drawn data, or their means; a model of blocks puts them together."""
-    sites = [s for name, s in trace.nodes.items() if name.split("_")[0] == "x"]
-    parts = [mean_or_draw(s) if mean else s["value"] for s in sites]
-    if hasattr(model, "join"):
-        return model.join(parts)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-
-def mean_or_draw(site: dict) -> Tensor:
-    """A site's mean; a flow has none in closed form, there the draw stands for it."""
-    try:
-        return site["fn"].mean
-    except NotImplementedError:
-        return site["value"]

@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.options import TrainOptions
-from pyro_vae_zoo.vae import in_data_plate, latent_sites
+from pyro_vae_zoo.sites import in_data_plate, latent_sites
 
 GAUSSIAN = (
     "mean_field",

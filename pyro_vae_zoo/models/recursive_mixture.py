@@ -70,7 +70,8 @@ from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.mixture import Mixture
 from pyro_vae_zoo.models.mixture import MixtureGuide, mixture
 from pyro_vae_zoo.registry import register, with_options_of
-from pyro_vae_zoo.vae import VAE, Phase, latent_sites
+from pyro_vae_zoo.sites import latent_sites
+from pyro_vae_zoo.vae import VAE, Phase
 
 __all__ = [
     "ComponentELBO",

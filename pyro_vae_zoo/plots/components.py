@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyro_vae_zoo.chunks import evaluating
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.modes import evaluating
 from pyro_vae_zoo.plots.grid import MixtureSteps, mixture_densities
 from pyro_vae_zoo.plots.images import draw_images, pixels_of
 from pyro_vae_zoo.plots.posterior import draw_legend, exact_key, frame, outline, shade

@@ -23,7 +23,8 @@ from torch import Tensor
 from pyro_vae_zoo.bounds import score_latents
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.mixture import Mixture
-from pyro_vae_zoo.vae import VAE, latent_sites
+from pyro_vae_zoo.sites import latent_sites
+from pyro_vae_zoo.vae import VAE
 
 __all__ = [
     "GridDensity",

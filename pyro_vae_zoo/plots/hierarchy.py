@@ -4,13 +4,14 @@ import torch
 from matplotlib.figure import Figure
 from pyro import poutine
 
-from pyro_vae_zoo.chunks import evaluating
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import Evaluation
+from pyro_vae_zoo.modes import evaluating
 from pyro_vae_zoo.plots.images import image_figure, pixels_of
 from pyro_vae_zoo.plots.style import COLOURS, dress, figure_title, make_figure
-from pyro_vae_zoo.vae import VAE, mean_or_draw
+from pyro_vae_zoo.sites import data_sites, mean_or_draw
+from pyro_vae_zoo.vae import VAE
 
 __all__ = ["plot_growth", "plot_layers"]
 
@@ -33,9 +34,9 @@ def plot_growth(
         raise UserError(f"expected a positive number of samples, got {n}")
     with evaluating(vae.model, vae.guide, vae.device, seed):
         generate = poutine.trace(poutine.uncondition(vae.model))
-        nodes = generate.get_trace(vae._blank(n)).nodes
-        blocks = [mean_or_draw(s) for k, s in nodes.items() if k.startswith("x_")]
-        if not blocks or not hasattr(vae.model, "join"):
+        sites = data_sites(generate.get_trace(vae._blank(n)))
+        blocks = [mean_or_draw(site) for site in sites.values()]
+        if "x_1" not in sites or not hasattr(vae.model, "join"):
             raise UserError("growth needs a model that observes blocks x_1, x_2, ...")
         # Many layers: as many stages as fit, evenly spread, the last one whole.
         count = min(len(blocks), _MAX_COLUMNS)

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae_zoo.chunks import evaluating
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.modes import evaluating
 from pyro_vae_zoo.plots.style import (
     COLOURS,
     figure_title,

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from pyro_vae_zoo.chunks import evaluating
 from pyro_vae_zoo.datasets import Dataset
+from pyro_vae_zoo.modes import evaluating
 from pyro_vae_zoo.plots.grid import GridDensity, posterior_densities
 from pyro_vae_zoo.plots.images import draw_images, fit_columns, pixels_of
 from pyro_vae_zoo.plots.style import (

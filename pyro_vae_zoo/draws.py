@@ -1,0 +1,111 @@
+"""Samples, reconstructions and codes of a pair, in parts that fit in memory.
+
+What a model draws once for all data, as the gates of a graph while they are learned, the
+parts have in common.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.memory import rows_that_fit
+from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.sites import data_sites, in_data_plate, latent_sites, mean_or_draw
+
+if TYPE_CHECKING:
+    from pyro_vae_zoo.vae import VAE
+
+__all__ = ["codes", "reconstructions", "samples"]
+
+T = TypeVar("T")
+
+# Up to so many rows and numbers are small, whatever the networks: none is measured.
+_FEW_ROWS, _FEW_NUMBERS = 256, 2**20
+
+
+def samples(vae: "VAE", n: int, mean: bool) -> Tensor:
+    """`n` data of the model, or means of the last draw."""
+    _check_positive("number of samples", n)
+    generate = poutine.uncondition(vae.model)
+
+    def run(blank: Tensor) -> Tensor:
+        return _data_of(vae.model, poutine.trace(generate).get_trace(blank), mean)
+
+    blank = torch.zeros((), dtype=vae.dtype).expand(n, *vae.event_shape)
+    return torch.cat(list(_in_parts(vae, blank, run)))
+
+
+def reconstructions(vae: "VAE", x: Tensor) -> Tensor:
+    """Means of p(x|z) for one draw of q(z|x) for each datum."""
+
+    def run(batch: Tensor) -> Tensor:
+        guide_trace = poutine.trace(vae.guide).get_trace(batch)
+        decode = poutine.replay(poutine.uncondition(vae.model), trace=guide_trace)
+        return _data_of(vae.model, poutine.trace(decode).get_trace(batch), mean=True)
+
+    return torch.cat(list(_in_parts(vae, x, run)))
+
+
+def codes(vae: "VAE", x: Tensor, num_samples: int) -> dict[str, Tensor]:
+    """Draws of each latent site of the guide, `(num_samples, len(x), ...)`."""
+    _check_positive("num_samples", num_samples)
+
+    def run(batch: Tensor) -> dict[str, Tensor]:
+        with pyro.plate("particles", num_samples, dim=-2):
+            sites = latent_sites(poutine.trace(vae.guide).get_trace(batch))
+        return {n: site["value"] for n, site in sites.items() if in_data_plate(site)}
+
+    parts = list(_in_parts(vae, x, run, draws=num_samples))
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+
+def _in_parts(
+    vae: "VAE", x: Tensor, run: Callable[[Tensor], T], draws: int = 1
+) -> Iterator[T]:
+    """`run` for one part of the data after another, on the VAE's device."""
+    device = vae.device
+    with evaluating(vae.model, vae.guide, device, seed=None):
+        rows, numbers = len(x) * draws, x.numel() * draws
+        if rows > _FEW_ROWS or numbers > _FEW_NUMBERS:
+            probe = x[:2].to(device).contiguous()
+            rows = rows_that_fit(lambda: run(probe), len(probe) * draws, device)
+        shared = _DrawnOnce()
+        for batch in x.split(max(rows // draws, 1)):
+            with shared:
+                yield run(batch.to(device).contiguous())
+
+
+class _DrawnOnce(Messenger):
+    """Keeps the draws outside the plate of data for the runs that follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["name"] in self.values and not msg["done"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if not (msg["is_observed"] or in_data_plate(msg)):
+            self.values[msg["name"]] = msg["value"]
+
+
+def _data_of(model: nn.Module, trace: poutine.Trace, mean: bool) -> Tensor:
+    """The drawn data, or their means; a model of blocks puts them together."""
+    sites = data_sites(trace).values()
+    parts = [mean_or_draw(site) if mean else site["value"] for site in sites]
+    if hasattr(model, "join"):
+        return model.join(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _check_positive(what: str, n: int) -> None:
+    if n < 1:
+        raise UserError(f"expected a positive {what}, got {n}")

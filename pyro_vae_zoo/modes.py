@@ -1,0 +1,139 @@
+"""Computation apart from what surrounds it: modes of PyTorch, of modules, other threads.
+
+PyTorch's random state, defaults and precision, and Pyro's handlers, settings and parameter
+store are one for all threads of a process. Whatever runs a pair takes them for as long as
+it needs them, in turns with other threads, and gives them back as they were.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+
+__all__ = ["evaluating", "evaluation_mode", "local_context", "undisturbed"]
+
+_TURN = threading.RLock()
+
+
+@contextmanager
+def undisturbed(*roots: nn.Module, device: torch.device) -> Iterator[None]:
+    """Run modules as if no mode surrounded them, while other threads wait their turn.
+
+    Autocast, inference mode and products in less than float32 are off; tensors that name
+    no dtype and no device get those of the modules. Gradients are the caller's to choose.
+
+    >>> module, cpu = nn.Linear(1, 1), torch.device("cpu")
+    >>> with torch.autocast("cpu"), undisturbed(module, device=cpu):
+    ...     torch.is_autocast_enabled("cpu")
+    False
+    """
+    default = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(_TURN)
+        stack.enter_context(torch.inference_mode(False))
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device(device))
+        stack.enter_context(_full_precision())
+        stack.callback(torch.set_default_dtype, default)
+        torch.set_default_dtype(_dtype_of(roots) or default)
+        yield
+
+
+@contextmanager
+def evaluating(
+    model: nn.Module, guide: nn.Module, device: torch.device, seed: int | None
+) -> Iterator[None]:
+    """Evaluation mode without gradients, undisturbed, with a random state of its own.
+
+    With `seed=None` the draws are of the caller's random state.
+    """
+    modules = {m for root in (model, guide) for m in root.modules()}
+    # Pyro's local mode, which keeps off the parameter store, needs contexts made for
+    # it; those of a VAE are, those of a bare pair get what they lack for now.
+    pyro_modules = [m for m in modules if isinstance(m, PyroModule)]
+    contexts = {m._pyro_context for m in pyro_modules}
+    devices = [device] if device.type == "cuda" else []
+    with undisturbed(model, guide, device=device), ExitStack() as stack:
+        for context in contexts:
+            if not hasattr(context, "param_state"):
+                context.param_state = _nothing_stored()
+                stack.callback(delattr, context, "param_state")
+        stack.enter_context(evaluation_mode(model, guide))
+        stack.enter_context(torch.no_grad())
+        if seed is not None:
+            stack.enter_context(torch.random.fork_rng(devices=devices))
+            torch.manual_seed(seed)
+        stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(pyro.settings.context(module_local_params=True))
+        yield
+
+
+@contextmanager
+def evaluation_mode(*roots: nn.Module) -> Iterator[None]:
+    """Modules in evaluation mode, each afterwards in that which it was in."""
+    modes = {module: module.training for root in roots for module in root.modules()}
+    try:
+        for root in roots:
+            root.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def local_context(kind: type) -> object:
+    """A context of Pyro's for a module, made for its local mode.
+
+    Such a one serves the global mode too, not vice versa.
+    """
+    context = kind()
+    context.param_state = _nothing_stored()
+    return context
+
+
+def _nothing_stored() -> dict[str, dict]:
+    return {"params": {}, "constraints": {}}
+
+
+def _dtype_of(roots: tuple[nn.Module, ...]) -> torch.dtype | None:
+    """The type of the modules' first floating parameter or buffer."""
+    for root in roots:
+        for tensor in (*root.parameters(), *root.buffers()):
+            if tensor.is_floating_point():
+                return tensor.dtype
+    return None
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products and convolutions of float32 in float32, as PyTorch's settings have it."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    if not hasattr(cuda.matmul, "fp32_precision"):  # before PyTorch 2.9
+        precision, cudnn_tf32 = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+        try:
+            torch.set_float32_matmul_precision("highest")
+            cudnn.allow_tf32 = False
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+            cudnn.allow_tf32 = cudnn_tf32
+        return
+    mkldnn = torch.backends.mkldnn
+    settings = (
+        *(cuda.matmul, cudnn.conv, cudnn.rnn),
+        *(mkldnn.matmul, mkldnn.conv, mkldnn.rnn),
+    )
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision

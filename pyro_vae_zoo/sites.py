@@ -1,0 +1,147 @@
+"""The sample sites of a pair's traces: which are latent, which are data."""
+
+import re
+
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae_zoo.errors import UserError
+
+__all__ = [
+    "DATA_DIM",
+    "check_observed",
+    "check_whole_plates",
+    "data_sites",
+    "in_data_plate",
+    "is_record",
+    "latent_sites",
+    "mean_or_draw",
+]
+
+DATA_DIM = -1  # of `pyro.plate("data", ...)`; particles are one to its left
+
+_DATA_NAME = re.compile(r"x(_\d+)?")
+
+
+def latent_sites(trace: poutine.Trace) -> dict[str, dict]:
+    """The latent sites of a trace by name, without the plates' own ones."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and not site_is_subsample(site)
+    }
+
+
+def data_sites(trace: poutine.Trace) -> dict[str, dict]:
+    """The sites of the data, `"x"` or the blocks `"x_1"` to `"x_L"`, drawn or observed.
+
+    Other sites may have names that begin alike, and `pyro.deterministic` may record
+    under any name.
+    """
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and _DATA_NAME.fullmatch(name)
+        and not is_record(site)
+    }
+
+
+def is_record(site: dict) -> bool:
+    """True for what `pyro.deterministic` recorded, a sample site to Pyro."""
+    return site["infer"].get("_deterministic", False)
+
+
+def in_data_plate(site: dict) -> bool:
+    """True for a site with a draw for each datum, False for one that all data share."""
+    return any(frame.dim == DATA_DIM for frame in site["cond_indep_stack"])
+
+
+def mean_or_draw(site: dict) -> Tensor:
+    """A site's mean; a flow has none in closed form, there the draw stands for it."""
+    try:
+        return site["fn"].mean
+    except NotImplementedError:
+        return site["value"]
+
+
+def check_observed(trace: poutine.Trace) -> None:
+    """Refuse data that a model's observed sites cannot score.
+
+    A support that depends on the latents is left alone: there a score of zero
+    probability is an answer. What a mask takes out is not looked at.
+
+    Raises:
+        UserError: for a wrong event shape and for values outside the support; it names
+            the site.
+    """
+    for name, site in trace.nodes.items():
+        observed = site["type"] == "sample" and site["is_observed"]
+        if not observed or is_record(site) or site_is_subsample(site):
+            continue
+        fn, value = site["fn"], site["value"]
+        got = tuple(value.shape[value.dim() - fn.event_dim :])
+        if got != tuple(fn.event_shape):
+            raise UserError(
+                f"site {name!r}: expected data of event shape {tuple(fn.event_shape)}, "
+                f"got {got}"
+            )
+        if not _depends_on_tensors(fn.support):
+            inside = fn.support.check(value)
+            if isinstance(site["mask"], Tensor):
+                inside = inside | ~site["mask"]
+            if site["mask"] is not False and not inside.all():
+                low, high = (bound.item() for bound in value.aminmax())
+                raise UserError(
+                    f"site {name!r}: expected data in the support of "
+                    f"{_name_of(fn)} ({_in_words(fn.support)}), got values in "
+                    f"[{low:.6g}, {high:.6g}]; binarise or rescale them, or choose "
+                    "another likelihood"
+                )
+
+
+def check_whole_plates(trace: poutine.Trace) -> None:
+    """Refuse plates that subsample: they scale their sites.
+
+    A training minimises sums over batches, and would have the scale in its bound; an
+    evaluation is of the data that it is given, and has none.
+
+    Raises:
+        UserError: names the plate.
+    """
+    for name, site in trace.nodes.items():
+        for frame in site.get("cond_indep_stack", ()):
+            if frame.full_size not in (None, frame.size):
+                raise UserError(
+                    f"site {name!r}: the plate {frame.name!r} stands for "
+                    f"{frame.full_size} data of which {frame.size} are drawn, which scales "
+                    "the bound in training and not in evaluation; expected "
+                    f"pyro.plate({frame.name!r}, len(x))"
+                )
+
+
+def _base(support: constraints.Constraint) -> constraints.Constraint:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _depends_on_tensors(support: constraints.Constraint) -> bool:
+    if constraints.is_dependent(support):
+        return True
+    return any(isinstance(value, Tensor) for value in vars(_base(support)).values())
+
+
+def _in_words(support: constraints.Constraint) -> str:
+    base = _base(support)
+    return str(base).removesuffix("()")
+
+
+def _name_of(fn: object) -> str:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return type(fn).__name__
