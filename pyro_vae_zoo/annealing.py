@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae_zoo.bounds import score_latents
-from pyro_vae_zoo.door import sides_and_data
+from pyro_vae_zoo.door import apart, sides_and_data
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.hmc import Annealing, State
 from pyro_vae_zoo.importance import summarise
@@ -108,6 +108,7 @@ class BidirectionalBounds:
         return self.upper - self.lower
 
 
+@apart
 def annealed_log_likelihood(
     vae: VAE | tuple[nn.Module, nn.Module],
     x: Tensor,
@@ -169,6 +170,7 @@ def annealed_log_likelihood(
     )
 
 
+@apart
 def bidirectional(
     vae: VAE,
     num_data: int = 20,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.bounds import with_particles
 from pyro_vae_zoo.chunks import stream
-from pyro_vae_zoo.door import data_of
+from pyro_vae_zoo.door import apart, data_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import draw_log_weights
 from pyro_vae_zoo.importance import summarise
@@ -60,6 +60,7 @@ class ParticleCurve:
     num_data: int
 
 
+@apart
 def particle_curve(
     vae: VAE | tuple[nn.Module, nn.Module],
     x: Tensor,
@@ -179,6 +180,7 @@ class PosteriorCovariances:
         return torch.logdet(self.covariance) - bias
 
 
+@apart
 def posterior_covariances(
     vae: VAE | tuple[nn.Module, nn.Module],
     x: Tensor,

@@ -1,6 +1,8 @@
 """The door through which pairs and data enter whatever judges them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -11,11 +13,36 @@ from pyro_vae_zoo._checks import LIKELIHOODS, as_batch
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.memory import rows_that_fit
-from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.modes import evaluating, ordinary, undisturbed
 from pyro_vae_zoo.sites import check_observed, check_whole_plates
 from pyro_vae_zoo.vae import VAE
 
-__all__ = ["check_scorable", "check_trainable", "data_of", "sides_and_data", "sides_of"]
+__all__ = [
+    "apart",
+    "check_scorable",
+    "check_trainable",
+    "data_of",
+    "sides_and_data",
+    "sides_of",
+]
+
+
+Pair = VAE | tuple[nn.Module, nn.Module]
+P, T = ParamSpec("P"), TypeVar("T")
+
+
+def apart(
+    function: Callable[Concatenate[Pair, P], T],
+) -> Callable[Concatenate[Pair, P], T]:
+    """Have a function of a pair run as if no mode surrounded it; see `undisturbed`."""
+
+    @wraps(function)
+    def undisturbed_function(vae: Pair, *args: P.args, **kwargs: P.kwargs) -> T:
+        model, guide = sides_of(vae)
+        with undisturbed(model, guide, device=_device_of(model, guide)):
+            return function(vae, *args, **kwargs)
+
+    return undisturbed_function
 
 
 def sides_of(vae: VAE | tuple[nn.Module, nn.Module]) -> tuple[nn.Module, nn.Module]:
@@ -65,15 +92,21 @@ def sides_and_data(
     model, guide = sides_of(vae)
     # A VAE may be in double precision.
     x = vae.check_data(data_of(x)) if isinstance(vae, VAE) else as_batch(data_of(x))
-    held = [*model.parameters(), *guide.parameters(), *model.buffers(), x]
-    x = x.to(held[0].dtype)
-    if x.is_inference():  # autograd would refuse it where slopes are asked for
-        with torch.inference_mode(False):
-            x = x.clone()
-    device = held[0].device
+    held = _held(model, guide)
+    x = ordinary(x.to(held[0].dtype if held else x.dtype))
+    device = held[0].device if held else x.device
     if not isinstance(vae, VAE) or vae.likelihood not in LIKELIHOODS:
         check_scorable(model, guide, x, device)
     return model, guide, x, device
+
+
+def _held(model: nn.Module, guide: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *guide.parameters(), *model.buffers()]
+
+
+def _device_of(model: nn.Module, guide: nn.Module) -> torch.device:
+    held = _held(model, guide)
+    return held[0].device if held else torch.device("cpu")
 
 
 def check_trainable(vae: VAE, data: Dataset) -> None:

@@ -4,7 +4,7 @@ What a model draws once for all data, as the gates of a graph while they are lea
 parts have in common.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import pyro
@@ -37,8 +37,8 @@ def samples(vae: "VAE", n: int, mean: bool) -> Tensor:
     def run(blank: Tensor) -> Tensor:
         return _data_of(vae.model, poutine.trace(generate).get_trace(blank), mean)
 
-    blank = torch.zeros((), dtype=vae.dtype).expand(n, *vae.event_shape)
-    return torch.cat(list(_in_parts(vae, blank, run)))
+    blank = torch.zeros((), dtype=vae.dtype, device="cpu").expand(n, *vae.event_shape)
+    return _in_parts(vae, blank, run, torch.cat)
 
 
 def reconstructions(vae: "VAE", x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def reconstructions(vae: "VAE", x: Tensor) -> Tensor:
         decode = poutine.replay(poutine.uncondition(vae.model), trace=guide_trace)
         return _data_of(vae.model, poutine.trace(decode).get_trace(batch), mean=True)
 
-    return torch.cat(list(_in_parts(vae, x, run)))
+    return _in_parts(vae, x, run, torch.cat)
 
 
 def codes(vae: "VAE", x: Tensor, num_samples: int) -> dict[str, Tensor]:
@@ -61,24 +61,31 @@ def codes(vae: "VAE", x: Tensor, num_samples: int) -> dict[str, Tensor]:
             sites = latent_sites(poutine.trace(vae.guide).get_trace(batch))
         return {n: site["value"] for n, site in sites.items() if in_data_plate(site)}
 
-    parts = list(_in_parts(vae, x, run, draws=num_samples))
-    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+    def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+    return _in_parts(vae, x, run, join, draws=num_samples)
 
 
 def _in_parts(
-    vae: "VAE", x: Tensor, run: Callable[[Tensor], T], draws: int = 1
-) -> Iterator[T]:
-    """`run` for one part of the data after another, on the VAE's device."""
+    vae: "VAE",
+    x: Tensor,
+    run: Callable[[Tensor], T],
+    join: Callable[[list[T]], T],
+    draws: int = 1,
+) -> T:
+    """`run` for one part of the data after another on the VAE's device, joined."""
     device = vae.device
     with evaluating(vae.model, vae.guide, device, seed=None):
         rows, numbers = len(x) * draws, x.numel() * draws
         if rows > _FEW_ROWS or numbers > _FEW_NUMBERS:
             probe = x[:2].to(device).contiguous()
             rows = rows_that_fit(lambda: run(probe), len(probe) * draws, device)
-        shared = _DrawnOnce()
-        for batch in x.split(max(rows // draws, 1)):
-            with shared:
-                yield run(batch.to(device).contiguous())
+        parts = []
+        with _DrawnOnce():
+            for batch in x.split(max(rows // draws, 1)):
+                parts.append(run(batch.to(device).contiguous()))
+        return join(parts)
 
 
 class _DrawnOnce(Messenger):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.bounds import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.chunks import stream_over_ranks
-from pyro_vae_zoo.door import data_of
+from pyro_vae_zoo.door import apart, data_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, error_of_mean, summarise
 from pyro_vae_zoo.sites import in_data_plate, latent_sites
@@ -97,6 +97,7 @@ class Evaluation:
         return values | {"active_units": texts}
 
 
+@apart
 def log_likelihood(
     vae: VAE | tuple[nn.Module, nn.Module],
     x: Tensor,
@@ -133,6 +134,7 @@ def log_likelihood(
     return summarise(draw_log_weights(vae, x, num_particles, compile=compile, **how))
 
 
+@apart
 def draw_log_weights(
     vae: VAE | tuple[nn.Module, nn.Module],
     x: Tensor,
@@ -159,6 +161,7 @@ def draw_log_weights(
     return log_weights
 
 
+@apart
 def evaluate(
     vae: VAE | tuple[nn.Module, nn.Module],
     x: Tensor,

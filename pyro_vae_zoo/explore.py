@@ -40,7 +40,7 @@ from pyro_vae_zoo._codes import (
 )
 from pyro_vae_zoo.checkpoint import finite, write_atomically
 from pyro_vae_zoo.datasets import Dataset
-from pyro_vae_zoo.door import sides_and_data
+from pyro_vae_zoo.door import apart, sides_and_data
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.modes import evaluating
 from pyro_vae_zoo.sites import in_data_plate, latent_sites
@@ -51,6 +51,7 @@ __all__ = ["explore", "page_contents", "page_of"]
 _TOLERANCE = 0.02  # of decoded means, for rounding the weights to 16 bits
 
 
+@apart
 def explore(
     vae: VAE,
     x: Tensor,

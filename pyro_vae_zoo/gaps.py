@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pyro_vae_zoo.door import data_of
+from pyro_vae_zoo.door import apart, data_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import summarise
 from pyro_vae_zoo.local_q import Fit, weights_of_each
@@ -79,6 +79,7 @@ class InferenceGaps:
         return self.local_elbo - self.amortised_elbo
 
 
+@apart
 def inference_gaps(
     vae: VAE | tuple[nn.Module, nn.Module],
     x: Tensor,

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pyro_vae_zoo.bounds import bound_terms
 from pyro_vae_zoo.chunks import PARTICLES_PER_CHUNK, chunk_rows_for
-from pyro_vae_zoo.door import sides_and_data
+from pyro_vae_zoo.door import apart, sides_and_data
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, summarise
 from pyro_vae_zoo.models.standard import AmortizedGuide
@@ -29,6 +29,7 @@ from pyro_vae_zoo.vae import VAE
 __all__ = ["Fit", "LocalGuide", "local_log_likelihood", "weights_of_each"]
 
 
+@apart
 def local_log_likelihood(
     vae: VAE | tuple[nn.Module, nn.Module],
     x: Tensor,

@@ -7,16 +7,28 @@ it needs them, in turns with other threads, and gives them back as they were.
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pyro
 import torch
 from pyro.nn import PyroModule
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["evaluating", "evaluation_mode", "local_context", "undisturbed"]
+__all__ = [
+    "evaluating",
+    "evaluation_mode",
+    "local_context",
+    "ordinary",
+    "taking_turns",
+    "undisturbed",
+]
 
 _TURN = threading.RLock()
+
+
+def taking_turns() -> AbstractContextManager:
+    """Keep other threads from the random state, and from Pyro, for a while."""
+    return _TURN
 
 
 @contextmanager
@@ -33,7 +45,7 @@ def undisturbed(*roots: nn.Module, device: torch.device) -> Iterator[None]:
     """
     default = torch.get_default_dtype()
     with ExitStack() as stack:
-        stack.enter_context(_TURN)
+        stack.enter_context(taking_turns())
         stack.enter_context(torch.inference_mode(False))
         for kind in {"cpu", device.type}:
             stack.enter_context(torch.autocast(kind, enabled=False))
@@ -85,6 +97,14 @@ def evaluation_mode(*roots: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def ordinary(x: Tensor) -> Tensor:
+    """A tensor that autograd may keep, which one of inference mode is not."""
+    if not x.is_inference():
+        return x
+    with torch.inference_mode(False):
+        return x.clone()
 
 
 def local_context(kind: type) -> object:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.modes import taking_turns
 from pyro_vae_zoo.vae import VAE
 
 __all__ = [
@@ -201,7 +202,8 @@ def create(
     else:
         name, builder = f"custom:{guide.__name__}", partial(_CUSTOM["build"], guide)
     try:
-        vae = builder(event_shape=event_shape, likelihood=likelihood, **options)
+        with taking_turns():  # weights are drawn
+            vae = builder(event_shape=event_shape, likelihood=likelihood, **options)
     except TypeError as error:
         raise UserError(f"guide {name!r} cannot be built so: {error}") from error
     vae.config = {

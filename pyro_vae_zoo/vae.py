@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo import draws
 from pyro_vae_zoo._checks import LIKELIHOODS, as_batch, check_images
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.modes import local_context
+from pyro_vae_zoo.modes import local_context, ordinary
 
 __all__ = ["VAE", "Phase", "Shared"]
 
@@ -199,8 +199,10 @@ class VAE(nn.Module):
         tensor([[1., 0.]])
         """
         if self.likelihood in LIKELIHOODS:
-            return check_images(x, self.event_shape, self.likelihood).to(self.dtype)
-        return as_batch(x, self.event_shape).to(self.dtype)
+            x = check_images(x, self.event_shape, self.likelihood)
+        else:
+            x = as_batch(x, self.event_shape)
+        return ordinary(x.to(self.dtype))
 
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
         """`n` data from the model: z ~ p(z), x ~ p(x|z), shape `(n, *event_shape)`.

@@ -1,0 +1,215 @@
+"""What surrounds a call changes no number: modes, defaults, precision, other threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+
+import pyro
+import pytest
+import torch
+from pairs import small
+from pyro.infer import SVI, Trace_ELBO
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.modes import evaluating, undisturbed
+
+GUIDES = zoo.list_guides() + zoo.list_density_models()
+
+
+@contextmanager
+def default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def matmul_precision():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+MODES = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "default_dtype": default_dtype,
+    "default_device": lambda: torch.device("meta"),
+    "matmul_precision": matmul_precision,
+}
+
+
+def bits(name, n=6):
+    if name in zoo.list_density_models():
+        return torch.randn(n, 2, 3)
+    return torch.rand(n, 2, 3).bernoulli()
+
+
+def parts(value):
+    """The tensors and numbers of a result, whatever holds them."""
+    if isinstance(value, dict):
+        return [v for part in value.values() for v in parts(part)]
+    if hasattr(value, "__dataclass_fields__"):
+        return parts(vars(value))
+    return [value]
+
+
+def check_same(before, after):
+    before, after = parts(before), parts(after)
+    assert len(before) == len(after)
+    for a, b in zip(before, after, strict=True):
+        if isinstance(a, torch.Tensor):
+            assert (a.dtype, a.device) == (b.dtype, b.device)
+            assert not b.is_inference()
+            torch.testing.assert_close(b, a, rtol=0, atol=0, equal_nan=True)
+        else:
+            assert a == b or a != a
+
+
+def seeded(function):
+    torch.manual_seed(3)
+    return function()
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_guide_is_judged_alike_in_every_mode(name):
+    vae, x = small(name), bits(name)
+    jobs = (
+        lambda: zoo.evaluate(vae, x, 5),
+        lambda: vae.encode(x, 2),
+        lambda: vae.reconstruct(x),
+        lambda: vae.sample(3),
+    )
+    before = [seeded(job) for job in jobs]
+    for mode in MODES.values():
+        with mode():
+            after = [seeded(job) for job in jobs]
+        for a, b in zip(before, after, strict=True):
+            check_same(a, b)
+
+
+JOBS = {
+    "log_likelihood": lambda vae, x: zoo.log_likelihood(vae, x, 5),
+    "compiled": lambda vae, x: zoo.log_likelihood(vae, x, 4, compile=True),
+    "bare pair": lambda vae, x: zoo.log_likelihood((vae.model, vae.guide), x, 5),
+    "annealed": lambda vae, x: zoo.annealed_log_likelihood(vae, x, 2, 4, 2),
+    "bidirectional": lambda vae, x: zoo.bidirectional(vae, 3, 2, 4, 2),
+    "gaps": lambda vae, x: zoo.inference_gaps(vae, x, 3, num_particles=5),
+    "local": lambda vae, x: zoo.local_log_likelihood(vae, x, 5, 3),
+    "curve": lambda vae, x: zoo.particle_curve(vae, x, 5),
+    "covariances": lambda vae, x: zoo.posterior_covariances(vae, x, 5),
+}
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_every_tool_works_alike_in_every_mode(job):
+    vae, x = small("iaf"), bits("iaf")
+    before = job(vae, x)
+    for mode in MODES.values():
+        with mode():
+            after = job(vae, x)
+        check_same(before, after)
+
+
+@pytest.mark.parametrize("name", ["iaf", "semi_amortized", "mixture"])
+def test_training_is_alike_in_every_mode(name):
+    data = zoo.load_dataset("digits").first(60)
+    weights = []
+    for surroundings in (nullcontext, *MODES.values()):
+        torch.manual_seed(1)
+        vae = small(name, event_shape=(8, 8))
+        with surroundings():
+            zoo.fit(vae, data, epochs=1, batch_size=20, progress=False, device="cpu")
+        weights.append(vae.state_dict())
+    for others in weights[1:]:
+        check_same(weights[0], others)
+
+
+def test_data_of_inference_mode_are_data():
+    vae = small("iaf")
+    with torch.inference_mode():
+        x = bits("iaf")
+    assert zoo.annealed_log_likelihood(vae, x, 2, 3, 2).log_prob.isfinite().all()
+    assert zoo.inference_gaps(vae, x, 2, num_particles=3).local_elbo.isfinite().all()
+    assert not vae.encode(x).is_inference()
+
+
+def test_a_pair_of_inference_mode_is_not_trained():
+    data = zoo.load_dataset("digits").first(20)
+    with torch.inference_mode():
+        vae = small("mean_field", event_shape=(8, 8))
+    with pytest.raises(zoo.UserError, match="made inside torch.inference_mode"):
+        zoo.fit(vae, data, epochs=1, progress=False)
+
+
+def test_full_precision_is_given_back():
+    settings = torch.backends
+    flags = [settings.cuda.matmul, settings.cudnn]
+    before = [flag.allow_tf32 for flag in flags]
+    module = torch.nn.Linear(2, 2)
+    with matmul_precision():
+        with undisturbed(module, device=torch.device("cpu")):
+            if hasattr(settings.cuda.matmul, "fp32_precision"):
+                assert settings.cuda.matmul.fp32_precision == "ieee"
+                assert settings.mkldnn.matmul.fp32_precision == "ieee"
+            else:
+                assert not settings.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert [flag.allow_tf32 for flag in flags] == before
+
+
+def test_a_double_pair_evaluates_in_double():
+    vae = small("mean_field").double()
+    with evaluating(vae.model, vae.guide, vae.device, seed=0):
+        assert torch.get_default_dtype() == torch.float64
+    assert torch.get_default_dtype() == torch.float32
+
+
+# ------------------------------------------------------------------------------- threads
+
+
+def side_by_side(*jobs):
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
+
+
+def test_threads_take_turns_and_leave_the_process_whole():
+    vaes, x = [small("mean_field") for _ in range(4)], bits("mean_field", 40)
+    jobs = [lambda vae=vae: zoo.evaluate(vae, x, 50) for vae in vaes]
+    jobs.append(lambda: small("iaf").encode(x))
+    alone = [job() for job in jobs[:-1]]
+    for _ in range(3):
+        together = side_by_side(*jobs)
+        for a, b in zip(alone, together, strict=False):
+            check_same(a, b)
+    assert not pyro.settings.get("module_local_params")
+    vae = small("mean_field")  # stock Pyro is as it was
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    assert svi.step(x) > svi.evaluate_loss(x) / 2
+
+
+def test_two_trainings_in_two_threads_are_those_of_one():
+    data = zoo.load_dataset("digits").first(60)
+
+    def train(seed):
+        vae = small("mean_field", event_shape=(8, 8))
+        vae.load_state_dict(start)
+        zoo.fit(vae, data, epochs=2, batch_size=20, seed=seed, progress=False)
+        return vae.state_dict()
+
+    start = small("mean_field", event_shape=(8, 8)).state_dict()
+    alone = [train(seed) for seed in (0, 1)]
+    together = side_by_side(lambda: train(0), lambda: train(1))
+    for a, b in zip(alone, together, strict=True):
+        check_same(a, b)
+    with pytest.raises(AssertionError):
+        check_same(*alone)
+
+
+def test_pairs_made_in_threads_have_names_of_their_own():
+    made = side_by_side(*[lambda: small("mean_field") for _ in range(8)])
+    assert len({vae.model._pyro_name for vae in made}) == 8
