@@ -11,6 +11,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
@@ -100,7 +101,8 @@ class _DrawnOnce(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
     def _pyro_post_sample(self, msg: dict) -> None:
-        if not (msg["is_observed"] or in_data_plate(msg)):
+        latent = not (msg["is_observed"] or site_is_subsample(msg))
+        if latent and not in_data_plate(msg):
             self.values[msg["name"]] = msg["value"]
 
 

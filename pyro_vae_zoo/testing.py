@@ -7,6 +7,7 @@ The VAE is left as it was: everything runs on copies.
 
 import copy
 import math
+import warnings
 
 import pyro
 import torch
@@ -38,7 +39,9 @@ def check_vae(vae: VAE, x: Tensor) -> None:
     """
     _require(len(x) >= 4, f"check_vae needs at least 4 data, got {len(x)}")
     devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        # Pyro says of each frozen parameter that it is frozen.
+        warnings.filterwarnings("ignore", ".*not registered in the param store")
         for check in (
             check_sites,
             check_shapes,
