@@ -35,8 +35,8 @@ def taking_turns() -> AbstractContextManager:
 def undisturbed(*roots: nn.Module, device: torch.device) -> Iterator[None]:
     """Run modules as if no mode surrounded them, while other threads wait their turn.
 
-    Autocast, inference mode and products in less than float32 are off; tensors that name
-    no dtype and no device get those of the modules. Gradients are the caller's to choose.
+    Autocast and inference mode are off; tensors that name no dtype and no device get those
+    of the modules. Gradients are the caller's to choose.
 
     >>> module, cpu = nn.Linear(1, 1), torch.device("cpu")
     >>> with torch.autocast("cpu"), undisturbed(module, device=cpu):
@@ -51,7 +51,6 @@ def undisturbed(*roots: nn.Module, device: torch.device) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device(device))
-        stack.enter_context(_full_precision())
         stack.callback(torch.set_default_dtype, default)
         torch.set_default_dtype(_dtype_of(roots) or default)
         yield
@@ -61,7 +60,9 @@ def undisturbed(*roots: nn.Module, device: torch.device) -> Iterator[None]:
 def evaluating(
     model: nn.Module, guide: nn.Module, device: torch.device, seed: int | None
 ) -> Iterator[None]:
-    """Evaluation mode without gradients, undisturbed, with a random state of its own.
+    """Evaluation mode in full float32, undisturbed, with a random state of its own.
+
+    There are no gradients where none are switched on inside.
 
     With `seed=None` the draws are of the caller's random state.
     """
@@ -78,6 +79,7 @@ def evaluating(
                 stack.callback(delattr, context, "param_state")
         stack.enter_context(evaluation_mode(model, guide))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(_full_precision())
         if seed is not None:
             stack.enter_context(torch.random.fork_rng(devices=devices))
             torch.manual_seed(seed)

@@ -10,7 +10,7 @@ from pairs import small
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.modes import evaluating, undisturbed
+from pyro_vae_zoo.modes import evaluating
 
 GUIDES = zoo.list_guides() + zoo.list_density_models()
 
@@ -153,7 +153,7 @@ def test_full_precision_is_given_back():
     before = [flag.allow_tf32 for flag in flags]
     module = torch.nn.Linear(2, 2)
     with matmul_precision():
-        with undisturbed(module, device=torch.device("cpu")):
+        with evaluating(module, module, torch.device("cpu"), seed=None):
             if hasattr(settings.cuda.matmul, "fp32_precision"):
                 assert settings.cuda.matmul.fp32_precision == "ieee"
                 assert settings.mkldnn.matmul.fp32_precision == "ieee"
