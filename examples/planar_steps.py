@@ -2,10 +2,10 @@
 
     python examples/planar_steps.py runs/flows-cpu/planar_10-s0 [RUN ...] [--out FILE]
 
-A step is z + u_hat tanh(w.z + b), and its slope 1 - tanh^2. Where |w.z + b| is
-large the slope is 0: the step adds u_hat or -u_hat, and |det| is 1. Counted here is, for
-every step of every run, the share of test images at which its slope is below 0.01, by one
-draw each; a step is flat if it is so for nine images in ten.
+A step is z + u_hat tanh(w.z + b), and its slope 1 - tanh^2. Where |w.z + b| is large the
+slope is 0: the step adds u_hat or -u_hat, and |det| is 1. Counted here is, for every step
+of every run, the share of test images at which its slope is below 0.01, by one draw each;
+a step is flat if it is so for nine images in ten.
 """
 
 import argparse
@@ -63,10 +63,10 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, help="runs of planar, or weights")
-    parser.add_argument("--data", default="mnist_static")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders of `planar`")
+    parser.add_argument("--data", default="mnist_static", help="whose test images")
     parser.add_argument("--num-data", type=int, default=200, help="test images")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--out", type=Path, help="a JSON file")
     return parser.parse_args()
 

@@ -81,11 +81,11 @@ CONFIG: dict[str, Kind | dict] = {
 EPOCH: dict[str, Kind | dict] = {
     "epoch": _COUNT,
     **dict.fromkeys(
-        ("train_elbo", "valid_elbo", "kl", "reconstruction"), _NUMBER_OR_NULL
-    ),
-    **dict.fromkeys(("lr", "kl_weight", "seconds"), _NUMBER_OR_NULL),
-    **dict.fromkeys(
-        ("initial_log_density", "final_log_density", "log_det"), _NUMBER_OR_NULL
+        (
+            *("train_elbo", "valid_elbo", "kl", "reconstruction", "lr", "kl_weight"),
+            *("initial_log_density", "final_log_density", "log_det", "seconds"),
+        ),
+        _NUMBER_OR_NULL,
     ),
 }
 

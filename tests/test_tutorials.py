@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 nbformat = pytest.importorskip("nbformat", reason="needs jupyter")
 nbclient = pytest.importorskip("nbclient", reason="needs jupyter")
@@ -50,8 +51,10 @@ def test_a_notebook_runs(path, monkeypatch, tmp_path):
     client.execute(env=dict(os.environ))
     said = [text for c in code_of(notebook) for text in texts_of(c)]
     errors = [text for name, text in said if name == "stderr"]
-    # PyTorch 2.6 logs that it cannot trace a branch, before the zoo's own error says so.
-    assert [text for text in errors if "evaluate_expr" not in text] == []
+    if torch.__version__.startswith("2.6."):
+        # It logs that it cannot trace a branch, before the zoo's own error says so.
+        errors = [text for text in errors if "evaluate_expr" not in text]
+    assert errors == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
