@@ -122,7 +122,9 @@ def test_they_end_at_the_optimum(weight_step, num_components, data):
         vae, data, epochs=50, batch_size=20, lr=0.03, schedule="cosine", seed=0,
         keep="last", progress=False, device="cpu",
     )  # fmt: skip
-    assert bound(torch.zeros(num_components).double().log_softmax(0)) < bound(best) - 0.2
+    assert (
+        bound(torch.zeros(num_components).double().log_softmax(0)) < bound(best) - 0.2
+    )
     assert bound(in_the_end(vae)) > bound(best) - 0.1
 
 
@@ -166,7 +168,9 @@ def test_what_the_data_want_on_average_is_what_counts(weight_step):
         gains = torch.tensor([advantage, [-a for a in advantage]]).double()
         value = loss._weights_loss(q, log_weights, gains)
         (gradient,) = torch.autograd.grad(value, logits)
-        torch.testing.assert_close(gradient, torch.tensor([-expected, expected]).double())
+        torch.testing.assert_close(
+            gradient, torch.tensor([-expected, expected]).double()
+        )
 
 
 def test_weights_know_whether_the_data_share_them():
@@ -181,7 +185,8 @@ def test_weights_know_whether_the_data_share_them():
         assert q.log_weights.shape == shape
         assert q.batch_shape == (7, 5)
         assert q.log_prob(torch.zeros(7, 5, 2)).shape == (7, 5)
-        assert q.mean.shape == (7, 5, 2) and q.rsample().shape == (7, 5, 2)
+        assert q.mean.shape == (7, 5, 2)
+        assert q.rsample().shape == (7, 5, 2)
 
 
 def test_weights_of_each_datum_follow_its_own_advantage():
