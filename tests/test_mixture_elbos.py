@@ -158,18 +158,12 @@ def test_the_others_are_refused_by_name(name, validate):
     """With Pyro's own checks or without them, under which weights would starve."""
     _, guide, model = pair()
     loss = REFUSED[name]()
+    run = loss if name == "EnergyDistance" else loss.loss_and_grads
     x = torch.full((5, 1), X).double()
-    with (
-        pyro.validation_enabled(validate),
-        pytest.raises(
-            zoo.UserError,
-            match=f"which component of a mixture was drawn, got {name}, which",
-        ),
-    ):
-        if name == "EnergyDistance":
-            loss(model, guide, x)
-        else:
-            loss.loss_and_grads(model, guide, x)
+    message = f"which component of a mixture was drawn, got {name}, which"
+    with pyro.validation_enabled(validate):
+        with pytest.raises(zoo.UserError, match=message):
+            run(model, guide, x)
 
 
 def test_every_elbo_of_pyro_is_one_or_the_other():

@@ -51,7 +51,11 @@ from pyro_vae_zoo.models.standard import positive
 from pyro_vae_zoo.networks import Block, LatentBlock, check_network, make_encoder
 from pyro_vae_zoo.partition import Partition
 from pyro_vae_zoo.registry import register
-from pyro_vae_zoo.transforms import ConditionedRankOneAffine, rank_one_parameters
+from pyro_vae_zoo.transforms import (
+    ConditionedRankOneAffine,
+    Reversal,
+    rank_one_parameters,
+)
 from pyro_vae_zoo.vae import VAE, Shared
 
 __all__ = [
@@ -115,19 +119,37 @@ class AffineBijector(nn.Module):
 
 
 class FlowBijector(nn.Module):
-    """f_l: steps of a flow, each given the context `net(z_{l-1})`."""
+    """f_l: steps of a flow, each given the context `net(z_{l-1})`.
 
-    def __init__(self, net: nn.Module, steps: Sequence[nn.Module]) -> None:
+    Args:
+        net: maps z_{l-1} to the context.
+        steps: conditional transforms.
+        turned: whether they treat the coordinates the other way round.
+    """
+
+    def __init__(
+        self, net: nn.Module, steps: Sequence[nn.Module], turned: bool = False
+    ) -> None:
         super().__init__()
         self.net = net
         self.steps = nn.ModuleList(steps)
+        # No weight, and yet a part of what the weights mean: saved with them.
+        self.register_buffer("turned", torch.tensor(True) if turned else None)
 
     def forward(self, z: Tensor | None) -> dist.transforms.ComposeTransform:
         """The map for given z_{l-1}."""
         context = self.net(z)
-        return dist.transforms.ComposeTransform(
-            [step.condition(context) for step in self.steps]
-        )
+        parts = [step.condition(context) for step in self.steps]
+        if self.turned is not None:
+            parts = [Reversal(self.turned), *parts, Reversal(self.turned)]
+        return dist.transforms.ComposeTransform(parts)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # Weights of version 0.1.0 do not say, and had one order in all layers.
+        known = any(name.startswith(prefix) for name in state_dict)
+        if known and self.turned is not None:
+            state_dict.setdefault(f"{prefix}turned", torch.tensor(False))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class DataLayer(nn.Module):
@@ -296,7 +318,8 @@ class Layers:
         steps = FLOWS[kind](
             self.latent_dim, context_dim, num_flows, flow_hidden_dims=flow_hidden_dims
         )
-        return FlowBijector(self.of_z(l, context_dim), steps)
+        turned = l * num_flows % 2 == 1  # the order that layer l-1 did not end with
+        return FlowBijector(self.of_z(l, context_dim), steps, turned)
 
     def posterior(self, l: int) -> PosteriorLayer:
         """The posterior layer; that of layer 0 serves where no z is used."""
