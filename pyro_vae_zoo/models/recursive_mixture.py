@@ -62,10 +62,10 @@ entropy and with so large a C that it rarely matters.
 
 Differences from the paper, of which the public text leaves much open: the form of the
 weights, their step, C and the order of updates are ours; weights read the encoders'
-features and do not train them (`AmortizedWeights` detaches these); log Q is exact, where
-the components score one another's draws. From Guo et al. 2016, `boosted`: a component is
-an encoder and no point of one posterior; component 0 ascends its own bound, without the
-bonus for entropy; weights follow (2), not a search along \(\epsilon\).
+features and do not train them (`AmortizedWeights` detaches these). `boosted` differs from
+Guo et al. 2016: a component is an encoder, not the posterior of one data set; component 0
+ascends its own bound, with no bonus for entropy; weights follow (2), where they search
+along \(\epsilon\).
 """
 
 from collections.abc import Callable

@@ -29,9 +29,18 @@ of f_l cancel in \(\log p - \log q\), so both sides score \(\varepsilon\).
 | gamma_l, delta_l | `data_layers[l]`   | `D_l` times `likelihood.num_params` | data layer |
 | mu-hat, sigma-hat | `posteriors[l]`   | `latent_dim` each     | posterior layer  |
 
-Differences from the paper, which leaves these open: blocks have equal sizes, the last
-one takes the rest; the posterior's correction is added before the softplus; networks
-have two ELU layers of 200 units.
+The bijector is affine as in the paper, `iaf` or `spline_coupling`. Those treat coordinates
+by their place, in an order or in halves, and turn it round from step to step and from
+layer to layer: where layer l-1 has ended with one order, layer l begins with the other.
+
+Differences from the paper. It leaves these open: blocks have equal sizes, the last one
+takes the rest; the posterior's correction is added before the softplus; networks have two
+ELU layers of 200 units. It does not have these: every network reads its z through asinh,
+see `LatentBlock`, and its last layer starts at a tenth of the usual size, without which
+ten layers overflow; d is a softplus plus 0.001, where the paper allows 0, at which f_l is
+no bijection; `iaf` is the gated step g z + (1 - g) m, which contracts, and reads z_{l-1}
+through a context, in layer 1 through free numbers. Weights of version 0.1.0 are used as
+they were trained, with one order in all layers.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,16 +55,12 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.likelihoods import make_likelihood
+from pyro_vae_zoo.models.bijectors import AffineBijector, FlowBijector
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.models.standard import positive
 from pyro_vae_zoo.networks import Block, LatentBlock, check_network, make_encoder
 from pyro_vae_zoo.partition import Partition
 from pyro_vae_zoo.registry import register
-from pyro_vae_zoo.transforms import (
-    ConditionedRankOneAffine,
-    Reversal,
-    rank_one_parameters,
-)
 from pyro_vae_zoo.vae import VAE, Shared
 
 __all__ = [
@@ -104,52 +109,6 @@ class StandardPrior(nn.Module):
     def forward(self, z: Tensor | None) -> dist.Distribution:
         """The prior, without a batch."""
         return dist.Normal(self.loc, 1.0).to_event(1)
-
-
-class AffineBijector(nn.Module):
-    """f_l: z = c + (diag d + u u^T) eps; `net` maps z_{l-1} to c, raw d and u."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, z: Tensor | None) -> ConditionedRankOneAffine:
-        """The map for given z_{l-1}."""
-        return ConditionedRankOneAffine(*rank_one_parameters(self.net(z)))
-
-
-class FlowBijector(nn.Module):
-    """f_l: steps of a flow, each given the context `net(z_{l-1})`.
-
-    Args:
-        net: maps z_{l-1} to the context.
-        steps: conditional transforms.
-        turned: whether they treat the coordinates the other way round.
-    """
-
-    def __init__(
-        self, net: nn.Module, steps: Sequence[nn.Module], turned: bool = False
-    ) -> None:
-        super().__init__()
-        self.net = net
-        self.steps = nn.ModuleList(steps)
-        # No weight, and yet a part of what the weights mean: saved with them.
-        self.register_buffer("turned", torch.tensor(True) if turned else None)
-
-    def forward(self, z: Tensor | None) -> dist.transforms.ComposeTransform:
-        """The map for given z_{l-1}."""
-        context = self.net(z)
-        parts = [step.condition(context) for step in self.steps]
-        if self.turned is not None:
-            parts = [Reversal(self.turned), *parts, Reversal(self.turned)]
-        return dist.transforms.ComposeTransform(parts)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # Weights of version 0.1.0 do not say, and had one order in all layers.
-        known = any(name.startswith(prefix) for name in state_dict)
-        if known and self.turned is not None:
-            state_dict.setdefault(f"{prefix}turned", torch.tensor(False))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class DataLayer(nn.Module):
