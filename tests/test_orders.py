@@ -117,10 +117,9 @@ def test_a_layer_begins_with_what_the_one_above_did_not_end_with(num_flows):
     vae = hierarchy(bijector="iaf", num_flows=num_flows, prior="standard")
     orders = []
     for bijector in vae.model.bijectors.layers:
-        turned = bijector.turned is not None and bool(bijector.turned)
         for step in bijector.steps:
             order = step.nn.permutation.tolist()
-            orders.append(order[::-1] if turned else order)
+            orders.append(order[::-1] if bijector.is_turned else order)
     natural = list(range(DIM))
     assert orders == [natural, natural[::-1]] * (2 * num_flows)
 
@@ -210,6 +209,41 @@ def test_a_file_of_version_0_1_0_keeps_its_numbers(tmp_path):
         torch.manual_seed(0)
         values.append(zoo.log_likelihood(pair, x, 20).log_prob)
     assert not torch.equal(*values)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_training_of_version_0_1_0_goes_on(keep, tmp_path):
+    """From its checkpoint, which holds the weights twice, to the end."""
+    data = zoo.load_dataset("digits").first(60)
+
+    def make():
+        torch.manual_seed(0)
+        return small("self_reflective_iaf", (8, 8), latent_dim=DIM)
+
+    options = dict(
+        out=tmp_path, keep=keep, schedule="constant", progress=False, device="cpu"
+    )
+    zoo.fit(make(), data, epochs=1, **options)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    stripped = 0
+    for of in ("vae", "best"):
+        names = [n for n in state[of] or () if n.endswith(".turned")]
+        stripped += len(names)
+        for name in names:
+            del state[of][name]
+    assert stripped >= 2
+    torch.save(state, path)
+    vae = make()
+    zoo.fit(vae, data, epochs=2, resume=True, **options)
+    eps = torch.randn(3, 5, DIM)
+    assert torch.equal(now(vae, eps), one_order(vae, eps))
+    # It says so itself from now on.
+    state = torch.load(path, weights_only=True)
+    assert not any(t for n, t in state["vae"].items() if n.endswith(".turned"))
+    again = make()
+    zoo.fit(again, data, epochs=3, resume=True, **options)
+    assert not any(f.is_turned for f in again.model.bijectors.layers)
 
 
 def test_the_pretrained_hierarchy_has_one_order():

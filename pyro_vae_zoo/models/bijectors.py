@@ -10,11 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae_zoo.transforms import (
-    ConditionedRankOneAffine,
-    Reversal,
-    rank_one_parameters,
-)
+from pyro_vae_zoo.transforms import ConditionedRankOneAffine, rank_one_parameters
 
 __all__ = ["AffineBijector", "FlowBijector"]
 
@@ -37,29 +33,39 @@ class FlowBijector(nn.Module):
     Args:
         net: maps z_{l-1} to the context.
         steps: conditional transforms.
-        turned: whether they treat the coordinates the other way round.
+        turn: a conditional transform that reverses the order of the coordinates, for
+            steps that are to treat them the other way round.
     """
 
     def __init__(
-        self, net: nn.Module, steps: Sequence[nn.Module], turned: bool = False
+        self,
+        net: nn.Module,
+        steps: Sequence[nn.Module],
+        turn: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.net = net
         self.steps = nn.ModuleList(steps)
+        self.turn = turn
+        self.is_turned = turn is not None
         # No weight, and yet a part of what the weights mean: saved with them.
-        self.register_buffer("turned", torch.tensor(True) if turned else None)
+        self.register_buffer("turned", torch.tensor(True) if self.is_turned else None)
 
     def forward(self, z: Tensor | None) -> dist.transforms.ComposeTransform:
         """The map for given z_{l-1}."""
-        context = self.net(z)
-        parts = [step.condition(context) for step in self.steps]
-        if self.turned is not None:
-            parts = [Reversal(self.turned), *parts, Reversal(self.turned)]
-        return dist.transforms.ComposeTransform(parts)
+        context, parts = self.net(z), list(self.steps)
+        if self.is_turned:
+            parts = [self.turn, *parts, self.turn]
+        return dist.transforms.ComposeTransform(
+            [part.condition(context) for part in parts]
+        )
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # Weights of version 0.1.0 do not say, and had one order in all layers.
         known = any(name.startswith(prefix) for name in state_dict)
         if known and self.turned is not None:
-            state_dict.setdefault(f"{prefix}turned", torch.tensor(False))
+            # Weights of version 0.1.0 do not say, and had one order in all layers.
+            name = f"{prefix}turned"
+            self.is_turned = bool(
+                state_dict.setdefault(name, torch.tensor(False)).all()
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)

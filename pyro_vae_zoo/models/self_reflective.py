@@ -56,7 +56,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.likelihoods import make_likelihood
 from pyro_vae_zoo.models.bijectors import AffineBijector, FlowBijector
-from pyro_vae_zoo.models.flow_guides import FLOWS
+from pyro_vae_zoo.models.flow_guides import FLOWS, Reverse
 from pyro_vae_zoo.models.standard import positive
 from pyro_vae_zoo.networks import Block, LatentBlock, check_network, make_encoder
 from pyro_vae_zoo.partition import Partition
@@ -277,8 +277,9 @@ class Layers:
         steps = FLOWS[kind](
             self.latent_dim, context_dim, num_flows, flow_hidden_dims=flow_hidden_dims
         )
-        turned = l * num_flows % 2 == 1  # the order that layer l-1 did not end with
-        return FlowBijector(self.of_z(l, context_dim), steps, turned)
+        # So that it begins with the order that layer l-1 did not end with.
+        turn = Reverse(self.latent_dim) if l * num_flows % 2 else None
+        return FlowBijector(self.of_z(l, context_dim), steps, turn)
 
     def posterior(self, l: int) -> PosteriorLayer:
         """The posterior layer; that of layer 0 serves where no z is used."""

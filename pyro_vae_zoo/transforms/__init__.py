@@ -11,7 +11,6 @@
 | masked_autoregressive.py | Papamakarios et al. 2017 | scores in one pass         |
 | rank_one.py              | Apostolopoulou 2020      | batched, cheap inverse     |
 | made.py                  | Germain et al. 2015      | context added, per datum   |
-| reversal.py              | -                        | a flag that is saved       |
 
 `conditioning.py` gives each its plain form and its conditional form.
 Pyro's affine autoregressive and affine coupling transforms are right: use them
@@ -58,7 +57,6 @@ from pyro_vae_zoo.transforms.rank_one import (
     rank_one_affine,
     rank_one_parameters,
 )
-from pyro_vae_zoo.transforms.reversal import Reversal
 from pyro_vae_zoo.transforms.spline_coupling import (
     ConditionedSplineCoupling,
     conditional_spline_coupling,
@@ -89,7 +87,6 @@ __all__ = [
     "Head",
     "LearnedTransform",
     "Reflections",
-    "Reversal",
     "conditional_householder",
     "conditional_masked_autoregressive",
     "conditional_neural_autoregressive",
