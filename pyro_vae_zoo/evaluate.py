@@ -22,7 +22,12 @@ from torch import Tensor, nn
 from pyro_vae_zoo.bounds import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.chunks import stream_over_ranks
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.importance import LogLikelihood, error_of_mean, summarise
+from pyro_vae_zoo.importance import (
+    LogLikelihood,
+    error_of_mean,
+    summarise,
+    summary_of_khat,
+)
 from pyro_vae_zoo.vae import VAE, in_data_plate, latent_sites
 
 __all__ = ["Evaluation", "draw_log_weights", "evaluate", "log_likelihood"]
@@ -47,8 +52,8 @@ class Evaluation:
             the data with a variance above 0.01 (Burda et al. 2016); None where one
             draw or one datum cannot tell.
         active_units_per_site: that number and all dimensions, for each latent site.
-        khat_median: median Pareto shape of the weights; None for under 25 draws.
-        khat_above_07: share of data whose shape is above 0.7; likewise.
+        khat_median: median Pareto shape of the weights; None for 20 draws or fewer.
+        khat_above_07: share of data whose shape is above 0.7, or inf; likewise.
         ess: mean effective number of draws.
         initial_log_density: E[log q_0(z_0)] of a flow guide, before its flow.
         final_log_density: E[log q_K(z_K)], after it.
@@ -204,7 +209,7 @@ def evaluate(
     draws = n * num_particles
     active = units.count()
     per_site = {site: (value / draws).item() for site, value in kl.items()}
-    khat = ll.khat[~ll.khat.isnan()]
+    khat_median, khat_above_07 = summary_of_khat(ll.khat)
     initial, final = (
         torch.cat(densities, 1).mean(1).tolist() if densities else (None,) * 2
     )
@@ -221,8 +226,8 @@ def evaluate(
         reconstruction=(reconstruction / draws).item(),
         active_units=sum(n for n, _ in active.values()) if active else None,
         active_units_per_site=active,
-        khat_median=khat.median().item() if len(khat) else None,
-        khat_above_07=(khat > 0.7).double().mean().item() if len(khat) else None,
+        khat_median=khat_median,
+        khat_above_07=khat_above_07,
         ess=ll.ess.mean().item(),
         initial_log_density=initial,
         final_log_density=final,
