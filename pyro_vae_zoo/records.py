@@ -83,6 +83,7 @@ EPOCH: dict[str, Kind | dict] = {
     **dict.fromkeys(
         ("train_elbo", "valid_elbo", "kl", "reconstruction"), _NUMBER_OR_NULL
     ),
+    **dict.fromkeys(("train_bound", "valid_bound"), _NUMBER_OR_NULL),
     **dict.fromkeys(("lr", "kl_weight", "seconds"), _NUMBER_OR_NULL),
     **dict.fromkeys(
         ("initial_log_density", "final_log_density", "log_det"), _NUMBER_OR_NULL
