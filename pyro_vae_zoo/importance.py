@@ -73,6 +73,11 @@ def error_of_mean(log_weights: Tensor, groups: Sequence[slice]) -> float:
     \[\frac1N \sqrt{\frac{K}{K - 1} \sum_g \sum_k \Big(\sum_{i \in g} \tilde w_{ik} -
       \tfrac1K\Big)^2}.\]
 
+    That is the first order in 1/K. With few effective draws it is low: for one datum, whose
+    weights have relative variance C and third central moment \(\mu_3\) (of mean one), by a
+    share \((\mu_3 - C^2/2) / (2 C K)\) of the error, to the next order. For log-normal
+    weights that is \(C (C + 5/2) / (2K)\): 12 % at C = 14 and K = 1000.
+
     Args:
         log_weights: shape `(n, num_particles)`.
         groups: rows whose draws depend on each other.
