@@ -44,6 +44,7 @@ setup(
             "ruff==0.17.5",
             "build",
             "scipy",
+            "arviz<1",
             "nbclient",
             "ipykernel",
             "ipywidgets",  # without it tqdm, which Pyro imports, warns in a notebook

@@ -31,11 +31,10 @@ def summary(result: dict) -> str:
     if weights:
         text = "  components      " + " ".join(f"{w:9.3f}" for w in weights[:6])
         lines.append(text + " mean weights" * (len(weights) <= 4))
-    if khat["median"] is not None:
+    if khat["above_0.7"] is not None:
         share = 100 * khat["above_0.7"]
-        lines.append(
-            f"  Pareto k-hat    {khat['median']:9.2f} median, {share:.0f} % above 0.7"
-        )
+        median = "inf" if khat["median"] is None else f"{khat['median']:.2f}"  # in JSON
+        lines.append(f"  Pareto k-hat    {median:>9} median, {share:.0f} % above 0.7")
     if result.get("pretrained"):
         lines += _pretrained(result["pretrained"], k, khat["above_0.7"])
     return "\n".join(lines)

@@ -193,6 +193,12 @@ def bidirectional(
     same transitions backwards. On other data, whose log p(x) nobody knows, the gap is a
     guess: as good as those data are like the model's own.
 
+    \(E[v\,p(x)] = 1\), but a mean of some v lies below, by several of its own errors: v
+    has heavy tails. With T = 1 it is \(1/p(x|z^*)\), which for \(z \sim N(0, 1)\) and
+    \(x \sim N(wz, s^2)\) has moments of order below \(1 + s^2/w^2\) alone, so no variance
+    where w > s. Its logarithm and the bounds are not concerned. The test of the chains is
+    \(E[\min(1, v\,p(x))] = E[\min(1, w/p(x))]\), of numbers in [0, 1].
+
     Args:
         vae: a `VAE` whose model draws one real vector `"z"` and observes `"x"`.
         num_data: how many data are drawn.

@@ -43,6 +43,7 @@ class BoundTerms:
             are in neither of the two, given the draws above them.
         log_shares: logarithm of what each particle counts in a mean over q: minus log K,
             or, for K draws of each component of a mixture, \(\log \alpha_m - \log K\).
+        scales: Pyro's scale of each site for each datum, counted in the terms or not.
         guide_trace: the trace that the draws came from.
         model_trace: the model's trace on those draws.
     """
@@ -52,6 +53,7 @@ class BoundTerms:
     log_guide: dict[str, Tensor]
     closed_kl: dict[str, Tensor]
     log_shares: Tensor
+    scales: dict[str, Tensor | float]
     guide_trace: poutine.Trace
     model_trace: poutine.Trace
 
@@ -69,6 +71,35 @@ class BoundTerms:
     def mean(self, values: Tensor) -> Tensor:
         """The mean over q of a number for each particle, shape `(batch,)`."""
         return (self.log_shares.exp() * values).sum(0)
+
+    def common_scale(self, what: str) -> Tensor | float:
+        """The scale that all sites have, a number or one for each datum, `(batch,)`.
+
+        Args:
+            what: needs one, for the error.
+
+        Raises:
+            UserError: where sites have different ones, or particles have.
+        """
+        (first, scale), *others = self.scales.items()
+        for site, other in others:
+            traced = isinstance(scale, FakeTensor) or isinstance(other, FakeTensor)
+            if not (traced or _same(scale, other)):  # `compiled` runs the pair before
+                raise UserError(
+                    f"{what} needs one scale for all sites, and those of {first} and "
+                    f"{site} differ; put model and guide in one `poutine.scale`, and weigh "
+                    "KL or joint density by kl_weight or joint_weight"
+                )
+        if not isinstance(scale, Tensor):
+            return scale
+        if scale.numel() == 1:
+            return scale.reshape(())
+        if scale.numel() != scale.shape[-1]:
+            raise UserError(
+                f"{what} needs a scale, or one for each datum, got scales of shape "
+                f"{tuple(scale.shape)}, other ones for other draws"
+            )
+        return scale.reshape(-1)
 
 
 def bound_terms(
@@ -117,12 +148,13 @@ def bound_terms(
         model, x, num_particles, num_components
     )
     _check_sites(model_trace, guide_trace)
+    scales = _scales(model_trace, guide_trace)
     if not scaled:
         _without_scales(model_trace)
         _without_scales(guide_trace)
     log_shares = log_shares.reshape(-1, len(x))
     traces = guide_trace, model_trace
-    terms = BoundTerms(x.new_zeros(()), {}, {}, {}, log_shares, *traces)
+    terms = BoundTerms(x.new_zeros(()), {}, {}, {}, log_shares, scales, *traces)
     for name, site in model_trace.nodes.items():
         if _is_observed(site):
             log_prob = _log_prob(name, site, shape)
@@ -222,7 +254,27 @@ def _closed_kl(site: dict, prior: dict) -> Tensor | None:
     return scale_and_mask(kl, site["scale"], site["mask"])
 
 
+def _scales(
+    model_trace: poutine.Trace, guide_trace: poutine.Trace
+) -> dict[str, Tensor | float]:
+    """The scales of all sites that are terms of the bound, by a name for an error."""
+    found = {
+        f"{side} site {name!r}": site["scale"]
+        for side, trace in (("model", model_trace), ("guide", guide_trace))
+        for name, site in latent_sites(trace).items()
+        if in_data_plate(site)
+    }
+    observed = {
+        f"observed site {name!r}": site["scale"]
+        for name, site in model_trace.nodes.items()
+        if _is_observed(site)
+    }
+    return observed | found
+
+
 def _same(a: Tensor | float | None, b: Tensor | float | None) -> bool:
+    if a is b:
+        return True
     if not (isinstance(a, Tensor) or isinstance(b, Tensor)):
         return a == b
     if a is None or b is None:

@@ -76,7 +76,7 @@ class AnnealedELBO(ObjectiveELBO):
             \(\log \tfrac1K \sum_k p(x, z_k)/q(z_k|x)\) (Burda et al. 2016, eq. 8).
         kl_weight: \(\beta\), the KL's weight (Sonderby et al. 2016); `fit` moves it.
         free_bits: \(\lambda\) in nats for each latent site, applied to the batch
-            mean (Kingma et al. 2016, appendix C.8).
+            mean (Kingma et al. 2016, appendix C.8); before any scale of Pyro's.
         joint_weight: weight of \(\log p(x, z)\), prior included: the tempering of
             Rezende & Mohamed 2015, section 6.1; `fit` moves it.
         sticking_the_landing: drop the score of the guide's parameters from the
@@ -84,8 +84,13 @@ class AnnealedELBO(ObjectiveELBO):
         analytic_kl: take the closed form of each site's KL where there is one, with
             less variance than its one-draw estimate.
 
+    A scale of Pyro's (`poutine.scale`, a subsampled plate) multiplies what a datum gives
+    to the objective. Under `iwae` and free bits, which are not linear in the densities,
+    model and guide must therefore have one, a number or one for each datum.
+
     Raises:
-        UserError: for an unknown bound and for options that exclude each other.
+        UserError: for an unknown bound and for options that exclude each other; when
+            called, where `iwae` or free bits meet sites of different scales.
 
     Example:
         >>> import pyro_vae_zoo as zoo
@@ -144,6 +149,7 @@ class AnnealedELBO(ObjectiveELBO):
             x,
             self.num_particles,
             analytic_kl=self.analytic_kl,
+            scaled=not (self.free_bits or self.bound == "iwae"),
             by_component=True,
         )
         _check_reparametrised(terms.guide_trace)
@@ -160,17 +166,28 @@ class AnnealedELBO(ObjectiveELBO):
 
     def _with_kl(self, terms: BoundTerms, num_data: int) -> tuple[Tensor, Tensor]:
         """Both results where the objective is built of the sites' KLs."""
-        kl = paid = [terms.mean(value).mean() for value in terms.kl.values()]
+        scale: Tensor | float = 1.0  # which the terms have, but for free bits
         if self.free_bits:
-            paid = [value.clamp(min=self.free_bits) for value in kl]
-        reconstruction = terms.mean(terms.log_likelihood).mean()
+            scale = terms.common_scale("a number of free bits")
+
+        def mean(values: Tensor) -> Tensor:
+            return (scale * terms.mean(values)).mean()
+
+        kl = paid = [mean(value) for value in terms.kl.values()]
+        if self.free_bits:
+            of_batch = scale.mean() if isinstance(scale, Tensor) else scale
+            paid = [value.clamp(min=self.free_bits * of_batch) for value in kl]
+        reconstruction = mean(terms.log_likelihood)
         objective = num_data * (self.kl_weight * sum(paid) - reconstruction)
         return objective, num_data * (reconstruction - sum(kl)).detach()
 
     def _bound(self, terms: BoundTerms, log_weights: Tensor) -> Tensor:
         if self.bound == "elbo":
             return terms.mean(log_weights).sum()
-        return (terms.log_shares + log_weights).logsumexp(0).sum()
+        # A scale is of the datum's bound: inside the logarithm it would be a power of
+        # the weights, and the larger it is the less would the mean be one.
+        scale = terms.common_scale("the bound 'iwae'")
+        return (scale * (terms.log_shares + log_weights).logsumexp(0)).sum()
 
 
 def _check_reparametrised(guide_trace: poutine.Trace) -> None:

@@ -11,7 +11,7 @@ from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.diagnose import Diagnosis
 from pyro_vae_zoo.diagnostics import PosteriorCovariances
 from pyro_vae_zoo.gaps import InferenceGaps
-from pyro_vae_zoo.importance import LogLikelihood
+from pyro_vae_zoo.importance import LogLikelihood, summary_of_khat
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["DIAGNOSTICS_FILE", "PICTURES", "describe", "draw_diagnosis", "findings"]
@@ -119,11 +119,8 @@ def _sampled(found: LogLikelihood) -> dict:
 
 
 def _khat(found: LogLikelihood) -> dict:
-    khat = found.khat[~found.khat.isnan()]
-    if not len(khat):
-        return {"median": None, "above_0.7": None}
-    share = (khat > 0.7).double().mean().item()
-    return {"median": khat.median().item(), "above_0.7": share}
+    median, share = summary_of_khat(found.khat)
+    return {"median": median, "above_0.7": share}
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float]:

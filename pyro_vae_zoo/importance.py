@@ -7,9 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LogLikelihood", "error_of_mean", "pareto_khat", "summarise"]
+from pyro_vae_zoo.errors import UserError
+
+__all__ = [
+    "LogLikelihood",
+    "error_of_mean",
+    "pareto_khat",
+    "summarise",
+    "summary_of_khat",
+]
 
 _SUMMARY_BLOCK = 1_000_000  # log-weights that are summarised at a time
+_FEWEST = 5  # weights that a Pareto law is fitted to
+_UNRELIABLE = 0.7
+# Log-weights are differences in single precision as a rule, of terms of up to some thousand
+# nats: where the largest agree to this, what would be fitted is the rounding. It is no
+# share of the log-weights: those move with a constant, and one of them may be anything.
+_ROUNDING = 2.0**-11
 
 
 @dataclass(frozen=True)
@@ -17,13 +31,15 @@ class LogLikelihood:
     """Importance-sampled log-likelihoods; each tensor has shape `(len(x),)`, float64.
 
     Attributes:
-        log_prob: estimates of log p(x), in nats.
-        std_error: Monte-Carlo standard error of each (delta method), in nats.
-        ess: effective number of draws, between 1 and `num_particles`.
+        log_prob: estimates of log p(x), in nats; -inf where all weights are zero.
+        std_error: Monte-Carlo standard error of each (delta method), in nats; NaN where
+            all weights are zero.
+        ess: effective number of draws, between 1 and `num_particles`; 0 where all
+            weights are zero.
         khat: Pareto shape of each datum's largest weights (Vehtari et al. 2024):
-            above 0.7 the estimate is unreliable, whatever `std_error` says. NaN
-            for fewer than 25 draws, 0 where all weights are equal to rounding.
-        num_particles: draws for each datum.
+            above 0.7 the estimate is unreliable, whatever `std_error` says. See
+            `pareto_khat` for inf, NaN and 0.
+        num_particles: draws for each datum, those of weight zero too.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
@@ -57,6 +73,11 @@ def error_of_mean(log_weights: Tensor, groups: Sequence[slice]) -> float:
     \[\frac1N \sqrt{\frac{K}{K - 1} \sum_g \sum_k \Big(\sum_{i \in g} \tilde w_{ik} -
       \tfrac1K\Big)^2}.\]
 
+    That is the first order in 1/K. With few effective draws it is low: for one datum, whose
+    weights have relative variance C and third central moment \(\mu_3\) (of mean one), by a
+    share \((\mu_3 - C^2/2) / (2 C K)\) of the error, to the next order. For log-normal
+    weights that is \(C (C + 5/2) / (2K)\): 12 % at C = 14 and K = 1000.
+
     Args:
         log_weights: shape `(n, num_particles)`.
         groups: rows whose draws depend on each other.
@@ -76,6 +97,21 @@ def error_of_mean(log_weights: Tensor, groups: Sequence[slice]) -> float:
     return math.sqrt(squares * num_particles / (num_particles - 1)) / n
 
 
+def summary_of_khat(khat: Tensor) -> tuple[float | None, float | None]:
+    """The median over the data, and the share above 0.7, in which inf counts.
+
+    NaN, of too few draws or of weights that are no numbers, is left out; None for both
+    where nothing else is there.
+
+    >>> summary_of_khat(torch.tensor([0.25, math.inf, math.nan, 0.5]))
+    (0.5, 0.3333333333333333)
+    """
+    known = khat[~khat.isnan()]
+    if not len(known):
+        return None, None
+    return known.median().item(), (known > _UNRELIABLE).double().mean().item()
+
+
 def _summary_of_block(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_particles = log_weights.shape[1]
     log_sum = log_weights.logsumexp(1)
@@ -84,51 +120,86 @@ def _summary_of_block(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     variance = (num_particles * squares - 1).clamp(min=0) / max(num_particles - 1, 1)
     std_error = variance.sqrt() if num_particles > 1 else variance * math.nan
     log_prob = log_sum - math.log(num_particles)
-    return log_prob, std_error, 1 / squares, pareto_khat(log_weights)
+    ess = torch.where(log_sum == -math.inf, 0, 1 / squares)
+    return log_prob, std_error, ess, pareto_khat(log_weights)
 
 
 def pareto_khat(log_weights: Tensor) -> Tensor:
     r"""Shape of a generalised Pareto law fitted to each row's largest weights.
 
-    The \(M = \min(K/5, 3\sqrt K)\) largest of a row's K weights are fitted by the
-    estimator of Zhang & Stephens (2009), with the weak prior of Vehtari et al.
-    (2024, appendix), for all rows at once.
+    The \(M = \lceil\min(K/5, 3\sqrt K)\rceil\) largest of a row's K weights, less the next
+    largest, are fitted by the estimator of Zhang & Stephens (2009), with the weak prior of
+    Vehtari et al. (2024, appendix): the k-hat of ArviZ and of R's loo. It depends on K and
+    on these weights alone, up to a common factor. A draw of weight zero, log-weight -inf,
+    is one of the K.
 
     Args:
-        log_weights: shape `(n, num_particles)`.
+        log_weights: shape `(*rows, num_particles)`, one row of them too.
 
     Returns:
-        Shape `(n,)`; NaN for fewer than 25 draws, 0 where all weights are equal, but for
-        the rounding of single precision.
+        Shape `(*rows)`, float64.
+
+        - NaN for 20 draws or fewer, and for a row with NaN or +inf.
+        - 0 where the M + 1 largest weights are equal, but for the rounding of single
+          precision (to \(2^{-11}\) nats): a bounded ratio, as of the exact posterior.
+        - inf where there is nothing to fit: fewer than five of the M are above the next,
+          as of zeros; and where the effective number of 100 draws or more is below two
+          and the fit would be below 0.7, since then all but one draw tell nothing of it.
+
+    Raises:
+        UserError: for a tensor without dimensions.
 
     >>> pareto_khat(torch.zeros(2, 100))
     tensor([0., 0.], dtype=torch.float64)
+    >>> pareto_khat(torch.full((100,), -math.inf))
+    tensor(inf, dtype=torch.float64)
     """
-    lw = log_weights.double()
-    num_tail = int(min(lw.shape[1] / 5, 3 * math.sqrt(lw.shape[1])))
-    if num_tail < 5:
-        return lw.new_full((len(lw),), math.nan)
-    top = (lw - lw.amax(1, keepdim=True)).exp().topk(num_tail + 1, dim=1).values
-    excess = (top[:, :-1] - top[:, -1:]).flip(1)  # ascending
-    # Log-weights are differences in single precision as a rule: where they are equal but
-    # for its rounding, what would be fitted is the rounding.
-    rounding = 16 * torch.finfo(torch.float).eps * lw.abs().amax(1).clamp(min=10)
-    constant = excess[:, -1] <= rounding
-    excess = torch.where(constant[:, None], torch.ones_like(excess), excess)
+    if not log_weights.ndim:
+        raise UserError(
+            "expected log-weights of shape (*rows, num_particles), got a single number"
+        )
+    *shape, num_particles = log_weights.shape
+    lw = log_weights.double().reshape(math.prod(shape), num_particles)
+    num_tail = math.ceil(min(num_particles / 5, 3 * math.sqrt(num_particles)))
+    khat = lw.new_full((len(lw),), math.nan)
+    if num_tail < _FEWEST:
+        return khat.reshape(shape)
+    top = lw.topk(num_tail + 1, dim=1).values
+    largest, smallest = top[:, :1], top[:, -1:]
+    known = ~(lw.isnan().any(1) | (largest[:, 0] == math.inf))
+    top = top - largest  # NaN where all are zero, which `sizes` makes nothing of
+    cut = top[:, -1:].clamp(min=math.log(torch.finfo(lw.dtype).tiny))
+    sizes = (top > cut).sum(1)
+    khat[known] = math.inf
+    for size in sizes[known & (sizes >= _FEWEST)].unique().tolist():
+        rows = known & (sizes == size)
+        excess = top[rows, :size].exp() - cut[rows].exp()
+        khat[rows] = _pareto_shape(excess.flip(1))
+    khat[(largest - smallest)[:, 0] <= _ROUNDING] = 0.0
+    if num_particles >= 100:
+        w = (lw - largest).exp()
+        alone = w.sum(1).square() < 2 * w.square().sum(1)
+        khat[alone & (khat < _UNRELIABLE)] = math.inf
+    return khat.reshape(shape)
+
+
+def _pareto_shape(excess: Tensor) -> Tensor:
+    """The shapes of rows of excesses that ascend; inf where their numbers underflow."""
+    num_tail = excess.shape[1]
     # Candidates for b = -shape / scale, weighted by their profile likelihoods.
     m = 30 + int(math.sqrt(num_tail))
-    grid = (
-        1
-        - (m / (torch.arange(1, m + 1, dtype=lw.dtype, device=lw.device) - 0.5)) ** 0.5
-    )
-    quartile = excess[:, int(num_tail / 4 + 0.5) - 1, None].clamp(min=1e-300)
-    b = 1 / excess[:, -1:] + grid / (3 * quartile)
+    i = torch.arange(1, m + 1, dtype=excess.dtype, device=excess.device)
+    grid = 1 - (m / (i - 0.5)) ** 0.5
+    quartile = excess[:, int(num_tail / 4 + 0.5) - 1, None]
+    b = grid / (3 * quartile) + 1 / excess[:, -1:]
     shape = torch.stack([_profile_shape(b[:, i], excess) for i in range(m)], dim=1)
     log_profile = num_tail * (torch.log(-b / shape) - shape - 1)
-    b = (b * log_profile.softmax(1)).sum(1)
+    weights = log_profile.softmax(1)
+    # Candidates of no weight to speak of may be so large that they count all the same.
+    weights = torch.where(weights >= 10 * torch.finfo(b.dtype).eps, weights, 0)
+    b = (b * weights).sum(1) / weights.sum(1)
     khat = _profile_shape(b, excess)
-    khat = (num_tail * khat + 5) / (num_tail + 10)
-    return torch.where(constant, torch.zeros_like(khat), khat)
+    return ((num_tail * khat + 5) / (num_tail + 10)).nan_to_num(math.inf)
 
 
 def _profile_shape(b: Tensor, excess: Tensor) -> Tensor:

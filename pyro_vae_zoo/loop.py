@@ -25,8 +25,8 @@ from pyro_vae_zoo.checkpoint import (
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.errors import DataFileError, DivergedError
-from pyro_vae_zoo.evaluate import evaluate
-from pyro_vae_zoo.history import History
+from pyro_vae_zoo.evaluate import evaluate, weighted_bound
+from pyro_vae_zoo.history import History, validated_by
 from pyro_vae_zoo.options import TrainOptions
 from pyro_vae_zoo.phases import PhasePlan
 from pyro_vae_zoo.resuming import check_resumable, go_to, state_of
@@ -119,7 +119,8 @@ class Loop:
             bar.update()
             if self.step % 10 == 0 and elbo is not None:
                 size = len(self._whole_batch(self.step - 1))
-                bar.set_postfix_str(f"elbo {elbo / size:.2f}", refresh=False)
+                name = self._bound_name
+                bar.set_postfix_str(f"{name} {elbo / size:.2f}", refresh=False)
             self._stop_if(interrupted)
         self._wait_for_device()
         self.seconds = time.perf_counter() - start
@@ -207,12 +208,15 @@ class Loop:
         )
         if not math.isfinite(valid.elbo):
             raise DivergedError(self._diagnosis(self.data.valid))
+        trained = self.elbo_sum / len(self.data.train)
+        bounds = self._bounds(trained) if self._bound_name == "bound" else {}
         self.seconds += time.perf_counter() - start
         record = {
             "epoch": self.epoch + 1,
             "phase": self.phase.name,
-            "train_elbo": self.elbo_sum / len(self.data.train),
+            "train_elbo": None if bounds else trained,
             "valid_elbo": valid.elbo,
+            **bounds,
             "kl": valid.kl,
             "reconstruction": valid.reconstruction,
             "initial_log_density": valid.initial_log_density,
@@ -225,26 +229,40 @@ class Loop:
         if self.vae.monitor is not None:
             record = self.vae.monitor(self.vae) | record
         self.history.epochs.append(record)
-        elbos = f"elbo {record['train_elbo']:.2f} valid {valid.elbo:.2f}"
-        bar.set_postfix_str(elbos)
+        valid_name = validated_by(record)
+        bar.set_postfix_str(
+            f"{self._bound_name} {trained:.2f} valid {record[valid_name]:.2f}"
+        )
         self.epoch, self.step = self.epoch + 1, 0
         self.elbo_sum = self.seconds = 0.0
-        self._keep_best(record["valid_elbo"])
+        self._keep_best(record)
         self._append_metrics(record)
         new_phase = self.plan.begins(self.epoch)
         if new_phase:
             self.begin_phase()
         self._save(force=new_phase)
 
-    def _keep_best(self, valid_elbo: float) -> None:
+    @property
+    def _bound_name(self) -> str:
+        """What the steps' sums are of: the ELBO, or another bound."""
+        loss = self.losses[self.phase_number][0]
+        return "bound" if getattr(loss, "bound", "elbo") == "iwae" else "elbo"
+
+    def _bounds(self, trained: float) -> dict[str, float]:
+        """The importance-weighted bound on both parts of the data."""
+        draws, seed = self.losses[self.phase_number][0].num_particles, self.options.seed
+        valid = weighted_bound(self.vae, self.data.valid, draws, seed=seed)
+        return {"train_bound": trained, "valid_bound": valid}
+
+    def _keep_best(self, record: dict) -> None:
         """Best epoch and patience, which are about the last phase alone."""
         history = self.history
         if self.epoch <= self.plan.last_start:
             return
-        best = (
-            history.best_epoch and history.epochs[history.best_epoch - 1]["valid_elbo"]
-        )
-        if not history.best_epoch or valid_elbo > best:
+        name, best = validated_by(record), -math.inf
+        if history.best_epoch:  # of 0.1.0 it may lack this
+            best = history.epochs[history.best_epoch - 1].get(name, best)
+        if not history.best_epoch or record[name] > best:
             history.best_epoch = self.epoch
             state = self.vae.state_dict()
             self.best = {name: t.detach().clone() for name, t in state.items()}

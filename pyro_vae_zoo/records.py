@@ -82,7 +82,8 @@ EPOCH: dict[str, Kind | dict] = {
     "epoch": _COUNT,
     **dict.fromkeys(
         (
-            *("train_elbo", "valid_elbo", "kl", "reconstruction", "lr", "kl_weight"),
+            *("train_elbo", "valid_elbo", "train_bound", "valid_bound"),
+            *("kl", "reconstruction", "lr", "kl_weight"),
             *("initial_log_density", "final_log_density", "log_det", "seconds"),
         ),
         _NUMBER_OR_NULL,

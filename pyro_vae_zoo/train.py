@@ -26,7 +26,7 @@ from pyro_vae_zoo.vae import VAE
 
 __all__ = ["fit"]
 
-_BATCH_NORMS = (T.BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_BATCH_NORMS = (T.BatchNorm, nn.modules.batchnorm._BatchNorm)
 
 
 def fit(
@@ -81,8 +81,12 @@ def fit(
         bound: `elbo`, or `iwae` for the importance-weighted bound.
         sticking_the_landing: gradient without the score of the guide's parameters.
         analytic_kl: closed form of each latent site's KL where there is one.
-        patience: stop after so many epochs without a better validation ELBO.
-        keep: which weights the VAE ends with, `best` on validation or `last`.
+        patience: stop after so many epochs that were not better on validation.
+        keep: which weights the VAE ends with, `best` on validation or `last`. The best
+            epoch has the highest validation ELBO, or `valid_bound` under `iwae`: the
+            same K-sample bound that is trained. Epochs that version 0.1.0 trained have
+            none, and a training that goes on from one of its checkpoints looks for the
+            best among the epochs to come.
         compile: whether a step is one compiled graph (see `CompiledELBO`), but for a last
             batch that is smaller; `auto` for where a phase has steps enough to pay for
             it and the pair can be compiled. On CUDA steps by Adam are replayed as one
@@ -111,19 +115,13 @@ def fit(
             f"the VAE is for data of shape {vae.event_shape}, got data of shape "
             f"{tuple(data.event_shape)}"
         )
-    normalised = any(isinstance(m, _BATCH_NORMS) for m in vae.modules())
-    if normalised and len(data.train) % options.batch_size == 1:
-        raise UserError(
-            "batch normalisation is trained on batches of two data or more, and batches "
-            f"of {options.batch_size} leave one of {len(data.train)}; choose another "
-            "batch_size"
-        )
     where, ranks = pick_device(device), Ranks()
     if min(batch_size, len(data.train)) < ranks.size:
         raise UserError(
             f"expected a batch of a datum for each of {ranks.size} processes at least, got "
             f"{min(batch_size, len(data.train))}; choose a larger batch_size"
         )
+    _check_batch_norm(vae, len(data.train), batch_size, ranks.size)
     folder = None if out is None else Path(out)
     cuda = [where] if where.type == "cuda" else []
     with (
@@ -164,3 +162,20 @@ def _check_kinds(vae: VAE, data: Dataset) -> None:
             f"expected a Dataset, got {type(data).__name__}; of tensors it is made by "
             "zoo.Dataset(train, valid, test, likelihood)"
         )
+
+
+def _check_batch_norm(
+    vae: VAE, num_data: int, batch_size: int, num_processes: int
+) -> None:
+    """Refuse batches of which a process gets one datum, whose variance nobody knows."""
+    if not any(isinstance(m, _BATCH_NORMS) for m in vae.modules()):
+        return
+    full = min(batch_size, num_data)
+    for size in {full, num_data % full or full}:
+        if max(size // num_processes, 1) == 1:
+            each = f" for each of {num_processes} processes" * (num_processes > 1)
+            raise UserError(
+                f"batch normalisation is trained on batches of two data or more{each}, and "
+                f"batch_size={batch_size} makes one of {size} out of {num_data} data; "
+                "choose another batch_size"
+            )

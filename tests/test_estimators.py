@@ -285,7 +285,7 @@ def test_khat_recovers_the_shape_of_a_pareto_tail(shape):
     u = torch.rand(300, 4000).double()
     weights = ((1 - u) ** -shape - 1) / shape
     khat = zoo.pareto_khat(weights.log())
-    num_tail = int(3 * math.sqrt(4000))
+    num_tail = math.ceil(3 * math.sqrt(4000))
     raw = (khat * (num_tail + 10) - 5) / num_tail  # without the prior
     # The law's tail is of the same law; asymptotically sd = (1 + k)/sqrt(tail), and
     # the estimator's bias is of order 1/tail.
@@ -299,7 +299,7 @@ def test_khat_agrees_with_other_implementations(shape):
     u = torch.rand(6, 2000).double()
     weights = ((1 - u) ** -shape - 1) / shape
     khat = zoo.pareto_khat(weights.log())
-    num_tail = int(3 * math.sqrt(2000))
+    num_tail = math.ceil(3 * math.sqrt(2000))
     top = weights.topk(num_tail + 1, dim=1).values
     for row, k in zip(top, khat, strict=True):
         excess = row[:-1] - row[-1]
@@ -311,7 +311,7 @@ def test_khat_agrees_with_other_implementations(shape):
 
 
 def test_khat_of_special_weights():
-    assert zoo.pareto_khat(torch.randn(3, 24)).isnan().all()
+    assert zoo.pareto_khat(torch.randn(3, 24)[:, :20]).isnan().all()
     assert zoo.pareto_khat(torch.full((2, 100), -700.0)).eq(0).all()
     rows = torch.randn(2, 100).double() * torch.tensor([[1.0], [5.0]])
     both = zoo.pareto_khat(rows)

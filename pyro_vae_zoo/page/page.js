@@ -16,6 +16,7 @@ function entries({elbo, log_prob, khat, gap}) {
   const rows = [["ELBO", nats(elbo)]];
   rows.push(["log p(x)", `${nats(log_prob)}, ${contents.num_samples} draws`]);
   if (khat !== null) rows.push(["k-hat", number(khat) + doubt]);
+  else if (contents.num_samples > 20) rows.push(["k-hat", "no fit: do not trust log p"]);
   if (gap !== undefined) rows.push(["KL(q ‖ p)", `${nats(gap)}, by quadrature`]);
   return rows;
 }

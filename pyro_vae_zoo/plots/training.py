@@ -76,8 +76,12 @@ def _training_figure(runs: Mapping[str, Records], title: str | None) -> Figure:
         raise UserError("there are no runs to draw")
     single = len(runs) == 1
     if single:
-        both = ("train_elbo", "valid_elbo")
-        panels = [("ELBO", both, False), ("ELBO, last epochs", both, True)]
+        (records,) = runs.values()
+        kind, name = "elbo", "ELBO"
+        if any(r.get("train_bound") is not None for r in records):
+            kind, name = "bound", "Importance-weighted bound"
+        both = (f"train_{kind}", f"valid_{kind}")
+        panels = [(name, both, False), (f"{name}, last epochs", both, True)]
     else:
         panels = [
             ("Training ELBO", ("train_elbo",), False),
@@ -97,7 +101,7 @@ def _training_figure(runs: Mapping[str, Records], title: str | None) -> Figure:
     for ax, (name, keys, last) in zip(axes, panels, strict=False):
         for i, (label, records) in enumerate(runs.items()):
             for key in keys:
-                training = single and key == "train_elbo"
+                training = single and key.startswith("train_")
                 style = _TRAINING if training else _run_style(i)
                 _draw_curve(ax, records, key, {"label": label, **style}, last)
         dress(ax, name, "epoch", NATS)
@@ -150,7 +154,7 @@ def _draw_curve(
     values = [math.nan if r.get(key) is None else r[key] for r in records]
     marker = "." if len(records) <= 20 else None
     ax.plot(epochs, values, marker=marker, **{"lw": 1.2, **style})
-    if "label" in style and key == "valid_elbo" and best in epochs:
+    if "label" in style and key.startswith("valid_") and best in epochs:
         y = values[epochs.index(best)]
         ax.plot(best, y, color=style["color"], zorder=3, **_RING)
     ax.xaxis.set_major_locator(
@@ -159,9 +163,12 @@ def _draw_curve(
 
 
 def _best_epoch(records: list[Mapping[str, Any]]) -> int | None:
-    """The epoch whose validation ELBO is highest."""
-    found = [r for r in records if math.isfinite(r.get("valid_elbo") or math.nan)]
-    return max(found, key=lambda r: r["valid_elbo"])["epoch"] if found else None
+    """The epoch that is best on validation, by the bound that was trained."""
+    key = "valid_bound"
+    if not any(r.get(key) is not None for r in records):
+        key = "valid_elbo"
+    found = [r for r in records if math.isfinite(r.get(key) or math.nan)]
+    return max(found, key=lambda r: r[key])["epoch"] if found else None
 
 
 def _run_style(i: int) -> dict[str, Any]:
