@@ -4,6 +4,7 @@ Bits, probabilities and grey levels lie in [0, 1], and so do many real-valued im
 Other images and all real-valued vectors are drawn on the scale of the data.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae_zoo.datasets import Dataset
 
-__all__ = ["UNIT", "Scale", "scale_of"]
+__all__ = ["UNIT", "Scale", "range_note", "scale_of"]
 
 _UNIT_LIKELIHOODS = ("bernoulli", "discretized_logistic")
 _BEYOND = 1e-3  # share of the data on either side that an image's scale leaves out
@@ -68,6 +69,22 @@ def scale_of(
         return UNIT if 0 <= low and high <= 1 else _widened(*_usual(known))
     ranges = [_usual(known), *map(_range, drawn)]
     return _widened(min(r[0] for r in ranges), max(r[1] for r in ranges))
+
+
+def range_note(scale: Scale, event_shape: Sequence[int]) -> str:
+    """Between which values an image is drawn, where that is not a matter of course.
+
+    >>> range_note(Scale(2.0, 3.5), (8, 8)), range_note(Scale(0, 9), (3, 8, 8))
+    ('from 2 (black) to 3.5 (white)', 'each channel from 0 to 9')
+    >>> range_note(UNIT, (8, 8)), range_note(Scale(2.0, 3.5), (5,))
+    ('', '')
+    """
+    if scale == UNIT or len(event_shape) < 2:
+        return ""
+    low, high = (f"{v:.3g}".replace("-", "\N{MINUS SIGN}") for v in scale)
+    if event_shape[:-2] == (3,):
+        return f"each channel from {low} to {high}"
+    return f"from {low} (black) to {high} (white)"
 
 
 def _range(values: Tensor) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from pyro_vae_zoo.chunks import evaluating
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.plots.grid import GridDensity, posterior_densities
 from pyro_vae_zoo.plots.images import known_of, pixels_of
-from pyro_vae_zoo.plots.raster import draw_thumbnail, fit_columns, range_note
+from pyro_vae_zoo.plots.raster import draw_thumbnail, fit_columns
 from pyro_vae_zoo.plots.style import (
     GUIDE,
     INK,
@@ -26,7 +26,7 @@ from pyro_vae_zoo.plots.style import (
     make_figure,
     tint,
 )
-from pyro_vae_zoo.scales import Scale, scale_of
+from pyro_vae_zoo.scales import Scale, range_note, scale_of
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["plot_posterior"]

@@ -12,9 +12,9 @@ from torch import Tensor
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.plots.style import FAINT, INK, make_figure, wrap_title
 from pyro_vae_zoo.plots.vectors import MODEL, draw_curves
-from pyro_vae_zoo.scales import UNIT, Scale
+from pyro_vae_zoo.scales import UNIT, Scale, range_note
 
-__all__ = ["draw_images", "draw_thumbnail", "fit_columns", "image_figure", "range_note"]
+__all__ = ["draw_images", "draw_thumbnail", "fit_columns", "image_figure"]
 
 
 def image_figure(
@@ -87,22 +87,6 @@ def draw_thumbnail(ax: Axes, datum: Tensor, scale: Scale) -> None:
     draw_curves(ax, [(datum, MODEL)], scale)
     ax.set_xticks([])
     ax.tick_params(labelsize=6, pad=1, length=2)
-
-
-def range_note(scale: Scale, event_shape: Sequence[int]) -> str:
-    """Between which values an image is drawn, where that is not a matter of course.
-
-    >>> range_note(Scale(2.0, 3.5), (8, 8)), range_note(Scale(0, 9), (3, 8, 8))
-    ('from 2 (black) to 3.5 (white)', 'each channel from 0 to 9')
-    >>> range_note(UNIT, (8, 8)), range_note(Scale(2.0, 3.5), (5,))
-    ('', '')
-    """
-    if scale == UNIT or len(event_shape) < 2:
-        return ""
-    low, high = (f"{v:.3g}".replace("-", "\N{MINUS SIGN}") for v in scale)
-    if event_shape[:-2] == (3,):
-        return f"each channel from {low} to {high}"
-    return f"from {low} (black) to {high} (white)"
 
 
 def _draw_scale(fig: Figure, ax: Axes, images: Tensor, scale: Scale) -> None:
