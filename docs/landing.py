@@ -15,13 +15,13 @@ from matplotlib.lines import Line2D
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.plots import save_figure
 from pyro_vae_zoo.plots.grid import posterior_densities
-from pyro_vae_zoo.plots.images import draw_images
 from pyro_vae_zoo.plots.posterior import (
     draw_legend,
     exact_key,
     outline,
     shade,
 )
+from pyro_vae_zoo.plots.raster import draw_images
 from pyro_vae_zoo.plots.style import GUIDE, INK, make_figure
 
 MASSES = (0.5, 0.9, 0.99)

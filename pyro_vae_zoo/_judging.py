@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo._labels import labels_of
 from pyro_vae_zoo._process import pick_device
 from pyro_vae_zoo._summary import filled, summary
+from pyro_vae_zoo.cautions import cautions_of
 from pyro_vae_zoo.checkpoint import RESULT_FILE, finite, read_json, write_json
 from pyro_vae_zoo.datasets import Dataset, load_dataset
 from pyro_vae_zoo.diagnose import DiagnoseOptions, diagnose, subset
@@ -53,10 +54,11 @@ def evaluate_command(args: argparse.Namespace) -> None:
     progress = not (args.quiet or args.json)
     how = {"progress": progress, "compile": getattr(args, "compile", "auto")}
     ev = evaluate(vae, x, particles, seed=seed, **how)
-    result = _known_of(args.run_folder, published) | result_of(
-        vae, ev, config, data, args.split, x
-    )
+    known = _known_of(args.run_folder, published)
+    result = known | result_of(vae, ev, config, data, args.split, x)
     result["eval_seed"] = seed
+    rose = {k: v for k, v in known.get("cautions", {}).items() if k == "rising"}
+    result["cautions"] = cautions_of(result, data=data, x=x) | rose
     if published:
         result["pretrained"] = against_published(published, result)
     result = finite(result)

@@ -37,6 +37,8 @@ def summary(result: dict) -> str:
         lines.append(f"  Pareto k-hat    {median:>9} median, {share:.0f} % above 0.7")
     if result.get("pretrained"):
         lines += _pretrained(result["pretrained"], k, khat["above_0.7"])
+    for name, text in (result.get("cautions") or {}).items():
+        lines.append(filled(f"{'error' if name == 'absurd' else 'caution'}: {text}"))
     return "\n".join(lines)
 
 
@@ -69,5 +71,6 @@ def filled(text: str) -> str:
 
 def _digits(number: float | None, digits: int = 3) -> str:
     """A number; JSON has null where it is not finite."""
-    known = number is not None and math.isfinite(number)
-    return f"{number:.{digits}f}" if known else "?"
+    if number is None or not math.isfinite(number):
+        return "?"
+    return f"{number:.6g}" if abs(number) >= 1e5 else f"{number:.{digits}f}"

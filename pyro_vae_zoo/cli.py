@@ -129,6 +129,9 @@ def _write_comparison(args: argparse.Namespace) -> None:
         values = {k: v for k, v in result.items() if k not in ("folder", "run")}
         write_json(args.out / f"{run}.json", values)
     print(report.markdown_table(results))
+    for result in results:
+        if names := ", ".join(result.get("cautions") or ()):
+            print(filled(f"{result['run']}: {names} (see `cautions` in its result)"))
     print(f"\nin {args.out}: comparison.md, comparison.csv, comparison.png, *.json")
 
 

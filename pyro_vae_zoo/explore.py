@@ -43,6 +43,7 @@ from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.door import apart, sides_and_data
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.scales import UNIT, Scale, range_note, scale_of
 from pyro_vae_zoo.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.vae import VAE
 
@@ -119,9 +120,11 @@ def page_contents(
     """What the page has to show, as JSON would have it but for numpy's arrays.
 
     Arguments and errors of `explore`. Of D latents and N data, the keys are `layers` of
-    the decoder (see `portable`), `centre` `(D,)` and `axes` `(D, D)`, `sd` `(D,)` along
-    them, `codes` `(N, 2)`, `labels` `(N,)`, and for each of `data` its `index`, `image`,
-    `code` `(D,)` and `draws` `(num_samples, D)` less the code, both in coordinates u, its
+    the decoder (see `portable`), `shape` of a datum, `(n,)` or `(channels, H, W)`,
+    `limits` between which it is drawn (see `scales`), `centre` `(D,)` and `axes`
+    `(D, D)`, `sd` `(D,)` along them, `codes` `(N, 2)`, `labels` `(N,)`, and for each of
+    `data` its `index`, `image` (its values, or 8 bits for those from 0 to 1), `code`
+    `(D,)` and `draws` `(num_samples, D)` less the code, both in coordinates u, its
     `elbo`, `log_prob` and `khat`, and where D is two `exact`, `guide` and `gap`.
     """
     from pyro_vae_zoo.plots import figure_title
@@ -138,22 +141,28 @@ def page_contents(
     chosen = torch.randperm(len(x), generator=generator)[:num_data].sort().values
     codes = codes_of(vae, x, seed, progress)
     decoded = portable.apply(layers, codes[:1000].numpy())
-    rounding = _rounding(decoded, _means(vae, codes[:1000], data))
+    means = _means(vae, codes[:1000], data)
     draws, log_weights = draws_of(vae, x[chosen], num_samples, seed, progress)
     codes[chosen] = draws.mean(1)
     centre, axes, sd = principal_axes(codes)
     posteriors = posteriors_of(draws, log_weights, centre, axes)
     if codes.shape[1] == 2:
         add_outlines(vae, x[chosen], posteriors, seed, progress)
-    pixels = _pixels(x[chosen], data)
-    for k, (i, posterior) in enumerate(zip(chosen.tolist(), posteriors, strict=True)):
-        posterior |= {"index": i, "image": (255 * pixels[k]).round().astype(np.uint8)}
+    pixels = data.pixels(x) if isinstance(data, Dataset) else x
+    shape = list(pixels.shape[1:])
+    known = data if isinstance(data, Dataset) else pixels
+    scale = scale_of(known, pixels[chosen], means, likelihood=vae.likelihood)
+    for i, posterior in zip(chosen.tolist(), posteriors, strict=True):
+        posterior |= {"index": i, "image": _stored(pixels[i], scale)}
     return {
         "title": figure_title(vae),
         "about": _about(data, split, codes),
-        "shape": [1, 1, *pixels.shape[1:]][-3:],
+        "shape": shape if len(shape) == 1 else [1, *shape][-3:],
+        "limits": list(scale),
+        "decoded": _name_of_mean(data),
+        "note": range_note(scale, tuple(shape)),
         "layers": layers,
-        "rounding": rounding,
+        "rounding": _rounding(decoded, means.double().numpy()),
         "centre": _float(centre),
         "axes": _float(axes),
         "sd": _float(sd),
@@ -173,7 +182,7 @@ def page_of(contents: dict[str, Any]) -> str:
     Texts are escaped, and a Content-Security-Policy allows the page its own script and
     style, by their digests, and nothing else: no request leaves it.
     """
-    script = "".join(map(_part, ("decoder.js", "drawing.js", "page.js")))
+    script = "".join(map(_part, ("decoder.js", "values.js", "drawing.js", "page.js")))
     style = _part("style.css")
     text = json.dumps(finite(contents), default=portable.pack, allow_nan=False)
     values = {
@@ -219,13 +228,13 @@ def _decoder_layers(
     return portable.layers_of(vae.model.decoder) + mean
 
 
-def _means(vae: VAE, codes: Tensor, data: Dataset | str | None) -> np.ndarray:
+def _means(vae: VAE, codes: Tensor, data: Dataset | str | None) -> Tensor:
     """The means that PyTorch decodes, as pictures show them; `(n, numel)`."""
     with evaluating(vae.model, vae.guide, vae.device, seed=0):
         z = codes.to(vae.device, vae.dtype)
         means = vae.model.likelihood(vae.model.decoder(z)).mean
     means = data.pixels(means) if isinstance(data, Dataset) else means
-    return means.flatten(1).double().cpu().numpy()
+    return means.flatten(1).cpu()
 
 
 def _rounding(decoded: np.ndarray, means: np.ndarray) -> float:
@@ -268,9 +277,18 @@ def _about(data: Dataset | str | None, split: str, codes: Tensor) -> str:
     )
 
 
-def _pixels(x: Tensor, data: Dataset | str | None) -> np.ndarray:
-    x = data.pixels(x) if isinstance(data, Dataset) else x
-    return x.detach().double().clamp(0, 1).cpu().numpy()
+def _name_of_mean(data: Dataset | str | None) -> str:
+    """What is decoded: of dequantised data the pixel of the mean, which is a median."""
+    dequantised = isinstance(data, Dataset) and data.logit is not None
+    return "median of x | z" if dequantised else "E[x | z]"
+
+
+def _stored(pixels: Tensor, scale: Scale) -> np.ndarray:
+    """A datum on the page: 8 bits for an image on the scale [0, 1], else as it is."""
+    values = pixels.detach().double().cpu().numpy()
+    if scale == UNIT and values.ndim > 1:
+        return (255 * values.clip(0, 1)).round().astype(np.uint8)
+    return values.astype(np.float32)
 
 
 def _float(values: Tensor) -> np.ndarray:

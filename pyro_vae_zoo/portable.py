@@ -9,8 +9,11 @@ arrays, in 16 bits; `apply` is what such a program has to do with them, in numpy
 | `relu`, `elu`, `tanh`, `sigmoid` | that of each element     |                  |
 | `glu`      | the first half times the sigmoid of the second |                  |
 | `residual` | `shortcut` of h plus `net` of h                | lists of steps   |
-| `first`    | its first `count` elements                     |                  |
 | `affine`   | `scale * h + shift`                            |                  |
+| `levels`   | mean grey levels of `DiscretizedLogistic`      |                  |
+
+The likelihood of grey levels takes the first half of h as logits of centres; its log-scales
+are `floor` + softplus(the second half + `fresh` - `floor`).
 """
 
 import base64
@@ -22,6 +25,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.likelihoods import FRESH_LOG_SCALE, MIN_LOG_SCALE
 from pyro_vae_zoo.networks import GatedLinear, Residual
 
 __all__ = ["apply", "layers_of", "mean_layers", "pack"]
@@ -62,6 +66,9 @@ def layers_of(network: nn.Module) -> Layers:
 def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
     """From a decoder's output to the mean of the data, as pictures show it.
 
+    Where the data went through a logit it is the pixel of their mean, which is the
+    pixel's median: as the logit rises, it keeps medians and does not keep means.
+
     Args:
         likelihood: one of `likelihoods`.
         logit: lambda of the logit that the data went through, see `dequantisation`.
@@ -79,8 +86,8 @@ def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
             affine = {"op": "affine", "scale": scale, "shift": -logit * scale}
             return [{"op": "sigmoid"}, affine]
         case "discretized_logistic":
-            numel = int(np.prod(likelihood.event_shape))
-            return [{"op": "first", "count": numel}, {"op": "sigmoid"}]
+            scales = {"fresh": FRESH_LOG_SCALE, "floor": MIN_LOG_SCALE}
+            return [{"op": "levels", **scales}]
     raise UserError(
         "expected a likelihood of the zoo (bernoulli, gaussian, discretized_logistic), "
         f"got {type(likelihood).__name__}, whose mean the page does not know"
@@ -132,6 +139,14 @@ def _glu(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
     return value * expit(gate)
 
 
+def _levels(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
+    loc, raw = np.split(h, 2, axis=-1)
+    loc, floor = expit(loc), step["floor"]
+    inv_scale = np.exp(-floor - np.logaddexp(raw + step["fresh"] - floor, 0))
+    total = sum(expit((loc - (k - 0.5) / 255) * inv_scale) for k in range(1, 256))
+    return total / 255
+
+
 _OPS: dict[str, Callable[[np.ndarray, dict[str, Any]], np.ndarray]] = {
     "linear": _linear,
     "relu": lambda h, step: np.maximum(h, 0),
@@ -140,6 +155,6 @@ _OPS: dict[str, Callable[[np.ndarray, dict[str, Any]], np.ndarray]] = {
     "sigmoid": lambda h, step: expit(h),
     "glu": _glu,
     "residual": lambda h, step: apply(step["shortcut"], h) + apply(step["net"], h),
-    "first": lambda h, step: h[..., : step["count"]],
     "affine": lambda h, step: step["scale"] * h + step["shift"],
+    "levels": _levels,
 }

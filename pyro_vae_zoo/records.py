@@ -43,6 +43,10 @@ def _is_khat(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_NUMBER_OR_NULL.holds, value.values()))
 
 
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+
+
 def _or_null(kind: Kind) -> Kind:
     return Kind(f"{kind.words} or null", lambda v: v is None or kind.holds(v))
 
@@ -71,6 +75,7 @@ RESULT: dict[str, Kind | dict] = {
     "versions": _or_null(_DICT),
     "active_units": Kind("numbers such as '3/40' by site", _is_units),
     "khat": _or_null(Kind("numbers by name", _is_khat)),
+    "cautions": Kind("sentences by name", _is_texts),
 }
 CONFIG: dict[str, Kind | dict] = {
     **dict.fromkeys(("guide", "variant", "source"), _TEXT),

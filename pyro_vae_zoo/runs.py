@@ -19,6 +19,7 @@ from pyro import poutine
 from torch import nn
 
 from pyro_vae_zoo._process import pick_device
+from pyro_vae_zoo.cautions import cautions_of
 from pyro_vae_zoo.checkpoint import (
     CHECKPOINT_FILE,
     RESULT_FILE,
@@ -178,6 +179,7 @@ def _finish(
     }
     if vae.monitor is not None:
         result |= vae.monitor(vae)
+    result["cautions"] = cautions_of(result, history.epochs, data, data.test)
 
     def leave() -> dict:
         draw(folder, vae, data, history.epochs, result)

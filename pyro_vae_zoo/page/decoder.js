@@ -23,6 +23,19 @@ const contents = JSON.parse(
 // --------------------------------------- the decoder, as `portable.apply` computes it
 
 const sigmoid = v => 1 / (1 + Math.exp(-v));
+const softplus = v => Math.max(v, 0) + Math.log1p(Math.exp(-Math.abs(v)));
+
+function meanLevel(centre, scale) {  // the sum of P(x >= k / 255) over k, by 255
+  // The odds against it rise with k by one factor: no exponential for each k. From the
+  // middle outwards, where a product that leaves the range of numbers is 0 or infinite.
+  const odds = k => Math.exp(((k - .5) / 255 - centre) / scale);
+  const middle = Math.round(255 * centre), factor = Math.exp(1 / (255 * scale));
+  let sum = 0;
+  for (let k = middle + 1, o = odds(k); k <= 255; k++, o *= factor) sum += 1 / (1 + o);
+  for (let k = middle, o = odds(k); k >= 1; k--, o /= factor) sum += 1 / (1 + o);
+  return sum / 255;
+}
+
 const ops = {
   linear(h, {weight, bias}) {
     const [rows, columns] = weight.shape, out = new Float64Array(rows);
@@ -45,8 +58,11 @@ const ops = {
     const added = run(net, h);
     return run(shortcut, h).map((v, i) => v + added[i]);
   },
-  first: (h, {count}) => h.subarray(0, count),
   affine: (h, {scale, shift}) => h.map(v => scale * v + shift),
+  levels(h, {fresh, floor}) {
+    const n = h.length / 2, scale = v => Math.exp(floor + softplus(v + fresh - floor));
+    return h.subarray(0, n).map((v, i) => meanLevel(sigmoid(v), scale(h[n + i])));
+  },
 };
 const run = (layers, h) => layers.reduce((value, step) => ops[step.op](value, step), h);
 const decode = z => run(contents.layers, Float64Array.from(z));

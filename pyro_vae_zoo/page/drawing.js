@@ -48,43 +48,22 @@ function zoom(factor, [x, y] = at.u) {  // that point stays where it is
   refresh();
 }
 
-// ------------------------------------------------------------------------- images
-
-const [channels, height, width] = contents.shape;
-
-function paint(canvas, values, left = 0, top = 0) {  // in [0, 1], channel by channel
-  const pixels = new ImageData(width, height), n = width * height;
-  for (let i = 0; i < n; i++) {
-    for (let c = 0; c < 3; c++) {
-      pixels.data[4 * i + c] = Math.round(255 * values[channels === 3 ? c * n + i : i]);
-    }
-    pixels.data[4 * i + 3] = 255;
-  }
-  canvas.getContext("2d").putImageData(pixels, left, top);
-}
-
-const paintData = (canvas, {image}) => paint(canvas, Array.from(image, v => v / 255));
-
-function shaped(canvas) {
-  Object.assign(canvas, {width, height});
-  canvas.style.aspectRatio = height === 1 ? 3 : width / height;  // a vector as a bar
-  return canvas;
-}
+// -------------------------------------------------------------- the whole plane decoded
 
 const tiles = {canvas: document.createElement("canvas"), of: "", side: 15};
 
 function tilesOfView() {
   const {canvas, side} = tiles, {x, y, half} = at.view, step = 2 * half / side;
-  const gap = Math.ceil(Math.max(height, width) / 14), u = at.u.slice();
-  const of = [x, y, half, ...u.subarray(2)].join();
+  const [across, down] = tileSize, gap = Math.ceil(Math.max(down, across) / 14);
+  const u = at.u.slice(), of = [x, y, half, ...u.subarray(2)].join();
   if (tiles.of === of) return canvas;
   tiles.of = of;
-  Object.assign(canvas, {width: side * (width + gap), height: side * (height + gap)});
+  Object.assign(canvas, {width: side * (across + gap), height: side * (down + gap)});
   for (let i = 0; i < side; i++) {
     for (let j = 0; j < side; j++) {
       u.set([x - half + (j + .5) * step, y + half - (i + .5) * step]);
-      const left = j * (width + gap) + gap / 2, top = i * (height + gap) + gap / 2;
-      paint(canvas, decode(latent(u)), left, top);
+      const left = j * (across + gap) + gap / 2, top = i * (down + gap) + gap / 2;
+      drawTile(canvas, decode(latent(u)), left, top);
     }
   }
   return canvas;
@@ -98,7 +77,6 @@ const COLOURS = ["#4e79a7", "#f28e2b", "#e15759", "#3aa6a0", "#59a14f",
 const colour = k => contents.classes.length <= COLOURS.length
   ? COLOURS[k] : `hsl(${360 * k / contents.classes.length} 60% 55%)`;
 const axis = i => size === 2 ? `z${"₁₂"[i - 1]}` : `axis ${i}`;
-const plain = v => String(+v.toFixed(6)).replace("-", "−");
 
 function pixel(x, y) {
   const {view} = at, n = plane.width, scale = n / (2 * view.half);
@@ -175,7 +153,7 @@ function drawPlane() {
   const style = getComputedStyle(document.documentElement), unit = devicePixelRatio;
   const css = name => style.getPropertyValue(name).trim();
   plane.width = plane.height = Math.round(plane.clientWidth * unit);
-  pen.imageSmoothingEnabled = false;
+  pen.imageSmoothingEnabled = isVector;
   if (at.tiles) pen.drawImage(tilesOfView(), 0, 0, plane.width, plane.height);
   else drawGrid(unit, css);
   drawCodes(unit, css);

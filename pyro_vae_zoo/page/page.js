@@ -24,9 +24,9 @@ function entries({elbo, log_prob, khat, gap}) {
 function describe(datum) {
   const {labels, classes, masses} = contents;
   const label = labels ? `, class ${classes[labels[datum.index]]}` : "";
-  $("name").textContent = `x, datum ${datum.index}${label}`;
+  $("name").textContent = `x, datum ${datum.index}${label}${isVector ? " (grey)" : ""}`;
   $("image").setAttribute("aria-label", $("name").textContent);
-  paintData($("image"), datum);
+  if (!isVector) paint($("image"), valuesOf(datum));
   $("numbers").replaceChildren();
   for (const [term, value] of entries(datum)) {
     say($("numbers"), "dt", term);
@@ -58,9 +58,9 @@ function refresh() {  // once a frame
   queued = true;
   requestAnimationFrame(() => {
     queued = false;
-    paint($("decoded"), decode(latent(at.u)));
     drawPlane();
     drawTexts();
+    drawDecoded(decode(latent(at.u)), picked());
     clearTimeout(writing);
     writing = setTimeout(writeAddress, 300);
   });
@@ -166,7 +166,7 @@ function thumbnail(datum, k) {
   Object.assign(radio, {type: "radio", name: "datum", ariaLabel: `Datum ${datum.index}`});
   radio.addEventListener("change", () => pick(k));
   label.append(radio, shaped(document.createElement("canvas")));
-  paintData(label.lastChild, datum);
+  drawThumbnail(label.lastChild, datum);
   $("strip").lastElementChild.append(label);
 }
 
@@ -187,6 +187,10 @@ $("foot").textContent = "The decoder's weights have 16 bits here: what it decode
   + `${contents.rounding.toExponential(0)} over the codes. A dot is a datum's code, the mean of `
   + `q(z | x). Seed ${contents.seed}.` + (size === 2 ? "" : " The plane is that of the codes' first "
   + `two principal axes, sd ${list(contents.sd)} along all ${size}.`);
+$("what").textContent = captionOfDecoded;
+$("image").hidden = isVector;
+$("decoded").setAttribute("aria-label", isVector ? "Decoded vector" : "Decoded image");
+$("tiles").textContent = isVector ? "Curves" : "Images";
 shaped($("decoded"));
 shaped($("image"));
 contents.classes.forEach(classButton);

@@ -12,8 +12,16 @@ from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.modes import evaluating
 from pyro_vae_zoo.plots.grid import MixtureSteps, mixture_densities
-from pyro_vae_zoo.plots.images import draw_images, pixels_of
-from pyro_vae_zoo.plots.posterior import draw_legend, exact_key, frame, outline, shade
+from pyro_vae_zoo.plots.images import known_of, pixels_of
+from pyro_vae_zoo.plots.posterior import (
+    draw_legend,
+    exact_key,
+    frame,
+    outline,
+    shade,
+    with_range,
+)
+from pyro_vae_zoo.plots.raster import draw_thumbnail
 from pyro_vae_zoo.plots.style import (
     COLOURS,
     FAINT,
@@ -23,6 +31,7 @@ from pyro_vae_zoo.plots.style import (
     figure_title,
     make_figure,
 )
+from pyro_vae_zoo.scales import scale_of
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["plot_components"]
@@ -76,14 +85,17 @@ def plot_components(
     with evaluating(vae.model, vae.guide, vae.device, seed):
         rows = [mixture_densities(vae, datum[None]) for datum in x]
     columns = max(len(steps.gaps) for steps in rows)
-    title = "Mixture, step by step: " + figure_title(vae, data)
+    pixels = pixels_of(x, data)
+    scale = scale_of(known_of(data, pixels), pixels, likelihood=vae.likelihood)
+    title = with_range(
+        "Mixture, step by step: " + figure_title(vae, data), scale, pixels
+    )
     fig = make_figure(max(2.7 * columns + 1.1, 6.5), 3.3 * len(x) + 1.3, title)
     ratios = {"width_ratios": [0.25] + [1] * columns}
     grid = fig.subplots(len(x), 1 + columns, squeeze=False, gridspec_kw=ratios)
-    for steps, datum, (left, *axes) in zip(rows, x, grid, strict=True):
+    for steps, datum, (left, *axes) in zip(rows, pixels, grid, strict=True):
         left.set_axis_off()
-        thumbnail = left.inset_axes([0, 0.4, 1, 0.2])
-        draw_images(thumbnail, pixels_of(datum[None], data), 1)
+        draw_thumbnail(left.inset_axes([0, 0.4, 1, 0.2]), datum, scale)
         for m, ax in enumerate(axes):
             if m < len(steps.gaps):
                 dress(ax, "", "$z_1$" if ax in grid[-1] else "", "" if m else "$z_2$")

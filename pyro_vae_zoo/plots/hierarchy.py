@@ -8,8 +8,9 @@ from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import Evaluation
 from pyro_vae_zoo.modes import evaluating
-from pyro_vae_zoo.plots.images import image_figure, pixels_of
+from pyro_vae_zoo.plots.images import known_of, pixels_of, sheet
 from pyro_vae_zoo.plots.style import COLOURS, dress, figure_title, make_figure
+from pyro_vae_zoo.scales import scale_of
 from pyro_vae_zoo.sites import data_sites, mean_or_draw
 from pyro_vae_zoo.vae import VAE
 
@@ -51,12 +52,10 @@ def plot_growth(
             for l in shown
         ]
     images = pixels_of(torch.stack(stages, 1).flatten(0, 1), data)
-    return image_figure(
-        images,
-        len(shown),
-        "Growth: " + figure_title(vae, data),
-        heads=[f"$x_{{{l + 1}}}$" for l in shown],
-    )
+    scale = scale_of(known_of(data, images), images, likelihood=vae.likelihood)
+    title = "Growth: " + figure_title(vae, data)
+    heads = [f"$x_{{{l + 1}}}$" for l in shown]
+    return sheet(images, len(shown), title, scale, heads)
 
 
 def plot_layers(evaluation: Evaluation | dict, *, title: str | None = None) -> Figure:

@@ -1,12 +1,14 @@
-"""Images: samples, reconstructions and traversals of the latents."""
+"""Data and what a model makes of them: samples, reconstructions, traversals.
+
+Images lie side by side, on a scale of grey levels; vectors are curves in panels with an
+axis. Both are on the scale of the data: see `scales`.
+"""
 
 import math
+import re
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from pyro import poutine
 from torch import Tensor
@@ -14,35 +16,53 @@ from torch import Tensor
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.modes import evaluating
-from pyro_vae_zoo.plots.style import (
-    COLOURS,
-    figure_title,
-    make_figure,
-    wrap_title,
-)
+from pyro_vae_zoo.plots.raster import fit_columns, image_figure
+from pyro_vae_zoo.plots.style import figure_title
+from pyro_vae_zoo.plots.vectors import DATA, MODEL, key_of, shades, vector_figure
+from pyro_vae_zoo.scales import Scale, scale_of
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["plot_images", "plot_reconstructions", "plot_samples", "plot_traversal"]
 
+_IN_A_ROW = 4  # panels of vectors, where each has several curves
+
 
 def plot_images(
-    images: Tensor, *, columns: int = 8, title: str | None = None
+    images: Tensor,
+    *,
+    columns: int = 8,
+    title: str | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """A grid of images `(n, H, W)`, `(n, 3, H, W)` or of vectors `(n, D)` as lines.
+    """A grid of images `(n, H, W)`, `(n, 3, H, W)`, or of vectors `(n, D)` as curves.
 
-    Values are clipped to [0, 1].
+    Args:
+        images: what is drawn.
+        columns: in a row.
+        title: of the figure.
+        limits: the least and the largest value that is drawn, others being clipped.
+            By default [0, 1] for images within it, and what there is for others.
+
+    Raises:
+        UserError: for no images, and for other shapes.
     """
-    return image_figure(images, columns, title)
+    scale = Scale(*limits) if limits else scale_of(images, images)
+    return sheet(images, columns, title, scale)
 
 
 def plot_samples(
     vae: VAE, n: int = 64, *, seed: int = 0, data: Dataset | str | None = None
 ) -> Figure:
-    """E[x|z] for `n` draws z ~ p(z)."""
+    """E[x|z] for `n` draws z ~ p(z).
+
+    Where p(x|z) is a flow, which has no mean in closed form, a draw stands for it. Of
+    dequantised data it is the pixel of the mean, which is the pixel's median.
+    """
     with evaluating(vae.model, vae.guide, vae.device, seed):
         images = pixels_of(vae.sample(n, mean=True), data)
     columns = min(math.ceil(math.sqrt(n)), 16)
-    return image_figure(images, columns, "Samples: " + figure_title(vae, data))
+    scale = scale_of(known_of(data, images), images, likelihood=vae.likelihood)
+    return sheet(images, columns, "Samples: " + figure_title(vae, data), scale)
 
 
 def plot_reconstructions(
@@ -53,22 +73,27 @@ def plot_reconstructions(
     seed: int = 0,
     data: Dataset | str | None = None,
 ) -> Figure:
-    """Each datum above E[x|z] for one z ~ q(z|x)."""
+    """Each datum above E[x|z] for one z ~ q(z|x); vectors in one panel with it.
+
+    What stands for E[x|z] where there is none in closed form, the picture names.
+    """
     x, columns = x.to(vae.device), fit_columns(x, columns)
     with evaluating(vae.model, vae.guide, vae.device, seed):
         again = pixels_of(vae.reconstruct(x), data)
+        name = _name_of_mean(vae, data)
     x = pixels_of(x, data)
+    title = "Reconstructions: " + figure_title(vae, data)
+    scale = scale_of(known_of(data, x), x, again, likelihood=vae.likelihood)
+    if x.dim() == 2:
+        pairs = [((a, DATA), (b, MODEL)) for a, b in zip(x, again, strict=True)]
+        keys = [key_of("$x$", DATA), key_of(name, MODEL)]
+        return vector_figure(pairs, min(columns, _IN_A_ROW), title, scale, keys=keys)
     pairs = [
         torch.cat([_filled(part, columns) for part in rows])
         for rows in zip(x.split(columns), again.split(columns), strict=True)
     ]
-    return image_figure(
-        torch.cat(pairs),
-        columns,
-        "Reconstructions: " + figure_title(vae, data),
-        rows=["$x$", r"$E[x\,|\,z]$"] * len(pairs),
-        group=2,
-    )
+    rows = ["$x$", name] * len(pairs)
+    return image_figure(torch.cat(pairs), columns, title, scale, rows=rows, group=2)
 
 
 def plot_traversal(
@@ -82,8 +107,9 @@ def plot_traversal(
 ) -> Figure:
     """E[x|z] as one latent after the other moves from -3 to 3.
 
-    The others stay at the posterior mean of `x[0]`. The rows are the most active
-    latents: those of the least posterior variance, averaged over `x`.
+    The others stay at the posterior mean of `x[0]`. The rows, or for vectors the panels,
+    are the most active latents: those of the least posterior variance, averaged over
+    `x`.
 
     Raises:
         UserError: where the model has other latent sites than one vector `"z"`.
@@ -103,93 +129,57 @@ def plot_traversal(
         decode = poutine.condition(poutine.uncondition(vae.model), data={"z": z})
         trace = poutine.trace(decode).get_trace(vae._blank(len(z)))
         images = pixels_of(trace.nodes["x"]["fn"].mean, data)
-    return image_figure(
-        images,
-        columns,
-        "Traversal: " + figure_title(vae, data),
-        rows=[f"$z_{{{dim + 1}}}$  (sd {sd[dim]:.2f})" for dim in dims],
-        heads=[f"${value:g}$" for value in values.tolist()],
-    )
+    title = "Traversal: " + figure_title(vae, data)
+    known = known_of(data, pixels_of(x, data))
+    scale = scale_of(known, images, likelihood=vae.likelihood)
+    names = [f"$z_{{{dim + 1}}}$  (sd {sd[dim]:.2f})" for dim in dims]
+    heads = [f"${value:g}$" for value in values.tolist()]
+    if images.dim() == 2:
+        looks = [{"color": colour, "lw": 0.9} for colour in shades(columns)]
+        panels = [list(zip(v, looks, strict=True)) for v in images.split(columns)]
+        shown = sorted({0, columns // 2, columns - 1})
+        keys = [key_of(f"latent at {heads[i]}", looks[i]) for i in shown]
+        return vector_figure(panels, _IN_A_ROW, title, scale, names=names, keys=keys)
+    return image_figure(images, columns, title, scale, rows=names, heads=heads)
 
 
-def image_figure(
+def sheet(
     images: Tensor,
     columns: int,
     title: str | None,
-    rows: Sequence[str] = (),
+    scale: Scale,
     heads: Sequence[str] = (),
-    group: int = 0,
 ) -> Figure:
-    """A grid of images with names for its rows and columns."""
+    """A grid of images, or of vectors, with names for its columns."""
     columns = fit_columns(images, columns)
-    num_rows = -(-len(images) // columns)
-    vectors = images.dim() == 2
-    aspect = 0.5 if vectors else images.shape[-2] / images.shape[-1]
-    width = max(columns * (1.1 if vectors else 0.6) + (1.3 if rows else 0.2), 3.2)
-    height = num_rows * (1.1 if vectors else 0.6) * aspect + 0.3 * bool(heads)
-    lines = wrap_title(title, width).count("\n") + 1 if title else 0
-    fig = make_figure(width, height + (0.18 * lines + 0.15 if title else 0.1), title)
-    ax = fig.add_subplot()
-    x, y = draw_images(ax, images, columns, group)
-    ax.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
-    ax.set_xticks(x if heads else [], heads)
-    ax.set_yticks(y if rows else [], rows)
-    return fig
-
-
-def fit_columns(images: Tensor, columns: int) -> int:
-    """As many columns as asked for, where there are so many images."""
-    if columns < 1 or len(images) < 1:
-        got = f"{len(images)} and {columns}"
-        raise UserError(f"expected at least one image and one column, got {got}")
-    return min(columns, len(images))
-
-
-def draw_images(
-    ax: Axes, images: Tensor, columns: int, group: int = 0
-) -> tuple[list[float], list[float]]:
-    """Draw images in one axes; returns the centres of its columns and its rows."""
-    values = images.detach().float().clamp(0, 1).cpu().numpy()
-    vectors = values.ndim == 2
-    if values.ndim == 3:
-        values = values[:, None]
-    if not vectors and (values.ndim != 4 or values.shape[1] not in (1, 3)):
-        got = tuple(images.shape[1:])
-        raise UserError(f"expected images (H, W), (3, H, W) or vectors (D,), got {got}")
-    height, width = (1, 2) if vectors else values.shape[2:]
-    gap = 0.15 if vectors else -(-max(height, width) // 14)
-    row, column = np.divmod(np.arange(len(values)), columns)
-    top = row * (height + gap) + (row // group * 2 * gap if group else 0)
-    left = column * (width + gap)
-    if vectors:
-        t = np.linspace(0, width, values.shape[1])
-        lines = [
-            np.stack([u + t, y + height * (1 - v)], axis=1)
-            for v, y, u in zip(values, top, left, strict=True)
-        ]
-        floors = [
-            [(u, y + height), (u + width, y + height)]
-            for u, y in zip(left, top, strict=True)
-        ]
-        ax.add_collection(LineCollection(floors, colors="#CCCCCC", linewidths=0.6))
-        ax.add_collection(LineCollection(lines, colors=COLOURS[0], linewidths=0.9))
-        ax.set_xlim(-gap, left.max() + width + gap)
-        ax.set_ylim(top.max() + height + gap, -gap)
-    else:
-        canvas = np.ones((top.max() + height, left.max() + width, 3))
-        for image, y, u in zip(values, top, left, strict=True):
-            pixels = np.nan_to_num(image.transpose(1, 2, 0), nan=1.0)
-            canvas[y : y + height, u : u + width] = pixels
-        ax.imshow(canvas)
-    ax.set(xticks=[], yticks=[], frame_on=False)
-    edge = 0 if vectors else 0.5  # `imshow` counts from the first pixel's centre
-    centres = left[:columns] + width / 2 - edge, top[::columns] + height / 2 - edge
-    return tuple(c.tolist() for c in centres)
+    if images.dim() != 2:
+        return image_figure(images, columns, title, scale, heads=heads)
+    panels = [[(vector, MODEL)] for vector in images]
+    return vector_figure(panels, columns, title, scale, heads=heads)
 
 
 def pixels_of(x: Tensor, data: Dataset | str | None) -> Tensor:
     """What a picture of `x` shows, where the data know a map to pixels."""
     return data.pixels(x) if isinstance(data, Dataset) else x
+
+
+def known_of(data: Dataset | str | None, x: Tensor) -> Dataset | Tensor:
+    """What the scale of a picture is of: the whole data where they are given, or `x`."""
+    return data if isinstance(data, Dataset) else x
+
+
+def _name_of_mean(vae: VAE, data: Dataset | str | None) -> str:
+    """What `vae.reconstruct` gives, as `pixels_of` shows it."""
+    trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(vae._blank(1))
+    sites = [s for name, s in trace.nodes.items() if re.fullmatch(r"x(_\d+)?", name)]
+    try:
+        means = [site["fn"].mean for site in sites]
+    except NotImplementedError:  # a flow
+        return r"draw of $x\,|\,z$"
+    if len(means) > 1:  # those of a block are given a draw of the block before
+        return r"$E[x_l\,|\,z_l, x_{l-1}]$"
+    dequantised = isinstance(data, Dataset) and data.logit is not None
+    return r"median of $x\,|\,z$" if dequantised else r"$E[x\,|\,z]$"
 
 
 def _filled(images: Tensor, columns: int) -> Tensor:

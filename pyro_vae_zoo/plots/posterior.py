@@ -16,7 +16,8 @@ from torch import Tensor
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.modes import evaluating
 from pyro_vae_zoo.plots.grid import GridDensity, posterior_densities
-from pyro_vae_zoo.plots.images import draw_images, fit_columns, pixels_of
+from pyro_vae_zoo.plots.images import known_of, pixels_of
+from pyro_vae_zoo.plots.raster import draw_thumbnail, fit_columns
 from pyro_vae_zoo.plots.style import (
     GUIDE,
     INK,
@@ -25,6 +26,7 @@ from pyro_vae_zoo.plots.style import (
     make_figure,
     tint,
 )
+from pyro_vae_zoo.scales import Scale, range_note, scale_of
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["plot_posterior"]
@@ -53,7 +55,9 @@ def plot_posterior(
     masses = sorted(masses)
     columns = fit_columns(x, columns)
     num_rows = -(-len(x) // columns)
-    title = "Posteriors: " + figure_title(vae, data)
+    pixels = pixels_of(x, data)
+    scale = scale_of(known_of(data, pixels), pixels, likelihood=vae.likelihood)
+    title = with_range("Posteriors: " + figure_title(vae, data), scale, pixels)
     fig = make_figure(max(2.5 * columns + 0.3, 3.6), 3.0 * num_rows + 0.9, title)
     axes = list(fig.subplots(num_rows, columns, squeeze=False).flat)
     for i, ax in enumerate(axes):
@@ -68,7 +72,7 @@ def plot_posterior(
         frame(ax, torch.cat([p.region(masses[-1]), q.region(masses[-1])]))
         dress(ax, "", "$z_1$", "$z_2$" if i % columns == 0 else "")
         ax.set_title(f"gap {gap:.3f} nats", loc="right", y=1.03, fontsize=9, color=INK)
-        draw_images(ax.inset_axes([0, 1.03, 0.2, 0.2]), pixels_of(datum, data), 1)
+        draw_thumbnail(ax.inset_axes([0, 1.03, 0.2, 0.2]), pixels[i], scale)
     keys = [
         exact_key(masses),
         Line2D([], [], color=GUIDE, label=r"guide $q(z\,|\,x)$: the same regions"),
@@ -77,18 +81,25 @@ def plot_posterior(
     return fig
 
 
+def with_range(title: str, scale: Scale, pixels: Tensor) -> str:
+    """A title that names the scale of the thumbnails, where they are not in [0, 1]."""
+    note = range_note(scale, tuple(pixels.shape[1:]))
+    return f"{title}\n$x$: {note}" if note else title
+
+
 def shade(ax: Axes, density: GridDensity, masses: Sequence[float]) -> None:
     """Fill the smallest regions that hold the masses, rising; the inner are darker."""
-    shades = [tint(0.2 + 0.55 * k / len(masses)) for k in range(len(masses))]
+    levels = _edges(density, masses)
+    shades = [tint(0.2 + 0.55 * k / len(levels)) for k in range(len(levels))]
     for grid in _on_grids(density):
-        ax.contourf(*grid, [*density.levels(masses), math.inf], colors=shades)
+        ax.contourf(*grid, [*levels, math.inf], colors=shades)
 
 
 def outline(
     ax: Axes, density: GridDensity, masses: Sequence[float], **lines: Any
 ) -> None:
     """Draw the edges of the smallest regions that hold the masses."""
-    levels = density.levels(masses)
+    levels = _edges(density, masses)
     # Where a mixture's grids overlap, each has the same lines.
     for x, y, log_prob in _on_grids(density):
         if any(log_prob.min() < level < log_prob.max() for level in levels):
@@ -134,6 +145,11 @@ def draw_legend(fig: Figure, keys: Sequence[Artist]) -> None:
         loc="outside lower center",
         ncols=columns,
     )
+
+
+def _edges(density: GridDensity, masses: Sequence[float]) -> list[float]:
+    """The levels of the regions; one, where a point of the grid has all their mass."""
+    return sorted(set(density.levels(masses)))
 
 
 def _on_grids(density: GridDensity) -> Iterator[list[np.ndarray]]:
