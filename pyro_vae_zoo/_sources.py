@@ -83,15 +83,23 @@ SOURCES: dict[str, Source] = {
         "sha256:0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     ),
     "FashionMNIST/train": _idx_source(
-        "FashionMNIST", "train", 60000, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"
+        "FashionMNIST",
+        "train",
+        60000,
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "sha256:c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     ),
     "FashionMNIST/test": _idx_source(
-        "FashionMNIST", "t10k", 10000, "bef4ecab320f06d8554ea6380940ec79"
+        "FashionMNIST",
+        "t10k",
+        10000,
+        "bef4ecab320f06d8554ea6380940ec79",
+        "sha256:5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     ),
     "caltech_silhouettes": Source(
         {
             "caltech101_silhouettes_28_split1.mat": "sha256:"
-            "eb6735e8d84b1850fabc5590124aab1755e90c9fd28123584324398405e1e42a"
+            "eb6735e8d84b1850fabc5590124aab1755e90c9fd28123585324398405e1e42a"
         },
         (
             "https://people.cs.umass.edu/~marlin/data/"
