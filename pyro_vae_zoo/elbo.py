@@ -175,16 +175,18 @@ class AnnealedELBO(ObjectiveELBO):
 
 def _check_reparametrised(guide_trace: poutine.Trace) -> None:
     for name, site in latent_sites(guide_trace).items():
-        if not site["fn"].has_rsample:
-            raise UserError(
-                f"site {name!r} is drawn without reparametrisation, which these options "
-                "need; train it with a plain Trace_ELBO"
-            )
-        if _holds_mixture(site["fn"]) and only_mixture(guide_trace) is None:
+        if _holds_mixture(site["fn"]):
+            if only_mixture(guide_trace) is not None:
+                continue
             raise UserError(
                 f"site {name!r} draws a mixture, whose weights have a gradient here only "
                 "where it is the guide's single latent site and in no wrapper; train it "
                 "with a plain Trace_ELBO, and mask it by poutine.mask"
+            )
+        if not site["fn"].has_rsample:
+            raise UserError(
+                f"site {name!r} is drawn without reparametrisation, which these options "
+                "need; train it with a plain Trace_ELBO"
             )
 
 

@@ -8,10 +8,12 @@ PyTorch's `MixtureSameFamily` cannot be drawn with a gradient, Pyro's
 any distribution of vectors that can score a z which it has not drawn.
 """
 
+import sys
 from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
+from pyro import infer
 from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
@@ -24,14 +26,29 @@ class Mixture(dist.TorchDistribution):
     r"""The mixture of `components` with weights \(\alpha\).
 
     A draw has a gradient to the component it came from, and none to the weights: which
-    component it is, is no smooth choice. `score_parts` makes up for that, so that
-    Pyro's `Trace_ELBO` is unbiased. `AnnealedELBO` has far less variance: it draws from
-    every component and sums over them.
+    component it is, is no smooth choice. So `has_rsample` is false (but for M = 1), and
+    `score_parts` has the score of the choice, with which the gradient is unbiased under
+    Pyro's `Trace_ELBO`, `TraceGraph_ELBO`, `TraceEnum_ELBO`, their jitted forms and
+    `ReweightedWakeSleep`. `AnnealedELBO` has far less variance: it draws from every
+    component and sums over them.
+
+    Pyro's other ELBOs want draws that are smooth in every parameter, or do not weigh
+    the score by what the choice has cost: `TraceMeanField_ELBO`, `RenyiELBO`,
+    `TraceTailAdaptive_ELBO`, `TraceTMC_ELBO`, `EnergyDistance` and `Trace_MMD` are
+    refused. (A gradient through the distribution function, as Figurnov et al. 2018,
+    *Implicit Reparameterization Gradients*, have it for Gaussians, would be no way out:
+    for components that are far apart it lives in the gap between them, where no draw
+    falls.)
 
     Args:
-        log_weights: \(\log \alpha\), normalised, shape `(M,)` or `(*batch_shape, M)`;
-            minus infinity for a component that takes no part.
+        log_weights: \(\log \alpha\), normalised, shape `(M,)`, where all of the batch
+            share them, or `(*batch_shape, M)`; minus infinity for a component that
+            takes no part. `expand` leaves their shape as it is.
         components: M distributions of one event shape, an `(n,)`.
+
+    Raises:
+        UserError: for another number of weights than of components; in a draw with
+            gradients, for an ELBO under which the weights would have a wrong one.
 
     >>> q = Mixture(torch.tensor([0.3, 0.7]).log(), [
     ...     dist.Normal(torch.zeros(4, 2), 1.0).to_event(1),
@@ -41,7 +58,6 @@ class Mixture(dist.TorchDistribution):
     """
 
     arg_constraints = {}
-    has_rsample = True
 
     def __init__(
         self,
@@ -62,7 +78,14 @@ class Mixture(dist.TorchDistribution):
             c if c.batch_shape == batch_shape else c.expand(batch_shape)
             for c in components
         )
+        self.has_rsample = len(components) == 1
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
+
+    def __call__(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """A draw as `pyro.sample` takes it: with a gradient to its component."""
+        if torch.is_grad_enabled() and not self.has_rsample:
+            _check_elbo()
+        return self.rsample(sample_shape)
 
     @property
     def support(self):
@@ -77,13 +100,8 @@ class Mixture(dist.TorchDistribution):
 
     def expand(self, batch_shape, _instance=None):
         """The same mixture with a larger batch shape."""
-        batch_shape = torch.Size(batch_shape)
-        log_weights = self.log_weights.expand(*batch_shape, -1)
-        return Mixture(
-            log_weights,
-            [c.expand(batch_shape) for c in self.components],
-            validate_args=False,
-        )
+        components = [c.expand(batch_shape) for c in self.components]
+        return Mixture(self.log_weights, components, validate_args=False)
 
     def first(self, n: int) -> "Mixture":
         """The mixture of the first `n` components, their weights renormalised."""
@@ -134,9 +152,40 @@ class Mixture(dist.TorchDistribution):
 
         \(\log \alpha_m\) of the component that x came from would do. Its mean over the
         components that might have drawn x has the same expectation and less variance:
-        it is the gradient of \(\log q(x)\) to the weights.
+        it is the gradient of \(\log q(x)\) to the weights. For an x without a gradient,
+        which `sample` drew (a wrapper does, such as `.mask()`), it is the whole score.
         """
+        if self.has_rsample or not x.requires_grad:
+            return super().score_parts(x)
         scores = self.component_log_prob(x)
         choice = (self.log_weights + scores.detach()).logsumexp(-1)
         log_prob = (self.log_weights + scores).logsumexp(-1)
         return ScoreParts(log_prob, choice, log_prob)
+
+
+_BLIND_TO_THE_CHOICE = (
+    infer.TraceMeanField_ELBO,
+    infer.TraceTailAdaptive_ELBO,
+    infer.RenyiELBO,
+    infer.TraceTMC_ELBO,
+    infer.EnergyDistance,
+    infer.Trace_MMD,
+)
+
+
+def _check_elbo() -> None:
+    """Refuse an ELBO under which weights starve; Pyro's own checks can be switched off.
+
+    Pyro does not tell a distribution what it is drawn for. The stack does: every ELBO
+    runs its pair in a method `_get_traces`.
+    """
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name != "_get_traces":
+        frame = frame.f_back
+    elbo = frame and frame.f_locals.get("self")
+    if isinstance(elbo, _BLIND_TO_THE_CHOICE):
+        raise UserError(
+            "expected an ELBO that scores which component of a mixture was drawn, got "
+            f"{type(elbo).__name__}, which has a wrong gradient for the weights or none; "
+            "train it with AnnealedELBO, or with Pyro's Trace_ELBO or TraceGraph_ELBO"
+        )

@@ -70,8 +70,13 @@ def _set(loop: "Loop", state: dict[str, Any], path: Path) -> None:
     never = dict.fromkeys(range(len(loop.vae.phases)), False)
     loop.compiled = state["compiled"] if loop.options.compile else never
     loop.best = state["best"]
-    if loop.best is not None and _shapes(loop.best) != _shapes(loop.vae.state_dict()):
-        raise ValueError("the weights of the best epoch are not those of this VAE")
+    if loop.best is not None:
+        own = loop.vae.state_dict()
+        # What a release did not save, the modules have set as it was then.
+        unsaved = own.keys() - state["vae"].keys()
+        loop.best = loop.best | {name: own[name].clone() for name in unsaved}
+        if _shapes(loop.best) != _shapes(own):
+            raise ValueError("the weights of the best epoch are not those of this VAE")
     loop.enter_phase()
     loop.steps.load(state["optimizer"])
     of_ranks = state["random_states"]

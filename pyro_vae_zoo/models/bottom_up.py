@@ -10,6 +10,12 @@ the self-reflective hierarchy to the last weight; of the guide only
 differs: no layer hears what the ones above it drew. The parameters that this saves go
 into wider encoders, so that capacity is not what is compared.
 
+Differences from Rezende et al.: their layers add noise to a network of the layer above,
+and each latent feeds the data through all those below it. Here both are as in the
+self-reflective hierarchy, with its differences from its paper (bijectors, a block of x for
+each layer, z read through asinh), and the posterior of a layer is a diagonal Gaussian,
+where theirs may have a covariance of rank one.
+
 | symbol          | code name       | shape                 |
 |-----------------|-----------------|-----------------------|
 | q(epsilon_l; x) | `posteriors[l]` | `(batch, latent_dim)` |

@@ -25,7 +25,9 @@ MADE of each step, whose masks they pass.
 Differences from the papers: log-scales are kept within +-5; batch normalisation is an
 option of `maf`, off by default, since in training it makes a datum's density depend
 on its batch; x_{l-1} enters the flow beside z_l, as it does the hierarchy's other
-data layers. Data are flattened a pixel after the other, so that blocks are bands.
+data layers; every network reads its z through asinh, and last layers start at a tenth of
+the usual size, see `self_reflective`. Data are flattened a pixel after the other, so that
+blocks are bands.
 """
 
 from collections.abc import Sequence

@@ -25,6 +25,12 @@ Differences from the study, each a fault of its public code that is mended here:
 planar map is constrained to be invertible; autoregressive steps reverse the order of
 the latents from one to the next; every flow sees h; Householder vectors are
 normalised; network outputs are linear, never rectified.
+
+And in form: the study's IAF is \((z - \mu) / \sigma\). Here `affine_autoregressive` is
+\(\mu + \sigma z\), the same family, \(\log\sigma\) clamped by Pyro to -5..3, and `iaf` the
+gated \(g z + (1 - g) m\), its part that contracts; one MADE gives both vectors, near the
+identity at first. Householder vectors are chained; each from h is `chained=False`. No
+batch normalisation.
 """
 
 import inspect

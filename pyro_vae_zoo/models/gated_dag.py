@@ -46,9 +46,11 @@ the likelier of 0 and 1, and the rest goes on.
 
 Differences from the papers: logits in place of clamped probabilities, whose gradient dies
 at 0 and 1; residual blocks in place of batch normalisation, which would make the bound of
-a datum depend on its batch; top-down networks read z through asinh, see `LatentBlock`; the
-temperature ends where 200 epochs of a factor 0.99 end, after however many epochs there
-are; the second phase goes on from what the first has learned.
+a datum depend on its batch; top-down networks read z through asinh, see `LatentBlock` (the
+decoder does not); the flow's step is the gated one of `iaf`, g z + (1 - g) m, whose bias
+of 2 is not learned, where the text of the second paper has mu + sigma z; the temperature
+ends where 200 epochs of a factor 0.99 end, after however many epochs there are; the second
+phase goes on from what the first has learned.
 """
 
 from collections.abc import Callable, Sequence

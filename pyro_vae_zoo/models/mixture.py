@@ -21,6 +21,11 @@ weight, with the weight its gradient, and stays where it is.
 | Q         | `Mixture`, `"z"`     | `(batch, latent_dim)`  |
 | q_m       | `components[m]`      | `(batch, latent_dim)`  |
 | alpha     | `log_weights.exp()`  | `(batch, M)` or `(M,)` |
+
+Differences from the paper, of which the public text leaves the form of the weights open:
+a logit for each component is linear in the features of its own encoder, and detached from
+them, so that the weights train no encoder; `weights="constant"` is one set for all data;
+components may be other than diagonal Gaussians.
 """
 
 from collections.abc import Callable, Sequence

@@ -32,10 +32,19 @@ For fixed components L is concave in the weights, with derivatives
 
 never lowers L for \(\eta \le 1\): the curvature of \(-L\) is that of \(E_Q \log Q\),
 whose Bregman divergence \(\mathrm{KL}(Q_\alpha \| Q_{\alpha'})\) is at most
-\(\mathrm{KL}(\alpha \| \alpha')\). In training its result is the target of \(\alpha(x)\):
-the cross-entropy to it, divided by \(\eta\), has the gradient of -L for small
-\(\eta\), and a bounded one where a component is many nats behind. The advantages of one
-draw are noisy, which makes targets the more uniform the larger \(\eta\): keep it small.
+\(\mathrm{KL}(\alpha \| \alpha')\). In training its result \(\alpha^+\) is the target of
+\(\alpha(x)\): the cross-entropy to it, divided by \(\eta\), has the gradient of -L for
+small \(\eta\), and a bounded one where a component is many nats behind. A target made of
+noisy advantages is too uniform on average: of two components, whose advantages differ
+with a variance \(s^2\) over the draws, the one of weight \(\alpha\) rests where it is
+ahead by about \(\eta s^2 (\alpha - 1/2)\) nats. Keep \(\eta\) small, or draw more
+particles.
+
+Weights that all data share, `weights="constant"`, take one step by the mean of the
+advantages over the data, of which a batch is a sample: components that suit different
+data are tens of nats apart in it from one batch to the next. Their loss is the other
+divergence, \(\mathrm{KL}(\alpha \| \alpha^+) / \eta\). It is linear in the advantages, so
+that noise averages out, and its gradient is that of -L for every \(\eta\).
 
 | symbol      | code name            | shape                 | equation |
 |-------------|----------------------|-----------------------|----------|
@@ -52,7 +61,11 @@ components ascend \(E_q[\log p - \log Q] + \nu H(q)\), which is (1) with a bonus
 entropy and with so large a C that it rarely matters.
 
 Differences from the paper, of which the public text leaves much open: the form of the
-weights, their step, C and the order of updates are ours.
+weights, their step, C and the order of updates are ours; weights read the encoders'
+features and do not train them (`AmortizedWeights` detaches these). `boosted` differs from
+Guo et al. 2016: a component is an encoder, not the posterior of one data set; component 0
+ascends its own bound, with no bonus for entropy; weights follow (2), where they search
+along \(\epsilon\).
 """
 
 from collections.abc import Callable
@@ -167,7 +180,7 @@ class RecursiveELBO(ObjectiveELBO):
         size: number of components that take part.
         fit: whether they move; else the weights and the decoder alone.
         criterion: what they ascend.
-        weight_step: eta of equation 2.
+        weight_step: eta of equation 2, for weights that are the data's own.
         kl_weight: of log p(z) and of all densities of the guide; `fit` moves it.
 
     Raises:
@@ -220,9 +233,9 @@ class RecursiveELBO(ObjectiveELBO):
     def _weights_loss(
         self, q: Mixture, log_weights: Tensor, advantage: Tensor
     ) -> Tensor:
-        """Cross-entropy to the step's result; with eta to 0 its gradient is that of -L."""
-        if q.log_weights.ndim == 1:  # the same for all data
-            advantage = advantage.mean(-1, keepdim=True)
+        """What draws the weights `(M, batch)` to equation 2, on the scale of -L."""
+        if q.log_weights.ndim == 1:  # shared by all data, and so is the step
+            return -(log_weights.exp() * advantage.mean(-1, keepdim=True)).sum()
         target = mirror_step(log_weights.detach(), advantage, self.weight_step).exp()
         in_use = log_weights.masked_fill(target == 0, 0.0)  # log 0 among them
         return -(target * in_use).sum() / self.weight_step
@@ -293,7 +306,7 @@ def recursive_phases(
             the first step on, or on its `own` random weights, which finds modes that are
             far apart.
         criterion: what the components ascend; equation 1 by default.
-        weight_step: eta of equation 2.
+        weight_step: eta of equation 2, for weights that are the data's own.
 
     In `fit` training begins with the first component: what an earlier `fit` made of the
     others is lost.

@@ -16,8 +16,8 @@ Inference: \(q_\phi(z|x) = N(z; \mu(h), \Sigma(h))\) with \(h\) an encoding of x
 | mu, sigma | `loc`, `scale`   | `(batch, latent_dim)` | 9                 |
 | L         | `scale_tril`     | `(batch, latent_dim, latent_dim)` | -                 |
 
-Differences from the paper: scales through a softplus, not an exponential; more than
-one hidden layer.
+Differences from the paper: scales through a softplus, not an exponential, and never below
+1e-6; more than one hidden layer, of ReLU units, not tanh; no prior on the weights.
 """
 
 import inspect
