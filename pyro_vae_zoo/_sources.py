@@ -35,10 +35,17 @@ def _amat_source(split: str, rows: int, sha256: str) -> Source:
     return Source(files, (folder + file,), (rows, 784))
 
 
-def _idx_source(folder: str, split: str, rows: int, md5: str, digest="") -> Source:
-    """Torchvision's layout and mirrors; `digest` is of the unpacked file."""
+def _idx_source(folder: str, split: str, rows: int, md5: str, digest: str) -> Source:
+    """Torchvision's layout and mirrors, and Debian's of its package of Fashion-MNIST.
+
+    `digest` is of the contents, which whoever packs them again leaves as they are; `md5`
+    is of the archive that is downloaded.
+    """
     file = f"{split}-images-idx3-ubyte"
-    files = {f"{folder}/raw/{file}": digest, f"{folder}/raw/{file}.gz": f"md5:{md5}"}
+    files = {f"{folder}/raw/{file}": digest}
+    if folder == "FashionMNIST":
+        files[f"fashion-mnist/{file}.gz"] = digest
+    files[f"{folder}/raw/{file}.gz"] = f"md5:{md5}"
     mirrors = {
         "MNIST": (
             "https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -330,6 +330,7 @@ def idx(tmp_path, monkeypatch):
         data = idx_file(images)
         put(tmp_path / f"MNIST/raw/{split}-images-idx3-ubyte", data)
         publish(monkeypatch, f"MNIST/{'test' if split == 't10k' else split}", data)
+        publish(monkeypatch, f"FashionMNIST/{'test' if split == 't10k' else split}", data)
         packed = gzip.compress(data, 1)
         put(tmp_path / f"FashionMNIST/raw/{split}-images-idx3-ubyte.gz", packed)
     return levels
