@@ -32,9 +32,9 @@ class Source:
     """One published file: the names it may go by and where to get it.
 
     Attributes:
-        files: accepted path under the data directory -> digest of that file as
-            `"sha256:<hex>"` or `"md5:<hex>"`, or `""` if none is known. The
-            last one is what is downloaded.
+        files: accepted path under the data directory -> digest as `"sha256:<hex>"` or
+            `"md5:<hex>"`, or `""` if none is known. The last one is what is downloaded,
+            with its own digest; an archive is otherwise known by its contents.
         urls: addresses of the last file, tried in order.
         shape: shape of the array it holds.
     """
@@ -68,18 +68,22 @@ def find(source: Source, data_dir: Path) -> Path:
 
 def read(source: Source, path: Path) -> bytes:
     """The file's contents, unpacked if it ends in `.gz`, with the digest checked."""
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            most = math.prod(source.shape) if source.shape else _UNPACKED
-            data = unpack_gzip(data, most + 4096)  # and a header
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise broken(path, f"cannot be read ({one_line(error)})") from error
+    most = math.prod(source.shape) if source.shape else _UNPACKED
+    data = contents(path, most + 4096)  # and a header
     plain = path.name.removesuffix(".gz")
     digest = next(d for name, d in source.files.items() if Path(name).name == plain)
     if wrong := _wrong_digest(data, digest):
         raise broken(path, wrong)
     return data
+
+
+def contents(path: Path, most: int) -> bytes:
+    """What a file holds, of `.gz` what is packed in it: so many bytes at most."""
+    try:
+        data = path.read_bytes()
+        return unpack_gzip(data, most) if path.suffix == ".gz" else data
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise broken(path, f"cannot be read ({one_line(error)})") from error
 
 
 def broken(path: Path, what: str) -> DataFileError:

@@ -64,10 +64,10 @@ def _idx_labels(
     folder: str, split: str, num_valid: int, data_dir: str | os.PathLike | None
 ) -> Labels | None:
     prefix, rows = ("t10k", 10000) if split == "test" else ("train", 60000)
-    path = _labels_file(f"{folder}/raw/{prefix}-labels-idx1-ubyte", data_dir)
+    path = _labels_file(folder, f"{prefix}-labels-idx1-ubyte", data_dir)
     if path is None:
         return None
-    data = path.read_bytes()
+    data = _files.contents(path, rows + 4096)
     header = np.array([2049, rows], ">i4").tobytes()
     if not data.startswith(header) or len(data) != len(header) + rows:
         raise _files.broken(path, f"expected {rows} labels in MNIST's format")
@@ -76,9 +76,15 @@ def _idx_labels(
     return Labels(parts[split], _CLOTHES if folder == "FashionMNIST" else _DIGITS)
 
 
-def _labels_file(name: str, data_dir: str | os.PathLike | None) -> Path | None:
+def _labels_file(
+    folder: str, file: str, data_dir: str | os.PathLike | None
+) -> Path | None:
+    names = [f"{folder}/raw/{file}", f"{folder}/raw/{file}.gz"]
+    if folder == "FashionMNIST":
+        names.append(f"fashion-mnist/{file}.gz")  # Debian's
     folders = _sources.data_folder(data_dir), _files.cache_folder()
-    return next((f / name for f in folders if (f / name).is_file()), None)
+    paths = (f / name for f in folders for name in names)
+    return next((path for path in paths if path.is_file()), None)
 
 
 _IDX = {

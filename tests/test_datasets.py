@@ -330,6 +330,9 @@ def idx(tmp_path, monkeypatch):
         data = idx_file(images)
         put(tmp_path / f"MNIST/raw/{split}-images-idx3-ubyte", data)
         publish(monkeypatch, f"MNIST/{'test' if split == 't10k' else split}", data)
+        publish(
+            monkeypatch, f"FashionMNIST/{'test' if split == 't10k' else split}", data
+        )
         packed = gzip.compress(data, 1)
         put(tmp_path / f"FashionMNIST/raw/{split}-images-idx3-ubyte.gz", packed)
     return levels
@@ -370,15 +373,11 @@ def test_broken_idx_files_are_named(idx, tmp_path):
         with fails(DataFileError, str(path), "truncated"):
             load_dataset(name, tmp_path)
     plain = path.with_suffix("")
-    put(plain, idx_file(np.zeros((10000, 28, 28), np.uint8))[:-1])
-    with fails(DataFileError, str(plain), "expected 7840016 bytes, got 7840015"):
-        load_dataset("fashion_gray", tmp_path)
-    put(plain, idx_file(np.zeros((5, 28, 28), np.uint8)))
-    with fails(DataFileError, str(plain), "expected header"):
-        load_dataset("fashion_gray", tmp_path)
-    put(plain, b"")
-    with fails(DataFileError, str(plain), "got ''"):
-        load_dataset("fashion_gray", tmp_path)
+    whole = idx_file(np.zeros((10000, 28, 28), np.uint8))
+    for content in (whole[:-1], whole, idx_file(np.zeros((5, 28, 28), np.uint8)), b""):
+        put(plain, content)
+        with fails(DataFileError, str(plain), "wrong checksum", "truncated"):
+            load_dataset("fashion_gray", tmp_path)
 
 
 def mat_file(**arrays):
