@@ -8,8 +8,7 @@ own:
 
     SVI      `pyro.infer.SVI` with `Trace_ELBO` and `pyro.optim.Adam`, as they come
     module   `Trace_ELBO()(model, guide)` and a fused Adam, no validation, as `fit` does
-    JIT      SVI with `JitTrace_ELBO`, and with a likelihood that negates not in place,
-             since TorchScript cannot differentiate that
+    JIT      SVI with `JitTrace_ELBO`
     hand     the same maths in plain PyTorch (`by_hand.py`) and a fused Adam
     hand+c   that under `torch.compile`
     NumPyro  `jax.jit(svi.update)` of the pair in NumPyro (`in_numpyro.py`), if installed
@@ -39,18 +38,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from unittest.mock import patch
 
 import pyro
 import torch
-import torch.nn.functional as F
 from by_hand import STEPS, ByHand
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
 from timing import images, in_turn, make, parser, ratio, summary, write
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.compiled import CompiledELBO
-from pyro_vae_zoo.likelihoods import BernoulliLogits
 from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
 from pyro_vae_zoo.replay import DeviceSteps
 
@@ -103,13 +99,8 @@ def stock(vae, x):
 
 def jit(vae, x):
     elbo = JitTrace_ELBO(max_plate_nesting=1, ignore_jit_warnings=True)
-    with patch.object(BernoulliLogits, "log_prob", log_prob_of_bits):
-        elbo.differentiable_loss(vae.model, vae.guide, x)  # draws while it traces
+    elbo.differentiable_loss(vae.model, vae.guide, x)  # draws while it traces
     return stochastic(elbo, vae, x)
-
-
-def log_prob_of_bits(p, value):
-    return -F.softplus((1 - 2 * value) * p.logits)
 
 
 def module(vae, x):
