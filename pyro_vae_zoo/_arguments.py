@@ -261,7 +261,7 @@ def add_machine(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        metavar="DEVICE",
         default="auto",
         help="to compute on",
     )

@@ -41,8 +41,12 @@ def check_images(
     return checked(x, event_shape, likelihood, what)
 
 
-def checked(x, event_shape, kind: str, what: str) -> Tensor:
-    """`check_images` that also knows `"grey"`, the probabilities of a dynamic set."""
+def checked(x, event_shape, kind: str, what: str, bits: bool | None = None) -> Tensor:
+    """`check_images` that also knows `"grey"`, the probabilities of a dynamic set.
+
+    With `bits` uint8 values of 0 and 1 are what they are, without it 0/255 and 1/255;
+    None for who does not know.
+    """
     if kind not in (*LIKELIHOODS, "grey"):
         raise UserError(
             f"unknown likelihood {kind!r}; known: {', '.join(map(repr, LIKELIHOODS))}"
@@ -53,7 +57,12 @@ def checked(x, event_shape, kind: str, what: str) -> Tensor:
     if x.dtype == torch.bool:
         return x.float()
     if x.dtype == torch.uint8 and kind in ("discretized_logistic", "grey"):
-        return x.float() / 255
+        if bits is None and x.max() == 1:
+            raise UserError(
+                f"{what}: uint8 values of 0 and 1 only: bits or grey levels? pass "
+                "x.float() for bits, x.float() / 255 for grey levels"
+            )
+        return x.float() if bits else x.float() / 255
     x = x if x.is_floating_point() else x.float()
     _check_values(x, kind, what)
     return x
@@ -84,6 +93,13 @@ def as_batch(
     return x if x.is_floating_point() else x.float()
 
 
+def largest_of_bytes(x: Tensor | np.ndarray) -> int | None:
+    """The largest of uint8 values; None for other kinds, and for none."""
+    if isinstance(x, np.ndarray | Tensor) and x.dtype in (np.uint8, torch.uint8):
+        return int(x.max()) if 0 not in x.shape else None
+    return None
+
+
 def _tensor(x, what: str) -> Tensor:
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "buif":
@@ -99,6 +115,11 @@ def _tensor(x, what: str) -> Tensor:
         )
     if x.is_complex():
         raise UserError(_wrong_dtype(what, x.dtype))
+    if x.layout != torch.strided or x.is_nested:
+        raise UserError(
+            f"{what}: expected a dense tensor, got one of layout {x.layout}; pass "
+            ".to_dense()"
+        )
     return x
 
 

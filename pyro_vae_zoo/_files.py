@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import math
 import os
+import secrets
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from pyro_vae_zoo.errors import DataFileError
+from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.untrusted import BROKEN, read_npz, unpack_gzip
 
 TIMEOUT = 10  # seconds without a byte before a download is given up
@@ -44,21 +45,50 @@ class Source:
     shape: tuple[int, ...] = ()
 
 
-def cache_folder() -> Path:
-    """`$PYRO_VAE_ZOO_CACHE`, else `~/.cache/pyro_vae_zoo`."""
-    default = "~/.cache/pyro_vae_zoo"
-    return Path(os.environ.get("PYRO_VAE_ZOO_CACHE") or default).expanduser()
+def cache_folder() -> Path | None:
+    """`$PYRO_VAE_ZOO_CACHE`, else `~/.cache/pyro_vae_zoo`; None for who has no home."""
+    chosen = os.environ.get("PYRO_VAE_ZOO_CACHE")
+    if chosen:
+        return expanded(chosen)
+    with suppress(UserError):
+        return expanded("~/.cache/pyro_vae_zoo")
+    return None
 
 
-def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
-    """`data_dir`, else `$PYRO_VAE_ZOO_DATA`, else the cache folder."""
-    chosen = data_dir or os.environ.get("PYRO_VAE_ZOO_DATA") or cache_folder()
-    return Path(chosen).expanduser()
+def expanded(path: str | os.PathLike) -> Path:
+    """A path with `~` replaced.
+
+    Raises:
+        UserError: where there is no home folder to replace it by.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # Python's: a user without HOME and without an account
+        raise UserError(
+            f"{path}: ~ stands for a home folder, and there is none"
+        ) from None
 
 
-def find(source: Source, data_dir: Path) -> Path:
+def data_folders(data_dir: str | os.PathLike | None = None) -> list[Path]:
+    """Where files are looked for: in `data_dir` or `$PYRO_VAE_ZOO_DATA`, and the cache.
+
+    Raises:
+        DataFileError: where there is none of them.
+    """
+    chosen = data_dir or os.environ.get("PYRO_VAE_ZOO_DATA")
+    folders = [expanded(chosen) if chosen else None, cache_folder()]
+    found = list(dict.fromkeys(folder for folder in folders if folder is not None))
+    if not found:
+        raise DataFileError(
+            "no folder to look for data in: there is no home folder for a cache; give one "
+            "by --data-dir or $PYRO_VAE_ZOO_DATA. `--data digits` needs none"
+        )
+    return found
+
+
+def find(source: Source, data_dir: str | os.PathLike | None) -> Path:
     """The path of a source's file, after a download if need be."""
-    folders = list(dict.fromkeys([data_dir, cache_folder()]))
+    folders = data_folders(data_dir)
     for folder in folders:
         for name in source.files:
             if os.path.isfile(folder / name):
@@ -105,10 +135,13 @@ def cached_bits(path: Path, parse: Callable[[], np.ndarray]) -> np.ndarray:
     A cache that is stale or corrupt is rebuilt; one that cannot be written is
     done without.
     """
+    folder = cache_folder()
+    if folder is None:
+        return parse()
     stat = path.stat()
     stamp = np.array([_CACHE_VERSION, stat.st_size, stat.st_mtime_ns])
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
-    cache = cache_folder() / "parsed" / f"{path.stem}-{key}.npz"
+    cache = folder / "parsed" / f"{path.stem}-{key}.npz"
     with suppress(*BROKEN):
         stored, _ = read_npz(cache, ("stamp", "shape", "bits"))
         if np.array_equal(stored["stamp"], stamp):
@@ -172,7 +205,8 @@ def _fetch(url: str) -> bytes:
 def written(path: Path) -> Iterator[BinaryIO]:
     """A file that appears at `path` whole or not at all, whatever was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # By chance: threads share the number of a process, and containers may.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file

@@ -82,7 +82,7 @@ def _labels_file(
     names = [f"{folder}/raw/{file}", f"{folder}/raw/{file}.gz"]
     if folder == "FashionMNIST":
         names.append(f"fashion-mnist/{file}.gz")  # Debian's
-    folders = _sources.data_folder(data_dir), _files.cache_folder()
+    folders = _sources.data_folders(data_dir)
     paths = (f / name for f in folders for name in names)
     return next((path for path in paths if path.is_file()), None)
 

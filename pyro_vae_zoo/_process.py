@@ -23,19 +23,35 @@ __all__ = [
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device.
+def pick_device(name: str | torch.device) -> torch.device:
+    """`auto`, `cpu`, `cuda` or one of several such as `cuda:1` as a device.
 
-    >>> pick_device("cpu")
-    device(type='cpu')
+    Raises:
+        UserError: for a device of another kind, and for one that is not there.
+
+    >>> pick_device("cpu"), pick_device(torch.device("cpu", 0))
+    (device(type='cpu'), device(type='cpu'))
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda' was asked for, but this machine offers no CUDA")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {str(name)!r}; known: auto, cpu, cuda, cuda:N")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    there = torch.cuda.device_count()
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"device {str(name)!r} was asked for, but this machine offers no CUDA"
+        )
+    if device.index is not None and device.index >= there:
+        raise UserError(
+            f"device {str(name)!r} was asked for, but this machine has {there}, from cuda:0"
+        )
+    return device
 
 
 def random_states(device: torch.device) -> list[Tensor]:

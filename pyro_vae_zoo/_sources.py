@@ -5,13 +5,15 @@ decided in `datasets`.
 """
 
 import io
+import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pyro_vae_zoo import _files
-from pyro_vae_zoo._files import Source, data_folder
+from pyro_vae_zoo._files import Source, data_folders, expanded
 from pyro_vae_zoo.errors import DataFileError
 from pyro_vae_zoo.untrusted import BROKEN, read_mat, read_npy, read_npz
 
@@ -20,7 +22,8 @@ __all__ = [
     "amat",
     "caltech",
     "cifar10",
-    "data_folder",
+    "data_folders",
+    "expanded",
     "frey",
     "idx",
     "npz",
@@ -127,7 +130,7 @@ SOURCES: dict[str, Source] = {
 _CIFAR_FOLDER = "cifar-10-batches-py"
 
 
-def amat(key: str, data_dir: Path) -> np.ndarray:
+def amat(key: str, data_dir: str | os.PathLike | None) -> np.ndarray:
     r"""Larochelle's text, a line `0 1 ... 0\n` per image, as a boolean matrix."""
     source = SOURCES[key]
     path = _files.find(source, data_dir)
@@ -141,14 +144,14 @@ def amat(key: str, data_dir: Path) -> np.ndarray:
     return _files.cached_bits(path, parse)
 
 
-def idx(key: str, data_dir: Path) -> np.ndarray:
+def idx(key: str, data_dir: str | os.PathLike | None) -> np.ndarray:
     """MNIST's own format, a header and uint8 images `(N, H, W)`; its digest is known."""
     source = SOURCES[key]
     data = _files.read(source, _files.find(source, data_dir))
     return np.frombuffer(data, np.uint8, offset=16).reshape(source.shape)
 
 
-def caltech(data_dir: Path) -> list[np.ndarray]:
+def caltech(data_dir: str | os.PathLike | None) -> list[np.ndarray]:
     """Training, validation and test silhouettes, columns first, the object 0."""
     source = SOURCES["caltech_silhouettes"]
     path = _files.find(source, data_dir)
@@ -156,7 +159,7 @@ def caltech(data_dir: Path) -> list[np.ndarray]:
     return [_item(arrays, f"{s}_data", path) for s in ("train", "val", "test")]
 
 
-def frey(data_dir: Path) -> np.ndarray:
+def frey(data_dir: str | os.PathLike | None) -> np.ndarray:
     """Frey's faces, one a row."""
     source = SOURCES["frey_faces"]
     path = _files.find(source, data_dir)
@@ -174,20 +177,21 @@ def frey(data_dir: Path) -> np.ndarray:
     return faces
 
 
-def cifar10(data_dir: Path) -> tuple[list[np.ndarray], str]:
+def cifar10(data_dir: str | os.PathLike | None) -> tuple[list[np.ndarray], str]:
     """Training, validation and test images `(N, 32, 32, 3)`, and what they are.
 
     Torchvision's folder; without it a part in `cifar10_20k.npz`, if that is there.
     """
-    part = data_dir / "cifar10_20k.npz"
-    if part.is_file() and not (data_dir / _CIFAR_FOLDER).exists():
+    folders = data_folders(data_dir)
+    part = folders[0] / "cifar10_20k.npz"
+    if part.is_file() and not (folders[0] / _CIFAR_FOLDER).exists():
         arrays = npz(part)
         if missing := {"valid"} - arrays.keys():
             raise DataFileError(f"{part}: expected an array {_names(missing)}")
         splits = [arrays[split] for split in ("train", "valid", "test")]
         note = "part of CIFAR-10 (cifar10_20k.npz)"
     else:
-        train, test = (_torchvision_cifar10(data_dir, train) for train in (True, False))
+        train, test = (_torchvision_cifar10(folders, train) for train in (True, False))
         splits = [train[:-5000], train[-5000:], test]
         note = "CIFAR-10, the last 5,000 training images for validation"
     for images in splits:
@@ -197,11 +201,11 @@ def cifar10(data_dir: Path) -> tuple[list[np.ndarray], str]:
     return splits, note
 
 
-def _torchvision_cifar10(data_dir: Path, train: bool) -> np.ndarray:
+def _torchvision_cifar10(folders: Sequence[Path], train: bool) -> np.ndarray:
     """One half of the published set; torchvision checks each file's MD5."""
     from torchvision.datasets import CIFAR10
 
-    for folder in dict.fromkeys([data_dir, _files.cache_folder()]):
+    for folder in folders:
         if (folder / _CIFAR_FOLDER).exists():
             try:
                 return CIFAR10(folder, train=train).data
@@ -209,11 +213,11 @@ def _torchvision_cifar10(data_dir: Path, train: bool) -> np.ndarray:
                 what = f"cannot be read ({_files.one_line(error)})"
                 raise _files.broken(folder / _CIFAR_FOLDER, what) from error
     try:
-        return CIFAR10(_files.cache_folder(), train=train, download=True).data
+        return CIFAR10(folders[-1], train=train, download=True).data
     except (OSError, RuntimeError) as error:
         raise DataFileError(
-            f"CIFAR-10 not found: looked for {data_dir / _CIFAR_FOLDER} and "
-            f"{data_dir / 'cifar10_20k.npz'}, and the download failed "
+            f"CIFAR-10 not found: looked for {folders[0] / _CIFAR_FOLDER} and "
+            f"{folders[0] / 'cifar10_20k.npz'}, and the download failed "
             f"({_files.one_line(error)}); get cifar-10-python.tar.gz from "
             "https://www.cs.toronto.edu/~kriz/cifar.html and unpack it there. "
             "--data digits needs no download"

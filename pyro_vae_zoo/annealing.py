@@ -33,6 +33,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.hmc import Annealing, State
 from pyro_vae_zoo.importance import summarise
 from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.quantities import count
 from pyro_vae_zoo.sites import in_data_plate, is_record, latent_sites
 from pyro_vae_zoo.vae import VAE
 
@@ -149,7 +150,8 @@ def annealed_log_likelihood(
     >>> ais.log_prob.shape, ais.num_chains
     (torch.Size([3]), 16)
     """
-    chain = Annealing(num_chains, num_temps, num_leapfrog)
+    chain = Annealing.of(num_chains, num_temps, num_leapfrog)
+    num_chains = chain.num_chains
     model, _, x, device = sides_and_data(vae, x)
     weights, accepted = [], []
     with evaluating(model, model, device, seed):
@@ -218,9 +220,8 @@ def bidirectional(
     >>> bool(bounds.gap.mean() > -0.1)
     True
     """
-    chain = Annealing(num_chains, num_temps, num_leapfrog)
-    if num_data < 1:
-        raise UserError(f"num_data must be at least 1, got {num_data}")
+    chain = Annealing.of(num_chains, num_temps, num_leapfrog)
+    num_chains, num_data = chain.num_chains, count("num_data", num_data)
     model, device = vae.model, vae.device
     lower, upper, accepted = [], [], []
     with evaluating(model, model, device, seed):

@@ -22,9 +22,15 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo import _sources
-from pyro_vae_zoo._checks import LIKELIHOODS, check_images, checked
+from pyro_vae_zoo._checks import (
+    LIKELIHOODS,
+    check_images,
+    checked,
+    largest_of_bytes,
+)
 from pyro_vae_zoo.dequantisation import bits_per_dim, dequantise, to_pixels
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
+from pyro_vae_zoo.quantities import count, plain
 
 __all__ = ["LIKELIHOODS", "Dataset", "check_images", "list_datasets", "load_dataset"]
 
@@ -34,8 +40,9 @@ class Dataset:
     """Images in three splits, and the likelihood that suits them.
 
     Tensors or numpy arrays of shape `(N, *event_shape)` are checked and stored as
-    float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`, and uint8
-    grey levels become k/255 for a discretised logistic or a dynamic set.
+    float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`. For a discretised
+    logistic or a dynamic set uint8 values up to 255 become k/255; where no split has one
+    above 1 they are bits, and stay what they are.
 
     Args:
         train: training images.
@@ -81,11 +88,10 @@ class Dataset:
                 "logit: expected likelihood='gaussian' and a lambda in (0, 0.5), got "
                 f"{self.likelihood!r} and {self.logit}"
             )
-        shape = None
-        for split in ("train", "valid", "test"):
-            grey = self.logit is not None or (self.dynamic and split == "train")
-            kind = "grey" if grey else self.likelihood
-            x = checked(getattr(self, split), shape, kind, split)
+        kinds = self._kinds()
+        shape, bits = None, self._are_bits(kinds)
+        for split, kind in kinds.items():
+            x = checked(getattr(self, split), shape, kind, split, bits)
             shape = x.shape[1:]
             object.__setattr__(self, split, x.detach().float())
         if self.logit is not None:
@@ -93,6 +99,44 @@ class Dataset:
             for split in ("valid", "test"):
                 y = dequantise(getattr(self, split), self.logit, generator)
                 object.__setattr__(self, split, y)
+
+    def _kinds(self) -> dict[str, str]:
+        """What the values of each split have to be; see `checked`."""
+        kinds = dict.fromkeys(("train", "valid", "test"), self.likelihood)
+        if self.logit is not None:
+            return dict.fromkeys(kinds, "grey")
+        return kinds | ({"train": "grey"} if self.dynamic else {})
+
+    def _are_bits(self, kinds: dict[str, str]) -> bool:
+        """True for uint8 values that are 0 and 1 in all splits of grey levels."""
+        grey = [s for s, k in kinds.items() if k in ("grey", "discretized_logistic")]
+        largest = {s: largest_of_bytes(getattr(self, s)) for s in grey}
+        known = {s: value for s, value in largest.items() if value is not None}
+        black = [s for s, value in known.items() if value <= 1]
+        if black and len(black) < len(known):
+            other = next(s for s in known if s not in black)
+            raise UserError(
+                f"{black[0]}: uint8 values up to {known[black[0]]}, in {other} up to "
+                f"{known[other]}: bits or grey levels? give all of them as floats, grey "
+                "levels divided by 255"
+            )
+        return bool(black)
+
+    def fingerprint(self) -> str:
+        """A digest of the data that are trained and validated on, and of what they are.
+
+        The same on every device.
+
+        >>> x = torch.eye(4)
+        >>> Dataset(x, x, x).fingerprint() == Dataset(x, x, 1 - x).fingerprint()
+        True
+        """
+        what = self.likelihood, self.dynamic, self.logit
+        digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
+        for x in (self.train, self.valid):
+            digest.update(repr(tuple(x.shape)).encode())
+            digest.update(x.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -118,6 +162,7 @@ class Dataset:
         Raises:
             UserError: where there are not so many.
         """
+        n = count("n", n, least=-math.inf)
         if not 1 <= n <= len(self.train):
             raise UserError(
                 f"expected 1 to {len(self.train)} training images of {self.name}, got {n}"
@@ -160,7 +205,7 @@ class Dataset:
         """
         if not self.dynamic and self.logit is None:
             return self.train
-        digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+        digest = hashlib.sha256(f"{plain(seed)}/{plain(epoch)}".encode()).digest()
         generator = torch.Generator(self.train.device)
         generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         if self.logit is not None:
@@ -209,16 +254,16 @@ def load_dataset(
     """
     name = os.fspath(name)
     if name.endswith(".npz"):
-        return _npz(Path(name).expanduser())
+        return _npz(_sources.expanded(name))
     if name not in _LOADERS:
         raise unknown_name("data set", name, [*_LOADERS, "or a path to an .npz file"])
-    return _LOADERS[name](name, _sources.data_folder(data_dir))
+    return _LOADERS[name](name, data_dir)
 
 
 # --- how each set is made ----------------------------------------------------
 
 
-def _digits(name: str, data_dir: Path) -> Dataset:
+def _digits(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     from sklearn.datasets import load_digits
 
     random = np.random.RandomState(0)
@@ -228,7 +273,7 @@ def _digits(name: str, data_dir: Path) -> Dataset:
     return Dataset(*np.split(bits, [1297, 1547]), name=name, note=note)
 
 
-def _mnist_static(name: str, data_dir: Path) -> Dataset:
+def _mnist_static(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     splits = [
         _sources.amat(f"binarized_mnist/{split}", data_dir).reshape(-1, 28, 28)
         for split in ("train", "valid", "test")
@@ -237,7 +282,12 @@ def _mnist_static(name: str, data_dir: Path) -> Dataset:
 
 
 def _idx(
-    name: str, data_dir: Path, *, folder: str, reading: str, num_valid: int = 10000
+    name: str,
+    data_dir: str | os.PathLike | None,
+    *,
+    folder: str,
+    reading: str,
+    num_valid: int = 10000,
 ) -> Dataset:
     train = _sources.idx(f"{folder}/train", data_dir)
     test = _sources.idx(f"{folder}/test", data_dir)
@@ -255,7 +305,7 @@ def _idx(
     return Dataset(train, valid, test, name=name, dynamic=True, note=note)
 
 
-def _caltech(name: str, data_dir: Path) -> Dataset:
+def _caltech(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     splits = [
         (1 - columns_first.reshape(-1, 28, 28)).swapaxes(1, 2)
         for columns_first in _sources.caltech(data_dir)
@@ -263,7 +313,7 @@ def _caltech(name: str, data_dir: Path) -> Dataset:
     return Dataset(*splits, name=name, note="inverted and transposed")
 
 
-def _frey(name: str, data_dir: Path) -> Dataset:
+def _frey(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     faces = _sources.frey(data_dir)
     order = np.random.RandomState(0).permutation(len(faces))
     splits = np.split(faces[order].reshape(-1, 28, 20), [-400, -200])
@@ -271,7 +321,7 @@ def _frey(name: str, data_dir: Path) -> Dataset:
     return Dataset(*splits, "discretized_logistic", name, note=note)
 
 
-def _cifar10(name: str, data_dir: Path) -> Dataset:
+def _cifar10(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     splits, note = _sources.cifar10(data_dir)
     note += ", uniform dequantisation (train redrawn every epoch), logit 0.05"
     return Dataset(*splits, "gaussian", name, logit=0.05, note=note)
@@ -280,6 +330,8 @@ def _cifar10(name: str, data_dir: Path) -> Dataset:
 def _npz(path: Path) -> Dataset:
     arrays = _sources.npz(path)
     likelihoods = {_npz_likelihood(x.dtype) for x in arrays.values()}
+    if all(largest_of_bytes(x) in (0, 1) for x in arrays.values()):
+        likelihoods = {"bernoulli"}  # bits, as NumPy stores them where nobody says bool
     if len(likelihoods) > 1 or None in likelihoods:
         got = ", ".join(f"{key} {x.dtype}" for key, x in arrays.items())
         raise DataFileError(
@@ -318,7 +370,7 @@ def _npz_likelihood(dtype: np.dtype) -> str | None:
     return "gaussian" if dtype.kind == "f" else None
 
 
-_LOADERS: dict[str, Callable[[str, Path], Dataset]] = {
+_LOADERS: dict[str, Callable[[str, str | os.PathLike | None], Dataset]] = {
     "digits": _digits,
     "mnist_static": _mnist_static,
     "mnist_dynamic": partial(_idx, folder="MNIST", reading="dynamic"),

@@ -22,6 +22,7 @@ from pyro_vae_zoo.door import apart, data_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluate import draw_log_weights
 from pyro_vae_zoo.importance import summarise
+from pyro_vae_zoo.quantities import count
 from pyro_vae_zoo.sites import latent_sites
 from pyro_vae_zoo.vae import VAE
 
@@ -210,9 +211,7 @@ def posterior_covariances(
     >>> found.steps, found.covariance.shape
     (('z_0', 'z_1', 'z_2'), torch.Size([3, 3, 2, 2]))
     """
-    if num_particles < 2:
-        raise UserError(f"num_particles must be at least 2, got {num_particles}")
-    x = data_of(x)
+    x, num_particles = data_of(x), count("num_particles", num_particles, least=2)
     first = second = torch.zeros((), device="cpu")
     how = {"seed": seed, "progress": progress}
     chunks = stream(vae, x, num_particles, _moments, **how)

@@ -14,9 +14,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.memory import rows_that_fit
 from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.quantities import count
 from pyro_vae_zoo.sites import data_sites, in_data_plate, latent_sites, mean_or_draw
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _FEW_ROWS, _FEW_NUMBERS = 256, 2**20
 
 def samples(vae: "VAE", n: int, mean: bool) -> Tensor:
     """`n` data of the model, or means of the last draw."""
-    _check_positive("number of samples", n)
+    n = count("number of samples", n)
     generate = poutine.uncondition(vae.model)
 
     def run(blank: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def reconstructions(vae: "VAE", x: Tensor) -> Tensor:
 
 def codes(vae: "VAE", x: Tensor, num_samples: int) -> dict[str, Tensor]:
     """Draws of each latent site of the guide, `(num_samples, len(x), ...)`."""
-    _check_positive("num_samples", num_samples)
+    num_samples = count("num_samples", num_samples)
 
     def run(batch: Tensor) -> dict[str, Tensor]:
         with pyro.plate("particles", num_samples, dim=-2):
@@ -113,8 +113,3 @@ def _data_of(model: nn.Module, trace: poutine.Trace, mean: bool) -> Tensor:
     if hasattr(model, "join"):
         return model.join(parts)
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-
-def _check_positive(what: str, n: int) -> None:
-    if n < 1:
-        raise UserError(f"expected a positive {what}, got {n}")

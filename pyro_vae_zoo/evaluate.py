@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from pyro_vae_zoo.bounds import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.chunks import stream_over_ranks
 from pyro_vae_zoo.door import apart, data_of
-from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import (
     LogLikelihood,
     error_of_mean,
     summarise,
     summary_of_khat,
 )
+from pyro_vae_zoo.quantities import count
 from pyro_vae_zoo.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.vae import VAE
 
@@ -160,7 +160,7 @@ def draw_log_weights(
 
     Arguments and errors of `log_likelihood`, which summarises them.
     """
-    x = data_of(x)
+    x, num_particles = data_of(x), count("num_particles", num_particles)
     log_weights = _empty_weights(len(x), num_particles)
     how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
@@ -191,7 +191,7 @@ def evaluate(
     >>> result.elbo <= result.log_likelihood
     True
     """
-    x = data_of(x)
+    x, num_particles = data_of(x), count("num_particles", num_particles)
     n = len(x)
     log_weights = _empty_weights(n, num_particles)
     reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
@@ -295,8 +295,6 @@ def _weighted_bounds(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) 
 
 
 def _empty_weights(num_data: int, num_particles: int) -> Tensor:
-    if num_particles < 1:
-        raise UserError(f"num_particles must be at least 1, got {num_particles}")
     return torch.empty(num_data, num_particles, dtype=torch.double, device="cpu")
 
 

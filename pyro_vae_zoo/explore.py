@@ -43,6 +43,7 @@ from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.door import apart, sides_and_data
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.quantities import count
 from pyro_vae_zoo.scales import UNIT, Scale, range_note, scale_of
 from pyro_vae_zoo.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.vae import VAE
@@ -129,11 +130,10 @@ def page_contents(
     """
     from pyro_vae_zoo.plots import figure_title
 
-    if num_data < 1 or num_samples < 1:
-        raise UserError(
-            "expected at least one datum and one draw, got num_data = "
-            f"{num_data} and num_samples = {num_samples}"
-        )
+    num_data, num_samples = (
+        count("num_data", num_data),
+        count("num_samples", num_samples),
+    )
     names = _class_names(labels, classes, len(x))
     _, _, x, _ = sides_and_data(vae, x)
     layers = _decoder_layers(vae, x, data)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.quantities import count
 
 __all__ = ["Annealing", "Score", "State", "temperatures", "transition"]
 
@@ -73,11 +73,17 @@ class Annealing(NamedTuple):
     num_temps: int
     num_leapfrog: int
 
+    @classmethod
+    def of(cls, *numbers: int) -> "Annealing":
+        """Settings of the caller's.
+
+        Raises:
+            UserError: for what is no count; it names the setting.
+        """
+        return cls(*map(count, cls._fields, numbers))
+
     def batch_size(self, device: torch.device, chunk_rows: int | None) -> int:
         """How many data are run at a time, in so many datum-chains or what suits."""
-        for name, value in self._asdict().items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
         rows = chunk_rows or _ROWS.get(device.type, _ROWS["cpu"])
         return max(rows // self.num_chains, 1)
 

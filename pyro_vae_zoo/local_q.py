@@ -24,6 +24,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.importance import LogLikelihood, summarise
 from pyro_vae_zoo.models.standard import AmortizedGuide
 from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.quantities import count, real
 from pyro_vae_zoo.vae import VAE
 
 __all__ = ["Fit", "LocalGuide", "local_log_likelihood", "weights_of_each"]
@@ -95,7 +96,7 @@ def weights_of_each(
 ) -> list[list[Tensor]]:
     """For each batch the log-weights of each datum's q, behind the guide's if asked for."""
     model, guide, x, device = sides_and_data(vae, x)
-    _check(guide, num_particles, fit)
+    num_particles, fit = _checked(guide, num_particles, fit)
     found = []
     with evaluating(model, guide, device, seed):
         rows = chunk_rows_for(model, guide, x[:2].to(device))
@@ -214,16 +215,16 @@ def _log_weights(
     return torch.cat(parts, 1)
 
 
-def _check(guide: nn.Module, num_particles: int, fit: Fit) -> None:
+def _checked(guide: nn.Module, num_particles: int, fit: Fit) -> tuple[int, Fit]:
     if not isinstance(guide, AmortizedGuide):
         raise UserError(
             "the gaps are for an AmortizedGuide, an encoder and a posterior that is a "
             f"Gaussian or a flow; got {type(guide).__name__}"
         )
-    least = {"num_steps": 0, "num_particles": 2, "step_particles": 1}
-    values = fit.num_steps, num_particles, fit.step_particles
-    for (name, low), value in zip(least.items(), values, strict=True):
-        if value < low:
-            raise UserError(f"{name} must be at least {low}, got {value}")
-    if not fit.lr > 0:
+    steps = count("num_steps", fit.num_steps, least=0)
+    step_particles = count("step_particles", fit.step_particles)
+    if not real("lr", fit.lr) > 0:
         raise UserError(f"lr must be positive, got {fit.lr}")
+    return count("num_particles", num_particles, least=2), Fit(
+        steps, fit.lr, step_particles
+    )

@@ -60,6 +60,7 @@ class Loop:
         self.data = data
         self.options = options
         self.folder = folder
+        self.fingerprint = None if folder is None else data.fingerprint()
         self.ranks = Ranks()
         self.history = History()
         self.best: dict[str, Tensor] | None = None
@@ -331,7 +332,9 @@ class Loop:
         """Go to where the checkpoint in the folder was written."""
         path = self.folder / CHECKPOINT_FILE
         state = self.ranks.from_first(
-            lambda: check_resumable(path, self.options, self.vae.phases)
+            lambda: check_resumable(
+                path, self.options, self.vae.phases, self.fingerprint
+            )
         )
         go_to(self, state, path)
         if self.ranks.is_first:

@@ -3,14 +3,15 @@
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 
 from pyro_vae_zoo.elbo import AnnealedELBO, ObjectiveELBO
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.quantities import count, plain, real
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions"]
 
@@ -57,6 +58,7 @@ class TrainOptions:
     compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
+        self._normalise()
         for name in ("epochs", "batch_size", "num_particles", "lr"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")
@@ -88,6 +90,22 @@ class TrainOptions:
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"seed must fit in 64 bits, got {self.seed}")
         self.loss()  # which refuses what excludes each other
+
+    def _normalise(self) -> None:
+        """Have each option as Python's own number, word or truth value."""
+        for field in fields(self):
+            name, value = field.name, plain(getattr(self, field.name))
+            allowed = get_args(field.type) or (field.type,)
+            if value is None and type(None) in allowed:
+                pass
+            elif int in allowed:
+                value = count(name, value, least=-math.inf)
+            elif float in allowed:
+                value = real(name, value)
+            elif type(value) not in allowed:
+                kinds = " or ".join(kind.__name__ for kind in allowed)
+                raise UserError(f"{name}: expected {kinds}, got {value!r}")
+            object.__setattr__(self, name, value)
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""

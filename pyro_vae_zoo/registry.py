@@ -14,6 +14,7 @@ from torch import nn
 
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.modes import taking_turns
+from pyro_vae_zoo.quantities import count, plain
 from pyro_vae_zoo.vae import VAE
 
 __all__ = [
@@ -170,12 +171,14 @@ def create(
     """
     if data is None and event_shape is None:
         raise UserError("create needs a data set or an event_shape; got neither")
-    event_shape = tuple(data.event_shape if event_shape is None else event_shape)
+    event_shape = data.event_shape if event_shape is None else event_shape
+    event_shape = tuple(count("event_shape", size) for size in plain(event_shape))
     if likelihood is None:
         likelihood = "bernoulli" if data is None else data.likelihood
     if not event_shape or min(event_shape) < 1:
         raise UserError(f"event_shape must be positive sizes, got {event_shape}")
     known = guide_options(guide)
+    options = {name: plain(value) for name, value in options.items()}
     for name, value in options.items():
         if name not in known:
             who = repr(guide) if isinstance(guide, str) else guide.__name__

@@ -24,7 +24,7 @@ __all__ = ["check_resumable", "go_to", "state_of"]
 
 _CHECKPOINT_KEYS = {
     *("options", "epoch", "step", "elbo_sum", "seconds", "history", "best"),
-    *("vae", "optimizer", "random_states", "num_threads", "compiled"),
+    *("vae", "optimizer", "random_states", "num_threads", "compiled", "data"),
 }
 
 
@@ -32,6 +32,7 @@ def state_of(loop: "Loop") -> dict[str, Any]:
     """All that a training needs to go on from here; collective."""
     return {
         "options": asdict(loop.options),
+        "data": loop.fingerprint,
         "epoch": loop.epoch,
         "step": loop.step,
         "elbo_sum": loop.elbo_sum,
@@ -93,14 +94,26 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def check_resumable(
-    path: Path, options: TrainOptions, phases: Sequence[Phase] = (Phase(),)
+    path: Path,
+    options: TrainOptions,
+    phases: Sequence[Phase] = (Phase(),),
+    fingerprint: str | None = None,
 ) -> dict:
     """The checkpoint at `path`, if a training with `options` may go on from it.
 
+    Args:
+        path: the file.
+        options: of the training.
+        phases: of the pair.
+        fingerprint: of the data; see `Dataset.fingerprint`. None is not compared, nor is
+            a checkpoint of version 0.1.0, which has none.
+
     Raises:
-        UserError: where an option differs, or more epochs are done than asked for.
+        UserError: where an option or the data differ, or more epochs are done than asked
+            for.
     """
     state = load_checkpoint(path)
+    state.setdefault("data", None)
     # A checkpoint from before there was a choice is of steps that were not compiled.
     state.setdefault("compiled", dict.fromkeys(range(len(phases)), False))
     states = state.get("random_states")
@@ -112,6 +125,11 @@ def check_resumable(
     if wrong := _wrong_kinds(state):
         raise DataFileError(
             f"{path} is no checkpoint: {', '.join(wrong)} make no sense"
+        )
+    if None not in (fingerprint, state["data"]) and fingerprint != state["data"]:
+        raise UserError(
+            f"{path} was made with other data: their fingerprint is {state['data']}, that "
+            f"of these {fingerprint}; resume with the same or start anew"
         )
     saved, now = state["options"], asdict(options)
     # Nothing but the end depends on the number of epochs, with some exceptions.
@@ -136,6 +154,7 @@ def check_resumable(
 def _wrong_kinds(state: dict) -> list[str]:
     """What in a checkpoint is of another kind than what is written into it."""
     right = {
+        "data": state["data"] is None or isinstance(state["data"], str),
         "options": isinstance(state["options"], dict),
         "epoch": _is_count(state["epoch"]),
         "step": _is_count(state["step"]),

@@ -127,7 +127,7 @@ def make_run(
         "training": asdict(training),
         "eval_particles": eval_particles,
     }
-    check = partial(_check_checkpoint, folder / CHECKPOINT_FILE, vae, training)
+    check = partial(_check_checkpoint, folder / CHECKPOINT_FILE, vae, data, training)
     look_here = partial(look, folder, config, resume, overwrite, check)
     ranks = Ranks()
     if (finished := ranks.from_first(look_here)) is not None:
@@ -162,6 +162,7 @@ def _finish(
         device=device,
         out=folder,
         resume=resume,
+        overwrite=not resume,  # `look` has seen to it
         progress=progress,
         **asdict(training),
     )
@@ -207,9 +208,11 @@ def _check_runs(vae: VAE, data: Dataset, training: TrainOptions) -> None:
             ) from error
 
 
-def _check_checkpoint(path: Path, vae: VAE, training: TrainOptions) -> None:
+def _check_checkpoint(
+    path: Path, vae: VAE, data: Dataset, training: TrainOptions
+) -> None:
     if path.exists():
-        state = check_resumable(path, training, vae.phases)
+        state = check_resumable(path, training, vae.phases, data.fingerprint())
         load_weights(vae, state["vae"], path)
 
 

@@ -12,7 +12,7 @@ from pyro.distributions import transforms as T
 from torch import nn
 
 from pyro_vae_zoo._process import interrupt_flag, pick_device, threads_kept
-from pyro_vae_zoo.checkpoint import CHECKPOINT_FILE
+from pyro_vae_zoo.checkpoint import CHECKPOINT_FILE, METRICS_FILE
 from pyro_vae_zoo.datasets import Dataset
 from pyro_vae_zoo.distributed import Ranks
 from pyro_vae_zoo.door import check_trainable
@@ -37,9 +37,10 @@ def fit(
     batch_size: int = 100,
     lr: float = 1e-3,
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     out: str | os.PathLike | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     optimizer: str = "adam",
     schedule: str = "constant",
@@ -66,9 +67,10 @@ def fit(
             several; the last batch of an epoch may be smaller.
         lr: learning rate.
         seed: of noise, order and binarisation; the caller's random state is kept.
-        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        device: `auto` (CUDA where there is one), `cpu`, `cuda` or one such as `cuda:1`.
         out: folder for `metrics.jsonl` and `checkpoint.pt`; None writes nothing.
         resume: continue from the checkpoint in `out`; without one, start.
+        overwrite: start anew where `out` holds a training, which is lost.
         progress: show a progress bar with the live ELBO.
         optimizer: `adam` or `adamax`.
         schedule: `constant`, `inverse` for lr / (1 + epoch/100), or `cosine`.
@@ -94,9 +96,9 @@ def fit(
             by a resumed training, unless it is told False.
 
     Raises:
-        UserError: for options out of range, a folder in use, a checkpoint of other
-            options, CUDA where there is none, or a pair that was to be compiled and
-            cannot be.
+        UserError: for options out of range, a folder in use or with a training in it, a
+            checkpoint of other options or other data, CUDA where there is none, data that
+            the pair cannot score, or a pair that was to be compiled and cannot be.
         DivergedError: at a loss that is not finite; names epoch, step and term.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
 
@@ -116,12 +118,13 @@ def fit(
             f"{tuple(data.event_shape)}"
         )
     where, ranks = pick_device(device), Ranks()
-    if min(batch_size, len(data.train)) < ranks.size:
+    batch = min(options.batch_size, len(data.train))
+    if batch < ranks.size:
         raise UserError(
             f"expected a batch of a datum for each of {ranks.size} processes at least, got "
-            f"{min(batch_size, len(data.train))}; choose a larger batch_size"
+            f"{batch}; choose a larger batch_size"
         )
-    _check_batch_norm(vae, len(data.train), batch_size, ranks.size)
+    _check_batch_norm(vae, len(data.train), options.batch_size, ranks.size)
     folder = None if out is None else Path(out)
     cuda = [where] if where.type == "cuda" else []
     with (
@@ -140,9 +143,10 @@ def fit(
         warnings.filterwarnings("ignore", ".*with capturable=True")
         if folder is not None:
             ranks.from_first(lambda: stack.enter_context(locked(folder)))
+            ranks.from_first(lambda: _make_room(folder, resume, overwrite))
         loop = Loop(vae.to(where), data.to(where), options, folder)
         check_trainable(vae, data)
-        torch.manual_seed(ranks.seed(seed))
+        torch.manual_seed(ranks.seed(options.seed))
         there = folder is not None and ranks.from_first(
             lambda: (folder / CHECKPOINT_FILE).exists()
         )
@@ -152,6 +156,24 @@ def fit(
             loop.begin_phase()
         loop.train(interrupted, progress)
     return loop.history
+
+
+def _make_room(folder: Path, resume: bool, overwrite: bool) -> None:
+    """See that a folder has no training in it, or none that is to be kept."""
+    if resume and overwrite:
+        raise UserError("resume and overwrite exclude each other")
+    there = [
+        folder / name
+        for name in (METRICS_FILE, CHECKPOINT_FILE)
+        if (folder / name).exists()
+    ]
+    if there and not (resume or overwrite):
+        raise UserError(
+            f"{folder} holds a training already ({there[0].name}); resume=True continues "
+            "it, overwrite=True starts anew"
+        )
+    for path in there if overwrite else ():
+        path.unlink()
 
 
 def _check_kinds(vae: VAE, data: Dataset) -> None:

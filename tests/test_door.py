@@ -124,9 +124,9 @@ def test_what_is_no_pair_is_refused(vae, x, job):
 
 def test_numbers_of_samples_are_counts(vae, x):
     for n in (0, -1):
-        with pytest.raises(zoo.UserError, match="positive num"):
+        with pytest.raises(zoo.UserError, match="must be at least 1"):
             vae.encode(x, n)
-        with pytest.raises(zoo.UserError, match="positive num"):
+        with pytest.raises(zoo.UserError, match="must be at least 1"):
             vae.sample(n)
 
 

@@ -319,7 +319,7 @@ def test_growth_of_many_layers_shows_ten_stages():
 
 
 def test_growth_needs_samples():
-    with pytest.raises(UserError, match="positive number of samples, got 0"):
+    with pytest.raises(UserError, match="number of samples must be at least 1, got 0"):
         plots.plot_growth(small("self_reflective"), 0)
 
 

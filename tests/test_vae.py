@@ -139,7 +139,7 @@ def test_generation_and_reconstruction():
     assert ((means > 0) & (means < 1)).all()
     assert vae.reconstruct(x).shape == x.shape
     assert vae.encode(x, num_samples=4).shape == (4, 5, 3)
-    with pytest.raises(zoo.UserError, match="positive number of samples"):
+    with pytest.raises(zoo.UserError, match="number of samples must be at least 1"):
         vae.sample(0)
 
 
@@ -208,7 +208,7 @@ def test_create_lists_what_it_knows():
         make(likelihood="poisson")
     with pytest.raises(zoo.UserError, match="a data set or an event_shape"):
         zoo.create("iaf")
-    with pytest.raises(zoo.UserError, match="event_shape must be positive"):
+    with pytest.raises(zoo.UserError, match="event_shape must be at least 1"):
         zoo.create("iaf", event_shape=(0, 3))
     with pytest.raises(zoo.UserError, match="unknown flow 'gaf'"):
         zoo.AmortizedFlow(4, 2, "gaf")

@@ -10,6 +10,7 @@ from pyro_vae_zoo.evaluate import Evaluation
 from pyro_vae_zoo.modes import evaluating
 from pyro_vae_zoo.plots.images import known_of, pixels_of, sheet
 from pyro_vae_zoo.plots.style import COLOURS, dress, figure_title, make_figure
+from pyro_vae_zoo.quantities import count
 from pyro_vae_zoo.scales import scale_of
 from pyro_vae_zoo.sites import data_sites, mean_or_draw
 from pyro_vae_zoo.vae import VAE
@@ -31,8 +32,7 @@ def plot_growth(
         UserError: where the model does not observe blocks `x_1`, `x_2`, ..., and for
             no samples.
     """
-    if n < 1:
-        raise UserError(f"expected a positive number of samples, got {n}")
+    n = count("number of samples", n)
     with evaluating(vae.model, vae.guide, vae.device, seed):
         generate = poutine.trace(poutine.uncondition(vae.model))
         sites = data_sites(generate.get_trace(vae._blank(n)))
@@ -40,8 +40,8 @@ def plot_growth(
         if "x_1" not in sites or not hasattr(vae.model, "join"):
             raise UserError("growth needs a model that observes blocks x_1, x_2, ...")
         # Many layers: as many stages as fit, evenly spread, the last one whole.
-        count = min(len(blocks), _MAX_COLUMNS)
-        shown = [(i + 1) * len(blocks) // count - 1 for i in range(count)]
+        columns = min(len(blocks), _MAX_COLUMNS)
+        shown = [(i + 1) * len(blocks) // columns - 1 for i in range(columns)]
         stages = [
             vae.model.join(
                 [
