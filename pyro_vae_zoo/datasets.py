@@ -330,7 +330,7 @@ def _cifar10(name: str, data_dir: str | os.PathLike | None) -> Dataset:
 def _npz(path: Path) -> Dataset:
     arrays = _sources.npz(path)
     likelihoods = {_npz_likelihood(x.dtype) for x in arrays.values()}
-    if all(largest_of_bytes(x) in (0, 1) for x in arrays.values()):
+    if {1} <= {largest_of_bytes(x) for x in arrays.values()} <= {0, 1}:
         likelihoods = {"bernoulli"}  # bits, as NumPy stores them where nobody says bool
     if len(likelihoods) > 1 or None in likelihoods:
         got = ", ".join(f"{key} {x.dtype}" for key, x in arrays.items())
