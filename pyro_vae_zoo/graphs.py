@@ -114,8 +114,11 @@ class TensorPlaces:
             several = [
                 name
                 for name, value in attributes
-                if type(value) in (list, dict, tuple)
-                and not (_is_plain(value) or name in _OF_EVERY_MODULE)
+                if type(value) in (list, dict)
+                and name not in _OF_EVERY_MODULE
+                and _holds_plain(
+                    value
+                )  # else it is a cache, or not for Python to compare
             ]
             self._modules.append((ref(module), itemgetter(*plain), several))
             for tensors in (module._parameters, module._buffers):
@@ -143,7 +146,7 @@ class TensorPlaces:
         """What a graph takes from the modules besides tensors; None if it is not there.
 
         Which modules and parameters there are, training mode, and attributes that are
-        numbers, words, or lists, tuples and dictionaries of them. Asked for at each step,
+        numbers, words, or tuples, lists and dictionaries of them. Asked for at each step,
         and quick for that.
         """
         state = []
@@ -168,6 +171,14 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # as its hooks, in dictionaries
 def _is_plain(value: Any) -> bool:
     if type(value) is tuple:
         return all(type(part) in _PLAIN for part in value)
+    return type(value) in _PLAIN
+
+
+def _holds_plain(value: Any) -> bool:
+    if type(value) is dict:
+        return all(map(_holds_plain, value.values()))
+    if type(value) in (list, tuple):
+        return all(map(_holds_plain, value))
     return type(value) in _PLAIN
 
 

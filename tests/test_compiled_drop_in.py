@@ -145,7 +145,7 @@ class Scaled(nn.Module):
         self.linear = nn.Linear(6, 2)
         self.by_name = {"scale": 1.0}
         self.in_order = [1.0]
-        self.nested = ([{"scale": 1.0}],)
+        self.nested = [({"scale": 1.0},)]
         self.empty = {}
 
     def forward(self, x):
