@@ -12,9 +12,13 @@ Parameters, buffers, and the weights that a schedule moves are inputs of the gra
 optimisers, clipping, hooks and a falling temperature work as ever, and no step compiles
 anew because of them. A batch of another shape, as the last of an epoch, has a graph of its
 own; so have training and evaluation mode, another set of modules or of trained parameters,
-and other values of the modules' and the objective's attributes that are numbers or words.
-What a graph cannot see change are attributes of other kinds, as a list or a dictionary of
-numbers, and what is global.
+and other values of the modules' and the objective's attributes that are numbers or words,
+or lists, tuples and dictionaries of them. What a graph cannot see change are attributes of
+other kinds, as an object that holds numbers, and what is global.
+
+Data that have a gradient, as those that modules before the VAE have made, get it. Where
+Pyro's validation is on, as it is by default, each batch is checked against the supports
+of the sites that observe it; `fit` checks its data once and switches that off.
 """
 
 import warnings
@@ -23,15 +27,26 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
+from pyro.distributions import is_validation_enabled
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
+from pyro_vae_zoo.door import check_scorable
 from pyro_vae_zoo.elbo import AnnealedELBO, ObjectiveELBO
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.graphs import Compiler, Inductor, Pair, TensorPlaces, trace
+from pyro_vae_zoo.graphs import (
+    Compiler,
+    Inductor,
+    Pair,
+    TensorPlaces,
+    contents,
+    trace,
+)
+from pyro_vae_zoo.sites import ObservedSites
 
 __all__ = ["CompiledELBO", "CompiledTrace_ELBO"]
 
+_DATA = "x"  # among the names of tensors, of which others begin with their side
 _SCHEDULED = ("kl_weight", "joint_weight")  # attributes that may change at each step
 _MANY = 8  # graphs of one pair, of which something is likely to be wrong
 
@@ -39,22 +54,43 @@ _MANY = 8  # graphs of one pair, of which something is likely to be wrong
 class CompiledELBO(ObjectiveELBO):
     """An objective that is compiled, with its gradients, at its first call.
 
+    Its options are those of the objective: to read or set one here is to do so there. A
+    loss is differentiated once, and without `create_graph`.
+
     Args:
         objective: what is compiled.
         compiler: from a graph and example inputs to what runs it; by default PyTorch's.
 
     Raises:
         UserError: at the first call, where the pair cannot be compiled: its control flow
-            depends on values, or a site is drawn without reparametrisation.
+            depends on values, or a site is drawn without reparametrisation; at any call,
+            while Pyro's validation is on, for data outside the support of the site that
+            observes them.
+
+    >>> loss = CompiledELBO(AnnealedELBO())
+    >>> loss.kl_weight = 0.5
+    >>> loss.objective.kl_weight
+    0.5
     """
 
     def __init__(
         self, objective: ObjectiveELBO, *, compiler: Compiler | None = None
     ) -> None:
-        super().__init__(objective.num_particles, max_plate_nesting=1)
+        # Not by ELBO's `__init__`, whose settings are among those of the objective.
         self.objective = objective
         self.compiler = compiler or Inductor(products={})
         self._pairs: WeakKeyDictionary = WeakKeyDictionary()
+
+    def __getattr__(self, name: str) -> Any:
+        options = vars(self.__dict__["objective"]) if "objective" in vars(self) else {}
+        if name in options:
+            return options[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = vars(self).get("objective")
+        target = self if known is None or name not in vars(known) else known
+        object.__setattr__(target, name, value)
 
     def __getstate__(self) -> dict:
         # A copy compiles for itself: graphs can be neither copied nor pickled.
@@ -86,8 +122,8 @@ class CompiledELBO(ObjectiveELBO):
     def kind(self, model: nn.Module, guide: nn.Module, x: Tensor) -> tuple:
         """What the graph for a batch takes for granted; comparable, of no other use."""
         pair = self._pair(model, guide)
-        tensors, _, x = pair.inputs(model, guide, x, self)
-        return pair.kind(tensors, x, self)
+        tensors, _ = pair.inputs(model, guide, x, self)
+        return pair.kind(tensors, self)
 
     def _pair(self, model: nn.Module, guide: nn.Module) -> "_CompiledPair":
         guides = self._pairs.setdefault(model, WeakKeyDictionary())
@@ -157,41 +193,44 @@ class _CompiledPair:
 
     def inputs(
         self, model: nn.Module, guide: nn.Module, x: Tensor, loss: "CompiledELBO"
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """What a graph is called with: parameters and buffers, weights, data."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What a graph is called with: parameters, buffers and data; and weights."""
         if self.places.state() != self.places.found:
             self.look(model, guide)
         weights = {
             name: torch.as_tensor(weight, dtype=x.dtype, device=x.device)
             for name, weight in loss.scheduled.items()
         }
-        return self.places.tensors(), weights, x.contiguous()
+        return self.places.tensors() | {_DATA: x.contiguous()}, weights
 
-    def kind(
-        self, tensors: dict[str, Tensor], x: Tensor, loss: "CompiledELBO"
-    ) -> tuple:
+    def kind(self, tensors: dict[str, Tensor], loss: "CompiledELBO") -> tuple:
         """What a graph takes for granted: another value needs another graph."""
         trained = tuple([name for name, p in tensors.items() if p.requires_grad])
         options = vars(loss.objective).items()
         options = tuple([_key(v) for k, v in options if k not in _SCHEDULED])
         shapes = tuple([(p.shape, p.dtype) for p in tensors.values()])
-        return trained, self.state, options, shapes, x.shape, x.dtype, x.device
+        checked = is_validation_enabled()
+        return trained, checked, self.state, options, shapes, tensors[_DATA].device
 
     def graph_for(
         self, model: nn.Module, guide: nn.Module, x: Tensor, loss: "CompiledELBO"
     ) -> tuple[Callable, Sequence[Tensor], list[Tensor]]:
         """The graph for a batch, compiled where it is the first of its kind.
 
-        With it what to call it with, and the parameters whose gradients it gives.
+        With it what to call it with, and the tensors whose gradients it gives: trained
+        parameters, and data that want one.
         """
-        tensors, weights, x = self.inputs(model, guide, x, loss)
-        kind = self.kind(tensors, x, loss)
-        inputs = [*(p.detach() for p in tensors.values()), *weights.values(), x]
+        tensors, weights = self.inputs(model, guide, x, loss)
+        kind = self.kind(tensors, loss)
+        inputs = [*weights.values(), *(p.detach() for p in tensors.values())]
         if kind not in self.graphs:
             pair = Pair(loss.objective.loss_and_elbo, model, guide)
-            _check(pair, self.places, x)
-            step = pair, loss.objective, self.places, kind[0], list(weights)
-            graph, moved = _trace_step(*step, inputs)
+            trained, checked, *_ = kind
+            if checked:
+                check_scorable(model, guide, inputs[-1], x.device)
+            _check(pair, self.places, inputs[-1])
+            step = pair, loss.objective, self.places, trained, list(weights)
+            graph, moved = _trace_step(*step, inputs, checked)
             self.graphs[kind] = loss.compiler(graph, inputs), moved
             self._settle(model, guide, kind, x, loss)
         graph, moved = self.graphs[kind]
@@ -206,8 +245,8 @@ class _CompiledPair:
         loss: "CompiledELBO",
     ) -> None:
         """Know the graph again where running the pair has changed its attributes."""
-        tensors, _, x = self.inputs(model, guide, x, loss)
-        self.graphs[self.kind(tensors, x, loss)] = self.graphs[kind]
+        tensors, _ = self.inputs(model, guide, x, loss)
+        self.graphs[self.kind(tensors, loss)] = self.graphs[kind]
         if len({id(graph) for graph in self.graphs.values()}) == _MANY:
             warnings.warn(
                 f"{_MANY} graphs were compiled for one pair, each for other shapes or "
@@ -223,6 +262,11 @@ class _CompiledPair:
         graph, inputs, moved = self.graph_for(model, guide, x, loss)
         with torch.no_grad():
             value, elbo, *gradients = graph(*inputs)
+        if len(gradients) > len(moved) and not gradients.pop():  # it was asked for
+            check_scorable(
+                model, guide, inputs[-1], x.device
+            )  # which says what is wrong
+            raise UserError("data outside the support of the site that observes them")
         return WithGradients.apply(value, gradients, *moved), elbo
 
     def announce(self) -> None:
@@ -234,11 +278,11 @@ class _CompiledPair:
 
 
 def _key(value: Any) -> Any:
-    """What tells a value from others: itself where that can be, else its identity."""
+    """What tells a value from others: itself where that can be, else what it holds."""
     try:
         hash(value)
     except TypeError:
-        return id(value)
+        return contents(value)
     return value
 
 
@@ -258,24 +302,31 @@ def _trace_step(
     trained: Sequence[str],
     weights: Sequence[str],
     inputs: Sequence[Tensor],
+    checked: bool,
 ) -> tuple[torch.fx.GraphModule, list[str]]:
-    """The graph of loss, bound and gradients, and the parameters that have one."""
-    names, moved = list(places.tensors()), []
+    """The graph of loss, bound and gradients, and the names of what has a gradient.
+
+    A last output says, where that is to be checked, whether the data are inside their
+    supports.
+    """
+    names, moved = [*weights, *places.tensors(), _DATA], []
 
     def step(*inputs: Tensor) -> list[Tensor]:
-        *rest, x = inputs
-        values = dict(zip(names, rest, strict=False))
+        values = dict(zip(names, inputs, strict=True))
+        for name in weights:
+            setattr(objective, name, values.pop(name))
         wanted = [values[name].requires_grad_() for name in trained]
-        for name, weight in zip(weights, rest[len(names) :], strict=True):
-            setattr(objective, name, weight)
-        with torch.enable_grad():
+        x = values.pop(_DATA)
+        with torch.enable_grad(), ObservedSites() as observed:
             loss, elbo = pair.call_with(places.by_all_names(values), x)
             gradients = ()
             if wanted:
                 gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
         by_name = zip(trained, gradients, strict=True)
         moved[:] = [name for name, gradient in by_name if gradient is not None]
-        return [loss.detach(), elbo, *(g for g in gradients if g is not None)]
+        inside = observed.all_inside() if checked else None
+        given = [g for g in (*gradients, inside) if g is not None]
+        return [loss.detach(), elbo, *given]
 
     before = {name: getattr(objective, name) for name in weights}
     try:
@@ -297,6 +348,11 @@ class WithGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx, slope: Tensor):
         """The gradients, once."""
+        if torch.is_grad_enabled():
+            raise UserError(
+                "create_graph=True asks for gradients of gradients, which a compiled loss "
+                "does not have; use AnnealedELBO or Trace_ELBO there"
+            )
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError(

@@ -27,7 +27,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.products import choose_products
 
-__all__ = ["Compiler", "Inductor", "Pair", "TensorPlaces", "trace"]
+__all__ = ["Compiler", "Inductor", "Pair", "TensorPlaces", "contents", "trace"]
 
 # From a graph and what it will be called with to what computes it.
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable]
@@ -103,7 +103,7 @@ class TensorPlaces:
 
     def __init__(self, **roots: nn.Module) -> None:
         tree = nn.ModuleDict(roots)
-        self._modules: list[tuple[ref, itemgetter]] = []
+        self._modules: list[tuple[ref, itemgetter, list[str]]] = []
         self._places, self._aliases = {}, {}
         names: dict[int, str] = {}  # of tensors, by identity
         for path, module in tree.named_modules():
@@ -111,7 +111,16 @@ class TensorPlaces:
                 continue
             attributes = vars(module).items()
             plain = [name for name, value in attributes if _is_plain(value)]
-            self._modules.append((ref(module), itemgetter(*plain)))
+            several = [
+                name
+                for name, value in attributes
+                if type(value) in (list, dict)
+                and name not in _OF_EVERY_MODULE
+                and _holds_plain(
+                    value
+                )  # else it is a cache, or not for Python to compare
+            ]
+            self._modules.append((ref(module), itemgetter(*plain), several))
             for tensors in (module._parameters, module._buffers):
                 for key, value in tensors.items():
                     name = f"{path}.{key}"
@@ -137,13 +146,15 @@ class TensorPlaces:
         """What a graph takes from the modules besides tensors; None if it is not there.
 
         Which modules and parameters there are, training mode, and attributes that are
-        numbers, words, or tuples of them. Asked for at each step, and quick for that.
+        numbers, words, or tuples, lists and dictionaries of them. Asked for at each step,
+        and quick for that.
         """
         state = []
         try:
-            for module, plain in self._modules:
+            for module, plain, several in self._modules:
                 attributes = module().__dict__
                 state += plain(attributes)
+                state += [contents(attributes[name]) for name in several]
                 state.append(len(attributes))
                 state += map(id, attributes["_modules"].values())
                 state += map(id, attributes["_parameters"].values())
@@ -154,12 +165,36 @@ class TensorPlaces:
 
 
 _PLAIN = frozenset((bool, int, float, str, type(None)))
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # as its hooks, in dictionaries
 
 
 def _is_plain(value: Any) -> bool:
     if type(value) is tuple:
         return all(type(part) in _PLAIN for part in value)
     return type(value) in _PLAIN
+
+
+def _holds_plain(value: Any) -> bool:
+    if type(value) is dict:
+        return all(map(_holds_plain, value.values()))
+    if type(value) in (list, tuple):
+        return all(map(_holds_plain, value))
+    return type(value) in _PLAIN
+
+
+def contents(value: Any) -> Any:
+    """What numbers and words a value holds, comparable; of all else, which it is.
+
+    >>> contents({"scales": [1.0, 2.0]})
+    (('scales', (1.0, 2.0)),)
+    """
+    if type(value) in _PLAIN:
+        return value
+    if type(value) is dict:
+        return tuple([(key, contents(part)) for key, part in value.items()])
+    if type(value) in (list, tuple):
+        return tuple([p if type(p) in _PLAIN else contents(p) for p in value])
+    return id(value)
 
 
 def trace(

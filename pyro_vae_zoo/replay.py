@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
@@ -105,7 +106,8 @@ class DeviceSteps:
             self.scheduled[name].copy_(torch.as_tensor(weight))
             setattr(self.loss.objective, name, self.scheduled[name])
         self._annealed = {}
-        kind = self.loss.kind(self.vae.model, self.vae.guide, self.x)
+        with pyro.validation_enabled(False):
+            kind = self.loss.kind(self.vae.model, self.vae.guide, self.x)
         places = [p.data_ptr() for p in self.vae.state_dict().values()]
         if (kind, places) != self._kind and self.x.device.type == "cuda":
             self._replay = Replay()  # what was recorded is of another pair
@@ -120,7 +122,8 @@ class DeviceSteps:
     def _step(self) -> None:
         vae = self.vae
         vae.zero_grad()  # of modules that the optimiser does not move, too
-        loss, elbo = self.loss.loss_and_elbo(vae.model, vae.guide, self.x)
+        with pyro.validation_enabled(False):  # which would wait for the device
+            loss, elbo = self.loss.loss_and_elbo(vae.model, vae.guide, self.x)
         loss.backward()
         if self.max_norm is not None:
             groups = self.optimizer.param_groups

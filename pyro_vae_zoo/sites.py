@@ -2,7 +2,9 @@
 
 import re
 
+import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
@@ -11,6 +13,7 @@ from pyro_vae_zoo.errors import UserError
 
 __all__ = [
     "DATA_DIM",
+    "ObservedSites",
     "check_observed",
     "check_whole_plates",
     "data_sites",
@@ -80,8 +83,7 @@ def check_observed(trace: poutine.Trace) -> None:
             the site.
     """
     for name, site in trace.nodes.items():
-        observed = site["type"] == "sample" and site["is_observed"]
-        if not observed or is_record(site) or site_is_subsample(site):
+        if not _is_scored(site):
             continue
         fn, value = site["fn"], site["value"]
         got = tuple(value.shape[value.dim() - fn.event_dim :])
@@ -90,18 +92,49 @@ def check_observed(trace: poutine.Trace) -> None:
                 f"site {name!r}: expected data of event shape {tuple(fn.event_shape)}, "
                 f"got {got}"
             )
-        if not _depends_on_tensors(fn.support):
-            inside = fn.support.check(value)
-            if isinstance(site["mask"], Tensor):
-                inside = inside | ~site["mask"]
-            if site["mask"] is not False and not inside.all():
-                low, high = (bound.item() for bound in value.aminmax())
-                raise UserError(
-                    f"site {name!r}: expected data in the support of "
-                    f"{_name_of(fn)} ({_in_words(fn.support)}), got values in "
-                    f"[{low:.6g}, {high:.6g}]; binarise or rescale them, or choose "
-                    "another likelihood"
-                )
+        inside = _inside(site)
+        if inside is not None and not inside.all():
+            low, high = (bound.item() for bound in value.aminmax())
+            raise UserError(
+                f"site {name!r}: expected data in the support of "
+                f"{_name_of(fn)} ({_in_words(fn.support)}), got values in "
+                f"[{low:.6g}, {high:.6g}]; binarise or rescale them, or choose "
+                "another likelihood"
+            )
+
+
+class ObservedSites(Messenger):
+    """Asks of each observed site what `check_observed` asks, without reading a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inside: list[Tensor] = []
+
+    def all_inside(self) -> Tensor | None:
+        """True where all values are in their supports; None where none was asked."""
+        return torch.stack(self._inside).all() if self._inside else None
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if not _is_scored(msg):
+            return
+        inside = _inside(msg)
+        if inside is not None:
+            self._inside.append(inside.all())
+
+
+def _is_scored(site: dict) -> bool:
+    """True for a site that observes data."""
+    observed = site["type"] == "sample" and site["is_observed"]
+    return observed and not (is_record(site) or site_is_subsample(site))
+
+
+def _inside(site: dict) -> Tensor | None:
+    """Where data are in their support or masked; None where nothing can be said."""
+    support, mask = site["fn"].support, site["mask"]
+    if mask is False or _depends_on_tensors(support):
+        return None
+    inside = support.check(site["value"])
+    return inside | ~mask if isinstance(mask, Tensor) else inside
 
 
 def check_whole_plates(trace: poutine.Trace) -> None:

@@ -14,6 +14,9 @@ from pyro.infer import (
     Trace_ELBO,
     TraceTailAdaptive_ELBO,
 )
+from pyro.infer.inspect import get_model_relations
+from pyro.ops.provenance import ProvenanceTensor, get_provenance
+from pyro.poutine.util import site_is_subsample
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.likelihoods import BernoulliLogits
@@ -131,3 +134,40 @@ def test_a_bernoullis_density_is_softplus_to_the_last_bit(dtype):
     for expected, got in zip(*results, strict=True):
         assert torch.equal(expected, got)
         assert torch.equal(expected.signbit(), got.signbit())
+
+
+@pytest.mark.parametrize("side", ["guide", "model"])
+@pytest.mark.parametrize("name", EVERY)
+def test_pyro_can_inspect_both_sides(name, side):
+    """What `pyro.render_model` asks first: which site depends on which."""
+    vae, x = pair(name), data(name)
+    module = getattr(vae, side)
+    found = get_model_relations(module, (x,))
+    trace = pyro.poutine.trace(module).get_trace(x)
+    sites = [
+        n
+        for n, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    ]
+    assert list(found["sample_sample"]) == sites
+    if sites == ["z", "x"]:
+        assert found["sample_sample"] == {"z": [], "x": ["z"]}
+    parameters = {n for n, site in trace.nodes.items() if site["type"] == "param"}
+    upstream = {p for names in found["sample_param"].values() for p in names}
+    assert upstream <= parameters
+
+
+@pytest.mark.parametrize("name", ["neural_autoregressive", "sylvester_orthogonal"])
+def test_a_draw_without_inverse_is_scored_as_itself_and_nothing_else(name):
+    """A wrapper around a draw is that draw; a copy of it is not."""
+    vae, x = pair(name), data(name)
+    site = pyro.poutine.trace(vae.guide).get_trace(x).nodes["z"]
+    fn, z = site["fn"], site["value"]
+    expected = fn.log_prob(z)
+    got = fn.log_prob(ProvenanceTensor(z, frozenset({"z"})))
+    assert get_provenance(got) == {"z"}
+    torch.testing.assert_close(got._t, expected)
+    site = pyro.poutine.trace(vae.guide).get_trace(x).nodes["z"]
+    for other in (site["value"].clone(), site["value"].detach()):
+        with pytest.raises(NotImplementedError, match=NO_INVERSE):
+            site["fn"].log_prob(other)

@@ -19,6 +19,11 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions.conditional import ConditionalTransformModule
 from pyro.distributions.torch_transform import TransformModule
+from pyro.ops.provenance import (
+    detach_provenance,
+    get_provenance,
+    track_provenance,
+)
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
@@ -66,6 +71,10 @@ class ConditionedTransform(Transform):
         return y
 
     def _inverse(self, y):
+        # To see what depends on a draw, `pyro.infer.inspect` puts it into a wrapper.
+        x, known = self._cached_x_y
+        if known is not None and detach_provenance(y) is detach_provenance(known):
+            return track_provenance(x, get_provenance(y))
         x, log_det = self._backward(y)
         self._scored = x, log_det
         return x
