@@ -130,10 +130,8 @@ def page_contents(
     """
     from pyro_vae_zoo.plots import figure_title
 
-    num_data, num_samples = (
-        count("num_data", num_data),
-        count("num_samples", num_samples),
-    )
+    num_data = count("num_data", num_data)
+    num_samples = count("num_samples", num_samples)
     names = _class_names(labels, classes, len(x))
     _, _, x, _ = sides_and_data(vae, x)
     layers = _decoder_layers(vae, x, data)

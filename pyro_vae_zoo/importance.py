@@ -73,10 +73,11 @@ def error_of_mean(log_weights: Tensor, groups: Sequence[slice]) -> float:
     \[\frac1N \sqrt{\frac{K}{K - 1} \sum_g \sum_k \Big(\sum_{i \in g} \tilde w_{ik} -
       \tfrac1K\Big)^2}.\]
 
-    That is the first order in 1/K. With few effective draws it is low: for one datum, whose
-    weights have relative variance C and third central moment \(\mu_3\) (of mean one), by a
-    share \((\mu_3 - C^2/2) / (2 C K)\) of the error, to the next order. For log-normal
-    weights that is \(C (C + 5/2) / (2K)\): 12 % at C = 14 and K = 1000.
+    It is of first order in 1/K, and low where few draws carry the weight: a sample seldom
+    has the rare large weights that make the error. With 100 draws of log-normal weights it
+    states 97, 89 and 77 % of the true error at median k-hats of 0.37, 0.51 and 0.67, and
+    0.04, 0.6 and 3.5 data in a thousand are six errors too low; whether data share draws or
+    not.
 
     Args:
         log_weights: shape `(n, num_particles)`.
@@ -130,8 +131,8 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     The \(M = \lceil\min(K/5, 3\sqrt K)\rceil\) largest of a row's K weights, less the next
     largest, are fitted by the estimator of Zhang & Stephens (2009), with the weak prior of
     Vehtari et al. (2024, appendix): the k-hat of ArviZ and of R's loo. It depends on K and
-    on these weights alone, up to a common factor. A draw of weight zero, log-weight -inf,
-    is one of the K.
+    on these weights alone, up to a common factor. Draws of weight zero, log-weight -inf,
+    are not among the K: however many there are, they change nothing.
 
     Args:
         log_weights: shape `(*rows, num_particles)`, one row of them too.
@@ -139,12 +140,13 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     Returns:
         Shape `(*rows)`, float64.
 
-        - NaN for 20 draws or fewer, and for a row with NaN or +inf.
+        - NaN for 20 draws or fewer, zeros included, and for a row with NaN or +inf.
         - 0 where the M + 1 largest weights are equal, but for the rounding of single
           precision (to \(2^{-11}\) nats): a bounded ratio, as of the exact posterior.
-        - inf where there is nothing to fit: fewer than five of the M are above the next,
-          as of zeros; and where the effective number of 100 draws or more is below two
-          and the fit would be below 0.7, since then all but one draw tell nothing of it.
+        - inf where there is nothing to fit: fewer than five of the M are above the next, or
+          20 weights or fewer are not zero; and where the effective number of 100 draws or
+          more is below two and the fit would be below 0.7, since then all but one draw
+          tell nothing of it.
 
     Raises:
         UserError: for a tensor without dimensions.
@@ -160,27 +162,41 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
         )
     *shape, num_particles = log_weights.shape
     lw = log_weights.double().reshape(math.prod(shape), num_particles)
-    num_tail = math.ceil(min(num_particles / 5, 3 * math.sqrt(num_particles)))
     khat = lw.new_full((len(lw),), math.nan)
-    if num_tail < _FEWEST:
+    if _tail_of(num_particles) < _FEWEST:
         return khat.reshape(shape)
-    top = lw.topk(num_tail + 1, dim=1).values
-    largest, smallest = top[:, :1], top[:, -1:]
-    known = ~(lw.isnan().any(1) | (largest[:, 0] == math.inf))
-    top = top - largest  # NaN where all are zero, which `sizes` makes nothing of
-    cut = top[:, -1:].clamp(min=math.log(torch.finfo(lw.dtype).tiny))
-    sizes = (top > cut).sum(1)
-    khat[known] = math.inf
-    for size in sizes[known & (sizes >= _FEWEST)].unique().tolist():
-        rows = known & (sizes == size)
-        excess = top[rows, :size].exp() - cut[rows].exp()
-        khat[rows] = _pareto_shape(excess.flip(1))
-    khat[(largest - smallest)[:, 0] <= _ROUNDING] = 0.0
+    known = ~(lw.isnan() | (lw == math.inf)).any(1)
+    positive = torch.where(known, (lw > -math.inf).sum(1), -1)
+    for count in positive[known].unique().tolist():
+        rows = positive == count
+        khat[rows] = _khat_of_positive(lw[rows], count)
     if num_particles >= 100:
-        w = (lw - largest).exp()
+        w = (lw - lw.amax(1, keepdim=True)).exp()
         alone = w.sum(1).square() < 2 * w.square().sum(1)
         khat[alone & (khat < _UNRELIABLE)] = math.inf
     return khat.reshape(shape)
+
+
+def _tail_of(count: int) -> int:
+    return math.ceil(min(count / 5, 3 * math.sqrt(count)))
+
+
+def _khat_of_positive(lw: Tensor, count: int) -> Tensor:
+    """The fit to rows with so many weights that are not zero."""
+    khat = lw.new_full((len(lw),), math.inf)
+    num_tail = _tail_of(count)
+    if num_tail < _FEWEST:
+        return khat
+    top = lw.topk(num_tail + 1, dim=1).values
+    top = top - top[:, :1]
+    cut = top[:, -1:].clamp(min=math.log(torch.finfo(lw.dtype).tiny))
+    sizes = (top > cut).sum(1)
+    for size in sizes[sizes >= _FEWEST].unique().tolist():
+        rows = sizes == size
+        excess = top[rows, :size].exp() - cut[rows].exp()
+        khat[rows] = _pareto_shape(excess.flip(1))
+    khat[top[:, -1] >= -_ROUNDING] = 0.0
+    return khat
 
 
 def _pareto_shape(excess: Tensor) -> Tensor:

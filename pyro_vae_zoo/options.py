@@ -45,7 +45,7 @@ class TrainOptions:
     seed: int = 0
     optimizer: str = "adam"
     schedule: str = "constant"
-    kl_warmup: int = 0
+    kl_warmup: float = 0
     free_bits: float = 0.0
     tempering_steps: int = 0
     clip_norm: float | None = None

@@ -44,7 +44,7 @@ def fit(
     progress: bool = True,
     optimizer: str = "adam",
     schedule: str = "constant",
-    kl_warmup: int = 0,
+    kl_warmup: float = 0,
     free_bits: float = 0.0,
     tempering_steps: int = 0,
     clip_norm: float | None = None,
@@ -138,6 +138,8 @@ def fit(
         interrupt_flag() as interrupted,
         warnings.catch_warnings(),
     ):
+        if cuda:  # streams and captured graphs are of the current one
+            stack.enter_context(torch.cuda.device(where))
         warnings.filterwarnings("ignore", "Encountered (NaN|inf)")  # `Loop` says more
         # The first of the steps that are replayed as one run one by one.
         warnings.filterwarnings("ignore", ".*with capturable=True")

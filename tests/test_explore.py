@@ -255,8 +255,8 @@ def bare():
         (lambda: small("maf"), {}, "got latents none; a hierarchy, a graph or a density"),
         (crooked, {}, "does a layer do more than its class says?"),
         (bare, {}, "a module 'decoder', as StandardModel has, got"),
-        (lambda: small("mean_field"), {"num_data": 0}, "num_data = 0 and"),
-        (lambda: small("mean_field"), {"num_samples": 0}, "num_samples = 0"),
+        (lambda: small("mean_field"), {"num_data": 0}, "num_data must be at least 1"),
+        (lambda: small("mean_field"), {"num_samples": 0}, "num_samples must be at least 1"),
         (lambda: small("mean_field"), {"labels": [1, 2]}, "20 labels, one a datum, got 2"),
         (
             lambda: small("mean_field"),

@@ -70,11 +70,11 @@ def test_does_not_move_with_a_constant(row, shift):
 @settings(max_examples=80, deadline=None)
 @given(rows(), st.data())
 def test_weights_below_the_tail_may_be_anything(row, data):
-    """Zero, or e^-1e9, one or all of them."""
+    """e^-1e9 or less, one or all of them."""
     tail = math.ceil(min(len(row) / 5, 3 * math.sqrt(len(row))))
     below = row.argsort()[: len(row) - tail - 1]
     count = data.draw(st.integers(1, len(below)))
-    low = data.draw(st.sampled_from([-math.inf, -1e5, -1e9, -1e300]))
+    low = data.draw(st.sampled_from([-1e5, -1e9, -1e300]))
     before = zoo.pareto_khat(row).item()
     other = row.clone()
     other[below[:count]] = low
@@ -83,19 +83,14 @@ def test_weights_below_the_tail_may_be_anything(row, data):
 
 
 @settings(max_examples=80, deadline=None)
-@given(rows(), st.integers(1, 2000))
-def test_added_zeros_count_as_draws_and_as_nothing_else(row, count):
-    """As ever lower weights do; where the tail is as long as before, they do nothing."""
+@given(rows(), st.integers(1, 2000), st.randoms(use_true_random=False))
+def test_added_zeros_change_nothing(row, count, random):
     zeros = row.new_full((count,), -math.inf)
-    with_zeros = torch.cat([row, zeros])
-    khat = zoo.pareto_khat(with_zeros).item()
-    lower = zeros.nan_to_num(neginf=row.min().item() - 1e4)
-    assert khat == zoo.pareto_khat(torch.cat([row, lower])).item()
-    lengths = [
-        math.ceil(min(k / 5, 3 * math.sqrt(k))) for k in (len(row), len(with_zeros))
-    ]
-    if lengths[0] == lengths[1] and len(row) >= 100:
-        assert khat == zoo.pareto_khat(row).item()
+    order = list(range(len(row) + count))
+    random.shuffle(order)
+    with_zeros = torch.cat([row, zeros])[order]
+    assume((len(row) >= 100) == (len(with_zeros) >= 100))  # where an ESS counts
+    assert zoo.pareto_khat(with_zeros).item() == zoo.pareto_khat(row).item()
 
 
 @settings(max_examples=150, deadline=None)

@@ -81,7 +81,7 @@ def plot_components(
     if max_rows < 1 or len(x) < 1:
         got = f"{max_rows} and {len(x)}"
         raise UserError(f"expected at least one row and one datum, got {got}")
-    masses, x = sorted(masses), x[:max_rows].to(vae.device)
+    masses, x = sorted(masses), vae.check_data(x[:max_rows]).to(vae.device)
     with evaluating(vae.model, vae.guide, vae.device, seed):
         rows = [mixture_densities(vae, datum[None]) for datum in x]
     columns = max(len(steps.gaps) for steps in rows)

@@ -77,7 +77,8 @@ def plot_reconstructions(
 
     What stands for E[x|z] where there is none in closed form, the picture names.
     """
-    x, columns = x.to(vae.device), fit_columns(x, columns)
+    x = vae.check_data(x).to(vae.device)
+    columns = fit_columns(x, columns)
     with evaluating(vae.model, vae.guide, vae.device, seed):
         again = pixels_of(vae.reconstruct(x), data)
         name = _name_of_mean(vae, data)
@@ -114,7 +115,7 @@ def plot_traversal(
     Raises:
         UserError: where the model has other latent sites than one vector `"z"`.
     """
-    x = x.to(vae.device)
+    x = vae.check_data(x).to(vae.device)
     with evaluating(vae.model, vae.guide, vae.device, seed):
         draws = vae.encode(x, num_samples=100)
         if isinstance(draws, dict) or draws.dim() != 3:

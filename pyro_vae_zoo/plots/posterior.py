@@ -54,6 +54,7 @@ def plot_posterior(
     """
     masses = sorted(masses)
     columns = fit_columns(x, columns)
+    x = vae.check_data(x)
     num_rows = -(-len(x) // columns)
     pixels = pixels_of(x, data)
     scale = scale_of(known_of(data, pixels), pixels, likelihood=vae.likelihood)
