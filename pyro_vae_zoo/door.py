@@ -39,7 +39,7 @@ def apart(
     @wraps(function)
     def undisturbed_function(vae: Pair, *args: P.args, **kwargs: P.kwargs) -> T:
         model, guide = sides_of(vae)
-        with undisturbed(model, guide, device=_device_of(model, guide)):
+        with undisturbed(_device_of(model, guide)):
             return function(vae, *args, **kwargs)
 
     return undisturbed_function

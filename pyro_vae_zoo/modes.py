@@ -32,14 +32,14 @@ def taking_turns() -> AbstractContextManager:
 
 
 @contextmanager
-def undisturbed(*roots: nn.Module, device: torch.device) -> Iterator[None]:
-    """Run modules as if no mode surrounded them, while other threads wait their turn.
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Run as if no mode surrounded it, while other threads wait their turn.
 
-    Autocast and inference mode are off; tensors that name no dtype and no device get those
-    of the modules. Gradients are the caller's to choose.
+    Autocast and inference mode are off; a tensor that names no dtype is of float32, as
+    PyTorch's are, and one that names no device is on that of the modules, if the caller's
+    would be on another than the CPU. Gradients are the caller's to choose.
 
-    >>> module, cpu = nn.Linear(1, 1), torch.device("cpu")
-    >>> with torch.autocast("cpu"), undisturbed(module, device=cpu):
+    >>> with torch.autocast("cpu"), undisturbed(torch.device("cpu")):
     ...     torch.is_autocast_enabled("cpu")
     False
     """
@@ -52,7 +52,7 @@ def undisturbed(*roots: nn.Module, device: torch.device) -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device(device))
         stack.callback(torch.set_default_dtype, default)
-        torch.set_default_dtype(_dtype_of(roots) or default)
+        torch.set_default_dtype(torch.float32)
         yield
 
 
@@ -72,7 +72,7 @@ def evaluating(
     pyro_modules = [m for m in modules if isinstance(m, PyroModule)]
     contexts = {m._pyro_context for m in pyro_modules}
     devices = [device] if device.type == "cuda" else []
-    with undisturbed(model, guide, device=device), ExitStack() as stack:
+    with undisturbed(device), ExitStack() as stack:
         for context in contexts:
             if not hasattr(context, "param_state"):
                 context.param_state = _nothing_stored()
@@ -121,15 +121,6 @@ def local_context(kind: type) -> object:
 
 def _nothing_stored() -> dict[str, dict]:
     return {"params": {}, "constraints": {}}
-
-
-def _dtype_of(roots: tuple[nn.Module, ...]) -> torch.dtype | None:
-    """The type of the modules' first floating parameter or buffer."""
-    for root in roots:
-        for tensor in (*root.parameters(), *root.buffers()):
-            if tensor.is_floating_point():
-                return tensor.dtype
-    return None
 
 
 @contextmanager

@@ -102,9 +102,10 @@ class TrainOptions:
                 value = count(name, value, least=-math.inf)
             elif float in allowed:
                 value = real(name, value)
-            elif type(value) not in allowed:
-                kinds = " or ".join(kind.__name__ for kind in allowed)
-                raise UserError(f"{name}: expected {kinds}, got {value!r}")
+            elif len(allowed) == 1 and type(value) is not allowed[0]:
+                raise UserError(
+                    f"{name}: expected {allowed[0].__name__}, got {value!r}"
+                )
             object.__setattr__(self, name, value)
 
     def rate(self, epoch: int) -> float:

@@ -129,7 +129,7 @@ def fit(
     cuda = [where] if where.type == "cuda" else []
     with (
         ExitStack() as stack,
-        undisturbed(vae, device=where),
+        undisturbed(where),
         torch.enable_grad(),
         torch.random.fork_rng(devices=cuda),
         pyro.validation_enabled(False),  # `Loop` looks for numbers that are not finite

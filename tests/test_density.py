@@ -122,7 +122,7 @@ def test_batch_normalisation_is_not_trained_on_one_datum():
     x = torch.randn(3, 2, 3)
     data = zoo.Dataset(x, x, x, "gaussian")
     assert vae.sample(1).isfinite().all()
-    with pytest.raises(zoo.UserError, match="batches of 2 leave one of 3"):
+    with pytest.raises(zoo.UserError, match="batch_size=2 makes one of 1 out of 3"):
         zoo.fit(vae, data, epochs=1, batch_size=2, progress=False)
     zoo.fit(vae, data, epochs=1, batch_size=3, progress=False)
     assert log_prob(vae, x[:1]).isfinite().all()

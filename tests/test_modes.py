@@ -163,11 +163,14 @@ def test_full_precision_is_given_back():
     assert [flag.allow_tf32 for flag in flags] == before
 
 
-def test_a_double_pair_evaluates_in_double():
-    vae = small("mean_field").double()
-    with evaluating(vae.model, vae.guide, vae.device, seed=0):
+def test_a_pair_in_double_precision_stays_so():
+    vae, x = small("mean_field").double(), bits("mean_field").double()
+    before = zoo.log_likelihood(vae, x, 5)
+    with default_dtype():
+        after = zoo.log_likelihood(vae, x, 5)
         assert torch.get_default_dtype() == torch.float64
-    assert torch.get_default_dtype() == torch.float32
+    check_same(before, after)
+    assert vae.encode(x).dtype == torch.float64
 
 
 # ------------------------------------------------------------------------------- threads

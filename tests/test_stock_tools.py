@@ -26,7 +26,9 @@ LONG_TO_TRACE = ("sylvester_orthogonal", "self_reflective_maf")
 
 # What a pair cannot be trained by, and what its error says.
 NO_JIT = {"semi_amortized": "requires grad as a constant"}  # its guide takes gradients
-NO_TAIL_ADAPTIVE = dict.fromkeys(MIXTURES, "fully reparam")  # a component is discrete
+NO_TAIL_ADAPTIVE = dict.fromkeys(
+    MIXTURES, "scores which component"
+)  # a component is discrete
 NO_INVERSE = "has no inverse for arbitrary values"  # draws are scored detached
 NO_WAKE_SLEEP = {
     "neural_autoregressive": NO_INVERSE,
