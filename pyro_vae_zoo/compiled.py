@@ -13,8 +13,8 @@ optimisers, clipping, hooks and a falling temperature work as ever, and no step 
 anew because of them. A batch of another shape, as the last of an epoch, has a graph of its
 own; so have training and evaluation mode, another set of modules or of trained parameters,
 and other values of the modules' and the objective's attributes that are numbers or words,
-or lists, tuples and dictionaries of them. What a graph cannot see change are attributes of
-other kinds, as an object that holds numbers, and what is global.
+or lists and dictionaries of them. What a graph cannot see change are attributes of other
+kinds, as an object that holds numbers or a list in a tuple, and what is global.
 
 Data that have a gradient, as those that modules before the VAE have made, get it. Where
 Pyro's validation is on, as it is by default, each batch is checked against the supports
