@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from timing import images, in_turn, make, parser, ratio, write
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.chunks import chunk_rows_for, chunk_sizes
+from pyro_vae_zoo.evaluation.chunks import chunk_rows_for, chunk_sizes
 
 LATENT_DIM = 40
 

@@ -13,7 +13,7 @@ from functools import partial
 import pyro
 from timing import images, in_turn, main, make, ratio, step, summary
 
-from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
+from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
 
 LATENT_DIM = 80
 CONTESTANTS = {

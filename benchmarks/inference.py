@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from timing import images, in_turn, main, make, ratio, summary
 
-from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.pair.modes import evaluating
 
 ONE_LAYER = {"latent_dim": 50, "hidden_dims": (500, 500)}
 SIZES = (1, 2, 3, 5)  # of mixtures

@@ -46,9 +46,9 @@ from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
 from timing import images, in_turn, make, parser, ratio, summary, write
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.compiled import CompiledELBO
-from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
-from pyro_vae_zoo.replay import DeviceSteps
+from pyro_vae_zoo.inference.compiled import CompiledELBO
+from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
+from pyro_vae_zoo.training.cuda_graphs import DeviceSteps
 
 NETWORKS = {
     "mean_field": ("mean_field", {}),

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo._labels import labels_of
+from pyro_vae_zoo.data.labels import labels_of
 
 PICTURE = Path(__file__).parent / "pictures" / "explore.png"
 SIZE = 1200, 860

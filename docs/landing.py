@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.plots import save_figure
-from pyro_vae_zoo.plots.grid import posterior_densities
+from pyro_vae_zoo.evaluation.grid import posterior_densities
 from pyro_vae_zoo.plots.posterior import (
     draw_legend,
     exact_key,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import AmortizedGuide
-from pyro_vae_zoo.networks import make_encoder
+from pyro_vae_zoo.nn.networks import make_encoder
 from pyro_vae_zoo.transforms import MADE
 from pyro_vae_zoo.transforms.conditioning import AmortizedTransform
 from pyro_vae_zoo.transforms.planar import ConditionedPlanar, planar_head

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.checkpoint import write_json
-from pyro_vae_zoo.runs import hardware
+from pyro_vae_zoo.training.checkpoint import write_json
+from pyro_vae_zoo.runs.run.run import hardware
 from pyro_vae_zoo.transforms.planar import ConditionedPlanar
 
 FLAT = 0.01  # a slope below

@@ -12,12 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from pyro_vae_zoo._summary import summary
-from pyro_vae_zoo.datasets import load_dataset
+from pyro_vae_zoo.report.summary import summary
+from pyro_vae_zoo.data.datasets import load_dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.pretrained import weights_folder
-from pyro_vae_zoo.publish import MOST_BYTES, MOST_BYTES_TOGETHER, publish
-from pyro_vae_zoo.run_folder import open_run
+from studies.publish import MOST_BYTES, MOST_BYTES_TOGETHER, publish
+from pyro_vae_zoo.runs.run.folder import open_run
 
 
 def main() -> int:

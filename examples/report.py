@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from pyro_vae_zoo.cli import main
+from pyro_vae_zoo.cli.main.main import main
 
 if __name__ == "__main__":
     results = os.path.relpath(Path(__file__).resolve().parent.parent / "results")

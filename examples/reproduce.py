@@ -21,16 +21,16 @@ from pathlib import Path
 from recipes import TABLES, Budget, Row, Table
 
 from pyro_vae_zoo._process import pick_device
-from pyro_vae_zoo._summary import summary
-from pyro_vae_zoo.checkpoint import load_model, read_json, write_json
-from pyro_vae_zoo.datasets import Dataset, load_dataset
+from pyro_vae_zoo.report.summary import summary
+from pyro_vae_zoo.training.checkpoint import load_model, read_json, write_json
+from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
-from pyro_vae_zoo.evaluate import evaluate, log_likelihood
-from pyro_vae_zoo.options import TrainOptions
-from pyro_vae_zoo.registry import guide_options
+from pyro_vae_zoo.evaluation.evaluate import evaluate, log_likelihood
+from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.models.registry import guide_options
 from pyro_vae_zoo.report import read_metrics
-from pyro_vae_zoo.runs import make_run, resolve_guide
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.runs.run.run import make_run, resolve_guide
+from pyro_vae_zoo.pair.vae import VAE
 
 
 def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:

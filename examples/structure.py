@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.checkpoint import write_json
-from pyro_vae_zoo.gates import Gates, monitor, structure_phases
-from pyro_vae_zoo.likelihoods import MIN_SCALE, GaussianLikelihood
+from pyro_vae_zoo.training.checkpoint import write_json
+from pyro_vae_zoo.models.gates import Gates, monitor, structure_phases
+from pyro_vae_zoo.nn.likelihoods import MIN_SCALE, GaussianLikelihood
 from pyro_vae_zoo.models.gated_dag import (
     GatedDAGGuide,
     GatedDAGModel,
@@ -29,7 +29,7 @@ from pyro_vae_zoo.models.gated_dag import (
     TopDown,
 )
 from pyro_vae_zoo.models.ladder import GaussianLayer
-from pyro_vae_zoo.runs import hardware
+from pyro_vae_zoo.runs.run.run import hardware
 
 TRUE_EDGES, ABSENT_EDGE = ("z_3->z_2", "z_2->z_1"), "z_3->z_1"
 SIZE = 2  # of each node and each block

@@ -11,41 +11,25 @@ Every system is a pair: `vae.model` is p(x, z), `vae.guide` is q(z|x).
 """
 
 from pyro_vae_zoo import models, testing
-from pyro_vae_zoo.annealing import (
-    AnnealedLikelihood,
-    BidirectionalBounds,
-    annealed_log_likelihood,
-    bidirectional,
-)
-from pyro_vae_zoo.checkpoint import save
-from pyro_vae_zoo.compiled import CompiledTrace_ELBO
-from pyro_vae_zoo.datasets import Dataset, list_datasets, load_dataset
-from pyro_vae_zoo.diagnostics import (
-    ParticleCurve,
-    PosteriorCovariances,
-    particle_curve,
-    posterior_covariances,
-)
-from pyro_vae_zoo.elbo import AnnealedELBO
+from pyro_vae_zoo.evaluation.ais import (AnnealedLikelihood, BidirectionalBounds, annealed_log_likelihood, bidirectional)
+from pyro_vae_zoo.training.checkpoint import save
+from pyro_vae_zoo.inference.compiled import CompiledTrace_ELBO
+from pyro_vae_zoo.data.datasets import Dataset, list_datasets, load_dataset
+from pyro_vae_zoo.evaluation.diagnostics import (ParticleCurve, PosteriorCovariances, particle_curve, posterior_covariances)
+from pyro_vae_zoo.inference.elbo import AnnealedELBO
 from pyro_vae_zoo.errors import DataFileError, DivergedError, UserError
-from pyro_vae_zoo.evaluate import Evaluation, evaluate, log_likelihood
-from pyro_vae_zoo.explore import explore
-from pyro_vae_zoo.gaps import InferenceGaps, inference_gaps
-from pyro_vae_zoo.history import History
-from pyro_vae_zoo.importance import LogLikelihood, pareto_khat
-from pyro_vae_zoo.local_q import local_log_likelihood
+from pyro_vae_zoo.evaluation.evaluate import Evaluation, evaluate, log_likelihood
+from pyro_vae_zoo.explorer.page import explore
+from pyro_vae_zoo.evaluation.gaps import InferenceGaps, inference_gaps
+from pyro_vae_zoo.training.history import History
+from pyro_vae_zoo.evaluation.importance import LogLikelihood, pareto_khat
+from pyro_vae_zoo.evaluation.local import local_log_likelihood
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import StandardModel
 from pyro_vae_zoo.pretrained import list_pretrained, load, pretrained_info
-from pyro_vae_zoo.registry import (
-    create,
-    guide_options,
-    list_density_models,
-    list_guides,
-    register,
-)
-from pyro_vae_zoo.train import fit
-from pyro_vae_zoo.vae import VAE, Phase
+from pyro_vae_zoo.models.registry import (create, guide_options, list_density_models, list_guides, register)
+from pyro_vae_zoo.training.fit import fit
+from pyro_vae_zoo.pair.vae import VAE, Phase
 
 __version__ = "0.1.0"
 

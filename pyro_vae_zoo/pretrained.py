@@ -22,9 +22,9 @@ from typing import Any
 
 from torch import nn
 
-from pyro_vae_zoo.checkpoint import load_model, read_json
+from pyro_vae_zoo.training.checkpoint import load_model, read_json
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
     "NEEDED",

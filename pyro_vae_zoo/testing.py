@@ -15,10 +15,10 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
-from pyro_vae_zoo.bounds import bound_terms
+from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.sites import check_whole_plates, data_sites, latent_sites
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.pair.sites import check_whole_plates, data_sites, latent_sites
+from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["check_vae"]
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import loop
-from pyro_vae_zoo.checkpoint import load_checkpoint
+from pyro_vae_zoo.training import loop
+from pyro_vae_zoo.training.checkpoint import load_checkpoint
 
 PATIENCE = 120  # seconds until something has gone wrong
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import loop
-from pyro_vae_zoo.likelihoods import MIN_SCALE, GaussianLikelihood
+from pyro_vae_zoo.training import loop
+from pyro_vae_zoo.nn.likelihoods import MIN_SCALE, GaussianLikelihood
 from pyro_vae_zoo.models.standard import AmortizedGuide, FullRankGaussian
 
 

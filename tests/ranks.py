@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.distributed import Ranks, joined
-from pyro_vae_zoo.options import TrainOptions
-from pyro_vae_zoo.steps import Steps
+from pyro_vae_zoo.runtime import Ranks, joined
+from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.steps import Steps
 
 SHAPE = (8, 8)
 

@@ -2,9 +2,9 @@
 
 import json
 
-from pyro_vae_zoo.report.layout import Layout
-from pyro_vae_zoo.report.paper import markdown_panels
-from pyro_vae_zoo.report.rows import read_folders, read_panels
+from studies.report.layout import Layout
+from studies.report.paper import markdown_panels
+from studies.report.rows import read_folders, read_panels
 
 
 def result(guide="iaf", seed=0, log_likelihood=-90.0, elbo=-92.0, **changes):

@@ -11,9 +11,9 @@ from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.bounds import bound_terms
-from pyro_vae_zoo.options import TrainOptions
-from pyro_vae_zoo.sites import in_data_plate, latent_sites
+from pyro_vae_zoo.inference.terms import bound_terms
+from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 
 GAUSSIAN = (
     "mean_field",

@@ -16,7 +16,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.hmc import State, temperatures, transition
+from pyro_vae_zoo.evaluation.hmc import State, temperatures, transition
 
 SHORT = {"num_temps": 20, "num_leapfrog": 3}
 

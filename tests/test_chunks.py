@@ -10,8 +10,8 @@ from pairs import graphs_as_traced
 from test_compiled import EVERY, SLOW, Discrete, Guide, Model, data, pair
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import chunks
-from pyro_vae_zoo.evaluate import _ActiveUnits
+from pyro_vae_zoo.evaluation import chunks
+from pyro_vae_zoo.evaluation.evaluate import _ActiveUnits
 
 UNTOUCHED = ("log_prob", "std_error", "ess", "khat")
 

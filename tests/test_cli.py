@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import cli
-from pyro_vae_zoo._arguments import guide_specs
-from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae_zoo.cli import main as cli
+from pyro_vae_zoo.cli.main.arguments import guide_specs
+from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 FAST = [
@@ -750,7 +750,7 @@ def test_reproduce_names_the_rows(tmp_path):
 def test_a_signal_saves_and_says_how_to_go_on(
     number, npz, tmp_path, capsys, monkeypatch
 ):
-    from pyro_vae_zoo import loop
+    from pyro_vae_zoo.training import loop
 
     step, seen = loop.Loop._step, []
 

@@ -16,9 +16,9 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.compiled import CompiledELBO, CompiledTrace_ELBO
-from pyro_vae_zoo.graphs import Inductor
-from pyro_vae_zoo.options import TrainOptions
+from pyro_vae_zoo.inference.compiled import CompiledELBO, CompiledTrace_ELBO
+from pyro_vae_zoo.inference.tracing import Inductor
+from pyro_vae_zoo.training.options import TrainOptions
 
 EVERY = zoo.list_guides() + zoo.list_density_models()
 SLOW = pytest.mark.slow

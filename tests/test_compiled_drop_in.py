@@ -9,8 +9,8 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.compiled import CompiledELBO, CompiledTrace_ELBO
-from pyro_vae_zoo.graphs import Inductor
+from pyro_vae_zoo.inference.compiled import CompiledELBO, CompiledTrace_ELBO
+from pyro_vae_zoo.inference.tracing import Inductor
 
 EVERY = zoo.list_guides() + zoo.list_density_models()
 

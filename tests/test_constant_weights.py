@@ -10,8 +10,8 @@ from pairs import perturb, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.bounds import score_latents
-from pyro_vae_zoo.mixture import Mixture
+from pyro_vae_zoo.inference.terms import score_latents
+from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.models.mixture import ConstantWeights, MixtureGuide
 from pyro_vae_zoo.models.recursive_mixture import (
     Criterion,
@@ -19,7 +19,7 @@ from pyro_vae_zoo.models.recursive_mixture import (
     mirror_step,
     mixture_of,
 )
-from pyro_vae_zoo.vae import Phase
+from pyro_vae_zoo.pair.vae import Phase
 
 
 class Linear(nn.Module):

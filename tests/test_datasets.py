@@ -17,13 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae_zoo import _files, _sources
-from pyro_vae_zoo.datasets import (
-    Dataset,
-    check_images,
-    list_datasets,
-    load_dataset,
-)
+from pyro_vae_zoo.data import download as _files, sources as _sources
+from pyro_vae_zoo.data.datasets import (Dataset, check_images, list_datasets, load_dataset)
 from pyro_vae_zoo.errors import DataFileError, UserError
 
 REAL_DATA = os.environ.get("PYRO_VAE_ZOO_DATA")

@@ -13,7 +13,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.local_q import LocalGuide
+from pyro_vae_zoo.evaluation.local import LocalGuide
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import AmortizedGuide, DiagonalGaussian
 
@@ -154,7 +154,7 @@ def test_the_last_is_the_covariance_of_the_guides_draws(
     name, num_flows, steps, chunk_rows, monkeypatch
 ):
     if chunk_rows:
-        monkeypatch.setattr("pyro_vae_zoo.chunks.chunk_rows_for", lambda *a: chunk_rows)
+        monkeypatch.setattr("pyro_vae_zoo.evaluation.chunks.chunk_rows_for", lambda *a: chunk_rows)
     flows = {} if num_flows is None else {"num_flows": num_flows}
     vae = small(name, latent_dim=3, **flows)
     perturb(vae.guide)
@@ -292,7 +292,7 @@ def test_data_do_not_depend_on_each_other(truth, monkeypatch):
     x = truth.marginal.sample((6,))
     vae = truth.vae(truth.gaussian_guide(widen=1.5))
     whole = zoo.inference_gaps(vae, x, 200)
-    monkeypatch.setattr("pyro_vae_zoo.local_q.chunk_rows_for", lambda *a: 128)
+    monkeypatch.setattr("pyro_vae_zoo.evaluation.local.chunk_rows_for", lambda *a: 128)
     parts = zoo.inference_gaps(vae, x, 200)
     assert not torch.equal(whole.local_elbo, parts.local_elbo)
     error = 5 * (whole.local_error + parts.local_error) + 0.01

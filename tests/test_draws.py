@@ -8,8 +8,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae_zoo import draws, memory
-from pyro_vae_zoo.sites import in_data_plate
+from pyro_vae_zoo.pair import draws, memory
+from pyro_vae_zoo.pair.sites import in_data_plate
 
 
 class Largest(TorchDispatchMode):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import _files
+from pyro_vae_zoo.data import download as _files
 from pyro_vae_zoo._process import pick_device
 
 ROOT = pathlib.Path(zoo.__file__).parent.parent

@@ -13,8 +13,8 @@ from pairs import perturb, small
 from pyro.nn import PyroModule
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.evaluate import draw_log_weights
-from pyro_vae_zoo.importance import error_of_mean, summarise
+from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
+from pyro_vae_zoo.evaluation.importance import error_of_mean, summarise
 
 
 def replicates(a, b, n, draws, count):

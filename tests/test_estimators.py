@@ -21,8 +21,8 @@ from torch import nn
 from torch.distributions.kl import kl_divergence
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.bounds import bound_terms
-from pyro_vae_zoo.likelihoods import GaussianLikelihood
+from pyro_vae_zoo.inference.terms import bound_terms
+from pyro_vae_zoo.nn.likelihoods import GaussianLikelihood
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.models.standard import AmortizedGuide, DiagonalGaussian
 

@@ -9,8 +9,8 @@ import torch
 from browser import CHROMIUM, Browser
 from pairs import perturb, small
 
-from pyro_vae_zoo import portable
-from pyro_vae_zoo.explore import page_contents, page_of
+from pyro_vae_zoo.explorer import decoder as portable
+from pyro_vae_zoo.explorer.page import page_contents, page_of
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs a browser: apt-get install chromium"

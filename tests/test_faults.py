@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import cli, loop
-from pyro_vae_zoo._files import written
-from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae_zoo.cli import main as cli
+from pyro_vae_zoo.training import loop
+from pyro_vae_zoo.data.download import written
+from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -83,7 +84,7 @@ def test_a_folder_that_may_not_be_written_to(run, monkeypatch, capsys):
     def refuse(path, *_args, **_kwargs):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("pyro_vae_zoo._files.os.replace", refuse)
+    monkeypatch.setattr("pyro_vae_zoo.data.download.os.replace", refuse)
     before = (run / "checkpoint.pt").read_bytes()
     assert cli.main(train(run, "--epochs", "2", "--resume")) == 2
     assert "Permission denied" in capsys.readouterr().err

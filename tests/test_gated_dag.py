@@ -13,13 +13,8 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.bounds import bound_terms
-from pyro_vae_zoo.gates import (
-    STRUCTURES,
-    Gates,
-    SparseELBO,
-    structure_phases,
-)
+from pyro_vae_zoo.inference.terms import bound_terms
+from pyro_vae_zoo.models.gates import STRUCTURES, Gates, SparseELBO, structure_phases
 from pyro_vae_zoo.models.gated_dag import TopDown
 from pyro_vae_zoo.models.ladder import weigh
 from pyro_vae_zoo.models.standard import AmortizedGuide, positive

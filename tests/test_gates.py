@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.gates import GAIN, Gates, Logistic
+from pyro_vae_zoo.models.gates import GAIN, Gates, Logistic
 
 
 def gates_at(probabilities, temperature=1.0, training=True):

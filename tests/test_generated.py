@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from reports import row_result, write
 
-from pyro_vae_zoo import cli
+from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.report import generate, stale
-from pyro_vae_zoo.report.layout import read_layouts
+from studies.report.layout import read_layouts
 
 ROOT = Path(__file__).parent.parent
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 
 HOW = {"batch_size": 20, "progress": False, "device": "cpu"}
 

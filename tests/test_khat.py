@@ -15,8 +15,8 @@ from pyro.nn import PyroModule
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.findings import _khat
-from pyro_vae_zoo.importance import summarise, summary_of_khat
+from pyro_vae_zoo.evaluation.findings import _khat
+from pyro_vae_zoo.evaluation.importance import summarise, summary_of_khat
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # of its own future

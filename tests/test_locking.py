@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import cli
+from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.locking import LOCK_FILE, locked
 
 ROOT = Path(__file__).parent.parent

@@ -9,9 +9,10 @@ import torch
 from pairs import perturb, small
 from pyro import poutine
 
-from pyro_vae_zoo import plots, portable
-from pyro_vae_zoo.likelihoods import LIKELIHOODS, DiscretizedLogistic, make_likelihood
-from pyro_vae_zoo.mixture import Mixture
+from pyro_vae_zoo import plots
+from pyro_vae_zoo.explorer import decoder as portable
+from pyro_vae_zoo.nn.likelihoods import (LIKELIHOODS, DiscretizedLogistic, make_likelihood)
+from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.models.density import RankOnePrecision
 
 LEVELS = torch.arange(256).double() / 255

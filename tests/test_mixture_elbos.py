@@ -12,7 +12,7 @@ from pyro.contrib.gp.kernels import RBF
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.mixture import Mixture
+from pyro_vae_zoo.distributions import Mixture
 
 DRAWS = 20_000
 X = 0.7

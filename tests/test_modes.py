@@ -10,7 +10,7 @@ from pairs import small
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.modes import evaluating
+from pyro_vae_zoo.pair.modes import evaluating
 
 GUIDES = zoo.list_guides() + zoo.list_density_models()
 

@@ -7,19 +7,8 @@ import pytest
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.likelihoods import (
-    MIN_SCALE,
-    BernoulliLogits,
-    DiscretizedLogistic,
-    make_likelihood,
-)
-from pyro_vae_zoo.networks import (
-    ACTIVATIONS,
-    NETWORKS,
-    Block,
-    make_decoder,
-    make_encoder,
-)
+from pyro_vae_zoo.nn.likelihoods import (MIN_SCALE, BernoulliLogits, DiscretizedLogistic, make_likelihood)
+from pyro_vae_zoo.nn.networks import (ACTIVATIONS, NETWORKS, Block, make_decoder, make_encoder)
 
 SHAPES = [(8, 8), (28, 28), (28, 20), (3, 32, 32), (5, 7), (1, 1)]
 
@@ -184,7 +173,8 @@ def test_grey_images_meet_no_bernoulli_silently():
 
 def test_names_that_stand_in_two_places_agree():
     """Checks and data sets stand above the likelihoods, transforms beside networks."""
-    from pyro_vae_zoo import _checks, likelihoods
+    from pyro_vae_zoo.data import checks as _checks
+    from pyro_vae_zoo.nn import likelihoods
     from pyro_vae_zoo.transforms import made
 
     assert set(_checks.LIKELIHOODS) == set(likelihoods.LIKELIHOODS)

@@ -17,7 +17,7 @@ from torch import nn
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import plots
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.plots.grid import posterior_densities
+from pyro_vae_zoo.evaluation.grid import posterior_densities
 
 FLOW_KEYS = ("initial_log_density", "final_log_density", "log_det")
 

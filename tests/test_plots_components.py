@@ -12,10 +12,11 @@ from pairs import linear_gaussian, perturb, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import plots, run_folder, runs
+from pyro_vae_zoo import plots
+from pyro_vae_zoo.runs import folder as run_folder, run as runs
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.mixture import Mixture
-from pyro_vae_zoo.plots.grid import mixture_densities, posterior_densities
+from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.evaluation.grid import mixture_densities, posterior_densities
 from pyro_vae_zoo.plots.style import GUIDE
 
 INACTIVE = -math.inf

@@ -13,9 +13,10 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from pairs import small
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import plots, run_folder, runs
+from pyro_vae_zoo import plots
+from pyro_vae_zoo.runs import folder as run_folder, run as runs
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.options import TrainOptions
+from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.plots.style import COLOURS
 
 OPTIONS = {

@@ -9,7 +9,7 @@ from pairs import perturb, small
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import plots
-from pyro_vae_zoo.scales import UNIT, Scale, scale_of
+from pyro_vae_zoo.data.scales import UNIT, Scale, scale_of
 
 TABLE, SPECTRUM, IMAGE, COLOUR = (4,), (500,), (6, 5), (3, 6, 5)
 DRAWN = ("samples", "reconstructions", "traversal", "posterior", "components", "growth")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae_zoo import products
-from pyro_vae_zoo.graphs import Inductor
-from pyro_vae_zoo.products import choose_products, onednn_is_there
+from pyro_vae_zoo.inference import matmul as products
+from pyro_vae_zoo.inference.tracing import Inductor
+from pyro_vae_zoo.inference.matmul import choose_products, onednn_is_there
 
 pytestmark = pytest.mark.skipif(not onednn_is_there(), reason="PyTorch without oneDNN")
 SHAPES = {  # of left, right; large enough to be worth a look

@@ -6,15 +6,10 @@ import pytest
 from reports import full, markdown_rows, panels_of, result, row_result, write
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.report.diagnoses import diagnoses_table
-from pyro_vae_zoo.report.layout import Layout
-from pyro_vae_zoo.report.readme import (
-    benchmark_table,
-    block_names,
-    brief_table,
-    fill_blocks,
-)
-from pyro_vae_zoo.report.rows import read_folders, read_panels
+from studies.report.diagnoses import diagnoses_table
+from studies.report.layout import Layout
+from studies.report.readme import benchmark_table, block_names, brief_table, fill_blocks
+from studies.report.rows import read_folders, read_panels
 
 SIZES = {"small": "*-z2", "large": "*"}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo._labels import labels_of
+from pyro_vae_zoo.data.labels import labels_of
 
 REAL_DATA = os.environ.get("PYRO_VAE_ZOO_DATA")
 FILES = {

@@ -16,9 +16,9 @@ from test_mixture import bits, differ, gradients, normal, three_gaussians
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import loop
-from pyro_vae_zoo.bounds import bound_terms, score_latents
-from pyro_vae_zoo.mixture import Mixture
+from pyro_vae_zoo.training import loop
+from pyro_vae_zoo.inference.terms import bound_terms, score_latents
+from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.models.mixture import AmortizedWeights, MixtureGuide
 from pyro_vae_zoo.models.recursive_mixture import (
     ComponentELBO,

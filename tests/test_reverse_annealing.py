@@ -18,8 +18,8 @@ from pairs import linear_gaussian
 from tqdm import tqdm
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import hmc
-from pyro_vae_zoo.hmc import Annealing, State, temperatures, transition
+from pyro_vae_zoo.evaluation import hmc
+from pyro_vae_zoo.evaluation.hmc import Annealing, State, temperatures, transition
 
 NOISE, WEIGHT = 0.5, 1.0
 RATIO = (WEIGHT / NOISE) ** 2

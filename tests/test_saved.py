@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import cli
-from pyro_vae_zoo.checkpoint import load_checkpoint
+from pyro_vae_zoo.cli import main as cli
+from pyro_vae_zoo.training.checkpoint import load_checkpoint
 
 SAVED = Path(__file__).parent / "saved"
 RUNS = sorted(path.parent for path in SAVED.glob("*/*/config.json"))

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer import RenyiELBO
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.bounds import bound_terms
+from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.errors import UserError
 
 OBJECTIVES = {

@@ -18,16 +18,16 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.bounds import bound_terms
+from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.models.self_reflective import (
     BIJECTORS,
     PRIORS,
     SelfReflectiveGuide,
     SelfReflectiveModel,
 )
-from pyro_vae_zoo.partition import Partition
+from pyro_vae_zoo.nn.partition import Partition
 from pyro_vae_zoo.testing import check_vae
-from pyro_vae_zoo.vae import Shared
+from pyro_vae_zoo.pair.vae import Shared
 
 HIERARCHIES = ("self_reflective", "self_reflective_iaf", "bottom_up")
 DEPTH = 4

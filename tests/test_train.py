@@ -12,10 +12,10 @@ from pairs import others, small
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import loop
-from pyro_vae_zoo.checkpoint import load_checkpoint, save_checkpoint
-from pyro_vae_zoo.loop import epoch_order
-from pyro_vae_zoo.options import OPTIMIZERS, TrainOptions
+from pyro_vae_zoo.training import loop
+from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae_zoo.training.loop import epoch_order
+from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
 
 SMALL = {"latent_dim": 3, "hidden_dims": (16,)}
 

@@ -9,11 +9,11 @@ from pairs import MIXTURES, linear_gaussian, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import checkpoint
+from pyro_vae_zoo.training import checkpoint
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.evaluate import draw_log_weights, weighted_bound
+from pyro_vae_zoo.evaluation.evaluate import draw_log_weights, weighted_bound
 from pyro_vae_zoo.plots.training import _best_epoch, plot_training
-from pyro_vae_zoo.train import _check_batch_norm
+from pyro_vae_zoo.training.fit import _check_batch_norm
 
 HOW = {"compile": False, "device": "cpu", "progress": False}
 
@@ -93,7 +93,7 @@ def test_weighted_bound_of_the_exact_posterior_is_log_p():
 def test_the_best_epoch_is_that_of_the_bound_that_is_trained(data, monkeypatch):
     bounds = iter([-4.0, -2.0, -3.0])
     monkeypatch.setattr(
-        "pyro_vae_zoo.loop.weighted_bound", lambda *a, **k: next(bounds)
+        "pyro_vae_zoo.training.loop.weighted_bound", lambda *a, **k: next(bounds)
     )
     options = {"bound": "iwae", "num_particles": 3, "epochs": 3}
     history = zoo.fit(poor(), data, **options, **HOW)
@@ -105,7 +105,7 @@ def test_the_best_epoch_is_that_of_the_bound_that_is_trained(data, monkeypatch):
 def test_patience_waits_for_the_bound_that_is_trained(data, monkeypatch):
     bounds = iter([-4.0, -2.0, -3.0, -3.0, -3.0])
     monkeypatch.setattr(
-        "pyro_vae_zoo.loop.weighted_bound", lambda *a, **k: next(bounds)
+        "pyro_vae_zoo.training.loop.weighted_bound", lambda *a, **k: next(bounds)
     )
     options = {"bound": "iwae", "num_particles": 3, "epochs": 5, "patience": 2}
     history = zoo.fit(poor(), data, **options, **HOW)

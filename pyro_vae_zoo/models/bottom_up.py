@@ -31,7 +31,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.models.self_reflective import Layers, SelfReflectiveModel, hierarchy
-from pyro_vae_zoo.registry import register
+from pyro_vae_zoo.models.registry import register
 
 __all__ = ["BottomUpGuide"]
 

@@ -49,9 +49,9 @@ from pyro_vae_zoo.models.self_reflective import (
     SelfReflectiveGuide,
     SelfReflectiveModel,
 )
-from pyro_vae_zoo.partition import Partition
-from pyro_vae_zoo.registry import register
-from pyro_vae_zoo.vae import VAE, Shared
+from pyro_vae_zoo.nn.partition import Partition
+from pyro_vae_zoo.models.registry import register
+from pyro_vae_zoo.pair.vae import VAE, Shared
 
 __all__ = ["DensityModel", "FlowDataLayer", "NoLatents", "RankOnePrecision"]
 

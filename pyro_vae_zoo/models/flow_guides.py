@@ -47,8 +47,8 @@ from torch import Tensor, nn
 from pyro_vae_zoo import transforms as zt
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models.standard import DiagonalGaussian, standard_vae
-from pyro_vae_zoo.registry import register
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.models.registry import register
+from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["FLOWS", "AmortizedFlow"]
 

@@ -64,14 +64,14 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.gates import FINAL_TEMPERATURE, Gates, monitor, structure_phases
-from pyro_vae_zoo.likelihoods import make_likelihood
+from pyro_vae_zoo.models.gates import (FINAL_TEMPERATURE, Gates, monitor, structure_phases)
+from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.models.flow_guides import iaf
 from pyro_vae_zoo.models.ladder import GaussianLayer, weigh
 from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.networks import LatentBlock, make_decoder, make_encoder
-from pyro_vae_zoo.registry import register, with_options_of
-from pyro_vae_zoo.vae import VAE, Phase
+from pyro_vae_zoo.nn.networks import LatentBlock, make_decoder, make_encoder
+from pyro_vae_zoo.models.registry import register, with_options_of
+from pyro_vae_zoo.pair.vae import VAE, Phase
 
 __all__ = [
     "GatedDAGGuide",

@@ -77,14 +77,14 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae_zoo.bounds import score_latents
-from pyro_vae_zoo.elbo import ObjectiveELBO
+from pyro_vae_zoo.inference.terms import score_latents
+from pyro_vae_zoo.inference.elbo import ObjectiveELBO
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.mixture import Mixture
+from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.models.mixture import MixtureGuide, mixture
-from pyro_vae_zoo.registry import register, with_options_of
-from pyro_vae_zoo.sites import latent_sites
-from pyro_vae_zoo.vae import VAE, Phase
+from pyro_vae_zoo.models.registry import register, with_options_of
+from pyro_vae_zoo.pair.sites import latent_sites
+from pyro_vae_zoo.pair.vae import VAE, Phase
 
 __all__ = [
     "ComponentELBO",

@@ -54,14 +54,14 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.likelihoods import make_likelihood
+from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.models.bijectors import AffineBijector, FlowBijector
 from pyro_vae_zoo.models.flow_guides import FLOWS, Reverse
 from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.networks import Block, LatentBlock, check_network, make_encoder
-from pyro_vae_zoo.partition import Partition
-from pyro_vae_zoo.registry import register
-from pyro_vae_zoo.vae import VAE, Shared
+from pyro_vae_zoo.nn.networks import Block, LatentBlock, check_network, make_encoder
+from pyro_vae_zoo.nn.partition import Partition
+from pyro_vae_zoo.models.registry import register
+from pyro_vae_zoo.pair.vae import VAE, Shared
 
 __all__ = [
     "DataLayer",

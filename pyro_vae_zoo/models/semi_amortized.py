@@ -40,9 +40,9 @@ from pyro_vae_zoo.models.standard import (
     StandardModel,
     standard_model,
 )
-from pyro_vae_zoo.networks import make_encoder
-from pyro_vae_zoo.registry import register
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.nn.networks import make_encoder
+from pyro_vae_zoo.models.registry import register
+from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["SemiAmortizedGuide"]
 

@@ -33,10 +33,10 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.likelihoods import make_likelihood
-from pyro_vae_zoo.networks import make_decoder, make_encoder
-from pyro_vae_zoo.registry import register, register_custom
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.nn.likelihoods import make_likelihood
+from pyro_vae_zoo.nn.networks import make_decoder, make_encoder
+from pyro_vae_zoo.models.registry import register, register_custom
+from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["AmortizedGuide", "DiagonalGaussian", "FullRankGaussian", "StandardModel"]
 

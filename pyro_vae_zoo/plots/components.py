@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyro_vae_zoo.datasets import Dataset
+from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.modes import evaluating
-from pyro_vae_zoo.plots.grid import MixtureSteps, mixture_densities
+from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.evaluation.grid import MixtureSteps, mixture_densities
 from pyro_vae_zoo.plots.images import known_of, pixels_of
 from pyro_vae_zoo.plots.posterior import (
     draw_legend,
@@ -31,8 +31,8 @@ from pyro_vae_zoo.plots.style import (
     figure_title,
     make_figure,
 )
-from pyro_vae_zoo.scales import scale_of
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.data.scales import scale_of
+from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["plot_components"]
 

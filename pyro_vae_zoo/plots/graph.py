@@ -26,7 +26,7 @@ from pyro_vae_zoo.plots.style import (
     make_figure,
 )
 from pyro_vae_zoo.plots.training import Records, mark_phases, records_of
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["plot_gates", "plot_graph"]
 

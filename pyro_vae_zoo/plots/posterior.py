@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from pyro_vae_zoo.datasets import Dataset
-from pyro_vae_zoo.modes import evaluating
-from pyro_vae_zoo.plots.grid import GridDensity, posterior_densities
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.evaluation.grid import GridDensity, posterior_densities
 from pyro_vae_zoo.plots.images import known_of, pixels_of
 from pyro_vae_zoo.plots.raster import draw_thumbnail, fit_columns
 from pyro_vae_zoo.plots.style import (
@@ -26,8 +26,8 @@ from pyro_vae_zoo.plots.style import (
     make_figure,
     tint,
 )
-from pyro_vae_zoo.scales import Scale, range_note, scale_of
-from pyro_vae_zoo.vae import VAE
+from pyro_vae_zoo.data.scales import Scale, range_note, scale_of
+from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["plot_posterior"]
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.history import History
+from pyro_vae_zoo.training.history import History
 from pyro_vae_zoo.plots.style import (
     COLOURS,
     DASHES,

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, make_figure, wrap_title
-from pyro_vae_zoo.scales import Scale
+from pyro_vae_zoo.data.scales import Scale
 
 __all__ = [
     "DATA",

@@ -15,7 +15,7 @@ from pyro_vae_zoo.report.comparison import (
     summarise,
     write_report,
 )
-from pyro_vae_zoo.report.generated import generate, stale
+from studies.report.generated import generate, stale
 
 __all__ = [
     "caption",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, mean
 from typing import Any
 
-from pyro_vae_zoo._statistics import number, standard_error
+from pyro_vae_zoo.evaluation.statistics import number, standard_error
 from pyro_vae_zoo.errors import UserError
 
 __all__ = [

@@ -12,15 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo.checkpoint import (
-    METRICS_FILE,
-    RESULT_FILE,
-    read_json,
-    write_atomically,
-)
+from pyro_vae_zoo.training.checkpoint import (METRICS_FILE, RESULT_FILE, read_json, write_atomically)
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.records import EPOCH, RESULT, check_record
-from pyro_vae_zoo.registry import depth, guide_options, list_guides
+from pyro_vae_zoo.runs.run.records import EPOCH, RESULT, check_record
+from pyro_vae_zoo.models.registry import depth, guide_options, list_guides
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import (
     SAME,

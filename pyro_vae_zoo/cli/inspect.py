@@ -1,0 +1,168 @@
+"""The commands that look at what was trained: `evaluate`, `diagnose` and `explore`."""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from pyro_vae_zoo.data.labels import labels_of
+from pyro_vae_zoo._process import pick_device
+from pyro_vae_zoo.report.summary import filled, summary
+from pyro_vae_zoo.evaluation.cautions import cautions_of
+from pyro_vae_zoo.training.checkpoint import RESULT_FILE, finite, read_json, write_json
+from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions, diagnose, subset
+from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.evaluate import evaluate
+from pyro_vae_zoo.explorer.page import explore
+from pyro_vae_zoo.evaluation.findings import (DIAGNOSTICS_FILE, PICTURES, describe, draw_diagnosis, findings)
+from pyro_vae_zoo.pretrained import (
+    against_published,
+    load,
+    pretrained_info,
+    pretrained_name,
+)
+from pyro_vae_zoo.runs.run.records import RESULT, check_record
+from pyro_vae_zoo.runs.run.folder import find_guide, open_run
+from pyro_vae_zoo.runs.run.run import hardware, resolve_guide, result_of
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = ["diagnose_command", "evaluate_command", "explore_command"]
+
+
+def evaluate_command(args: argparse.Namespace) -> None:
+    """Importance sampling, beside the published number where there is one."""
+    vae, config, data, published = _read(args)
+    particles, seed = args.num_particles, args.seed
+    particles = published.get("num_particles", 1000) if particles is None else particles
+    seed = published.get("eval_seed", 0) if seed is None else seed
+    x = _first(_images(data, args.split, seed), args, data)
+    progress = not (args.quiet or args.json)
+    how = {"progress": progress, "compile": getattr(args, "compile", "auto")}
+    ev = evaluate(vae, x, particles, seed=seed, **how)
+    known = _known_of(args.run_folder, published)
+    result = known | result_of(vae, ev, config, data, args.split, x)
+    result["eval_seed"] = seed
+    rose = {k: v for k, v in known.get("cautions", {}).items() if k == "rising"}
+    result["cautions"] = cautions_of(result, data=data, x=x) | rose
+    if published:
+        result["pretrained"] = against_published(published, result)
+    result = finite(result)
+    if not Ranks().is_first:
+        return
+    if args.out:
+        write_json(args.out, result)
+    print(json.dumps(result, indent=2) if args.json else summary(result))
+
+
+def diagnose_command(args: argparse.Namespace) -> None:
+    """Everything of `diagnose`, written and drawn in the folder of the run."""
+    vae, config, data, published = _read(args)
+    x = subset(_images(data, args.split, args.seed), args.num_data, args.seed)
+    names = (f.name for f in fields(DiagnoseOptions))
+    options = DiagnoseOptions(**{name: getattr(args, name) for name in names})
+    out = args.out or Path("runs" if published else "", args.run_folder)
+    out.mkdir(parents=True, exist_ok=True)
+    progress = not (args.quiet or args.json)
+    found = diagnose(vae, x, options, progress=progress)
+    guide = find_guide(config["guide"])
+    result = finite(
+        {
+            "guide": guide,
+            "data": data.name,
+            "variant": data.variant,
+            "split": args.split,
+            "num_data": len(x),
+            "seed": config["training"]["seed"],
+            "settings": asdict(options),
+            **findings(found),
+            "options": config["vae"]["options"],
+            **hardware(vae.device),
+        }
+    )
+    write_json(out / DIAGNOSTICS_FILE, result)
+    draw_diagnosis(out, found, vae, data, guide)
+    print(json.dumps(result, indent=2) if args.json else describe(result))
+    if not args.json:
+        names = sorted(f"{name}.png" for name in PICTURES)
+        there = [name for name in names if (out / name).exists()]
+        print(filled(f"in {out}: {DIAGNOSTICS_FILE}, {', '.join(there)}"))
+
+
+def explore_command(args: argparse.Namespace) -> None:
+    """The page of a run, with the classes of its data where they are known."""
+    vae, config, data, published = _read(args)
+    folder = Path("runs" if published else "", args.run_folder)
+    source = args.data or config["source"]
+    labels = labels_of(source, args.split, args.data_dir)
+    page = explore(
+        vae,
+        _images(data, args.split, args.seed),
+        args.out or folder / "explore.html",
+        data=data,
+        split=args.split,
+        labels=labels and labels.values,
+        classes=labels and labels.names,
+        num_data=args.num_data,
+        num_samples=args.num_samples,
+        seed=args.seed,
+        progress=not args.quiet,
+    )
+    size = page.stat().st_size / 1e6
+    print(filled(f"in {page}: {size:.1f} MB, a page to open in a browser"))
+
+
+def _read(args: argparse.Namespace) -> tuple[VAE, dict, Dataset, dict]:
+    """A pair on its device, its configuration, its data; what was published of it."""
+    name = pretrained_name(args.run_folder)
+    published = pretrained_info(name) if name else {}
+    config = published or open_run(args.run_folder)
+    vae = load(args.run_folder, guide=_class_of(args.guide, config["guide"]))
+    data = load_dataset(args.data or config["source"], args.data_dir)
+    if data.likelihood != vae.likelihood:
+        raise UserError(
+            f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
+            f"{data.likelihood}; evaluate it on data of its own kind"
+        )
+    config = {**config, "vae": vae.config}
+    return vae.to(pick_device(args.device)), config, data, published
+
+
+def _class_of(given: str | None, name: str) -> Callable[..., nn.Module] | None:
+    """The class of a run's guide, where it is the user's own and was given."""
+    guide = resolve_guide(given) if given else None
+    if ".py:" in (given or name) and guide is None:
+        raise UserError(
+            f"the run's guide is {name}, code that is only run when you ask for it: "
+            f"add --guide {name}"
+        )
+    return guide if callable(guide) else None
+
+
+def _images(data: Dataset, split: str, seed: int) -> Tensor:
+    """Those of a split; the training images of a dynamic set are one draw of them."""
+    return data.epoch(seed, 0) if split == "train" else getattr(data, split)
+
+
+def _first(x: Tensor, args: argparse.Namespace, data: Dataset) -> Tensor:
+    """As many as were asked for."""
+    if args.num_data is not None and not 1 <= args.num_data <= len(x):
+        raise UserError(
+            f"num_data: expected 1 to the {len(x)} images of the {args.split} split of "
+            f"{data.name}, got {args.num_data}"
+        )
+    return x[: args.num_data]
+
+
+def _known_of(folder: Path, published: dict) -> dict:
+    """What a result says of the training, besides the evaluation."""
+    if published:
+        keys = ("name", "recipe", "commit")
+        return {key: published[key] for key in keys} | published["trained"]
+    path = folder / RESULT_FILE
+    trained = read_json(path) if path.exists() else {}
+    return check_record(trained, RESULT, path, "result of a run")

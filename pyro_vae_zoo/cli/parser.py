@@ -1,0 +1,287 @@
+"""What the command line understands; `cli` does it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from pyro_vae_zoo import __version__
+from pyro_vae_zoo.cli.main.arguments import (Formatter, add_compile, add_machine, add_shared, numbers)
+from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions
+from pyro_vae_zoo.pretrained import list_pretrained
+from pyro_vae_zoo.models.registry import list_density_models, list_guides
+
+__all__ = ["make_parser"]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `args.command` says which one was given."""
+    parser = argparse.ArgumentParser(
+        prog="pyro_vae_zoo",
+        description="Variational auto-encoders with rich posteriors, in Pyro: train one, "
+        "evaluate it by importance sampling, compare several.",
+        formatter_class=Formatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_density(commands)
+    _add_evaluate(commands)
+    _add_diagnose(commands)
+    _add_explore(commands)
+    _add_compare(commands)
+    _add_report(commands)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    command = commands.add_parser(
+        "train",
+        help="train a VAE, evaluate it, draw its pictures",
+        description="Train a VAE with the guide of your choice. Leaves a run folder with "
+        "the model, its log-likelihood with an error bar, and pictures.",
+        epilog="guides: " + ", ".join(list_guides()),
+        formatter_class=Formatter,
+    )
+    command.add_argument(
+        "--guide",
+        default="mean_field",
+        metavar="NAME|FILE.py:Class",
+        help="posterior q(z|x): a name of the zoo or a class of your own",
+    )
+    _add_run(command, "runs/<guide>-<data>-s<seed>")
+    add_shared(command)
+    command.set_defaults(command="train")
+
+
+def _add_density(commands: Any) -> None:
+    command = commands.add_parser(
+        "density",
+        help="train a density model of real data, say its nats and bits",
+        description="Train a normalising flow, alone or in a hierarchy, on data with a "
+        "density. Results are in nats of the logit space and in bits per dimension.",
+        epilog="example: density --model self_reflective_maf --train-size 5000 "
+        "--option flow_hidden_dims=256,",
+        formatter_class=Formatter,
+    )
+    command.add_argument(
+        "--model",
+        dest="guide",
+        choices=list_density_models(),
+        default="maf",
+        help="the density model",
+    )
+    command.add_argument(
+        "--train-size", type=int, metavar="N", help="train on the first N images only"
+    )
+    _add_run(command, "runs/<model>-<data>-n<train size>-s<seed>")
+    add_shared(command)
+    # A flow's steps multiply; large ones diverge within an epoch.
+    command.set_defaults(
+        command="density", data="cifar10", lr=1e-4, clip_norm=1e3, eval_particles=None
+    )
+
+
+def _add_run(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="random seed")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"run folder (default: {default})"
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in the folder"
+    )
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="evaluate a run again, or pretrained weights",
+        description="Evaluate a trained run by importance sampling, or pretrained "
+        "weights by their name, whose number is then put beside the published one.",
+        epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
+        formatter_class=Formatter,
+    )
+    _add_reading(command)
+    add = command.add_argument
+    add(
+        "--num-particles",
+        type=int,
+        metavar="N",
+        help="draws per datum (default: 1000, or as many as were published)",
+    )
+    add(
+        "--num-data",
+        type=int,
+        metavar="N",
+        help="only the first N images (default: all of the split)",
+    )
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the draws (default: 0, or the published one)",
+    )
+    add("--out", type=Path, metavar="FILE", help="write the result here")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+    add_compile(add, "importance sampling", "there is much of it")
+    add_machine(command)
+    command.set_defaults(command="evaluate")
+
+
+def _add_diagnose(commands: Any) -> None:
+    command = commands.add_parser(
+        "diagnose",
+        help="check a run's log-likelihood by annealing, find what its bound loses",
+        description="Diagnostics of a trained run, or of pretrained weights, on some of "
+        "its data: log p(x) over the number of particles beside annealed importance "
+        "sampling, approximation and amortisation gap, correlations of q(z|x) before and "
+        "after each flow step. Leaves diagnostics.json and pictures.",
+        epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
+        formatter_class=Formatter,
+    )
+    _add_reading(command)
+    default = DiagnoseOptions()
+    add = command.add_argument
+    add("--num-data", type=int, default=100, metavar="N", help="drawn from the split")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the results (default: RUN, or runs/NAME)",
+    )
+    for name, text in (
+        ("num_particles", "draws per datum"),
+        ("chains", "of annealing, for each datum; 0: no annealing"),
+        ("temps", "annealing's steps from the prior to the posterior"),
+        ("leapfrog", "leapfrog steps of a transition"),
+        ("simulated", "data drawn from the model to bound annealing's error; 0: none"),
+        ("steps", "of the optimisation of each datum's q"),
+        ("seed", "of the data and of all draws"),
+    ):
+        flag, value = f"--{name.replace('_', '-')}", getattr(default, name)
+        add(flag, type=int, default=value, metavar="N", help=text)
+    add("--lr", type=float, default=default.lr, metavar="F", help="its first rate")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+    add_machine(command)
+    command.set_defaults(command="diagnose")
+
+
+def _add_explore(commands: Any) -> None:
+    command = commands.add_parser(
+        "explore",
+        help="a page to explore a run's latent space in a browser",
+        description="Write one HTML file, which needs neither a server nor the network: "
+        "point at a latent and see it decoded, pick a datum and see its posterior under "
+        "the guide. For pairs of one latent vector with a dense decoder.",
+        epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
+        formatter_class=Formatter,
+    )
+    _add_reading(command)
+    add = command.add_argument
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: explore.html in RUN, or in runs/NAME)",
+    )
+    for flag, value, text in (
+        ("--num-data", 50, "data that show their posterior, drawn from the split"),
+        ("--num-samples", 200, "draws of q(z|x) for each of them"),
+        ("--seed", 0, "of their choice and of all draws"),
+    ):
+        add(flag, type=int, default=value, metavar="N", help=text)
+    add_machine(command)
+    command.set_defaults(command="explore")
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    """What the commands that read a run have in common."""
+    add = command.add_argument
+    add(
+        "run_folder",
+        type=Path,
+        metavar="RUN|NAME",
+        help="a run folder, or the name of pretrained weights",
+    )
+    add(
+        "--split",
+        choices=("test", "valid", "train"),
+        default="test",
+        help="of the data",
+    )
+    add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
+    add("--data", metavar="FILE.npz", help="where the data lie now")
+
+
+def _add_compare(commands: Any) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="several guides, all else equal: a table and a figure",
+        description="Compare finished runs, or train several guides on one data set with "
+        "the same budget and seeds. Guides that are trained already are not trained again.",
+        epilog="examples: compare --guides mean_field planar:num_flows=4 iaf --seeds 0,1; "
+        "compare --guides iaf,examples/my_guide.py:MyGuide",
+        formatter_class=Formatter,
+    )
+    command.add_argument(
+        "runs", nargs="*", type=Path, metavar="RUN", help="run folders"
+    )
+    command.add_argument(
+        "--guides",
+        nargs="+",
+        metavar="GUIDE[:OPTIONS]",
+        help="guides to train, with spaces or commas between them: names of the zoo or "
+        "FILE.py:Class, each with OPTIONS KEY=VALUE,... of its own (default: all)",
+    )
+    command.add_argument(
+        "--seeds", type=numbers, default=(0,), metavar="A,B", help="one run for each"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs", "comparison"),
+        metavar="DIR",
+        help="folder of the report: table, figure, each run's result as JSON",
+    )
+    command.add_argument(
+        "--runs-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the run folders (default: that of the report)",
+    )
+    add_shared(command)
+    command.set_defaults(command="compare")
+
+
+def _add_report(commands: Any) -> None:
+    command = commands.add_parser(
+        "report",
+        help="tables, figures and the README from the files in results/",
+        description="Write what is stale of the files made from --results: table.md, "
+        "table.csv and table.png where rows of a paper's table are, comparison.md and "
+        "comparison.csv where `compare` left its runs; and in the README all that "
+        "stands between the comments `begin table: NAME` and `end table: NAME`, where "
+        "NAME is a folder or a benchmark's file. tables.json, in --results, says which "
+        "panels, rows and columns a table has. A figure is stale where its numbers have "
+        "changed; delete it to have it drawn anew.",
+        epilog="example: report --check, before a commit",
+        formatter_class=Formatter,
+    )
+    command.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="the folder of all folders of results",
+    )
+    command.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="with the blocks (default: README.md beside DIR, where there is one)",
+    )
+    command.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; name what is stale, and exit with 1 if anything is",
+    )
+    command.set_defaults(command="report")

@@ -1,0 +1,201 @@
+"""What a result should not pass over in silence, and what is to be done about it.
+
+| name       | said where                                                                |
+|------------|---------------------------------------------------------------------------|
+| `absurd`   | log p(x) is below that of a model without latents, by three errors        |
+| `scale`    | data of a Gaussian likelihood are far from mean 0 and scale 1             |
+| `collapse` | the KL is below 0.1 nats, or fewer than a tenth of the latents are active |
+| `ess`      | of ten draws or more the effective number is below 2                      |
+| `rising`   | the validation ELBO rose over the last fifth of the epochs, by more than   |
+|            | 0.5 % of its size and three times its scatter about a line                |
+
+"Without latents" is what the decoder can do by its biases alone: independent bits, for real
+values a mean for each element and the one scale that the likelihood has, for grey levels a
+discretised logistic for each. A density model is held against a Gaussian for each.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.nn.likelihoods import MIN_LOG_SCALE, MIN_SCALE, DiscretizedLogistic
+
+__all__ = ["baseline", "cautions_of"]
+
+_ERRORS = 3  # standard errors by which a fit is worse than none
+_FAR, _SMALL = 5.0, 0.05  # from mean 0 and scale 1; of a scale
+_UNEQUAL = 10.0  # times the scale of the middle feature
+_LITTLE_KL, _FEW_UNITS = 0.1, 0.1  # nats, share of the latents
+_FEW_DRAWS, _ONE_DRAW = 10, 2.0
+_SHARE, _SIZE, _LEAST, _SCATTER = 5, 0.005, 0.05, 3.0  # of epochs, of a rise
+
+
+def cautions_of(
+    result: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]] = (),
+    data: Dataset | None = None,
+    x: Tensor | None = None,
+) -> dict[str, str]:
+    """Sentences by the names of the table above; none for a result in order.
+
+    Args:
+        result: as in `result.json`.
+        records: of the epochs, as in `metrics.jsonl`; needed for `rising`.
+        data: the data set; needed for `absurd` and `scale`.
+        x: the data that were evaluated; needed for `absurd`.
+
+    >>> result = {"kl_per_site": {"z": 0.01}, "kl": 0.01, "active_units": {"z": "0/8"}}
+    >>> list(cautions_of(result))
+    ['collapse']
+    """
+    found = {
+        "absurd": _absurd(result, data, x),
+        "scale": _scale(data),
+        "collapse": _collapse(result),
+        "ess": _ess(result),
+        "rising": _rising(result, records),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def baseline(data: Dataset, x: Tensor, *, shared_scale: bool = True) -> float:
+    """Mean log p(x) of a model without latents, fitted to the training data, in nats.
+
+    Args:
+        data: whose likelihood it has.
+        x: data, shape `(n, *event_shape)`.
+        shared_scale: whether all real values have one scale.
+
+    >>> bits = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    >>> round(baseline(Dataset(bits, bits, bits), bits), 3)  # -log 2 and 2/3 log(5/6) ...
+    -0.875
+    """
+    # The training part of dequantised data keeps grey levels.
+    train = (data.train if data.logit is None else data.valid).flatten(1)
+    x, mean = x.flatten(1).to(train), train.mean(0)
+    if data.likelihood == "bernoulli":
+        n = len(train)
+        p = (n * mean + 0.5) / (n + 1)
+        log_prob = x * p.log() + (1 - x) * (-p).log1p()
+    elif data.likelihood == "gaussian":
+        variance = (train - mean).square().mean(0)
+        variance = variance.mean() if shared_scale else variance
+        scale = variance.sqrt().clamp(min=MIN_SCALE)
+        log_prob = torch.distributions.Normal(mean, scale).log_prob(x)
+    else:
+        scale = train.std(0, correction=0) * math.sqrt(3) / math.pi
+        log_scale = scale.log().clamp(min=MIN_LOG_SCALE)
+        log_prob = DiscretizedLogistic(mean, log_scale).log_prob(x)
+    return log_prob.sum(1, dtype=torch.double).mean().item()
+
+
+def _absurd(
+    result: Mapping[str, Any], data: Dataset | None, x: Tensor | None
+) -> str | None:
+    if data is None or x is None:
+        return None
+    without = baseline(data, x, shared_scale=bool(result["kl_per_site"]))
+    got = result["log_likelihood"]
+    if got is not None and math.isfinite(got):
+        names = "log_likelihood_std_error", "log_likelihood_mc_error"
+        errors = [result[name] or 0.0 for name in names]
+        error = math.hypot(*(e for e in errors if math.isfinite(e)))
+        if got >= without - _ERRORS * error:
+            return None
+    shown = "not finite" if got is None or not math.isfinite(got) else f"{got:.1f} nats"
+    return (
+        f"log p(x) is {shown}, and that of independent elements without any latents "
+        f"{without:.1f}: standardise the data, lower --lr or train longer"
+    )
+
+
+def _scale(data: Dataset | None) -> str | None:
+    if data is None or data.likelihood != "gaussian" or data.logit is not None:
+        return None
+    x = data.train.flatten(1)
+    if len(data.event_shape) == 1:
+        means, scales = x.mean(0), x.std(0, correction=0)
+    else:  # neighbours share a scale: images are standardised as a whole
+        means, scales = x.mean()[None], x.std(correction=0)[None]
+    scales = scales[scales > 0]
+    if not len(scales):
+        return None
+    middle, largest = scales.median().item(), scales.max().item()
+    far = max(means.abs().max().item(), largest) > _FAR
+    if not far and middle >= _SMALL and largest <= _UNEQUAL * middle:
+        return None
+    return (
+        f"the data are not standardised: means from {means.min():.3g} to "
+        f"{means.max():.3g}, scales from {scales.min():.3g} to {largest:.3g}, and the "
+        "Gaussian likelihood has one scale; take off the training mean of each feature "
+        "and divide by its standard deviation"
+    )
+
+
+def _collapse(result: Mapping[str, Any]) -> str | None:
+    if not result.get("kl_per_site"):
+        return None
+    remedy = "try --kl-warmup, --free-bits or fewer latents"
+    kl = result["kl"]
+    if kl is not None and kl < _LITTLE_KL:
+        return f"the latents carry {max(kl, 0):.2f} nats (posterior collapse); {remedy}"
+    counts = [map(int, text.split("/")) for text in result["active_units"].values()]
+    active, of = (
+        (sum(column) for column in zip(*counts, strict=True)) if counts else (1, 1)
+    )
+    if active >= _FEW_UNITS * of:
+        return None
+    return f"{active} of {of} latents are active; {remedy}"
+
+
+def _ess(result: Mapping[str, Any]) -> str | None:
+    ess, draws = result.get("ess"), result.get("num_particles", 1)
+    if not result.get("kl_per_site") or draws < _FEW_DRAWS or ess is None:
+        return None
+    if ess >= _ONE_DRAW:
+        return None
+    return (
+        f"{draws} draws count as {ess:.1f}: log p(x) is a lower bound that hangs on single "
+        "draws; take more particles, or `diagnose` the run"
+    )
+
+
+def _rising(
+    result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """From a line through the validation ELBOs of the last epochs of the last phase."""
+    planned = result.get("training", {}).get("epochs", len(records))
+    if not records or len(records) < planned:  # stopped early: it waited in vain
+        return None
+    last = [r for r in records if r.get("phase") == records[-1].get("phase")]
+    values = [r.get("valid_elbo") for r in last[-max(len(last) // _SHARE, 3) :]]
+    if len(values) < 3 or not all(v is not None and math.isfinite(v) for v in values):
+        return None
+    if max(values) < max(r.get("valid_elbo") or -math.inf for r in last):
+        return None  # it fell before
+    epochs = np.arange(len(values))
+    slope, start = np.polyfit(epochs, values, 1)
+    scatter = np.std(values - (start + slope * epochs), ddof=2)
+    rise = slope * (len(values) - 1)
+    if rise <= max(_LEAST, _SIZE * abs(values[-1]), _SCATTER * scatter):
+        return None
+    return (
+        f"the validation ELBO still rose, by {rise:.2f} nats over the last {len(values)} "
+        f"epochs; {_how_to_go_on(result, records)}"
+    )
+
+
+def _how_to_go_on(
+    result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> str:
+    """A schedule or phases that are shared out by the epochs do not go on."""
+    settings = result.get("training", {})
+    shared = settings.get("schedule") == "cosine"
+    shared = shared or records[0].get("phase") != records[-1].get("phase")
+    more = f"--epochs {2 * len(records)}"
+    return f"train anew with {more}" if shared else f"go on with --resume {more}"

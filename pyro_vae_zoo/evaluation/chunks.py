@@ -1,0 +1,207 @@
+"""Evaluation in chunks: what is wanted of the bound's terms, for all data and draws.
+
+Draws are streamed in chunks sized to memory, from a random state of their own. Where
+there are many chunks, the function that each of them is given to is compiled.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from tqdm import tqdm
+
+from pyro_vae_zoo.inference.terms import bound_terms
+from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.pair.door import sides_and_data
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.inference.tracing import Compiler, Inductor, Pair, TensorPlaces, trace
+from pyro_vae_zoo.pair.memory import rows_that_fit
+from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = [
+    "chunk_rows_for",
+    "chunk_sizes",
+    "stream",
+    "stream_over_ranks",
+]
+
+PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
+CHUNKS_WORTH_COMPILING = 500  # each of some ten milliseconds, of which a third is saved
+
+# From model, guide, data and the number of draws to what is wanted of them: tensors, and
+# whatever else is the same for all chunks.
+ChunkFunction = Callable[[nn.Module, nn.Module, Tensor, int], dict]
+
+
+def stream(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int,
+    function: ChunkFunction,
+    *,
+    seed: int | None,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    compile: bool | str = False,
+) -> Iterator[tuple[slice, slice, dict]]:
+    """A function's values for chunks of data (rows) and of draws (columns).
+
+    Args:
+        vae: the pair.
+        x: data.
+        num_particles: draws for each datum.
+        function: called in evaluation mode, without gradients.
+        seed: of the draws; None draws from the caller's random state.
+        chunk_rows: datum-draws at a time; sized to memory by default.
+        progress: show a progress bar.
+        compile: whether the function is compiled for the chunks of full size; `auto` for
+            where there are many of them and it can be.
+
+    Raises:
+        UserError: for data that the likelihood cannot score, and where the pair cannot
+            be compiled and was to be.
+    """
+    if not (isinstance(compile, bool) or compile == "auto"):
+        raise UserError(f"compile is True, False or 'auto', got {compile!r}")
+    model, guide, x, device = sides_and_data(vae, x)
+    with evaluating(model, guide, device, seed):
+        rows = chunk_rows or chunk_rows_for(model, guide, x[:2].to(device))
+        size, step = chunk_sizes(len(x), num_particles, rows)
+        many = (len(x) // size) * (num_particles // step) >= CHUNKS_WORTH_COMPILING
+        with tqdm(total=len(x), desc="evaluate", disable=not progress) as bar:
+            compiled = None
+            if compile is True or (compile == "auto" and many):
+                bar.set_description("evaluate: compiling")
+                example = x[:size].to(device)
+                must = compile is True
+                compiled = _compiled(function, model, guide, example, step, must)
+                bar.set_description("evaluate")
+            for i in range(0, len(x), size):
+                batch = x[i : i + size].to(device)
+                for j in range(0, num_particles, step):
+                    draws = min(step, num_particles - j)
+                    if compiled is not None and (len(batch), draws) == (size, step):
+                        values = compiled(batch)
+                    else:
+                        values = function(model, guide, batch, draws)
+                    yield slice(i, i + len(batch)), slice(j, j + draws), values
+                bar.update(len(batch))
+
+
+def stream_over_ranks(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int,
+    function: ChunkFunction,
+    *,
+    seed: int | None,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    compile: bool | str = False,
+) -> Iterator[tuple[slice, slice, dict]]:
+    """`stream`, for which each of several processes takes a part of the data.
+
+    All of them get all chunks, on the CPU and in the order of the data.
+    """
+    ranks = Ranks()
+    how = {"chunk_rows": chunk_rows, "compile": compile}
+    if not ranks.several:
+        how |= {"seed": seed, "progress": progress}
+        yield from stream(vae, x, num_particles, function, **how)
+        return
+    rows = ranks.share(torch.arange(len(x)))
+    if len(rows):
+        first, last = int(rows[0]), int(rows[-1])
+        how["seed"] = None if seed is None else ranks.seed(seed)
+        how["progress"] = progress and ranks.is_first
+        chunks = stream(vae, x[first : last + 1], num_particles, function, **how)
+        mine = [(_moved(r, first), draws, _on_cpu(v)) for r, draws, v in chunks]
+    else:
+        mine = []
+    chunks = chain.from_iterable(ranks.gather(mine))
+    yield from sorted(chunks, key=lambda chunk: (chunk[0].start, chunk[1].start))
+
+
+def _moved(rows: slice, by: int) -> slice:
+    return slice(rows.start + by, rows.stop + by)
+
+
+def _on_cpu(values: dict) -> dict:
+    return tree_map_only(Tensor, Tensor.cpu, values)
+
+
+def chunk_sizes(num_data: int, num_particles: int, rows: int) -> tuple[int, int]:
+    """How many data and how many draws of each are in a chunk of so many rows at most.
+
+    The draws are shared out evenly, so that nearly all chunks have the same shape.
+
+    >>> chunk_sizes(10_000, 1000, 8000)
+    (32, 250)
+    """
+    most = min(num_particles, PARTICLES_PER_CHUNK, rows)
+    parts = -(-num_particles // most)
+    step = -(-num_particles // parts)
+    return max(min(rows // step, num_data), 1), step
+
+
+def _compiled(
+    function: ChunkFunction,
+    model: nn.Module,
+    guide: nn.Module,
+    example: Tensor,
+    draws: int,
+    must: bool,
+) -> Callable[[Tensor], dict] | None:
+    """The function compiled; None, with a warning, where it cannot and need not be."""
+    try:
+        return _compile(function, model, guide, example, draws, Inductor(products=None))
+    except UserError as error:
+        if must:
+            raise
+        warnings.warn(f"evaluated without compiling: {error}", stacklevel=4)
+        return None
+
+
+def _compile(
+    function: ChunkFunction,
+    model: nn.Module,
+    guide: nn.Module,
+    example: Tensor,
+    draws: int,
+    compiler: Compiler,
+) -> Callable[[Tensor], dict]:
+    """A function's graph for data like the example, compiled."""
+    places = TensorPlaces(model=model, guide=guide)
+    tensors = places.tensors()
+    pair, layout = Pair(function, model, guide), []
+
+    def computed(*inputs: Tensor) -> list[Tensor]:
+        *rest, x = inputs
+        values = dict(zip(tensors, rest, strict=True))
+        out = pair.call_with(places.by_all_names(values), x, draws)
+        leaves, tree = tree_flatten(out)
+        layout[:] = tree, [None if isinstance(v, Tensor) else v for v in leaves]
+        return [v for v in leaves if isinstance(v, Tensor)]
+
+    inputs = [*(p.detach() for p in tensors.values()), example]
+    run = compiler(trace(computed, inputs, "evaluate it with compile=False"), inputs)
+    tree, constants = layout
+
+    def compiled(x: Tensor) -> dict:
+        found = iter(run(*inputs[:-1], x.contiguous()))
+        leaves = [next(found) if v is None else v for v in constants]
+        return tree_unflatten(leaves, tree)
+
+    return compiled
+
+
+def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
+    """How many datum-draws fit in memory, from the largest tensor of a small run."""
+    draws = 64
+    terms = partial(bound_terms, model, guide, probe, draws, scaled=False)
+    return rows_that_fit(terms, draws * len(probe), probe.device)

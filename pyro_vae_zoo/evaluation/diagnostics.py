@@ -1,0 +1,266 @@
+r"""What a posterior's one number hides: draws that are too few, and correlations.
+
+`particle_curve` shows \(\log \hat p(x)\) as the number K of draws grows,
+`posterior_covariances` what each step of a flow does to the shape of q(z|x). What the
+bound loses, and where, is the business of `gaps`; an estimate of log p(x) that owes the
+guide nothing that of `annealing`.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from pyro.distributions.transforms import Permute
+from torch import Tensor, nn
+
+from pyro_vae_zoo.inference.terms import with_particles
+from pyro_vae_zoo.evaluation.chunks import stream
+from pyro_vae_zoo.pair.door import apart, data_of
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
+from pyro_vae_zoo.evaluation.importance import summarise
+from pyro_vae_zoo.options import count
+from pyro_vae_zoo.pair.sites import latent_sites
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = [
+    "ParticleCurve",
+    "PosteriorCovariances",
+    "curve_of",
+    "particle_curve",
+    "posterior_covariances",
+]
+
+
+@dataclass(frozen=True)
+class ParticleCurve:
+    r"""Mean over the data of \(\log \hat p_K(x)\), for each K; in nats.
+
+    Attributes:
+        num_particles: K, rising.
+        log_prob: the means.
+        std_error: sd over the data / sqrt(number of data).
+        mc_error: error from the finite number of draws. All K share them, so that the
+            curve's shape is known better than its height.
+        num_data: number of data.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> curve = zoo.particle_curve(vae, torch.zeros(3, 8, 8), num_particles=20)
+    >>> curve.num_particles, len(curve.log_prob)
+    ((1, 2, 5, 10, 20), 5)
+    """
+
+    num_particles: tuple[int, ...]
+    log_prob: tuple[float, ...]
+    std_error: tuple[float, ...]
+    mc_error: tuple[float, ...]
+    num_data: int
+
+
+@apart
+def particle_curve(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int = 10_000,
+    *,
+    seed: int | None = 0,
+    progress: bool = False,
+) -> ParticleCurve:
+    r"""\(\log \hat p_K\) for K = 1, 2, 5, 10, ..., `num_particles`, of one set of draws.
+
+    For each K the draws are cut into \(\lfloor N/K \rfloor\) blocks and the estimates of
+    the blocks averaged, each unbiased for \(E \log \hat p_K(x)\), which rises with K to
+    log p(x) and begins at the ELBO. A curve that still rises at its end says that the
+    draws are too few.
+
+    Args:
+        vae: a `VAE`, or any pair `(model, guide)`.
+        x: data, shape `(n, *event_shape)`.
+        num_particles: draws for each datum.
+        seed: of the draws; None draws from the caller's random state.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: for data that the likelihood cannot score.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> particle_curve(vae, torch.zeros(3, 8, 8), 50).num_particles
+    (1, 2, 5, 10, 20, 50)
+    """
+    how = {"seed": seed, "progress": progress}
+    return curve_of(draw_log_weights(vae, x, num_particles, **how))
+
+
+def curve_of(log_weights: Tensor) -> ParticleCurve:
+    """The curve of given log-weights, shape `(n, num_particles)`."""
+    n, total = log_weights.shape
+    sizes = _one_two_five(total)
+    points = [_at(log_weights, k) for k in sizes]
+    return ParticleCurve(tuple(sizes), *zip(*points, strict=True), n)
+
+
+def _one_two_five(most: int) -> list[int]:
+    """1, 2, 5, 10, ... and the largest itself."""
+    decades = range(len(str(most)))
+    sizes = [digit * 10**power for power in decades for digit in (1, 2, 5)]
+    return [k for k in sizes if k < most] + [most]
+
+
+def _at(log_weights: Tensor, k: int) -> tuple[float, float, float]:
+    """The curve at K = k: mean, error over the data, error of the draws."""
+    n, total = log_weights.shape
+    blocks = log_weights[:, : total // k * k].unflatten(1, (-1, k))
+    estimates = blocks.logsumexp(2) - math.log(k)
+    if total // k == 1:  # a single block does not tell how blocks vary
+        errors = summarise(log_weights[:, :k]).std_error
+    else:
+        errors = estimates.std(1) / math.sqrt(total // k)
+    mean = estimates.mean(1)
+    spread = mean.std().item() / math.sqrt(n) if n > 1 else math.nan
+    return mean.mean().item(), spread, errors.square().sum().sqrt().item() / n
+
+
+# --------------------------------------------------------------------- covariances
+
+
+@dataclass(frozen=True)
+class PosteriorCovariances:
+    r"""Covariances of \(z_0, \dots, z_K\) under q(z|x), before and after each step.
+
+    Attributes:
+        steps: names of the states, `"z_0"` of the base and then one for each step.
+        covariance: of each, shape `(len(steps), n, dim, dim)`, float64 on the CPU.
+        num_particles: draws that they were estimated from.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("householder", event_shape=(8, 8), latent_dim=2, num_flows=1)
+    >>> found = zoo.posterior_covariances(vae, torch.zeros(3, 8, 8), num_particles=99)
+    >>> found.correlation.shape, found.mean_abs_correlation.shape
+    (torch.Size([2, 3, 2, 2]), torch.Size([2, 3]))
+    """
+
+    steps: tuple[str, ...]
+    covariance: Tensor
+    num_particles: int
+
+    @property
+    def correlation(self) -> Tensor:
+        """Likewise, with ones on the diagonal."""
+        scale = self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        return self.covariance / (scale[..., None] * scale[..., None, :])
+
+    @property
+    def mean_abs_correlation(self) -> Tensor:
+        """Mean |correlation| off the diagonal, shape `(len(steps), n)`; 0 for one latent.
+
+        Where there is none it is `noise` on average and not zero.
+        """
+        dim = self.covariance.shape[-1]
+        off = self.correlation.abs().sum((-2, -1)) - dim
+        return off / max(dim * (dim - 1), 1)
+
+    @property
+    def noise(self) -> float:
+        r"""What `mean_abs_correlation` is for independent latents: \(\sqrt{2/\pi N}\)."""
+        return math.sqrt(2 / (math.pi * self.num_particles))
+
+    @property
+    def log_det(self) -> Tensor:
+        r"""Log generalised variance \(\log \det \Sigma\), shape `(len(steps), n)`.
+
+        Without the bias that N draws of a Gaussian give it (Wishart's law).
+        """
+        dim, free = self.covariance.shape[-1], self.num_particles - 1
+        half = (free - torch.arange(dim, dtype=torch.double)) / 2
+        bias = torch.digamma(half).sum() - dim * math.log(free / 2)
+        return torch.logdet(self.covariance) - bias
+
+
+@apart
+def posterior_covariances(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int = 10_000,
+    *,
+    seed: int | None = 0,
+    progress: bool = False,
+) -> PosteriorCovariances:
+    """The covariance of q(z|x) before its flow and after each of its steps.
+
+    A guide without a flow has the one state `z_0`, which is z. A permutation of the
+    latents is no step of its own, and reflections that are applied at once are one.
+
+    Args:
+        vae: a `VAE`, or any pair `(model, guide)`, whose guide draws one vector `"z"`.
+        x: data, shape `(n, *event_shape)`; memory grows as n times dim squared.
+        num_particles: draws for each datum, more than the size of z.
+        seed: of the draws; None draws from the caller's random state.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: for guides with other sites, which it names, and for too few draws.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("iaf", event_shape=(8, 8), latent_dim=2, num_flows=2)
+    >>> found = posterior_covariances(vae, torch.zeros(3, 8, 8), num_particles=100)
+    >>> found.steps, found.covariance.shape
+    (('z_0', 'z_1', 'z_2'), torch.Size([3, 3, 2, 2]))
+    """
+    x, num_particles = data_of(x), count("num_particles", num_particles, least=2)
+    first = second = torch.zeros((), device="cpu")
+    how = {"seed": seed, "progress": progress}
+    chunks = stream(vae, x, num_particles, _moments, **how)
+    with closing(chunks):
+        for rows, _, chunk in chunks:
+            one, two = chunk["first"].cpu(), chunk["second"].cpu()
+            if first.ndim == 0:
+                _check_draws(num_particles, one.shape[-1])
+                first = one.new_zeros(len(one), len(x), *one.shape[2:])
+                second = two.new_zeros(len(two), len(x), *two.shape[2:])
+            first[:, rows] += one
+            second[:, rows] += two
+    mean = first / num_particles
+    scatter = second - num_particles * mean[..., None] * mean[..., None, :]
+    steps = tuple(f"z_{k}" for k in range(len(first)))
+    return PosteriorCovariances(steps, scatter / (num_particles - 1), num_particles)
+
+
+def _check_draws(num_particles: int, dim: int) -> None:
+    if num_particles <= dim:
+        raise UserError(
+            f"a covariance of {dim} latents needs more than {dim} draws, got "
+            f"num_particles={num_particles}"
+        )
+
+
+def _moments(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
+    """Sums of z and of its outer products, of each state: `(steps, n, dim[, dim])`."""
+    trace = poutine.trace(with_particles).get_trace(guide, x, draws)
+    states = [z.double().view(draws, len(x), -1) for z in _states(trace)]
+    return {
+        "first": torch.stack([z.sum(0) for z in states]),
+        "second": torch.stack([torch.einsum("kni,knj->nij", z, z) for z in states]),
+    }
+
+
+def _states(guide_trace: poutine.Trace) -> Sequence[Tensor]:
+    """z_0 to z_K of the draw, out of the caches of the steps."""
+    sites = latent_sites(guide_trace)
+    if list(sites) != ["z"] or len(sites["z"]["fn"].event_shape) != 1:
+        raise UserError(
+            f"expected a guide that draws one vector 'z', got {sorted(sites) or 'none'}"
+        )
+    z, fn = sites["z"]["value"], sites["z"]["fn"]
+    states = [z]
+    for step in reversed(getattr(fn, "transforms", ())):
+        z = step.inv(z)
+        if isinstance(step, Permute):  # belongs to the step after it
+            states[-1] = z if len(states) > 1 else states[-1]
+        else:
+            states.append(z)
+    return states[::-1]

@@ -1,0 +1,388 @@
+r"""How good is a VAE: bounds, importance-sampled likelihoods, diagnostics.
+
+Everything is in nats per datum, larger is better. The estimate of a datum's
+log-likelihood from K draws of the guide is
+
+\[\log \hat p(x) = \log \frac1K \sum_{k=1}^{K} w_k, \qquad
+  w_k = \frac{p(x, z_k)}{q(z_k|x)}, \quad z_k \sim q(z|x)\]
+
+(Burda et al. 2016): \(\hat p\) is unbiased, its logarithm a lower bound in
+expectation. Draws are streamed in chunks sized to memory; what is kept are the
+log-weights, in float64. Where `torchrun` started several processes, each takes a part of
+the data and all get the whole result; all of them must call.
+"""
+
+import math
+from contextlib import closing
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae_zoo.inference.terms import BoundTerms, bound_terms, only_mixture
+from pyro_vae_zoo.evaluation.chunks import stream_over_ranks
+from pyro_vae_zoo.pair.door import apart, data_of
+from pyro_vae_zoo.evaluation.importance import (LogLikelihood, error_of_mean, summarise, summary_of_khat)
+from pyro_vae_zoo.options import count
+from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = [
+    "Evaluation",
+    "draw_log_weights",
+    "evaluate",
+    "log_likelihood",
+    "weighted_bound",
+]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the data, in nats per datum where not said otherwise.
+
+    Attributes:
+        elbo: the evidence lower bound.
+        elbo_std_error: sd over the data / sqrt(number of data).
+        log_likelihood: importance-sampled, with `num_particles` draws.
+        log_likelihood_std_error: sd over the data / sqrt(number of data).
+        log_likelihood_mc_error: error from the finite number of draws,
+            sqrt(sum of squared standard errors) / number of data; where data share a
+            draw, as that of a graph's gates, with the covariance that comes of it.
+        kl: E[log q(z|x) - log p(z)], summed over the latent sites.
+        kl_per_site: the same for each latent site.
+        reconstruction: E[log p(x|z)].
+        active_units: number of latent dimensions whose posterior mean varies over
+            the data with a variance above 0.01 (Burda et al. 2016); None where one
+            draw or one datum cannot tell.
+        active_units_per_site: that number and all dimensions, for each latent site.
+        khat_median: median Pareto shape of the weights; None for 20 draws or fewer.
+        khat_above_07: share of data whose shape is above 0.7, or inf; likewise.
+        ess: mean effective number of draws.
+        initial_log_density: E[log q_0(z_0)] of a flow guide, before its flow.
+        final_log_density: E[log q_K(z_K)], after it.
+        log_det: E[sum of log-determinants]; the first minus the second.
+        component_weights: of a guide that draws one mixture, the mean weight of each
+            component over the data; else None.
+        bits_per_dim: minus log_likelihood, in bits, for each element of a datum.
+        num_particles: draws for each datum.
+        num_data: number of data.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("iaf", event_shape=(8, 8), latent_dim=2, hidden_dims=(16,))
+    >>> ev = zoo.evaluate(vae, torch.zeros(5, 8, 8), num_particles=50)
+    >>> abs(ev.elbo - (ev.reconstruction - ev.kl)) < 1e-3
+    True
+    """
+
+    elbo: float
+    elbo_std_error: float
+    log_likelihood: float
+    log_likelihood_std_error: float
+    log_likelihood_mc_error: float
+    kl: float
+    kl_per_site: dict[str, float]
+    reconstruction: float
+    active_units: int | None
+    active_units_per_site: dict[str, tuple[int, int]]
+    khat_median: float | None
+    khat_above_07: float | None
+    ess: float
+    initial_log_density: float | None
+    final_log_density: float | None
+    log_det: float | None
+    component_weights: tuple[float, ...] | None
+    bits_per_dim: float
+    num_particles: int
+    num_data: int
+
+    def to_dict(self) -> dict:
+        """All of it, ready for JSON; active units of each site as in `"12/40"`."""
+        values = asdict(self)
+        per_site = values.pop("active_units_per_site")
+        texts = {site: f"{active}/{of}" for site, (active, of) in per_site.items()}
+        return values | {"active_units": texts}
+
+
+@apart
+def log_likelihood(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int = 1000,
+    *,
+    seed: int | None = 0,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    compile: bool | str = "auto",
+) -> LogLikelihood:
+    """Importance-sampled log p(x) of each datum, with its error bars.
+
+    Args:
+        vae: a `VAE`, or any pair `(model, guide)` with its data plate at dim -1.
+        x: data, shape `(n, *event_shape)`; of a `Dataset` its test split.
+        num_particles: draws for each datum.
+        seed: of the draws; the caller's random state is left as it was. None draws
+            from the caller's.
+        chunk_rows: datum-draws at a time; sized to memory by default.
+        progress: show a progress bar.
+        compile: whether chunks of draws are computed by a compiled graph; `auto` for
+            where there are so many that it pays, and the pair can be compiled.
+
+    Raises:
+        UserError: for data that the likelihood cannot score, and where the pair cannot
+            be compiled and was to be.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> log_likelihood(vae, torch.zeros(3, 8, 8), num_particles=100).log_prob.shape
+    torch.Size([3])
+    """
+    how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
+    return summarise(draw_log_weights(vae, x, num_particles, compile=compile, **how))
+
+
+@apart
+def draw_log_weights(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int,
+    *,
+    seed: int | None = 0,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    compile: bool | str = "auto",
+) -> Tensor:
+    r"""The draws' \(\log w_k\), shape `(len(x), num_particles)`, float64 on the CPU.
+
+    Arguments and errors of `log_likelihood`, which summarises them.
+    """
+    x, num_particles = data_of(x), count("num_particles", num_particles)
+    log_weights = _empty_weights(len(x), num_particles)
+    how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
+    chunks = stream_over_ranks(
+        vae, x, num_particles, _log_weights, compile=compile, **how
+    )
+    with closing(chunks):  # an error in the loop must not leave its contexts open
+        for rows, columns, chunk in chunks:
+            log_weights[rows, columns] = chunk["log_weights"].cpu()
+    return log_weights
+
+
+@apart
+def evaluate(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int = 1000,
+    *,
+    seed: int | None = 0,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    compile: bool | str = "auto",
+) -> Evaluation:
+    """ELBO, log-likelihood and what explains them; arguments of `log_likelihood`.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("iaf", event_shape=(8, 8), latent_dim=2)
+    >>> result = evaluate(vae, torch.zeros(3, 8, 8), num_particles=100)
+    >>> result.elbo <= result.log_likelihood
+    True
+    """
+    x, num_particles = data_of(x), count("num_particles", num_particles)
+    n = len(x)
+    log_weights = _empty_weights(n, num_particles)
+    reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
+    kl: dict[str, Tensor] = {}
+    units = _ActiveUnits(n)
+    shared: list[slice] = []  # data with a draw in common
+    densities: list[Tensor] = []
+    weights: list[Tensor] = []
+    how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
+    chunks = stream_over_ranks(
+        vae, x, num_particles, _summaries, compile=compile, **how
+    )
+    with closing(chunks):
+        for rows, columns, chunk in chunks:
+            log_weights[rows, columns] = chunk["log_weights"].cpu()
+            reconstruction += chunk["reconstruction"].cpu()
+            for site, value in chunk["kl"].items():
+                kl[site] = kl.get(site, 0) + value.cpu()
+            units.add(rows, columns, chunk["halves"])
+            if columns.start == 0:
+                if chunk["shared"]:
+                    shared.append(rows)
+                densities += [value.cpu() for value in chunk["densities"]]
+                weights += [value.cpu() for value in chunk["weights"]]
+    ll = summarise(log_weights)
+    mc_error = ll.std_error.square().sum().sqrt().item() / n
+    elbo = log_weights.mean(1)
+    draws = n * num_particles
+    active = units.count()
+    per_site = {site: (value / draws).item() for site, value in kl.items()}
+    khat_median, khat_above_07 = summary_of_khat(ll.khat)
+    initial, final = (
+        torch.cat(densities, 1).mean(1).tolist() if densities else (None,) * 2
+    )
+    return Evaluation(
+        elbo=elbo.mean().item(),
+        elbo_std_error=_std_error(elbo),
+        log_likelihood=ll.log_prob.mean().item(),
+        log_likelihood_std_error=_std_error(ll.log_prob),
+        log_likelihood_mc_error=error_of_mean(log_weights, shared)
+        if shared
+        else mc_error,
+        kl=sum(per_site.values()),
+        kl_per_site=per_site,
+        reconstruction=(reconstruction / draws).item(),
+        active_units=sum(n for n, _ in active.values()) if active else None,
+        active_units_per_site=active,
+        khat_median=khat_median,
+        khat_above_07=khat_above_07,
+        ess=ll.ess.mean().item(),
+        initial_log_density=initial,
+        final_log_density=final,
+        log_det=None if initial is None else initial - final,
+        component_weights=tuple(torch.cat(weights).mean(0).tolist())
+        if weights
+        else None,
+        bits_per_dim=-ll.log_prob.mean().item()
+        / (math.prod(x.shape[1:]) * math.log(2)),
+        num_particles=num_particles,
+        num_data=n,
+    )
+
+
+@apart
+def weighted_bound(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int,
+    *,
+    seed: int | None = 0,
+    chunk_rows: int | None = None,
+) -> float:
+    r"""The bound that `bound="iwae"` trains, mean over the data, in nats.
+
+    \(\log \tfrac1K \sum_k w_k\) of K draws, and of a guide that draws a mixture
+    \(\log \sum_m \alpha_m \tfrac1K \sum_k w_{mk}\) of K draws of each component, which
+    is nearer to log p(x) than the first (Burda et al. 2016, eq. 8). Arguments and errors
+    of `log_likelihood`.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8))
+    >>> x = torch.zeros(3, 8, 8)
+    >>> weighted_bound(vae, x, 1) < weighted_bound(vae, x, 100)
+    True
+    """
+    how = {"seed": seed, "chunk_rows": chunk_rows}
+    bounds = _empty_weights(len(x), num_particles)[:, 0].fill_(-math.inf)
+    chunks = stream_over_ranks(vae, x, num_particles, _weighted_bounds, **how)
+    with closing(chunks):
+        for rows, columns, chunk in chunks:
+            share = math.log((columns.stop - columns.start) / num_particles)
+            bounds[rows] = bounds[rows].logaddexp(chunk["bounds"].cpu() + share)
+    return bounds.mean().item()
+
+
+def _weighted_bounds(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
+    """What `weighted_bound` wants of a chunk."""
+    terms = bound_terms(model, guide, x, draws, scaled=False, by_component=True)
+    weights = (terms.log_shares + terms.log_weights).double()
+    return {"bounds": weights.logsumexp(0)}
+
+
+def _empty_weights(num_data: int, num_particles: int) -> Tensor:
+    return torch.empty(num_data, num_particles, dtype=torch.double, device="cpu")
+
+
+def _std_error(values: Tensor) -> float:
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _log_weights(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
+    """What `log_likelihood` wants of a chunk."""
+    terms = bound_terms(model, guide, x, draws, scaled=False)
+    return {"log_weights": terms.log_weights.double().T}
+
+
+def _summaries(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
+    """What `evaluate` wants of a chunk."""
+    terms = bound_terms(model, guide, x, draws, scaled=False)
+    sites = latent_sites(terms.guide_trace).values()
+    return {
+        "log_weights": terms.log_weights.double().T,
+        "reconstruction": terms.log_likelihood.double().sum(),
+        "kl": {site: value.double().sum() for site, value in terms.kl.items()},
+        "halves": _sums_of_halves(terms),
+        "densities": _flow_densities(terms),
+        "weights": _mixture_weights(terms),
+        "shared": not all(map(in_data_plate, sites)),
+    }
+
+
+def _sums_of_halves(terms: BoundTerms) -> dict[str, Tensor]:
+    """Each site's draws, summed over every other one and over the rest: (2, n, dim)."""
+    halves = {}
+    for name, log_prob in terms.log_guide.items():
+        z = terms.guide_trace.nodes[name]["value"].double()
+        z = z.reshape(*log_prob.shape, -1)
+        halves[name] = torch.stack([z[0::2].sum(0), z[1::2].sum(0)])
+    return halves
+
+
+class _ActiveUnits:
+    """Posterior means of each latent dimension, from two independent halves.
+
+    The covariance over the data between the halves' means estimates the variance of
+    the true mean without the bias that a finite number of draws would add to it.
+    """
+
+    def __init__(self, num_data: int) -> None:
+        self.num_data = num_data
+        self.draws = 0, 0  # of each datum in each half
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, rows: slice, columns: slice, halves: dict[str, Tensor]) -> None:
+        self.draws = -(-columns.stop // 2), columns.stop // 2
+        for name, sums in halves.items():
+            if columns.start % 2:  # its first draw is of the second half
+                sums = sums.flip(0)
+            if name not in self.sums:
+                shape = (2, self.num_data, sums.shape[-1])
+                self.sums[name] = torch.zeros(shape, dtype=torch.double, device="cpu")
+            self.sums[name][:, rows] += sums.cpu()
+
+    def count(self) -> dict[str, tuple[int, int]]:
+        if min(self.draws) < 1 or self.num_data < 2:
+            return {}
+        active = {}
+        for name, sums in self.sums.items():
+            first, second = (s - s.mean(0) for s in sums)
+            covariance = (first * second).sum(0) / (self.num_data - 1)
+            variance = covariance / math.prod(self.draws)
+            active[name] = (int((variance > 0.01).sum()), len(variance))
+        return active
+
+
+def _flow_densities(terms: BoundTerms) -> list[Tensor]:
+    """Initial and final log-density of a single latent site with a flow: (2, draws)."""
+    if len(terms.log_guide) != 1:
+        return []
+    ((name, final),) = terms.log_guide.items()
+    site = terms.guide_trace.nodes[name]
+    z, fn = site["value"], site["fn"]
+    if not hasattr(fn, "transforms"):
+        return [torch.stack([final, final]).double().flatten(1)]
+    for transform in reversed(fn.transforms):
+        z = transform.inv(z)  # out of the cache of the draw
+    initial = fn.base_dist.log_prob(z).expand_as(final)
+    return [torch.stack([initial, final]).double().flatten(1)]
+
+
+def _mixture_weights(terms: BoundTerms) -> list[Tensor]:
+    """Of a single latent site that is a mixture: its weights for each datum, (n, M)."""
+    site = only_mixture(terms.guide_trace)
+    if site is None:
+        return []
+    q = site["fn"]
+    weights = q.log_weights.double().exp().expand(*q.batch_shape, -1)
+    num_data = q.batch_shape[-1]
+    return [weights.reshape(-1, num_data, len(q.components))[0]]  # any particle

@@ -1,0 +1,143 @@
+r"""Where the bound is lost: what q cannot be, and what the encoder does not find.
+
+Chris Cremer, Xuechen Li, David Duvenaud: *Inference Suboptimality in Variational
+Autoencoders*, 2018, https://arxiv.org/abs/1801.03558
+
+\[\log p(x) - L(q_\phi) = \underbrace{\log p(x) - L(q^*)}_{\text{approximation gap}}
+  + \underbrace{L(q^*) - L(q_\phi)}_{\text{amortisation gap}},\]
+
+L the evidence lower bound, \(q^*\) the best q for this very x. It is looked for from the
+guide's output on, by Adam, over
+
+\[q(z|\lambda), \qquad \lambda = (h, a, M): \quad
+  z_0 = \mu(h) + a + S(h) M \epsilon, \qquad z = f_K(\dots f_1(z_0; h) \dots; h),\]
+
+the context h that the encoder gave, and shift a and scale M of the Gaussian base: M is
+diagonal for a diagonal Gaussian and lower triangular for a full one. The weights that turn
+h into flows stay as they are. For `mean_field` and `full_rank` that is the whole family.
+For a flow it is less, since its networks are shared by all data: there the amortisation
+gap is a lower bound of that with networks for each datum, and the approximation gap an
+upper bound.
+
+A q of each datum's own is a better proposal for importance sampling than the guide's, and
+need not stay in the family: `local_log_likelihood` of `local_q` takes a full M.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae_zoo.pair.door import apart, data_of
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.importance import summarise
+from pyro_vae_zoo.evaluation.local import Fit, weights_of_each
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = ["InferenceGaps", "inference_gaps"]
+
+
+@dataclass(frozen=True)
+class InferenceGaps:
+    """The parts of log p(x) - ELBO of each datum; tensors `(len(x),)`, float64, nats.
+
+    Nothing is clipped: where a gap is small beside its error it may be negative.
+
+    Attributes:
+        amortised_elbo: ELBO of the guide.
+        amortised_error: its Monte-Carlo standard error.
+        local_elbo: ELBO of the q optimised for each datum.
+        local_error: its Monte-Carlo standard error.
+        log_prob: the estimate of log p(x) that the gaps are counted from.
+        num_particles: draws for each ELBO.
+        num_steps: of the optimisation.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> gaps = zoo.inference_gaps(vae, torch.zeros(3, 8, 8), num_steps=10)
+    >>> parts = gaps.amortised_elbo + gaps.amortisation_gap + gaps.approximation_gap
+    >>> torch.allclose(parts, gaps.log_prob)
+    True
+    """
+
+    amortised_elbo: Tensor
+    amortised_error: Tensor
+    local_elbo: Tensor
+    local_error: Tensor
+    log_prob: Tensor
+    num_particles: int
+    num_steps: int
+
+    @property
+    def approximation_gap(self) -> Tensor:
+        """Log p(x) minus the optimised ELBO."""
+        return self.log_prob - self.local_elbo
+
+    @property
+    def amortisation_gap(self) -> Tensor:
+        """The optimised ELBO minus the guide's."""
+        return self.local_elbo - self.amortised_elbo
+
+
+@apart
+def inference_gaps(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_steps: int = 500,
+    lr: float = 0.02,
+    num_particles: int = 2000,
+    *,
+    step_particles: int = 8,
+    log_prob: Tensor | None = None,
+    seed: int | None = 0,
+    progress: bool = False,
+) -> InferenceGaps:
+    r"""Approximation and amortisation gap of each datum.
+
+    Each step of Adam, whose rate falls from `lr` to zero along a cosine, has fresh draws,
+    and so has each ELBO that is reported. Without `log_prob` the mean of two unbiased
+    \(\hat p(x)\) stands for p(x): from the guide's draws and from those of the optimised q.
+    Its logarithm is too low where the draws are too few, and so is the approximation gap.
+
+    Args:
+        vae: a `VAE`, or any pair `(model, guide)`, whose guide is an `AmortizedGuide`
+            with a Gaussian or a flow on a Gaussian: `mean_field`, `full_rank`, the flows.
+        x: data, shape `(n, *event_shape)`.
+        num_steps: of the optimisation; zero leaves the guide's q.
+        lr: Adam's first rate.
+        num_particles: draws for each ELBO, guide's and optimised.
+        step_particles: draws for each datum in a step.
+        log_prob: a better estimate of log p(x), as by `annealed_log_likelihood`,
+            shape `(n,)`.
+        seed: of the draws; None draws from the caller's random state.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: for other guides, for data that the likelihood cannot score, and for
+            numbers out of range.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> gaps = inference_gaps(vae, torch.zeros(3, 8, 8), num_steps=50)
+    >>> gaps.amortisation_gap.shape
+    torch.Size([3])
+    """
+    x = data_of(x)
+    if log_prob is not None and log_prob.shape != (len(x),):
+        raise UserError(
+            f"expected log_prob of shape {(len(x),)}, got {tuple(log_prob.shape)}"
+        )
+    fit = Fit(num_steps, lr, step_particles)
+    both = weights_of_each(
+        vae, x, num_particles, fit, seed, progress, amortised=True, full=False
+    )
+    amortised, local = (torch.cat(parts) for parts in zip(*both, strict=True))
+    if log_prob is None:
+        log_prob = summarise(torch.cat([amortised, local], 1)).log_prob
+    elbos = *_elbo(amortised), *_elbo(local)
+    return InferenceGaps(*elbos, log_prob.double().cpu(), num_particles, num_steps)
+
+
+def _elbo(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Each datum's ELBO and the error of its draws."""
+    return log_weights.mean(1), log_weights.std(1) / log_weights.shape[1] ** 0.5

@@ -1,0 +1,297 @@
+r"""A page on which the latent space of a trained pair is explored in a browser.
+
+One file, without a server and without the network: the decoder's weights are in it, in 16
+bits, and its script decodes whatever z is pointed at. The plane is that of z where z has
+two dimensions; else it is that of the first two principal axes of the codes
+\(m_i = E_{q(z|x_i)}[z]\),
+
+\[z = c + A^\top u, \qquad c = \tfrac1N \sum_i m_i, \qquad
+  \tfrac1N \sum_i (m_i - c)(m_i - c)^\top = A^\top \mathrm{diag}(\lambda)\, A,\]
+
+with the variances \(\lambda\) falling. All that is drawn is in the coordinates u, of which
+the plane has two and sliders the others; A is orthogonal, so that nothing is stretched.
+For some data there are draws of q(z|x) and what importance sampling makes of them; where z
+has two dimensions also the outlines of q(z|x) and of the exact p(z|x).
+"""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_vae_zoo.explorer import decoder as portable
+from pyro_vae_zoo.explorer.posteriors import (MASSES, add_outlines, codes_of, draws_of, posteriors_of, principal_axes)
+from pyro_vae_zoo.training.checkpoint import finite, write_atomically
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.pair.door import apart, sides_and_data
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.options import count
+from pyro_vae_zoo.data.scales import UNIT, Scale, range_note, scale_of
+from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = ["explore", "page_contents", "page_of"]
+
+_TOLERANCE = 0.02  # of decoded means, for rounding the weights to 16 bits
+
+
+@apart
+def explore(
+    vae: VAE,
+    x: Tensor,
+    path: str | os.PathLike,
+    *,
+    data: Dataset | str | None = None,
+    split: str = "test",
+    labels: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    num_data: int = 50,
+    num_samples: int = 200,
+    seed: int = 0,
+    progress: bool = False,
+) -> Path:
+    """Write a page that explores the latent space of a pair in a browser.
+
+    Args:
+        vae: a pair of one latent vector `"z"`, its decoder of dense layers.
+        x: data, shape `(n, *event_shape)`: their codes are the dots of the plane.
+        path: the file to write, `.html`.
+        data: names them, and knows how to draw them.
+        split: what the page says that they are.
+        labels: class of each datum, a number from 0: its dot's colour.
+        classes: names of the classes.
+        num_data: how many of the data have their posterior on the page.
+        num_samples: draws of q(z|x) for each of them.
+        seed: of their choice and of all draws.
+        progress: show progress bars.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: for a hierarchy, a graph or a density model, a decoder that is not of
+            dense layers, fewer than two latent dimensions, and for labels that do not
+            match the data.
+
+    >>> import tempfile, pyro_vae_zoo as zoo
+    >>> data = zoo.load_dataset("digits")
+    >>> vae = zoo.create("iaf", data, latent_dim=3, hidden_dims=(16,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = zoo.explore(vae, data.test, folder + "/page.html", data=data)
+    ...     page.read_text()[:15]
+    '<!doctype html>'
+    """
+    contents = page_contents(
+        vae, x, data, split, labels, classes, num_data, num_samples, seed, progress
+    )
+    write_atomically(path, page_of(contents).encode())
+    return Path(path)
+
+
+def page_contents(
+    vae: VAE,
+    x: Tensor,
+    data: Dataset | str | None = None,
+    split: str = "test",
+    labels: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    num_data: int = 50,
+    num_samples: int = 200,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """What the page has to show, as JSON would have it but for numpy's arrays.
+
+    Arguments and errors of `explore`. Of D latents and N data, the keys are `layers` of
+    the decoder (see `portable`), `shape` of a datum, `(n,)` or `(channels, H, W)`,
+    `limits` between which it is drawn (see `scales`), `centre` `(D,)` and `axes`
+    `(D, D)`, `sd` `(D,)` along them, `codes` `(N, 2)`, `labels` `(N,)`, and for each of
+    `data` its `index`, `image` (its values, or 8 bits for those from 0 to 1), `code`
+    `(D,)` and `draws` `(num_samples, D)` less the code, both in coordinates u, its
+    `elbo`, `log_prob` and `khat`, and where D is two `exact`, `guide` and `gap`.
+    """
+    from pyro_vae_zoo.plots import figure_title
+
+    num_data = count("num_data", num_data)
+    num_samples = count("num_samples", num_samples)
+    names = _class_names(labels, classes, len(x))
+    _, _, x, _ = sides_and_data(vae, x)
+    layers = _decoder_layers(vae, x, data)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(x), generator=generator)[:num_data].sort().values
+    codes = codes_of(vae, x, seed, progress)
+    decoded = portable.apply(layers, codes[:1000].numpy())
+    means = _means(vae, codes[:1000], data)
+    draws, log_weights = draws_of(vae, x[chosen], num_samples, seed, progress)
+    codes[chosen] = draws.mean(1)
+    centre, axes, sd = principal_axes(codes)
+    posteriors = posteriors_of(draws, log_weights, centre, axes)
+    if codes.shape[1] == 2:
+        add_outlines(vae, x[chosen], posteriors, seed, progress)
+    pixels = data.pixels(x) if isinstance(data, Dataset) else x
+    shape = list(pixels.shape[1:])
+    known = data if isinstance(data, Dataset) else pixels
+    scale = scale_of(known, pixels[chosen], means, likelihood=vae.likelihood)
+    for i, posterior in zip(chosen.tolist(), posteriors, strict=True):
+        posterior |= {"index": i, "image": _stored(pixels[i], scale)}
+    return {
+        "title": figure_title(vae),
+        "about": _about(data, split, codes),
+        "shape": shape if len(shape) == 1 else [1, *shape][-3:],
+        "limits": list(scale),
+        "decoded": _name_of_mean(data),
+        "note": range_note(scale, tuple(shape)),
+        "layers": layers,
+        "rounding": _rounding(decoded, means.double().numpy()),
+        "centre": _float(centre),
+        "axes": _float(axes),
+        "sd": _float(sd),
+        "codes": _float((codes - centre) @ axes[:2].T),
+        "labels": None if labels is None else np.asarray(labels, np.uint16),
+        "classes": names,
+        "masses": list(MASSES),
+        "num_samples": num_samples,
+        "seed": seed,
+        "data": posteriors,
+    }
+
+
+def page_of(contents: dict[str, Any]) -> str:
+    """The page as HTML, for what `page_contents` has found.
+
+    Texts are escaped, and a Content-Security-Policy allows the page its own script and
+    style, by their digests, and nothing else: no request leaves it.
+    """
+    script = "".join(map(_part, ("decoder.js", "values.js", "drawing.js", "page.js")))
+    style = _part("style.css")
+    text = json.dumps(finite(contents), default=portable.pack, allow_nan=False)
+    values = {
+        "title": html.escape(contents["title"]),
+        "contents": text.replace("<", "\\u003c"),  # `</script>` would end it
+        "script": script,
+        "script_digest": _digest(script),
+        "style": style,
+        "style_digest": _digest(style),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _part("index.html"))
+
+
+# ---------------------------------------------------------------------- what is found
+
+
+def _decoder_layers(
+    vae: VAE, x: Tensor, data: Dataset | str | None
+) -> list[dict[str, Any]]:
+    """The decoder up to the mean, for a pair that the page can show."""
+    with evaluating(vae.model, vae.guide, vae.device, seed=0):
+        sites = latent_sites(poutine.trace(vae.guide).get_trace(x[:1].to(vae.device)))
+    shapes = {n: tuple(s["value"].shape[1:]) for n, s in sites.items()}
+    found = ", ".join(f"{name!r} of {shape}" for name, shape in shapes.items())
+    if [*shapes] != ["z"] or not in_data_plate(sites["z"]) or len(shapes["z"]) != 1:
+        raise UserError(
+            "the page shows pairs of one latent vector 'z', got latents "
+            f"{found or 'none'}; a hierarchy, a graph or a density model?"
+        )
+    if shapes["z"][0] < 2:
+        raise UserError(
+            f"the page shows a plane of latents, got {found}; train with "
+            "--latent-dim 2 or more"
+        )
+    for part in ("decoder", "likelihood"):
+        if not isinstance(getattr(vae.model, part, None), nn.Module):
+            raise UserError(
+                f"expected a model with a module {part!r}, as StandardModel has, got "
+                f"{type(vae.model).__name__}"
+            )
+    logit = data.logit if isinstance(data, Dataset) else None
+    mean = portable.mean_layers(vae.model.likelihood, logit)
+    return portable.layers_of(vae.model.decoder) + mean
+
+
+def _means(vae: VAE, codes: Tensor, data: Dataset | str | None) -> Tensor:
+    """The means that PyTorch decodes, as pictures show them; `(n, numel)`."""
+    with evaluating(vae.model, vae.guide, vae.device, seed=0):
+        z = codes.to(vae.device, vae.dtype)
+        means = vae.model.likelihood(vae.model.decoder(z)).mean
+    means = data.pixels(means) if isinstance(data, Dataset) else means
+    return means.flatten(1).cpu()
+
+
+def _rounding(decoded: np.ndarray, means: np.ndarray) -> float:
+    """The largest difference that the weights' rounding makes, if it is no more."""
+    error = np.abs(decoded - means).max()
+    if not error <= _TOLERANCE * max(1, np.abs(means).max()):
+        raise UserError(
+            f"expected decoded means that differ by at most {_TOLERANCE} with weights of "
+            f"16 bits, got {error:.2g}; does a layer do more than its class says?"
+        )
+    return float(error)
+
+
+# ------------------------------------------------------------------------------ texts
+
+
+def _class_names(
+    labels: Sequence[int] | None, classes: Sequence[str] | None, num_data: int
+) -> list[str]:
+    if labels is None:
+        return []
+    if len(labels) != num_data:
+        raise UserError(f"expected {num_data} labels, one a datum, got {len(labels)}")
+    highest = max(map(int, labels))
+    names = list(map(str, range(highest + 1) if classes is None else classes))
+    if min(map(int, labels)) < 0 or highest >= len(names):
+        raise UserError(
+            f"expected labels from 0 to {len(names) - 1}, the number of a class, got "
+            f"{min(map(int, labels))} to {highest}"
+        )
+    return names
+
+
+def _about(data: Dataset | str | None, split: str, codes: Tensor) -> str:
+    num_data, latent_dim = codes.shape
+    if isinstance(data, Dataset):
+        data = f"{data.name} ({data.variant})"
+    return (
+        f"{data or 'custom data'}, {split} split, {num_data:,} data; z of {latent_dim}"
+    )
+
+
+def _name_of_mean(data: Dataset | str | None) -> str:
+    """What is decoded: of dequantised data the pixel of the mean, which is a median."""
+    dequantised = isinstance(data, Dataset) and data.logit is not None
+    return "median of x | z" if dequantised else "E[x | z]"
+
+
+def _stored(pixels: Tensor, scale: Scale) -> np.ndarray:
+    """A datum on the page: 8 bits for an image on the scale [0, 1], else as it is."""
+    values = pixels.detach().double().cpu().numpy()
+    if scale == UNIT and values.ndim > 1:
+        return (255 * values.clip(0, 1)).round().astype(np.uint8)
+    return values.astype(np.float32)
+
+
+def _float(values: Tensor) -> np.ndarray:
+    return values.float().numpy()
+
+
+def _part(name: str) -> str:
+    """A file that the page is put together of."""
+    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """How the page's policy names a script or a style."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -1,0 +1,152 @@
+"""The door through which pairs and data enter whatever judges them."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_vae_zoo.data.checks import LIKELIHOODS, as_batch
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.pair.memory import rows_that_fit
+from pyro_vae_zoo.pair.modes import evaluating, ordinary, undisturbed
+from pyro_vae_zoo.pair.sites import check_observed, check_whole_plates
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = [
+    "apart",
+    "check_scorable",
+    "check_trainable",
+    "data_of",
+    "sides_and_data",
+    "sides_of",
+]
+
+
+Pair = VAE | tuple[nn.Module, nn.Module]
+P, T = ParamSpec("P"), TypeVar("T")
+
+
+def apart(
+    function: Callable[Concatenate[Pair, P], T],
+) -> Callable[Concatenate[Pair, P], T]:
+    """Have a function of a pair run as if no mode surrounded it; see `undisturbed`."""
+
+    @wraps(function)
+    def undisturbed_function(vae: Pair, *args: P.args, **kwargs: P.kwargs) -> T:
+        model, guide = sides_of(vae)
+        with undisturbed(_device_of(model, guide)):
+            return function(vae, *args, **kwargs)
+
+    return undisturbed_function
+
+
+def sides_of(vae: VAE | tuple[nn.Module, nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """Model and guide of a VAE, or of a bare pair.
+
+    Raises:
+        UserError: for anything but modules.
+    """
+    sides = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
+    if isinstance(sides, Sequence) and len(sides) == 2:
+        if all(isinstance(side, nn.Module) for side in sides):
+            return tuple(sides)
+        got = ", ".join(type(side).__name__ for side in sides)
+        raise UserError(
+            f"expected a pair (model, guide) of nn.Modules, got ({got}); functions and "
+            "what pyro.poutine wraps have no parameters to find: wrap inside a module"
+        )
+    raise UserError(
+        f"expected a VAE or a pair (model, guide), got {type(vae).__name__}"
+    )
+
+
+def data_of(x: Tensor | np.ndarray | Dataset) -> Tensor | np.ndarray:
+    """The data to judge a pair by; a data set stands for its test split.
+
+    Raises:
+        UserError: for what is neither.
+    """
+    if isinstance(x, Dataset):
+        return x.test
+    if not isinstance(x, Tensor | np.ndarray) or x.ndim < 1:
+        raise UserError(
+            "x: expected data, a tensor, numpy array or Dataset, got "
+            f"{type(x).__name__} {getattr(x, 'shape', '')}".rstrip()
+        )
+    return x
+
+
+def sides_and_data(
+    vae: VAE | tuple[nn.Module, nn.Module], x: Tensor | np.ndarray | Dataset
+) -> tuple[nn.Module, nn.Module, Tensor, torch.device]:
+    """Model and guide, data that suit them, and the device that both are on.
+
+    Raises:
+        UserError: for what is no pair, and for data that the likelihood cannot score.
+    """
+    model, guide = sides_of(vae)
+    # A VAE may be in double precision.
+    x = vae.check_data(data_of(x)) if isinstance(vae, VAE) else as_batch(data_of(x))
+    held = _held(model, guide)
+    x = ordinary(x.to(held[0].dtype if held else x.dtype))
+    device = held[0].device if held else x.device
+    if not isinstance(vae, VAE) or vae.likelihood not in LIKELIHOODS:
+        check_scorable(model, guide, x, device)
+    return model, guide, x, device
+
+
+def _held(model: nn.Module, guide: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *guide.parameters(), *model.buffers()]
+
+
+def _device_of(model: nn.Module, guide: nn.Module) -> torch.device:
+    held = _held(model, guide)
+    return held[0].device if held else torch.device("cpu")
+
+
+def check_trainable(vae: VAE, data: Dataset) -> None:
+    """Refuse to train a pair on data, or by plates, that would give wrong numbers.
+
+    What a data set draws anew every epoch is drawn to suit its likelihood.
+
+    Raises:
+        UserError: for data that the likelihood cannot score, a plate that subsamples,
+            and parameters that autograd cannot train.
+    """
+    if any(p.is_inference() for p in vae.parameters()):
+        raise UserError(
+            "the VAE was made inside torch.inference_mode(), and its parameters can have "
+            "no gradients; make it outside, or train a copy.deepcopy of it"
+        )
+    train = data.valid if data.dynamic or data.logit is not None else data.train
+    model, guide, x, device = sides_and_data(vae, train)
+    with evaluating(model, guide, device, seed=0):
+        guide_trace = poutine.trace(guide).get_trace(x[:2].to(device))
+        replayed = poutine.replay(model, trace=guide_trace)
+        for trace in (guide_trace, poutine.trace(replayed).get_trace(x[:2].to(device))):
+            check_whole_plates(trace)
+
+
+def check_scorable(
+    model: nn.Module, guide: nn.Module, x: Tensor, device: torch.device
+) -> None:
+    """Refuse data outside the supports of the sites that observe them.
+
+    One pass through the model with draws of its prior; the random state is left alone.
+
+    Raises:
+        UserError: for a wrong event shape or value; it names the site.
+    """
+
+    def run(batch: Tensor) -> None:
+        check_observed(poutine.trace(model).get_trace(batch.to(device)))
+
+    with evaluating(model, guide, device, seed=0):
+        rows = rows_that_fit(lambda: run(x[:2]), len(x[:2]), device)
+        for batch in x.split(rows):
+            run(batch)

@@ -1,0 +1,135 @@
+"""The folder of a run: whether one may be in it, and what is left there.
+
+config.json          the data, the pair and the training that make the run
+metrics.jsonl        a line per epoch
+checkpoint.pt        everything that `--resume` needs
+model.safetensors    the trained pair; `zoo.load(folder)`
+result.json          its evaluation; written last, so it marks a finished run
+*.png                pictures
+.lock                held by the process that is at work here
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pyro_vae_zoo.training.checkpoint import (CHECKPOINT_FILE, CONFIG_FILE, METRICS_FILE, MODEL_FILE, RESULT_FILE, read_json, write_json)
+from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.locking import LOCK_FILE
+from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.runs.run.records import CONFIG, RESULT, check_record
+
+__all__ = ["begin", "find_guide", "look", "open_run"]
+
+PICTURES = (
+    *("samples", "reconstructions", "training", "traversal", "posterior"),
+    *("components", "growth", "layers", "gates", "graph"),
+)
+# All but the configuration, by which a folder is known to be a run.
+_FILES = (RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
+    f"{name}.png" for name in PICTURES
+)
+# A run may go on under another value of these; all else must be as it was.
+_FREE = ("epochs", "eval_particles", "source", "compile")
+
+
+def find_guide(name: str) -> str:
+    """The name a guide has in folder and file names."""
+    return name.rpartition(":")[2] if ".py:" in name else name
+
+
+def look(
+    folder: Path,
+    config: dict,
+    resume: bool,
+    overwrite: bool,
+    check: Callable[[], None],
+) -> dict | None:
+    """Whether the run may be in this folder; one that is finished gives its result."""
+    is_run = (folder / CONFIG_FILE).is_file()
+    if folder.exists() and not is_run:
+        if not folder.is_dir() or {p.name for p in folder.iterdir()} - {LOCK_FILE}:
+            raise UserError(
+                f"{folder} exists and is not a run (it has no {CONFIG_FILE}); "
+                "choose another --out"
+            )
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if resume:
+        return _look_at_the_past(folder, config, is_run, check)
+    if is_run and not overwrite:
+        state = "a finished" if (folder / RESULT_FILE).exists() else "an unfinished"
+        raise UserError(
+            f"{folder} holds {state} run; --resume continues it, --overwrite starts anew"
+        )
+    return None
+
+
+def begin(folder: Path, config: dict, resume: bool) -> None:
+    """Remove what is not to be there any more, and say what the run is."""
+    for name in (RESULT_FILE,) if resume else _FILES:
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("*.tmp"):  # what a process was writing when it was killed
+        path.unlink()
+    write_json(folder / CONFIG_FILE, config)
+
+
+def _look_at_the_past(
+    folder: Path, config: dict, is_run: bool, check: Callable[[], None]
+) -> dict | None:
+    """The same for a run that is to go on."""
+    if not is_run:
+        raise UserError(
+            f"nothing to resume: there is no run in {folder}; leave out --resume"
+        )
+    old = _read_config(folder)
+    # A class of the user's own may have moved with its file; weights must fit it anyway.
+    differing = _difference(
+        *(c | {"guide": find_guide(c["guide"])} for c in (old, config))
+    )
+    if differing:
+        key, before, now = differing
+        raise UserError(
+            f"the run in {folder} has {key} = {before!r}, not {now!r}; resume with the "
+            "options it was started with, or choose another --out"
+        )
+    result = folder / RESULT_FILE
+    same = all(config[k] == old[k] for k in ("training", "eval_particles"))
+    if result.exists() and same:
+        what = "result of a run"
+        return check_record(read_json(result), RESULT, result, what, ["log_likelihood"])
+    check()
+    return None
+
+
+def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first place where two configurations differ, but for what is free."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted({*old, *new} - set(_FREE)):
+            path = f"{key}.{name}" if key else name
+            found = _difference(old.get(name), new.get(name), path)
+            if found:
+                return found
+        return None
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        old, new = list(old), list(new)
+    return None if old == new else (key, old, new)
+
+
+def open_run(folder: Path) -> dict:
+    """The configuration of a run that is there to be read."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise DataFileError(f"{folder} is not a run: expected {folder / CONFIG_FILE}")
+    if not (folder / MODEL_FILE).is_file():
+        raise DataFileError(
+            f"the run in {folder} has no {MODEL_FILE} yet; --resume finishes it"
+        )
+    return _read_config(folder)
+
+
+def _read_config(folder: Path) -> dict:
+    path, what = folder / CONFIG_FILE, "configuration of a run"
+    config = check_record(read_json(path), CONFIG, path, what, CONFIG)
+    # Options that there were not yet when it was written are as they come.
+    return config | {"training": asdict(TrainOptions()) | config["training"]}

@@ -1,0 +1,341 @@
+"""The loop of a training: epochs of steps, validation, and a checkpoint now and then.
+
+What an epoch does depends on nothing but the options, the weights and one random
+state: the order of the data and their binarisation are functions of (seed, epoch),
+the rate and the annealing of the step's number. A checkpoint therefore continues bit
+for bit on the CPU, from the middle of an epoch too.
+"""
+
+import json
+import math
+import threading
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae_zoo.training.checkpoint import (CHECKPOINT_FILE, METRICS_FILE, save_checkpoint, write_atomically)
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.errors import DataFileError, DivergedError
+from pyro_vae_zoo.evaluation.evaluate import evaluate, weighted_bound
+from pyro_vae_zoo.training.history import History, validated_by
+from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.phases import PhasePlan
+from pyro_vae_zoo.training.resuming import check_resumable, go_to, state_of
+from pyro_vae_zoo.training.steps import Steps, what_failed
+from pyro_vae_zoo.pair.vae import VAE, Phase
+
+__all__ = ["Loop", "epoch_order"]
+
+STEPS_WORTH_COMPILING = 5000  # README has what compiling costs, and what it saves
+_SECONDS_BETWEEN_CHECKPOINTS = 10.0
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch visits `n` data, a function of its arguments.
+
+    >>> sorted(epoch_order(3, seed=0, epoch=7).tolist())
+    [0, 1, 2]
+    """
+    # A large odd multiplier keeps neighbouring seeds and epochs apart.
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(n, generator=generator)
+
+
+class Loop:
+    """One training: its position, what it has seen, and how to save both."""
+
+    def __init__(
+        self, vae: VAE, data: Dataset, options: TrainOptions, folder: Path | None
+    ) -> None:
+        self.vae = vae
+        self.data = data
+        self.options = options
+        self.folder = folder
+        self.fingerprint = None if folder is None else data.fingerprint()
+        self.ranks = Ranks()
+        self.history = History()
+        self.best: dict[str, Tensor] | None = None
+        self.epoch = self.step = 0  # position; `step` counts within the epoch
+        self.elbo_sum = self.seconds = 0.0  # of the part of the epoch that is done
+        self.plan = PhasePlan(options.epochs, vae.phases)
+        self.steps_per_epoch = -(-len(data.train) // options.batch_size)
+        self.saved_at = time.monotonic()
+        self.compiled: dict[int, bool] = {}  # what was decided, by number of phase
+        self.losses = [options.losses(phase.loss) for phase in vae.phases]
+
+    # ------------------------------------------------------------------ the loop
+
+    def train(self, interrupted: threading.Event, progress: bool) -> None:
+        """Go on from here to the end, or until interrupted."""
+        total = self.options.epochs * self.steps_per_epoch
+        done = self.epoch * self.steps_per_epoch + self.step
+        bar_format = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        with tqdm(
+            total=total,
+            initial=done,
+            disable=not (progress and self.ranks.is_first),
+            ncols=80,
+            bar_format=bar_format,
+        ) as bar:
+            while self.epoch < self.options.epochs and not self.history.stopped_early:
+                self._train_epoch(bar, interrupted)
+                self._end_epoch(bar)
+                self._stop_if(interrupted)
+        self._save(force=True)
+        if self.options.keep == "best" and self.best is not None:
+            self.vae.load_state_dict(self.best)
+            self.history.weights = "best"
+        self.vae.eval()
+
+    def _train_epoch(self, bar: tqdm, interrupted: threading.Event) -> None:
+        start = time.perf_counter() - self.seconds
+        options = self.options
+        self.images = self.data.epoch(options.seed, self.epoch)
+        self.order = epoch_order(len(self.images), options.seed, self.epoch)
+        self.order = self.order.to(self.images.device)
+        if self.phase.each_epoch is not None:
+            self.phase.each_epoch(self.vae, self.plan.part(self.epoch))
+            self.ranks.same(self.vae)  # whatever was drawn
+        self.vae.train()
+        self._compile_steps(bar)
+        self.steps.set_rate(options.rate(self.epoch))
+        name = self.phase.name + " " if len(self.vae.phases) > 1 else ""
+        bar.set_description(f"{name}epoch {self.epoch + 1}/{options.epochs}")
+        while self.step < self.steps_per_epoch:
+            x = self._batch(self.step)
+            elbo = self._step(x)
+            self.step += 1
+            if elbo is not None:
+                self.elbo_sum += elbo
+            self.seconds = time.perf_counter() - start
+            bar.update()
+            if self.step % 10 == 0 and elbo is not None:
+                size = len(self._whole_batch(self.step - 1))
+                name = self._bound_name
+                bar.set_postfix_str(f"{name} {elbo / size:.2f}", refresh=False)
+            self._stop_if(interrupted)
+        self._wait_for_device()
+        self.seconds = time.perf_counter() - start
+
+    def _batch(self, step: int) -> Tensor:
+        """This process's data of a step, counted from 0 within the epoch."""
+        index = self.ranks.share(self._whole_batch(step))
+        return self.images[index].to(self.vae.dtype)
+
+    def _whole_batch(self, step: int) -> Tensor:
+        size = self.options.batch_size
+        return self.order[step * size : (step + 1) * size]
+
+    def _stop_if(self, interrupted: threading.Event) -> None:
+        if self.ranks.any(interrupted.is_set()):  # all of them, after the same step
+            self._save(force=True)
+            raise KeyboardInterrupt
+
+    def _step(self, x: Tensor) -> float | None:
+        """Take a step; its bound, or None where the device is not waited for."""
+        if len(x) < self.steps.full_batch:
+            self._wait_for_device()
+        epoch = self.epoch + self.step / self.steps_per_epoch
+        step = self.epoch * self.steps_per_epoch + self.step
+        weights = {
+            "kl_weight": self.options.kl_weight(epoch),
+            "joint_weight": self.options.joint_weight(step),
+        }
+        elbo = self.steps.take(x, weights, self.elbo_sum, self.step)
+        if elbo is not None and math.isnan(elbo):
+            raise DivergedError(self._diagnosis(x))
+        return elbo
+
+    def _compile_steps(self, bar: tqdm) -> None:
+        """Compile the phase's steps, where that was decided before or is worth it."""
+        number, name = self.phase_number, self.phase.name
+        if self.steps.compiled or self.compiled.get(number) is False:
+            return
+        must = number in self.compiled or self.options.compile is True
+        if must or self._worth_compiling():
+            bar.set_description("compiling")
+            done = self.steps.compile(self._batch(0), self.history.products, must)
+            bar.unpause()  # what is left is estimated from steps alone
+            if not done:  # as it will be in the phases to come, and is said once
+                later = range(number, len(self.vae.phases))
+                self.compiled |= dict.fromkeys(later, False)
+        else:
+            done = False
+        self.compiled[number] = done
+        if done and name not in self.history.compiled:
+            self.history.compiled.append(name)
+
+    def _worth_compiling(self) -> bool:
+        steps = self.plan.length(self.phase_number) * self.steps_per_epoch
+        possible = self.steps.objective is not None
+        many = steps >= STEPS_WORTH_COMPILING
+        return self.options.compile == "auto" and many and possible
+
+    def _wait_for_device(self) -> None:
+        """Learn what came of the steps that nobody has waited for."""
+        if not self.steps.waiting:
+            return
+        self.elbo_sum, taken = self.steps.wait()
+        if taken < self.step:
+            self.step = taken
+            raise DivergedError(self._diagnosis(self._batch(taken), same_draws=False))
+
+    def _diagnosis(self, x: Tensor, same_draws: bool = True) -> str:
+        step = min(self.step + 1, self.steps_per_epoch)
+        kept = "" if self.folder is None else "; the last good checkpoint is kept"
+        return (
+            f"the loss is not finite at epoch {self.epoch + 1}, step {step}: "
+            f"{what_failed(self.vae, x, self.options.num_particles, same_draws)}{kept}; "
+            "try a smaller lr or --clip-norm"
+        )
+
+    def _end_epoch(self, bar: tqdm) -> None:
+        start = time.perf_counter()
+        options = self.options
+        self.ranks.same(self.vae)  # statistics of batch normalisation are each its own
+        if not _all_finite(self.vae):
+            raise DivergedError(self._diagnosis(self.data.valid[:1]))
+        valid = evaluate(
+            self.vae, self.data.valid, num_particles=1, seed=options.seed, compile=False
+        )
+        if not math.isfinite(valid.elbo):
+            raise DivergedError(self._diagnosis(self.data.valid))
+        trained = self.elbo_sum / len(self.data.train)
+        bounds = self._bounds(trained) if self._bound_name == "bound" else {}
+        self.seconds += time.perf_counter() - start
+        record = {
+            "epoch": self.epoch + 1,
+            "phase": self.phase.name,
+            "train_elbo": None if bounds else trained,
+            "valid_elbo": valid.elbo,
+            **bounds,
+            "kl": valid.kl,
+            "reconstruction": valid.reconstruction,
+            "initial_log_density": valid.initial_log_density,
+            "final_log_density": valid.final_log_density,
+            "log_det": valid.log_det,
+            "lr": options.rate(self.epoch),
+            "kl_weight": options.kl_weight(self.epoch + 1),
+            "seconds": round(self.seconds, 4),
+        }
+        if self.vae.monitor is not None:
+            record = self.vae.monitor(self.vae) | record
+        self.history.epochs.append(record)
+        valid_name = validated_by(record)
+        bar.set_postfix_str(
+            f"{self._bound_name} {trained:.2f} valid {record[valid_name]:.2f}"
+        )
+        self.epoch, self.step = self.epoch + 1, 0
+        self.elbo_sum = self.seconds = 0.0
+        self._keep_best(record)
+        self._append_metrics(record)
+        new_phase = self.plan.begins(self.epoch)
+        if new_phase:
+            self.begin_phase()
+        self._save(force=new_phase)
+
+    @property
+    def _bound_name(self) -> str:
+        """What the steps' sums are of: the ELBO, or another bound."""
+        loss = self.losses[self.phase_number][0]
+        return "bound" if getattr(loss, "bound", "elbo") == "iwae" else "elbo"
+
+    def _bounds(self, trained: float) -> dict[str, float]:
+        """The importance-weighted bound on both parts of the data."""
+        draws, seed = self.losses[self.phase_number][0].num_particles, self.options.seed
+        valid = weighted_bound(self.vae, self.data.valid, draws, seed=seed)
+        return {"train_bound": trained, "valid_bound": valid}
+
+    def _keep_best(self, record: dict) -> None:
+        """Best epoch and patience, which are about the last phase alone."""
+        history = self.history
+        if self.epoch <= self.plan.last_start:
+            return
+        name, best = validated_by(record), -math.inf
+        if history.best_epoch:  # of 0.1.0 it may lack this
+            best = history.epochs[history.best_epoch - 1].get(name, best)
+        if not history.best_epoch or record[name] > best:
+            history.best_epoch = self.epoch
+            state = self.vae.state_dict()
+            self.best = {name: t.detach().clone() for name, t in state.items()}
+        patience = self.options.patience
+        waited = self.epoch - max(history.best_epoch, self.options.kl_warmup)
+        history.stopped_early = patience is not None and waited >= patience
+
+    # ---------------------------------------------------------------- the phases
+
+    @property
+    def phase_number(self) -> int:
+        """Which phase the present epoch belongs to."""
+        return self.plan.number(self.epoch)
+
+    @property
+    def phase(self) -> Phase:
+        """That phase."""
+        return self.vae.phases[self.phase_number]
+
+    def begin_phase(self) -> None:
+        """Make ready for the phase that begins here."""
+        if self.phase.start is not None:
+            self.phase.start(self.vae)
+        self.ranks.same(self.vae)
+        self.enter_phase()
+
+    def enter_phase(self) -> None:
+        """Make the steps of the phase that the present epoch belongs to."""
+        full = torch.arange(min(self.options.batch_size, len(self.data.train)))
+        share = len(self.ranks.share(full))
+        losses = self.losses[self.phase_number]
+        self.steps = Steps(
+            self.vae, self.phase, losses, self.options, self.ranks, share
+        )
+
+    # ------------------------------------------------------------------ the files
+
+    def _append_metrics(self, record: dict) -> None:
+        if self.folder is None or not self.ranks.is_first:
+            return
+        path, mode = self.folder / METRICS_FILE, "a"
+        if len(self.history.epochs) == 1:
+            mode = "w"
+        try:
+            with open(path, mode) as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise DataFileError(
+                f"cannot write {path} ({error.strerror}): is the disk full or the folder "
+                "gone? --resume goes on from the last checkpoint"
+            ) from error
+
+    def _save(self, force: bool) -> None:
+        due = time.monotonic() - self.saved_at > _SECONDS_BETWEEN_CHECKPOINTS
+        if self.folder is None or not (force or self.ranks.from_first(lambda: due)):
+            return
+        self._wait_for_device()
+        if not _all_finite(self.vae):
+            return  # the next step stops; the checkpoint before is the good one
+        state = state_of(self)
+        path = self.folder / CHECKPOINT_FILE
+        self.ranks.from_first(lambda: save_checkpoint(path, state))
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Go to where the checkpoint in the folder was written."""
+        path = self.folder / CHECKPOINT_FILE
+        state = self.ranks.from_first(
+            lambda: check_resumable(
+                path, self.options, self.vae.phases, self.fingerprint
+            )
+        )
+        go_to(self, state, path)
+        if self.ranks.is_first:
+            lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
+            write_atomically(self.folder / METRICS_FILE, lines.encode())
+
+
+def _all_finite(vae: VAE) -> bool:
+    return all(p.isfinite().all() for p in vae.parameters())

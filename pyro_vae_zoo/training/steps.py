@@ -1,0 +1,214 @@
+"""The steps of one phase of training: what they minimise, by what, and computed how."""
+
+import math
+import warnings
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyro_vae_zoo._process import random_states, set_random_states
+from pyro_vae_zoo.inference.terms import bound_terms
+from pyro_vae_zoo.inference.compiled import CompiledELBO
+from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.inference.elbo import ObjectiveELBO
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.inference.tracing import Inductor
+from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
+from pyro_vae_zoo.training.cuda_graphs import DeviceSteps, waits_for_nothing
+from pyro_vae_zoo.pair.vae import VAE, Phase
+
+__all__ = ["Steps", "what_failed"]
+
+
+class Steps:
+    """Steps of stochastic variational inference, one after another.
+
+    Args:
+        vae: the pair, trained in place.
+        phase: whose modules are moved.
+        losses: what is minimised, and what to compile in its place, or None.
+        options: of the training.
+        ranks: the processes that share each batch.
+        full_batch: the size of this one's share of all batches but the last of an epoch:
+            of those that are compiled.
+
+    Attributes:
+        objective: what there is to compile, or None.
+        optimizer: moves the phase's parameters.
+        waiting: whether there are steps that the device may not have made yet.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        phase: Phase,
+        losses: tuple[ELBO, ObjectiveELBO | None],
+        options: TrainOptions,
+        ranks: Ranks,
+        full_batch: int,
+    ) -> None:
+        self.vae = vae
+        self.ranks = ranks
+        self.options = options
+        self.full_batch = full_batch
+        self.loss, self.objective = losses
+        self.annealed = not isinstance(phase.loss, ELBO)  # one given is used as it is
+        modules = phase.modules or (vae,)
+        unique = {p: None for module in modules for p in module.parameters()}
+        self.parameters = list(unique)
+        self.optimizer = OPTIMIZERS[options.optimizer](self.parameters, options.lr)
+        self.waiting = False
+        self._compiled: CompiledELBO | None = None
+        self._ahead: DeviceSteps | None = None  # where the host waits for none
+
+    @property
+    def compiled(self) -> bool:
+        """Whether full batches are computed by a compiled graph."""
+        return self._compiled is not None
+
+    def compile(self, x: Tensor, products: dict[str, str], must: bool) -> bool:
+        """Compile for batches like x; whether that was possible.
+
+        Args:
+            x: a full batch.
+            products: see `Inductor`.
+            must: whether it is an error where it is not possible, and no warning.
+
+        Raises:
+            UserError: where it must be and cannot.
+        """
+        compiled = CompiledELBO(self.objective, compiler=Inductor(products))
+        try:
+            compiled.prepare(self.vae.model, self.vae.guide, x)
+        except UserError as error:
+            if must:
+                raise
+            warnings.warn(f"trained without compiling: {error}", stacklevel=6)
+            return False
+        self._compiled = compiled
+        if waits_for_nothing(x.device, self.optimizer) and not self.ranks.several:
+            limit = self._max_norm(len(x))
+            self._ahead = DeviceSteps(self.vae, compiled, self.optimizer, x, limit)
+        return True
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate."""
+        if self._ahead is not None:
+            self._ahead.set_rate(rate)
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def take(
+        self, x: Tensor, weights: dict[str, float], elbo_sum: float, step: int
+    ) -> float | None:
+        """Take one step.
+
+        Args:
+            x: this process's share of a batch, maybe empty; where it is not the first of
+                its epoch, `wait` was called unless it is a full one.
+            weights: what the loss's `kl_weight` and `joint_weight` are now.
+            elbo_sum: the sum of the bounds of the epoch so far.
+            step: the number of its steps so far.
+
+        Returns:
+            The plain bound summed over the whole batch, in nats. None where it is not
+            waited for. NaN where it or the loss is not finite: then no parameter has
+            changed.
+        """
+        weights = {k: w for k, w in weights.items() if hasattr(self.loss, k)}
+        weights = weights if self.annealed else {}
+        full = len(x) == self.full_batch
+        if self._ahead is None or not full:
+            for name, weight in weights.items():
+                setattr(self.loss, name, weight)
+            loss = self._compiled if self.compiled and full else self.loss
+            return self._take(loss, x)
+        if not self.waiting:
+            self._ahead.begin(elbo_sum, step)
+            self.waiting = True
+        self._ahead.anneal(weights)
+        self._ahead.take(x)
+        return None
+
+    def wait(self) -> tuple[float, int]:
+        """Wait for the device: the epoch's sum of bounds, and number of good steps."""
+        self.waiting = False
+        return self._ahead.end()
+
+    def load(self, state: dict) -> None:
+        """Load an optimiser's averages; its settings are those of this run.
+
+        Raises:
+            ValueError and others: for a state of another optimiser or of none.
+        """
+        own = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(state)
+        for parameter, of_it in self.optimizer.state.items():
+            shapes = {name: tuple(value.shape) for name, value in of_it.items()}
+            average = "exp_inf" if self.options.optimizer == "adamax" else "exp_avg_sq"
+            shape = tuple(parameter.shape)
+            expected = {"step": (), "exp_avg": shape, average: shape}
+            if shapes != expected:
+                raise ValueError(f"expected a state of {expected}, got {shapes}")
+        for group, values in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(values)
+
+    def _take(self, loss: ELBO, x: Tensor) -> float:
+        before = random_states(x.device)
+        self.vae.zero_grad()  # of modules that this phase does not move, too
+        value, elbo = _loss_and_elbo(loss, self.vae, x) if len(x) else (x.sum(), 0.0)
+        total, elbo, size = self.ranks.total(value.item(), elbo, len(x))
+        if not (math.isfinite(elbo) and math.isfinite(total)):
+            set_random_states(before, x.device)
+            return math.nan
+        if len(x):
+            value.backward()
+        self.ranks.add_gradients(self.parameters)
+        if self.options.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self._max_norm(size))
+        self.optimizer.step()
+        return elbo
+
+    def _max_norm(self, size: float) -> float | None:
+        # The loss is a sum over the batch, the option is about its mean.
+        limit = self.options.clip_norm
+        return None if limit is None else limit * size
+
+
+def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:
+    """The objective and the plain bound of a batch, both sums over its data."""
+    if isinstance(loss, ObjectiveELBO):
+        objective, elbo = loss.loss_and_elbo(vae.model, vae.guide, x)
+        return objective, elbo.item()
+    objective = loss.differentiable_loss(vae.model, vae.guide, x)
+    return objective, -objective.item()
+
+
+@torch.no_grad()
+def what_failed(vae: VAE, x: Tensor, num_particles: int, same_draws: bool) -> str:
+    """The parameter or the term of the bound that is not finite.
+
+    Args:
+        vae: the pair.
+        x: data.
+        num_particles: draws for each datum.
+        same_draws: whether they are those that were not finite.
+    """
+    for name, p in vae.named_parameters():
+        if not p.isfinite().all():
+            return f"parameter {name} (a gradient overflowed in the step before)"
+    terms = bound_terms(vae.model, vae.guide, x, num_particles)
+    named = {"log p(x|z)": terms.log_likelihood}
+    named |= {f"log p({site})": value for site, value in terms.log_prior.items()}
+    named |= {f"log q({site}|x)": value for site, value in terms.log_guide.items()}
+    bad = [name for name, value in named.items() if not value.isfinite().all()]
+    if bad:
+        return f"term {', '.join(bad)}"
+    if same_draws:
+        return "a sum over the batch overflowed"
+    return "a sum over the batch overflowed, or a term of draws that are gone"
