@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
-    r'^__version__ = "(.+)"$', (ROOT / "pyro_vae_zoo/__init__.py").read_text(), re.M
+    r'^__version__ = "(.+)"$', (ROOT / "pyro_vae_zoo/_version.py").read_text(), re.M
 ).group(1)
 
 setup(

@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py [--out results/benchmark_inference.json]
 
-The guides of `examples/reproduce.py --table recursive_mixture`, untrained, side by side
+The guides of `studies/reproduce.py --table recursive_mixture`, untrained, side by side
 in one process and in alternation, at evaluation: no gradient is asked for, though
 `semi_amortized` needs those of its own steps. Ratios are to `mean_field`.
 """

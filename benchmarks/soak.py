@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training.checkpoint import write_json
-from pyro_vae_zoo.runs.run.run import hardware
+from pyro_vae_zoo.files import write_json
+from pyro_vae_zoo.runtime import hardware
 
 LIMIT = 0.05
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -47,8 +47,8 @@ from timing import images, in_turn, make, parser, ratio, summary, write
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.compiled import CompiledELBO
-from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
 from pyro_vae_zoo.training.cuda_graphs import DeviceSteps
+from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
 
 NETWORKS = {
     "mean_field": ("mean_field", {}),

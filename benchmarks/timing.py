@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training.checkpoint import write_json
-from pyro_vae_zoo.runs.run.run import hardware
+from pyro_vae_zoo.files import write_json
+from pyro_vae_zoo.runtime import hardware
 
 
 def make(guide, device="cpu", **options):

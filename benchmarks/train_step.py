@@ -16,7 +16,7 @@ from timing import images, in_turn, main, make, ratio, step, summary
 
 import pyro_vae_zoo as zoo
 
-# The rows of `examples/reproduce.py --table self_reflective`.
+# The rows of `studies/reproduce.py --table self_reflective`.
 ONE_LAYER = {"latent_dim": 100, "hidden_dims": (1000, 1000), "activation": "elu"}
 
 

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.plots import save_figure
 from pyro_vae_zoo.evaluation.grid import posterior_densities
+from pyro_vae_zoo.plots import save_figure
 from pyro_vae_zoo.plots.posterior import (
     draw_legend,
     exact_key,

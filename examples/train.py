@@ -2,7 +2,7 @@
 
 import sys
 
-from pyro_vae_zoo.cli.main.main import main
+from pyro_vae_zoo.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -2,6 +2,6 @@
 
 import sys
 
-from pyro_vae_zoo.cli.main.main import main
+from pyro_vae_zoo.cli.main import main
 
 sys.exit(main())

@@ -11,17 +11,31 @@ is all that knows of `torch.distributed`; in a single process each function is t
 """
 
 import os
+import platform
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
+import pyro
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pyro_vae_zoo._version import __version__
 from pyro_vae_zoo.errors import LostRankError, UserError
 
-__all__ = ["Ranks", "joined"]
+__all__ = [
+    "Ranks",
+    "interrupt_flag",
+    "joined",
+    "pick_device",
+    "random_states",
+    "set_random_states",
+    "threads_kept",
+]
 
 T = TypeVar("T")
 _SEED_STEP = 0x9E3779B97F4A7C15  # odd and large: keeps the seeds of ranks apart
@@ -175,3 +189,100 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         Ranks().total(0.0)
     finally:
         dist.destroy_process_group()
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """`auto`, `cpu`, `cuda` or one of several such as `cuda:1` as a device.
+
+    Raises:
+        UserError: for a device of another kind, and for one that is not there.
+
+    >>> pick_device("cpu"), pick_device(torch.device("cpu", 0))
+    (device(type='cpu'), device(type='cpu'))
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {str(name)!r}; known: auto, cpu, cuda, cuda:N")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    there = torch.cuda.device_count()
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"device {str(name)!r} was asked for, but this machine offers no CUDA"
+        )
+    if device.index is not None and device.index >= there:
+        raise UserError(
+            f"device {str(name)!r} was asked for, but this machine has {there}, from cuda:0"
+        )
+    return device
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return states + (
+        [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    )
+
+
+def set_random_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """The number of threads, which a checkpoint may set, as it was before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[threading.Event]:
+    """Ctrl-C or SIGTERM sets a flag, so that no step is cut in two; a second one acts."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag  # only the main thread may handle signals
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(number, previous[number])
+        flag.set()
+
+    previous = {number: signal.signal(number, handle) for number in _STOPPING}
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def hardware(device: torch.device) -> dict:
+    """What a number was computed with."""
+    name = platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": f"{device.type} ({name})",
+        "num_threads": torch.get_num_threads(),
+        "num_processes": Ranks().size,
+        "versions": {
+            "pyro_vae_zoo": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+            "numpy": np.__version__,
+        },
+    }

@@ -15,8 +15,8 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
-from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.pair.sites import check_whole_plates, data_sites, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training import loop
-from pyro_vae_zoo.nn.likelihoods import MIN_SCALE, GaussianLikelihood
 from pyro_vae_zoo.models.standard import AmortizedGuide, FullRankGaussian
+from pyro_vae_zoo.nn.likelihoods import MIN_SCALE, GaussianLikelihood
+from pyro_vae_zoo.training import loop
 
 
 def small(name: str, event_shape=(2, 3), **options) -> zoo.VAE:

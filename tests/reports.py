@@ -59,7 +59,7 @@ def row_result(row, seed=0, log_likelihood=-90.0, elbo=-92.0, **changes):
 
 
 def write(folder, *results):
-    """Files as `examples/reproduce.py` writes them."""
+    """Files as `studies/reproduce.py` writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     for r in results:
         (folder / f"{r['row']}-s{r['seed']}.json").write_text(json.dumps(r))

@@ -12,8 +12,8 @@ from torch.distributions import kl_divergence
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.terms import bound_terms
-from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
+from pyro_vae_zoo.training.options import TrainOptions
 
 GAUSSIAN = (
     "mean_field",

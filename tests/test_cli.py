@@ -14,7 +14,7 @@ import torch
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
-from pyro_vae_zoo.cli.main.arguments import guide_specs
+from pyro_vae_zoo.cli.arguments import guide_specs
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parent.parent

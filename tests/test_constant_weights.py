@@ -10,8 +10,8 @@ from pairs import perturb, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.models.mixture import ConstantWeights, MixtureGuide
 from pyro_vae_zoo.models.recursive_mixture import (
     Criterion,

@@ -11,8 +11,8 @@ from torch.autograd.functional import jacobian
 from torch.distributions import constraints
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo.distributions import RankOnePrecision
 from pyro_vae_zoo.models import density
-from pyro_vae_zoo.models.density import RankOnePrecision
 from pyro_vae_zoo.testing import check_vae
 
 

@@ -10,9 +10,10 @@ from pairs import linear_gaussian, small
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
-from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions, diagnose, subset
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.evaluation.findings import describe, findings
+from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions, diagnose, subset
+from pyro_vae_zoo.evaluation.findings import findings
+from pyro_vae_zoo.report.summary import describe
 
 FAST = DiagnoseOptions(
     num_particles=200, chains=4, temps=10, leapfrog=2, simulated=4, steps=20

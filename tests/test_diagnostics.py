@@ -154,7 +154,9 @@ def test_the_last_is_the_covariance_of_the_guides_draws(
     name, num_flows, steps, chunk_rows, monkeypatch
 ):
     if chunk_rows:
-        monkeypatch.setattr("pyro_vae_zoo.evaluation.chunks.chunk_rows_for", lambda *a: chunk_rows)
+        monkeypatch.setattr(
+            "pyro_vae_zoo.evaluation.chunks.chunk_rows_for", lambda *a: chunk_rows
+        )
     flows = {} if num_flows is None else {"num_flows": num_flows}
     vae = small(name, latent_dim=3, **flows)
     perturb(vae.guide)

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo import runtime as distributed
-from pyro_vae_zoo.training.checkpoint import load_checkpoint
-from pyro_vae_zoo.runtime import Ranks, joined
+from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.errors import LostRankError
+from pyro_vae_zoo.runtime import Ranks, joined
+from pyro_vae_zoo.training.checkpoint import load_checkpoint
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent

@@ -13,7 +13,7 @@ import torch
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.data import download as _files
-from pyro_vae_zoo._process import pick_device
+from pyro_vae_zoo.runtime import pick_device
 
 ROOT = pathlib.Path(zoo.__file__).parent.parent
 # What a container has whose user id is of its own: no entry in the list of accounts.

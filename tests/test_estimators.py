@@ -22,9 +22,9 @@ from torch.distributions.kl import kl_divergence
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.terms import bound_terms
-from pyro_vae_zoo.nn.likelihoods import GaussianLikelihood
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.models.standard import AmortizedGuide, DiagonalGaussian
+from pyro_vae_zoo.nn.likelihoods import GaussianLikelihood
 
 # ----------------------------------------------------------- importance sampling
 

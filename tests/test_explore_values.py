@@ -10,9 +10,9 @@ from browser import CHROMIUM, Browser
 from pairs import perturb, small
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo.data.scales import UNIT
 from pyro_vae_zoo.explorer import decoder as portable
 from pyro_vae_zoo.explorer.page import page_contents, page_of
-from pyro_vae_zoo.data.scales import UNIT
 
 in_browser = pytest.mark.skipif(
     CHROMIUM is None, reason="needs a browser: apt-get install chromium"

@@ -11,8 +11,8 @@ import pytest
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
+from pyro_vae_zoo.files import written
 from pyro_vae_zoo.training import loop
-from pyro_vae_zoo.data.download import written
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parent.parent

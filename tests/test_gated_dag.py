@@ -14,8 +14,8 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.terms import bound_terms
-from pyro_vae_zoo.models.gates import STRUCTURES, Gates, SparseELBO, structure_phases
 from pyro_vae_zoo.models.gated_dag import TopDown
+from pyro_vae_zoo.models.gates import STRUCTURES, Gates, SparseELBO, structure_phases
 from pyro_vae_zoo.models.ladder import weigh
 from pyro_vae_zoo.models.standard import AmortizedGuide, positive
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_no_table_figure_or_block_of_the_repository_is_stale():
-    """Where this fails: `python examples/report.py`, and commit what it wrote."""
+    """Where this fails: `python -m studies.report`, and commit what it wrote."""
     assert stale(ROOT / "results", ROOT / "README.md") == []
 
 
@@ -139,7 +139,7 @@ def test_a_mistake_leaves_everything_as_it_was(copy):
 
 
 def test_the_rows_have_the_order_of_the_recipes():
-    """`tables.json` lists what `examples/reproduce.py` has, in its order."""
+    """`tables.json` lists what `studies/reproduce.py` has, in its order."""
     sys.path.insert(0, str(ROOT / "examples"))
     try:
         from reproduce import TABLES

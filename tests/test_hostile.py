@@ -26,10 +26,10 @@ from safetensors.torch import save as to_safetensors
 from scipy.io import savemat
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.cli import main as cli
-from pyro_vae_zoo.training.checkpoint import load_checkpoint
+from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.data.formats import read_mat, read_npy, unpack_gzip
+from pyro_vae_zoo.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 IN_CI = 60  # cases of each of five kinds of file: 300

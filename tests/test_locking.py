@@ -11,7 +11,7 @@ import pytest
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
-from pyro_vae_zoo.locking import LOCK_FILE, locked
+from pyro_vae_zoo.files import LOCK_FILE, locked
 
 ROOT = Path(__file__).parent.parent
 HOLD = """

@@ -10,10 +10,9 @@ from pairs import perturb, small
 from pyro import poutine
 
 from pyro_vae_zoo import plots
+from pyro_vae_zoo.distributions import DiscretizedLogistic, Mixture, RankOnePrecision
 from pyro_vae_zoo.explorer import decoder as portable
-from pyro_vae_zoo.nn.likelihoods import (LIKELIHOODS, DiscretizedLogistic, make_likelihood)
-from pyro_vae_zoo.distributions import Mixture
-from pyro_vae_zoo.models.density import RankOnePrecision
+from pyro_vae_zoo.nn.likelihoods import LIKELIHOODS, make_likelihood
 
 LEVELS = torch.arange(256).double() / 255
 GREY = "discretized_logistic"

@@ -12,8 +12,8 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.models.mixture import COMPONENTS
 from pyro_vae_zoo.models.recursive_mixture import mixture_of
 

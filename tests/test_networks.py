@@ -7,8 +7,15 @@ import pytest
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.nn.likelihoods import (MIN_SCALE, BernoulliLogits, DiscretizedLogistic, make_likelihood)
-from pyro_vae_zoo.nn.networks import (ACTIVATIONS, NETWORKS, Block, make_decoder, make_encoder)
+from pyro_vae_zoo.distributions import BernoulliLogits, DiscretizedLogistic
+from pyro_vae_zoo.nn.likelihoods import MIN_SCALE, make_likelihood
+from pyro_vae_zoo.nn.networks import (
+    ACTIVATIONS,
+    NETWORKS,
+    Block,
+    make_decoder,
+    make_encoder,
+)
 
 SHAPES = [(8, 8), (28, 28), (28, 20), (3, 32, 32), (5, 7), (1, 1)]
 

@@ -1,4 +1,4 @@
-"""`examples/planar_steps.py`, which counts the steps of planar flows that only shift."""
+"""`studies/planar_steps.py`, which counts the steps of planar flows that only shift."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import torch
 
 import pyro_vae_zoo as zoo
 
-SCRIPT = Path(__file__).parent.parent / "examples/planar_steps.py"
+SCRIPT = Path(__file__).parent.parent / "studies/planar_steps.py"
 
 
 def save_run(folder, guide="planar"):

@@ -13,11 +13,12 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import plots
-from pyro_vae_zoo.runs import folder as run_folder, run as runs
-from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.grid import mixture_densities, posterior_densities
 from pyro_vae_zoo.plots.style import GUIDE
+from pyro_vae_zoo.runs import folder as run_folder
+from pyro_vae_zoo.runs import run as runs
 
 INACTIVE = -math.inf
 X = torch.tensor([[0.9, -0.2, 0.4, 0.1]]).double()

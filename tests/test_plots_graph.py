@@ -14,10 +14,11 @@ from pairs import small
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import plots
-from pyro_vae_zoo.runs import folder as run_folder, run as runs
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.plots.style import COLOURS
+from pyro_vae_zoo.runs import folder as run_folder
+from pyro_vae_zoo.runs import run as runs
+from pyro_vae_zoo.training.options import TrainOptions
 
 OPTIONS = {
     "num_nodes": 3,

@@ -18,16 +18,22 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.report import summary as _summary
 from pyro_vae_zoo.cli import main as cli
-from pyro_vae_zoo import pretrained
-from studies import publish as publishing
-from pyro_vae_zoo.cli.main.parser import make_parser
+from pyro_vae_zoo.cli.parser import make_parser
 from pyro_vae_zoo.models.gates import Gates
+from pyro_vae_zoo.report import summary as _summary
+from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.training.options import TrainOptions
-from pyro_vae_zoo.pretrained import NEEDED, against_published
-from studies.publish import (MOST_BYTES, MOST_BYTES_TOGETHER, command_of, publish, rounded)
-from pyro_vae_zoo.runs.run.run import make_run
+from pyro_vae_zoo.weights import pretrained
+from pyro_vae_zoo.weights.pretrained import NEEDED, against_published
+from studies import publish as publishing
+from studies.publish import (
+    MOST_BYTES,
+    MOST_BYTES_TOGETHER,
+    command_of,
+    publish,
+    rounded,
+)
 
 ROOT = Path(__file__).parent.parent
 REAL_DATA = os.environ.get("PYRO_VAE_ZOO_DATA")

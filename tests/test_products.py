@@ -5,8 +5,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae_zoo.inference import matmul as products
-from pyro_vae_zoo.inference.tracing import Inductor
 from pyro_vae_zoo.inference.matmul import choose_products, onednn_is_there
+from pyro_vae_zoo.inference.tracing import Inductor
 
 pytestmark = pytest.mark.skipif(not onednn_is_there(), reason="PyTorch without oneDNN")
 SHAPES = {  # of left, right; large enough to be worth a look

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pairs import small
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.options import count, plain, real
+from pyro_vae_zoo.training.options import TrainOptions
 
 NUMBERS = (np.int64, np.int8, np.uint16, np.float32, np.array, torch.tensor, float)
 

@@ -7,10 +7,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import pyro_vae_zoo.compiled
 import pytest
 from pairs import graphs_as_traced
-
-import pyro_vae_zoo.compiled
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -98,7 +97,7 @@ def test_a_command_is_understood(command, monkeypatch):
 
 def test_commands_are_found():
     scripts = {c.split()[1] for c in COMMANDS}
-    assert {"examples/train.py", "examples/reproduce.py"} <= scripts
+    assert {"examples/train.py", "studies/reproduce.py"} <= scripts
     assert len(COMMANDS) > 20
 
 
@@ -106,7 +105,7 @@ def test_every_flag_of_readme_exists(monkeypatch):
     told = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGES[0].read_text()))
     known = flags_of(parser_of("python examples/train.py", monkeypatch))
     known |= flags_of(
-        parser_of("python examples/reproduce.py --table flows", monkeypatch)
+        parser_of("python -m studies.reproduce --table flows", monkeypatch)
     )
     known |= {"--repeats"}  # of the benchmarks, whose commands are tested above
     assert len(told) > 20

@@ -16,9 +16,8 @@ from test_mixture import bits, differ, gradients, normal, three_gaussians
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training import loop
-from pyro_vae_zoo.inference.terms import bound_terms, score_latents
 from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.inference.terms import bound_terms, score_latents
 from pyro_vae_zoo.models.mixture import AmortizedWeights, MixtureGuide
 from pyro_vae_zoo.models.recursive_mixture import (
     ComponentELBO,
@@ -30,6 +29,7 @@ from pyro_vae_zoo.models.recursive_mixture import (
     recursive_phases,
 )
 from pyro_vae_zoo.models.standard import DiagonalGaussian
+from pyro_vae_zoo.training import loop
 
 GRID = torch.linspace(-14, 14, 20_001, dtype=torch.double)
 Z = GRID[:, None]

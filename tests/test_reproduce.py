@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 @pytest.fixture(scope="module")
 def examples():
-    """`examples/recipes.py` and `examples/as_published.py`."""
+    """`studies/recipes.py` and `studies/as_published.py`."""
     sys.path.insert(0, str(EXAMPLES))
     try:
         import as_published

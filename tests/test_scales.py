@@ -10,8 +10,8 @@ from pyro import poutine
 from pyro.infer import RenyiELBO
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.inference.terms import bound_terms
 
 OBJECTIVES = {
     "elbo": {},

@@ -26,8 +26,8 @@ from pyro_vae_zoo.models.self_reflective import (
     SelfReflectiveModel,
 )
 from pyro_vae_zoo.nn.partition import Partition
-from pyro_vae_zoo.testing import check_vae
 from pyro_vae_zoo.pair.vae import Shared
+from pyro_vae_zoo.testing import check_vae
 
 HIERARCHIES = ("self_reflective", "self_reflective_iaf", "bottom_up")
 DEPTH = 4

@@ -13,7 +13,8 @@ from pyro.infer import Trace_ELBO
 from test_compiled import EVERY, SLOW, Guide, Model, as_it_is
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training import loop, cuda_graphs as replay, steps
+from pyro_vae_zoo.training import cuda_graphs as replay
+from pyro_vae_zoo.training import loop, steps
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_vae_zoo.training.options import OPTIMIZERS
 

@@ -19,7 +19,7 @@ from pyro.ops.provenance import ProvenanceTensor, get_provenance
 from pyro.poutine.util import site_is_subsample
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.nn.likelihoods import BernoulliLogits
+from pyro_vae_zoo.distributions import BernoulliLogits
 
 EVERY = zoo.list_guides() + zoo.list_density_models()
 LONG_TO_TRACE = ("sylvester_orthogonal", "self_reflective_maf")

@@ -1,4 +1,4 @@
-"""Is a known structure found? `examples/structure.py`, and its data."""
+"""Is a known structure found? `studies/structure.py`, and its data."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 @pytest.fixture(scope="module")
 def example():
-    """`examples/structure.py`: a chain of three nodes, seen through a block each."""
+    """`studies/structure.py`: a chain of three nodes, seen through a block each."""
     folder = str(Path(__file__).parent.parent / "examples")
     sys.path.insert(0, folder)
     try:

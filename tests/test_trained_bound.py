@@ -9,10 +9,10 @@ from pairs import MIXTURES, linear_gaussian, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training import checkpoint
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.evaluate import draw_log_weights, weighted_bound
 from pyro_vae_zoo.plots.training import _best_epoch, plot_training
+from pyro_vae_zoo.training import checkpoint
 from pyro_vae_zoo.training.fit import _check_batch_norm
 
 HOW = {"compile": False, "device": "cpu", "progress": False}

@@ -15,7 +15,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.models.registry import guide_options
+from pyro_vae_zoo.models.create import guide_options
 
 SMALL = {"latent_dim": 3, "hidden_dims": (8,)}
 

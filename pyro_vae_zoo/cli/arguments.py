@@ -10,9 +10,9 @@ from typing import Any
 
 from pyro_vae_zoo.data.datasets import list_datasets
 from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.models.registry import list_density_models, list_guides
 from pyro_vae_zoo.nn.networks import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.training.options import OPTIMIZERS, SCHEDULES, TrainOptions
-from pyro_vae_zoo.models.registry import list_density_models, list_guides
 
 __all__ = [
     "STEPS_BY_DEFAULT",

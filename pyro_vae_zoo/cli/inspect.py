@@ -8,28 +8,29 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pyro_vae_zoo.data.labels import labels_of
-from pyro_vae_zoo._process import pick_device
-from pyro_vae_zoo.report.summary import filled, summary
-from pyro_vae_zoo.evaluation.cautions import cautions_of
-from pyro_vae_zoo.training.checkpoint import RESULT_FILE, finite, read_json, write_json
 from pyro_vae_zoo.data.datasets import Dataset, load_dataset
-from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions, diagnose, subset
-from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.data.labels import labels_of
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.cautions import cautions_of
+from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions, diagnose, subset
 from pyro_vae_zoo.evaluation.evaluate import evaluate
+from pyro_vae_zoo.evaluation.findings import DIAGNOSTICS_FILE, findings
 from pyro_vae_zoo.explorer.page import explore
-from pyro_vae_zoo.evaluation.findings import (DIAGNOSTICS_FILE, PICTURES, describe, draw_diagnosis, findings)
-from pyro_vae_zoo.pretrained import (
+from pyro_vae_zoo.files import RESULT_FILE, finite, read_json, write_json
+from pyro_vae_zoo.models.create import find_guide, resolve_guide
+from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.plots.run import PICTURES, draw_diagnosis
+from pyro_vae_zoo.report.summary import describe, filled, summary
+from pyro_vae_zoo.runs.folder import open_run
+from pyro_vae_zoo.runs.records import RESULT, check_record
+from pyro_vae_zoo.runs.run import result_of
+from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
+from pyro_vae_zoo.saving import load
+from pyro_vae_zoo.weights.pretrained import (
     against_published,
-    load,
     pretrained_info,
     pretrained_name,
 )
-from pyro_vae_zoo.runs.run.records import RESULT, check_record
-from pyro_vae_zoo.runs.run.folder import find_guide, open_run
-from pyro_vae_zoo.runs.run.run import hardware, resolve_guide, result_of
-from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["diagnose_command", "evaluate_command", "explore_command"]
 

@@ -4,11 +4,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo import __version__
-from pyro_vae_zoo.cli.main.arguments import (Formatter, add_compile, add_machine, add_shared, numbers)
+from studies.report.command import _add_report
+
+from pyro_vae_zoo._version import __version__
+from pyro_vae_zoo.cli.arguments import (
+    Formatter,
+    add_compile,
+    add_machine,
+    add_shared,
+    numbers,
+)
 from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions
-from pyro_vae_zoo.pretrained import list_pretrained
 from pyro_vae_zoo.models.registry import list_density_models, list_guides
+from pyro_vae_zoo.weights.pretrained import list_pretrained
 
 __all__ = ["make_parser"]
 
@@ -250,38 +258,3 @@ def _add_compare(commands: Any) -> None:
     )
     add_shared(command)
     command.set_defaults(command="compare")
-
-
-def _add_report(commands: Any) -> None:
-    command = commands.add_parser(
-        "report",
-        help="tables, figures and the README from the files in results/",
-        description="Write what is stale of the files made from --results: table.md, "
-        "table.csv and table.png where rows of a paper's table are, comparison.md and "
-        "comparison.csv where `compare` left its runs; and in the README all that "
-        "stands between the comments `begin table: NAME` and `end table: NAME`, where "
-        "NAME is a folder or a benchmark's file. tables.json, in --results, says which "
-        "panels, rows and columns a table has. A figure is stale where its numbers have "
-        "changed; delete it to have it drawn anew.",
-        epilog="example: report --check, before a commit",
-        formatter_class=Formatter,
-    )
-    command.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="the folder of all folders of results",
-    )
-    command.add_argument(
-        "--readme",
-        type=Path,
-        metavar="FILE",
-        help="with the blocks (default: README.md beside DIR, where there is one)",
-    )
-    command.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; name what is stale, and exit with 1 if anything is",
-    )
-    command.set_defaults(command="report")

@@ -22,7 +22,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.data import sources as _sources
-from pyro_vae_zoo.data.checks import (LIKELIHOODS, check_images, checked, largest_of_bytes)
+from pyro_vae_zoo.data.checks import (
+    LIKELIHOODS,
+    check_images,
+    checked,
+    largest_of_bytes,
+)
 from pyro_vae_zoo.data.dequantisation import bits_per_dim, dequantise, to_pixels
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 from pyro_vae_zoo.options import count, plain

@@ -9,19 +9,18 @@ import hashlib
 import http.client
 import math
 import os
-import secrets
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 from urllib.request import urlopen
 
 import numpy as np
 
-from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.data.formats import BROKEN, read_npz, unpack_gzip
+from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.files import one_line, written
 
 TIMEOUT = 10  # seconds without a byte before a download is given up
 _CACHE_VERSION = 1
@@ -124,11 +123,6 @@ def broken(path: Path, what: str) -> DataFileError:
     )
 
 
-def one_line(error: BaseException) -> str:
-    """An exception as one line of text."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 def cached_bits(path: Path, parse: Callable[[], np.ndarray]) -> np.ndarray:
     """`parse()`, a boolean matrix, remembered as packed bits until `path` changes.
 
@@ -199,26 +193,6 @@ def _fetch(url: str) -> bytes:
     if total is not None and len(data) != total:
         raise OSError(f"truncated: expected {total} bytes, got {len(data)}")
     return bytes(data)
-
-
-@contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` whole or not at all, whatever was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # By chance: threads share the number of a process, and containers may.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not name it
-        raise
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
 
 
 def _wrong_digest(data: bytes, digest: str) -> str:

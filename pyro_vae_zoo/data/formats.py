@@ -12,23 +12,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
-from pyro_vae_zoo.errors import DataFileError, UserError
 
 __all__ = [
     "BROKEN",
-    "MISFITS",
-    "check_stored",
-    "construction_limited",
     "read_mat",
     "read_npy",
     "read_npz",
@@ -40,12 +31,6 @@ BROKEN = (
     *(OSError, EOFError, KeyError, NotImplementedError, OverflowError, ValueError),
     *(RecursionError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
 )
-# What code raises that is given values of another kind than it is for.
-MISFITS = (
-    *(ArithmeticError, AttributeError, LookupError),
-    *(RuntimeError, TypeError, ValueError),
-)
-_MEGA = 1 << 20
 _BOMB = 100  # times as large as it is compressed, and more than this many bytes
 _LARGE = 1 << 30
 _UNPACKED = 1 << 28
@@ -201,68 +186,3 @@ def _matrix(content: bytes, order: str) -> tuple[str, np.ndarray] | None:
     if min(shape) < 0 or math.prod(shape) != len(array):
         raise ValueError(f"a matrix of {shape} with {len(array)} values")
     return name.decode("latin-1"), array.reshape(shape, order="F")
-
-
-def check_stored(path: Path) -> int:
-    """The bytes of data in a zip archive that compresses nothing, as torch writes them.
-
-    Raises:
-        ValueError: for one that declares more than the file has.
-        zipfile.BadZipFile, OSError: for a broken archive.
-    """
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
-        raise ValueError("an archive with compressed entries")
-    if sum(e.file_size for e in entries) > size:
-        raise ValueError("an archive that declares more bytes than it has")
-    return sum(e.file_size for e in entries if "/data/" in e.filename)
-
-
-class _Limited(TorchDispatchMode):
-    """Stops what makes more or larger tensors than it may."""
-
-    def __init__(self, path: Path, most_bytes: int, most_calls: int) -> None:
-        super().__init__()
-        self.path, self.bytes, self.calls = path, most_bytes, most_calls
-        self.largest = most_bytes // 4
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.calls -= 1
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                size = tensor.numel() * tensor.element_size()
-                self.bytes -= size
-                if size > self.largest:
-                    self.calls = 0
-        if min(self.calls, self.bytes) <= 0:
-            raise DataFileError(
-                f"{self.path} describes a VAE that is far larger than the weights in it"
-            )
-        return out
-
-
-@contextmanager
-def construction_limited(path: Path, tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Stop a construction that goes far beyond the weights which it is for.
-
-    Raises:
-        DataFileError: for one that does, or that fails in any other way; it names `path`.
-    """
-    tensors = list(tensors)
-    # Initial values take some passes over the weights, in at most 64 bits each.
-    most_bytes = 64 * _MEGA + 64 * sum(t.numel() * t.element_size() for t in tensors)
-    try:
-        with _Limited(path, most_bytes, 10_000 + 1000 * len(tensors)):
-            yield
-    except UserError:
-        raise
-    except MISFITS as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise DataFileError(f"{path} describes no VAE that works: {reason}") from error
-    except MemoryError:
-        raise DataFileError(f"{path} describes a VAE that fits no memory") from None

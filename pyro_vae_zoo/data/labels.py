@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae_zoo.data import download as _files, sources as _sources
+from pyro_vae_zoo.data import download as _files
+from pyro_vae_zoo.data import sources as _sources
 
 __all__ = ["Labels", "labels_of"]
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from pyro_vae_zoo.data import download as _files
 from pyro_vae_zoo.data.download import Source, data_folders, expanded
-from pyro_vae_zoo.errors import DataFileError
 from pyro_vae_zoo.data.formats import BROKEN, read_mat, read_npy, read_npz
+from pyro_vae_zoo.errors import DataFileError
 
 __all__ = [
     "SOURCES",

@@ -1,0 +1,1 @@
+"""Log-likelihoods with their errors, and where a bound loses."""

@@ -27,13 +27,13 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae_zoo.inference.terms import score_latents
-from pyro_vae_zoo.pair.door import apart, sides_and_data
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.hmc import Annealing, State
 from pyro_vae_zoo.evaluation.importance import summarise
-from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.options import count
+from pyro_vae_zoo.pair.door import apart, sides_and_data
+from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import in_data_plate, is_record, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.nn.likelihoods import MIN_LOG_SCALE, MIN_SCALE, DiscretizedLogistic
+from pyro_vae_zoo.distributions import DiscretizedLogistic
+from pyro_vae_zoo.nn.likelihoods import MIN_LOG_SCALE, MIN_SCALE
 
 __all__ = ["baseline", "cautions_of"]
 

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from tqdm import tqdm
 
-from pyro_vae_zoo.inference.terms import bound_terms
-from pyro_vae_zoo.runtime import Ranks
-from pyro_vae_zoo.pair.door import sides_and_data
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.inference.tracing import Compiler, Inductor, Pair, TensorPlaces, trace
+from pyro_vae_zoo.pair.door import sides_and_data
 from pyro_vae_zoo.pair.memory import rows_that_fit
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runtime import Ranks
 
 __all__ = [
     "chunk_rows_for",

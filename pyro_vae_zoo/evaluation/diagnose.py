@@ -12,9 +12,19 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vae_zoo.evaluation.ais import (AnnealedLikelihood, BidirectionalBounds, annealed_log_likelihood, bidirectional)
-from pyro_vae_zoo.evaluation.diagnostics import (ParticleCurve, PosteriorCovariances, curve_of, posterior_covariances)
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.ais import (
+    AnnealedLikelihood,
+    BidirectionalBounds,
+    annealed_log_likelihood,
+    bidirectional,
+)
+from pyro_vae_zoo.evaluation.diagnostics import (
+    ParticleCurve,
+    PosteriorCovariances,
+    curve_of,
+    posterior_covariances,
+)
 from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
 from pyro_vae_zoo.evaluation.gaps import InferenceGaps, inference_gaps
 from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise

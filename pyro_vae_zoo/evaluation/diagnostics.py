@@ -16,13 +16,13 @@ from pyro import poutine
 from pyro.distributions.transforms import Permute
 from torch import Tensor, nn
 
-from pyro_vae_zoo.inference.terms import with_particles
-from pyro_vae_zoo.evaluation.chunks import stream
-from pyro_vae_zoo.pair.door import apart, data_of
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.chunks import stream
 from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
 from pyro_vae_zoo.evaluation.importance import summarise
+from pyro_vae_zoo.inference.terms import with_particles
 from pyro_vae_zoo.options import count
+from pyro_vae_zoo.pair.door import apart, data_of
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 

@@ -19,11 +19,16 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from pyro_vae_zoo.inference.terms import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.evaluation.chunks import stream_over_ranks
-from pyro_vae_zoo.pair.door import apart, data_of
-from pyro_vae_zoo.evaluation.importance import (LogLikelihood, error_of_mean, summarise, summary_of_khat)
+from pyro_vae_zoo.evaluation.importance import (
+    LogLikelihood,
+    error_of_mean,
+    summarise,
+    summary_of_khat,
+)
+from pyro_vae_zoo.inference.terms import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.options import count
+from pyro_vae_zoo.pair.door import apart, data_of
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 

@@ -2,22 +2,18 @@
 
 import math
 from dataclasses import asdict
-from pathlib import Path
 
 from torch import Tensor
 
 from pyro_vae_zoo.evaluation.ais import AnnealedLikelihood, BidirectionalBounds
-from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.evaluation.diagnose import Diagnosis
 from pyro_vae_zoo.evaluation.diagnostics import PosteriorCovariances
 from pyro_vae_zoo.evaluation.gaps import InferenceGaps
 from pyro_vae_zoo.evaluation.importance import LogLikelihood, summary_of_khat
-from pyro_vae_zoo.pair.vae import VAE
 
-__all__ = ["DIAGNOSTICS_FILE", "PICTURES", "describe", "draw_diagnosis", "findings"]
+__all__ = ["DIAGNOSTICS_FILE", "findings"]
 
 DIAGNOSTICS_FILE = "diagnostics.json"
-PICTURES = ("particles", "gaps", "correlations")
 
 
 def findings(diagnosis: Diagnosis) -> dict:
@@ -129,109 +125,3 @@ def _mean(name: str, values: Tensor) -> dict[str, float]:
         values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     )
     return {name: values.mean().item(), f"{name}_std_error": error}
-
-
-def describe(result: dict) -> str:
-    """What was found in lines of at most 80 columns, from the dictionary of a run."""
-    settings = result["settings"]
-    lines = [
-        f"{result['guide']} on {result['data']}, {result['num_data']} of the "
-        f"{result['split']} split, seed {settings['seed']}; nats per datum",
-        _line("IS, draws of the guide", result["importance"]),
-    ]
-    if "local_importance" in result:
-        lines.append(_line("IS, each datum's q", result["local_importance"]))
-    if "annealing" in result:
-        text = f"{settings['chains']} chains, T = {settings['temps']}"
-        ess = f"ESS {result['annealing']['ess']:.1f}"
-        lines.append(_line(f"AIS, {text}", result["annealing"], ess))
-        for name, found in result["agreement"].items():
-            z = math.nan if found["z"] is None else found["z"]
-            lines.append(
-                f"  {_DIFFERENCES[name]:<29}{_number(found, 'difference', 'std_error')}"
-                f"  z = {z:.1f}: {_verdict(z)}"
-            )
-    if "bidirectional" in result:
-        found = result["bidirectional"]
-        text = f"{found['num_data']} simulated data"
-        lines.append(
-            f"  {'bound of AIS error':<29}{_number(found, 'gap', 'gap_std_error')}  {text}"
-        )
-    if "gaps" in result:
-        found = result["gaps"]
-        for name in ("approximation_gap", "amortisation_gap"):
-            number = _number(found, name, f"{name}_std_error")
-            lines.append(f"  {name.replace('_', ' '):<29}{number}  error over the data")
-        lines.append(f"  (from log p(x) by {found['log_prob_from']})")
-    if "covariances" in result:
-        found = result["covariances"]
-        values = [f"{v:.3f}" for v in found["mean_abs_correlation"]]
-        shown = values if len(values) <= 5 else [*values[:2], "...", *values[-2:]]
-        steps = " to ".join(dict.fromkeys(found["steps"][i] for i in (0, -1)))
-        lines.append(
-            f"  mean |correlation|, {steps}: {' '.join(shown)} (noise {found['noise']:.3f})"
-        )
-    lines += [
-        f"  no {name}: {reason}"[:80] for name, reason in result["skipped"].items()
-    ]
-    return "\n".join(lines)
-
-
-def _line(name: str, found: dict, text: str | None = None) -> str:
-    """An estimate of log p(x) and what says whether to trust it."""
-    if text is None:
-        khat = found["khat"]["median"]
-        text = f"{found['num_particles']} draws"
-        text += "" if khat is None else f", k-hat {khat:.2f}"
-    return f"  {name:<29}{_number(found, 'log_likelihood', 'mc_error')}  {text}"
-
-
-def _verdict(z: float) -> str:
-    if math.isnan(z):
-        return "no error bars"
-    if abs(z) <= _AGREE:
-        return "they agree"
-    return "IS is too low" if z < 0 else "AIS is too low"
-
-
-_AGREE = 2  # standard errors
-_DIFFERENCES = {
-    "importance": "IS, draws of the guide - AIS",
-    "local_importance": "IS, each datum's q - AIS",
-}
-
-
-def _number(values: dict, name: str, error: str) -> str:
-    spread = math.nan if values[error] is None else values[error]
-    return f"{values[name]:9.3f} +- {spread:.3f}"
-
-
-def draw_diagnosis(
-    folder: Path, diagnosis: Diagnosis, vae: VAE, data: Dataset, label: str
-) -> None:
-    """The pictures of what was found: `particles`, `gaps` and `correlations`."""
-    from pyro_vae_zoo import plots
-
-    title = plots.figure_title(vae, data)
-    levels: dict[str, LogLikelihood | AnnealedLikelihood] = {}
-    if diagnosis.annealed:
-        settings = diagnosis.annealed
-        text = f"annealing: {settings.num_chains} chains, T = {settings.num_temps}"
-        levels[text] = settings
-    if diagnosis.local:
-        local = diagnosis.local
-        levels[f"{local.num_particles} draws of each datum's own q"] = local
-    figures = {
-        "particles": plots.plot_particles(
-            {"draws of the guide": diagnosis.curve}, levels, title=title
-        )
-    }
-    if diagnosis.gaps:
-        figures["gaps"] = plots.plot_gaps({label: diagnosis.gaps}, title=title)
-    if diagnosis.covariances and diagnosis.covariances.covariance.shape[-1] > 1:
-        found = diagnosis.covariances
-        figures["correlations"] = plots.plot_correlations(found, title=title)
-    for name in PICTURES:
-        (folder / f"{name}.png").unlink(missing_ok=True)
-    for name, figure in figures.items():
-        plots.save_figure(figure, folder / f"{name}.png")

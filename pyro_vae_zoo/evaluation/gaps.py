@@ -28,10 +28,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pyro_vae_zoo.pair.door import apart, data_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.importance import summarise
 from pyro_vae_zoo.evaluation.local import Fit, weights_of_each
+from pyro_vae_zoo.pair.door import apart, data_of
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["InferenceGaps", "inference_gaps"]

@@ -20,9 +20,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae_zoo.inference.terms import score_latents
-from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 

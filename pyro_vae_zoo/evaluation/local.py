@@ -17,14 +17,14 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae_zoo.inference.terms import bound_terms
-from pyro_vae_zoo.evaluation.chunks import PARTICLES_PER_CHUNK, chunk_rows_for
-from pyro_vae_zoo.pair.door import apart, sides_and_data
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.chunks import PARTICLES_PER_CHUNK, chunk_rows_for
 from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
+from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.models.standard import AmortizedGuide
-from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.options import count, real
+from pyro_vae_zoo.pair.door import apart, sides_and_data
+from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["Fit", "LocalGuide", "local_log_likelihood", "weights_of_each"]

@@ -1,0 +1,1 @@
+"""A latent space as a page for the browser, with the decoder in it."""

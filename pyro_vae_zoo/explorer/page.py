@@ -29,15 +29,22 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae_zoo.explorer import decoder as portable
-from pyro_vae_zoo.explorer.posteriors import (MASSES, add_outlines, codes_of, draws_of, posteriors_of, principal_axes)
-from pyro_vae_zoo.training.checkpoint import finite, write_atomically
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.pair.door import apart, sides_and_data
-from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.pair.modes import evaluating
-from pyro_vae_zoo.options import count
 from pyro_vae_zoo.data.scales import UNIT, Scale, range_note, scale_of
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.explorer import decoder as portable
+from pyro_vae_zoo.explorer.posteriors import (
+    MASSES,
+    add_outlines,
+    codes_of,
+    draws_of,
+    posteriors_of,
+    principal_axes,
+)
+from pyro_vae_zoo.files import finite, write_atomically
+from pyro_vae_zoo.options import count
+from pyro_vae_zoo.pair.door import apart, sides_and_data
+from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 

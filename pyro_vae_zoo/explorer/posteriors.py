@@ -9,10 +9,10 @@ from pyro import poutine
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae_zoo.inference.terms import bound_terms, with_particles
-from pyro_vae_zoo.evaluation.chunks import stream
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.chunks import stream
 from pyro_vae_zoo.evaluation.importance import summarise
+from pyro_vae_zoo.inference.terms import bound_terms, with_particles
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.vae import VAE
 

@@ -1,0 +1,1 @@
+"""The bound, its terms, and a training step as one graph."""

@@ -31,10 +31,17 @@ from pyro.distributions import is_validation_enabled
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
-from pyro_vae_zoo.pair.door import check_scorable
-from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.inference.tracing import (Compiler, Inductor, Pair, TensorPlaces, contents, trace)
+from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
+from pyro_vae_zoo.inference.tracing import (
+    Compiler,
+    Inductor,
+    Pair,
+    TensorPlaces,
+    contents,
+    trace,
+)
+from pyro_vae_zoo.pair.door import check_scorable
 from pyro_vae_zoo.pair.sites import ObservedSites
 
 __all__ = ["CompiledELBO", "CompiledTrace_ELBO"]

@@ -13,11 +13,18 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vae_zoo._process import random_states
-from pyro_vae_zoo.inference.terms import (BoundTerms, bound_terms, each_datum, only_mixture, site_log_prob, with_particles)
-from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.inference.terms import (
+    BoundTerms,
+    bound_terms,
+    each_datum,
+    only_mixture,
+    site_log_prob,
+    with_particles,
+)
 from pyro_vae_zoo.pair.sites import latent_sites
+from pyro_vae_zoo.runtime import random_states
 
 __all__ = ["AnnealedELBO", "ObjectiveELBO"]
 

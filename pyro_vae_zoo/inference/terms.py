@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import kl_divergence
 
-from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.pair.sites import DATA_DIM, in_data_plate, is_record, latent_sites
 
 __all__ = [

@@ -1,27 +1,18 @@
-"""One file per paper: importing them fills the registry."""
+"""A file for each paper, imported when one of its names is asked for."""
 
-from pyro_vae_zoo.models import (
-    bottom_up,
-    density,
-    flow_guides,
-    gated_dag,
-    ladder,
-    mixture,
-    recursive_mixture,
-    self_reflective,
-    semi_amortized,
-    standard,
-)
+import importlib
+from types import ModuleType
 
-__all__ = [
-    "bottom_up",
-    "density",
-    "flow_guides",
-    "gated_dag",
-    "ladder",
-    "mixture",
-    "recursive_mixture",
-    "self_reflective",
-    "semi_amortized",
-    "standard",
-]
+from pyro_vae_zoo.models.registry import FILES
+
+__all__ = list(FILES)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in FILES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -30,8 +30,8 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae_zoo.models.self_reflective import Layers, SelfReflectiveModel, hierarchy
 from pyro_vae_zoo.models.registry import register
+from pyro_vae_zoo.models.self_reflective import Layers, SelfReflectiveModel, hierarchy
 
 __all__ = ["BottomUpGuide"]
 

@@ -40,20 +40,20 @@ import torch.nn.functional as F
 from pyro.distributions import transforms as T
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyro_vae_zoo import transforms as zt
+from pyro_vae_zoo.distributions import RankOnePrecision
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.self_reflective import (
     Layers,
     SelfReflectiveGuide,
     SelfReflectiveModel,
 )
 from pyro_vae_zoo.nn.partition import Partition
-from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.pair.vae import VAE, Shared
 
-__all__ = ["DensityModel", "FlowDataLayer", "NoLatents", "RankOnePrecision"]
+__all__ = ["DensityModel", "FlowDataLayer", "NoLatents"]
 
 
 class DensityModel(PyroModule):
@@ -84,73 +84,6 @@ class NoLatents(PyroModule):
 
     def forward(self, x: Tensor) -> None:
         """Draw nothing given x."""
-
-
-class RankOnePrecision(dist.TorchDistribution):
-    r"""N(loc, (diag d + u u^T)^{-1}) of vectors (Rezende et al. 2014, eqs. 9 and 10).
-
-    Both density and draws cost O(D). With \(\eta = 1/(1 + u^\top D^{-1} u)\) draws are
-    loc + R e, \(R = D^{-1/2} - \frac{\eta}{1 + \sqrt\eta} D^{-1} u u^\top D^{-1/2}\),
-    so that \(R R^\top = (D + u u^\top)^{-1}\).
-
-    Args:
-        loc: mean, shape `(..., D)`.
-        diag: d > 0, same shape.
-        u: same shape.
-
-    >>> one = torch.ones(3)
-    >>> p = RankOnePrecision(0 * one, one, 0 * one)
-    >>> torch.isclose(p.log_prob(one), dist.Normal(0, 1).log_prob(one).sum())
-    tensor(True)
-    """
-
-    arg_constraints = {
-        "loc": constraints.real_vector,
-        "diag": constraints.independent(constraints.positive, 1),
-        "u": constraints.real_vector,
-    }
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(self, loc: Tensor, diag: Tensor, u: Tensor, validate_args=None):
-        self.loc, self.diag, self.u = torch.broadcast_tensors(loc, diag, u)
-        shape = self.loc.shape
-        super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape, _instance=None):
-        """The same distribution with a larger batch shape."""
-        shape = (*batch_shape, *self.event_shape)
-        parameters = (p.expand(shape) for p in (self.loc, self.diag, self.u))
-        return RankOnePrecision(*parameters, validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean."""
-        return self.loc
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        r = value - self.loc
-        quadratic = (self.diag * r.square()).sum(-1) + (self.u * r).sum(-1).square()
-        gain = (self.u.square() / self.diag).sum(-1)
-        log_det = self.diag.log().sum(-1) + gain.log1p()
-        return 0.5 * (log_det - quadratic - r.shape[-1] * _LOG_2PI)
-
-    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        """Draws of shape `sample_shape + batch_shape + (D,)`."""
-        noise = torch.randn_like(
-            self.loc.expand(self._extended_shape(torch.Size(sample_shape)))
-        )
-        white = noise * self.diag.rsqrt()
-        v = self.u / self.diag
-        eta = 1 / (1 + (self.u * v).sum(-1, keepdim=True))
-        along = (self.u * white).sum(-1, keepdim=True)
-        return self.loc + white - eta / (1 + eta.sqrt()) * v * along
-
-
-_LOG_2PI = 1.8378770664093453
 
 
 class FlowDataLayer(nn.Module):

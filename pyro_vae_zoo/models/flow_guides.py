@@ -46,8 +46,8 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo import transforms as zt
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.models.standard import DiagonalGaussian, standard_vae
 from pyro_vae_zoo.models.registry import register
+from pyro_vae_zoo.models.standard import DiagonalGaussian, standard_vae
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["FLOWS", "AmortizedFlow"]
@@ -376,25 +376,12 @@ def _check_coupling(latent_dim: int, num_flows: int) -> None:
         )
 
 
-def _register(flow: str) -> None:
-    own = flow_options(flow)
-
-    def build(*, num_flows: int = 2, **options: Any) -> VAE:
-        flow_only = {name: options.pop(name) for name in own if name in options}
-        posterior = partial(AmortizedFlow, flow=flow, num_flows=num_flows, **flow_only)
-        return standard_vae(posterior, **options)
-
-    # The registry reads a guide's options off its signature.
-    shared = list(inspect.signature(standard_vae).parameters.values())[1:]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    flow_parameters = [
-        inspect.Parameter(name, kind, default=default)
-        for name, default in {"num_flows": 2, **own}.items()
-    ]
-    build.__signature__ = inspect.Signature(shared + flow_parameters)
-    build.__doc__ = FLOWS[flow].__doc__
-    register(flow)(build)
+def _flow_vae(flow: str, *, num_flows: int = 2, **options: Any) -> VAE:
+    """The standard model with a flow as guide; the others of its options are the model's."""
+    own = {name: options.pop(name) for name in flow_options(flow) if name in options}
+    posterior = partial(AmortizedFlow, flow=flow, num_flows=num_flows, **own)
+    return standard_vae(posterior, **options)
 
 
-for _flow in FLOWS:
-    _register(_flow)
+for _name, _steps_of in FLOWS.items():
+    register(_name, options_of=[standard_vae, _steps_of])(partial(_flow_vae, _name))

@@ -64,13 +64,18 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.models.gates import (FINAL_TEMPERATURE, Gates, monitor, structure_phases)
-from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.models.flow_guides import iaf
+from pyro_vae_zoo.models.gates import (
+    FINAL_TEMPERATURE,
+    Gates,
+    monitor,
+    structure_phases,
+)
 from pyro_vae_zoo.models.ladder import GaussianLayer, weigh
+from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import positive
+from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import LatentBlock, make_decoder, make_encoder
-from pyro_vae_zoo.models.registry import register, with_options_of
 from pyro_vae_zoo.pair.vae import VAE, Phase
 
 __all__ = [
@@ -288,15 +293,13 @@ def _check_unused(
         )
 
 
-@register("gated_dag")
-@with_options_of(dag)
+@register("gated_dag", options_of=[dag])
 def gated_dag(**options: Any) -> VAE:
     """Gaussian nodes."""
     return dag(lambda latent_dim, context_dim: [], **options)
 
 
-@register("gated_dag_iaf")
-@with_options_of(dag)
+@register("gated_dag_iaf", options_of=[dag])
 def gated_dag_iaf(
     *, num_flows: int = 2, flow_hidden_dims: Sequence[int] = (32, 32), **options: Any
 ) -> VAE:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.utils import clamp_probs
 
-from pyro_vae_zoo.inference.elbo import AnnealedELBO
 from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.inference.elbo import AnnealedELBO
 from pyro_vae_zoo.pair.vae import VAE, Phase
 
 __all__ = [

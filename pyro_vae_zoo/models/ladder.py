@@ -40,10 +40,15 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.nn.likelihoods import make_likelihood
-from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.nn.networks import (LatentBlock, check_network, make_decoder, make_encoder)
 from pyro_vae_zoo.models.registry import register
+from pyro_vae_zoo.models.standard import positive
+from pyro_vae_zoo.nn.likelihoods import make_likelihood
+from pyro_vae_zoo.nn.networks import (
+    LatentBlock,
+    check_network,
+    make_decoder,
+    make_encoder,
+)
 from pyro_vae_zoo.pair.vae import VAE, Shared
 
 __all__ = ["LadderGuide", "LadderModel", "weigh"]

@@ -37,17 +37,17 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo import transforms as zt
-from pyro_vae_zoo.inference.elbo import AnnealedELBO
-from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.inference.elbo import AnnealedELBO
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
+from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import (
     DiagonalGaussian,
     FullRankGaussian,
     standard_model,
 )
 from pyro_vae_zoo.nn.networks import make_encoder
-from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.pair.vae import VAE, Phase
 
 __all__ = ["COMPONENTS", "AmortizedWeights", "ConstantWeights", "MixtureGuide"]

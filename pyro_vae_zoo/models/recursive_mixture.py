@@ -77,12 +77,12 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae_zoo.inference.terms import score_latents
-from pyro_vae_zoo.inference.elbo import ObjectiveELBO
-from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.distributions import Mixture
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.inference.elbo import ObjectiveELBO
+from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.models.mixture import MixtureGuide, mixture
-from pyro_vae_zoo.models.registry import register, with_options_of
+from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE, Phase
 
@@ -358,8 +358,7 @@ def _begin(vae: VAE, num_active: int, copy: bool) -> None:
     vae.guide.begin(num_active, copy)
 
 
-@register("recursive_mixture")
-@with_options_of(mixture)
+@register("recursive_mixture", options_of=[mixture])
 def recursive_mixture(
     *,
     schedule: str = "together",
@@ -373,8 +372,7 @@ def recursive_mixture(
     return _recursively(mixture(**options), Criterion(kl_bound), **how)
 
 
-@register("boosted")
-@with_options_of(mixture)
+@register("boosted", options_of=[mixture])
 def boosted(
     *,
     schedule: str = "together",

@@ -35,13 +35,13 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import (
     DiagonalGaussian,
     StandardModel,
     standard_model,
 )
 from pyro_vae_zoo.nn.networks import make_encoder
-from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["SemiAmortizedGuide"]

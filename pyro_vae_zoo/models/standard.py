@@ -20,10 +20,8 @@ Differences from the paper: scales through a softplus, not an exponential, and n
 1e-6; more than one hidden layer, of ReLU units, not tanh; no prior on the weights.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -33,12 +31,17 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import make_decoder, make_encoder
-from pyro_vae_zoo.models.registry import register, register_custom
 from pyro_vae_zoo.pair.vae import VAE
 
-__all__ = ["AmortizedGuide", "DiagonalGaussian", "FullRankGaussian", "StandardModel"]
+__all__ = [
+    "AmortizedGuide",
+    "DiagonalGaussian",
+    "FullRankGaussian",
+    "StandardModel",
+]
 
 _SOFTPLUS_OF_ONE = 0.5413248546129181  # log(e - 1): where softplus is one
 _MIN_SCALE = 1e-6
@@ -176,43 +179,3 @@ def standard_model(
 
 register("mean_field")(partial(standard_vae, DiagonalGaussian))
 register("full_rank")(partial(standard_vae, FullRankGaussian))
-
-
-_MODEL_OPTIONS = {
-    name: inspect.signature(standard_vae).parameters[name].default
-    for name in ("latent_dim", "hidden_dims", "network", "activation")
-}
-_GUIDE_ARGUMENTS = ("event_shape", "latent_dim", "hidden_dims")
-
-
-def custom_options(guide: Callable[..., nn.Module]) -> dict[str, Any]:
-    """Options of the standard model and those a user's guide declares for itself."""
-    declared = inspect.signature(guide).parameters.values()
-    own = {p.name: p.default for p in declared if p.name not in _GUIDE_ARGUMENTS}
-    return _MODEL_OPTIONS | own
-
-
-def custom(
-    guide: Callable[..., nn.Module],
-    *,
-    event_shape: Sequence[int],
-    likelihood: str,
-    **options: Any,
-) -> VAE:
-    """The standard model with a user's guide, built as the command line builds it.
-
-    `guide` is called with `event_shape`, `latent_dim` and `hidden_dims`, and with
-    those of `options` that it declares; `create` has checked their names.
-    """
-    settings = {k: options.pop(k, default) for k, default in _MODEL_OPTIONS.items()}
-    model = standard_model(event_shape, likelihood, **settings)
-    q = guide(
-        event_shape=tuple(event_shape),
-        latent_dim=settings["latent_dim"],
-        hidden_dims=tuple(settings["hidden_dims"]),
-        **options,
-    )
-    return VAE(model, q, event_shape)
-
-
-register_custom(custom, custom_options)

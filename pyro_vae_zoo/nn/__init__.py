@@ -1,0 +1,1 @@
+"""Deterministic networks, and the decoder's output as p(x|z)."""

@@ -1,0 +1,1 @@
+"""`VAE`, its contract, and all that is asked of any pair."""

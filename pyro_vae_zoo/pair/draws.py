@@ -14,10 +14,15 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.memory import rows_that_fit
 from pyro_vae_zoo.pair.modes import evaluating
-from pyro_vae_zoo.options import count
-from pyro_vae_zoo.pair.sites import (data_sites, in_data_plate, latent_sites, mean_or_draw)
+from pyro_vae_zoo.pair.sites import (
+    data_sites,
+    in_data_plate,
+    latent_sites,
+    mean_or_draw,
+)
 
 if TYPE_CHECKING:
     from pyro_vae_zoo.pair.vae import VAE

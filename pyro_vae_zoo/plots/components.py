@@ -9,9 +9,11 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.scales import scale_of
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.evaluation.grid import MixtureSteps, mixture_densities
+from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.plots.images import known_of, pixels_of
 from pyro_vae_zoo.plots.posterior import (
     draw_legend,
@@ -31,8 +33,6 @@ from pyro_vae_zoo.plots.style import (
     figure_title,
     make_figure,
 )
-from pyro_vae_zoo.data.scales import scale_of
-from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["plot_components"]
 

@@ -10,9 +10,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.ais import AnnealedLikelihood
 from pyro_vae_zoo.evaluation.diagnostics import ParticleCurve, PosteriorCovariances
-from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.gaps import InferenceGaps
 from pyro_vae_zoo.evaluation.importance import LogLikelihood
 from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure

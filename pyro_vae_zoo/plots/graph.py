@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.plots.style import (
     COLOURS,
     DASHES,
@@ -26,7 +27,6 @@ from pyro_vae_zoo.plots.style import (
     make_figure,
 )
 from pyro_vae_zoo.plots.training import Records, mark_phases, records_of
-from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["plot_gates", "plot_graph"]
 

@@ -5,15 +5,15 @@ from matplotlib.figure import Figure
 from pyro import poutine
 
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.scales import scale_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.evaluate import Evaluation
-from pyro_vae_zoo.pair.modes import evaluating
-from pyro_vae_zoo.plots.images import known_of, pixels_of, sheet
-from pyro_vae_zoo.plots.style import COLOURS, dress, figure_title, make_figure
 from pyro_vae_zoo.options import count
-from pyro_vae_zoo.data.scales import scale_of
+from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import data_sites, mean_or_draw
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.plots.images import known_of, pixels_of, sheet
+from pyro_vae_zoo.plots.style import COLOURS, dress, figure_title, make_figure
 
 __all__ = ["plot_growth", "plot_layers"]
 

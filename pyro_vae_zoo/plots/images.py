@@ -14,13 +14,13 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.scales import Scale, scale_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.plots.raster import fit_columns, image_figure
 from pyro_vae_zoo.plots.style import figure_title
 from pyro_vae_zoo.plots.vectors import DATA, MODEL, key_of, shades, vector_figure
-from pyro_vae_zoo.data.scales import Scale, scale_of
-from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["plot_images", "plot_reconstructions", "plot_samples", "plot_traversal"]
 

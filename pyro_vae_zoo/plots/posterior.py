@@ -14,8 +14,10 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.data.scales import Scale, range_note, scale_of
 from pyro_vae_zoo.evaluation.grid import GridDensity, posterior_densities
+from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.plots.images import known_of, pixels_of
 from pyro_vae_zoo.plots.raster import draw_thumbnail, fit_columns
 from pyro_vae_zoo.plots.style import (
@@ -26,8 +28,6 @@ from pyro_vae_zoo.plots.style import (
     make_figure,
     tint,
 )
-from pyro_vae_zoo.data.scales import Scale, range_note, scale_of
-from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["plot_posterior"]
 

@@ -9,10 +9,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae_zoo.data.scales import UNIT, Scale, range_note
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.plots.style import FAINT, INK, make_figure, wrap_title
 from pyro_vae_zoo.plots.vectors import MODEL, draw_curves
-from pyro_vae_zoo.data.scales import UNIT, Scale, range_note
 
 __all__ = ["draw_images", "draw_thumbnail", "fit_columns", "image_figure"]
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae_zoo.evaluation.statistics import difference, number, standard_error
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.statistics import difference, number, standard_error
 from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure
 
 __all__ = ["plot_scores"]

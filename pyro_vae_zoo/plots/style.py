@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from pyro_vae_zoo.training.checkpoint import write_atomically
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.models.registry import (depth, guide_options, list_density_models, list_guides)
+from pyro_vae_zoo.files import write_atomically
+from pyro_vae_zoo.models.create import depth, guide_options
+from pyro_vae_zoo.models.registry import list_density_models, list_guides
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["dress", "figure_title", "make_figure", "save_figure", "tint", "wrap_title"]

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.training.history import History
 from pyro_vae_zoo.plots.style import (
     COLOURS,
     DASHES,
@@ -23,6 +22,7 @@ from pyro_vae_zoo.plots.style import (
     dress,
     make_figure,
 )
+from pyro_vae_zoo.training.history import History
 
 __all__ = [
     "Records",

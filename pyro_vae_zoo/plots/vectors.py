@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, make_figure, wrap_title
 from pyro_vae_zoo.data.scales import Scale
+from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, make_figure, wrap_title
 
 __all__ = [
     "DATA",

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, mean
 from typing import Any
 
-from pyro_vae_zoo.evaluation.statistics import number, standard_error
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.statistics import number, standard_error
 
 __all__ = [
     "SAME",

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo.training.checkpoint import (METRICS_FILE, RESULT_FILE, read_json, write_atomically)
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.runs.run.records import EPOCH, RESULT, check_record
-from pyro_vae_zoo.models.registry import depth, guide_options, list_guides
+from pyro_vae_zoo.files import METRICS_FILE, RESULT_FILE, read_json, write_atomically
+from pyro_vae_zoo.models.create import depth, guide_options
+from pyro_vae_zoo.models.registry import list_guides
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import (
     SAME,
@@ -26,6 +26,7 @@ from pyro_vae_zoo.report.averages import (
     refuse_unlike,
 )
 from pyro_vae_zoo.report.tables import COLUMNS
+from pyro_vae_zoo.runs.records import EPOCH, RESULT, check_record
 
 __all__ = [
     "caption",

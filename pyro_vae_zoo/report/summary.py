@@ -3,7 +3,7 @@
 import math
 import textwrap
 
-__all__ = ["filled", "summary"]
+__all__ = ["describe", "filled", "summary"]
 
 
 def summary(result: dict) -> str:
@@ -74,3 +74,80 @@ def _digits(number: float | None, digits: int = 3) -> str:
     if number is None or not math.isfinite(number):
         return "?"
     return f"{number:.6g}" if abs(number) >= 1e5 else f"{number:.{digits}f}"
+
+
+def describe(result: dict) -> str:
+    """What was found in lines of at most 80 columns, from the dictionary of a run."""
+    settings = result["settings"]
+    lines = [
+        f"{result['guide']} on {result['data']}, {result['num_data']} of the "
+        f"{result['split']} split, seed {settings['seed']}; nats per datum",
+        _line("IS, draws of the guide", result["importance"]),
+    ]
+    if "local_importance" in result:
+        lines.append(_line("IS, each datum's q", result["local_importance"]))
+    if "annealing" in result:
+        text = f"{settings['chains']} chains, T = {settings['temps']}"
+        ess = f"ESS {result['annealing']['ess']:.1f}"
+        lines.append(_line(f"AIS, {text}", result["annealing"], ess))
+        for name, found in result["agreement"].items():
+            z = math.nan if found["z"] is None else found["z"]
+            lines.append(
+                f"  {_DIFFERENCES[name]:<29}{_number(found, 'difference', 'std_error')}"
+                f"  z = {z:.1f}: {_verdict(z)}"
+            )
+    if "bidirectional" in result:
+        found = result["bidirectional"]
+        text = f"{found['num_data']} simulated data"
+        lines.append(
+            f"  {'bound of AIS error':<29}{_number(found, 'gap', 'gap_std_error')}  {text}"
+        )
+    if "gaps" in result:
+        found = result["gaps"]
+        for name in ("approximation_gap", "amortisation_gap"):
+            number = _number(found, name, f"{name}_std_error")
+            lines.append(f"  {name.replace('_', ' '):<29}{number}  error over the data")
+        lines.append(f"  (from log p(x) by {found['log_prob_from']})")
+    if "covariances" in result:
+        found = result["covariances"]
+        values = [f"{v:.3f}" for v in found["mean_abs_correlation"]]
+        shown = values if len(values) <= 5 else [*values[:2], "...", *values[-2:]]
+        steps = " to ".join(dict.fromkeys(found["steps"][i] for i in (0, -1)))
+        lines.append(
+            f"  mean |correlation|, {steps}: {' '.join(shown)} (noise {found['noise']:.3f})"
+        )
+    lines += [
+        f"  no {name}: {reason}"[:80] for name, reason in result["skipped"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _line(name: str, found: dict, text: str | None = None) -> str:
+    """An estimate of log p(x) and what says whether to trust it."""
+    if text is None:
+        khat = found["khat"]["median"]
+        text = f"{found['num_particles']} draws"
+        text += "" if khat is None else f", k-hat {khat:.2f}"
+    return f"  {name:<29}{_number(found, 'log_likelihood', 'mc_error')}  {text}"
+
+
+def _verdict(z: float) -> str:
+    if math.isnan(z):
+        return "no error bars"
+    if abs(z) <= _AGREE:
+        return "they agree"
+    return "IS is too low" if z < 0 else "AIS is too low"
+
+
+_AGREE = 2  # standard errors
+
+
+_DIFFERENCES = {
+    "importance": "IS, draws of the guide - AIS",
+    "local_importance": "IS, each datum's q - AIS",
+}
+
+
+def _number(values: dict, name: str, error: str) -> str:
+    spread = math.nan if values[error] is None else values[error]
+    return f"{values[name]:9.3f} +- {spread:.3f}"

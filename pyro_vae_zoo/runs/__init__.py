@@ -1,0 +1,1 @@
+"""A run: a folder with one training, its evaluation and its pictures."""

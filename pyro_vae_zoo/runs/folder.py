@@ -14,13 +14,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo.training.checkpoint import (CHECKPOINT_FILE, CONFIG_FILE, METRICS_FILE, MODEL_FILE, RESULT_FILE, read_json, write_json)
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.locking import LOCK_FILE
+from pyro_vae_zoo.files import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    LOCK_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    RESULT_FILE,
+    read_json,
+    write_json,
+)
+from pyro_vae_zoo.models.create import find_guide
+from pyro_vae_zoo.runs.records import CONFIG, RESULT, check_record
 from pyro_vae_zoo.training.options import TrainOptions
-from pyro_vae_zoo.runs.run.records import CONFIG, RESULT, check_record
 
-__all__ = ["begin", "find_guide", "look", "open_run"]
+__all__ = ["begin", "look", "open_run"]
 
 PICTURES = (
     *("samples", "reconstructions", "training", "traversal", "posterior"),
@@ -32,11 +41,6 @@ _FILES = (RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
 )
 # A run may go on under another value of these; all else must be as it was.
 _FREE = ("epochs", "eval_particles", "source", "compile")
-
-
-def find_guide(name: str) -> str:
-    """The name a guide has in folder and file names."""
-    return name.rpartition(":")[2] if ".py:" in name else name
 
 
 def look(

@@ -1,84 +1,30 @@
 """A run: train, evaluate and draw one pair, in a folder (see `run_folder`)."""
 
-import importlib.util
-import os
-import platform
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-import pyro
 import torch
-from pyro import poutine
-from torch import nn
 
-from pyro_vae_zoo._process import pick_device
-from pyro_vae_zoo.evaluation.cautions import cautions_of
-from pyro_vae_zoo.training.checkpoint import (CHECKPOINT_FILE, RESULT_FILE, load_weights, save, write_json)
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.runtime import Ranks
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.cautions import cautions_of
 from pyro_vae_zoo.evaluation.evaluate import evaluate
-from pyro_vae_zoo.locking import locked
-from pyro_vae_zoo.distributions import Mixture
-from pyro_vae_zoo.training.options import TrainOptions
-from pyro_vae_zoo.models.registry import create
-from pyro_vae_zoo.training.resuming import check_resumable
-from pyro_vae_zoo.runs.run.folder import begin, find_guide, look
-from pyro_vae_zoo.pair.sites import latent_sites
-from pyro_vae_zoo.training.fit import fit
+from pyro_vae_zoo.files import CHECKPOINT_FILE, RESULT_FILE, locked, write_json
+from pyro_vae_zoo.models.create import create, find_guide, resolve_guide
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.plots.run import draw
+from pyro_vae_zoo.runs.folder import begin, look
+from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
+from pyro_vae_zoo.saving import load_weights, save
+from pyro_vae_zoo.training.checkpoint import check_resumable
+from pyro_vae_zoo.training.fit import fit
+from pyro_vae_zoo.training.options import TrainOptions
 
-__all__ = [
-    "make_run",
-    "result_of",
-    "resolve_guide",
-]
-
-
-def resolve_guide(text: str) -> str | Callable[..., nn.Module]:
-    """A registry name as it is, `FILE.py:Class` as the class in that file.
-
-    Raises:
-        UserError: for a file or a class that is not there, or does not import.
-    """
-    path, colon, name = text.rpartition(":")
-    if not colon or not path.endswith(".py"):
-        if text.endswith(".py"):
-            raise UserError(f"expected FILE.py:Class, got {text!r}: which class in it?")
-        return text
-    if not os.path.isfile(path):
-        raise UserError(f"expected a guide in {path}; there is no such file")
-    module = _import_file(path)
-    if not hasattr(module, name):
-        known = [n for n, v in vars(module).items() if isinstance(v, type)]
-        raise UserError(f"{path} has no {name!r}; it has {', '.join(known)}")
-    return getattr(module, name)
-
-
-def _import_file(path: str) -> ModuleType:
-    """Run a file as a module, beside which it may import others."""
-    name = Path(path).stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    known, search = sys.modules.get(name), list(sys.path)
-    sys.modules[name] = module  # dataclasses look themselves up there
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's code may raise
-        raise UserError(f"{path} does not import: {error!r}") from error
-    finally:
-        sys.path[:] = search
-        if known is not None:
-            sys.modules[name] = known
-    return module
+__all__ = ["make_run", "result_of"]
 
 
 def make_run(
@@ -233,68 +179,6 @@ def result_of(
         "training": config["training"],
         **hardware(vae.device),
     }
-
-
-def hardware(device: torch.device) -> dict:
-    """What a number was computed with."""
-    name = platform.machine()
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    import pyro_vae_zoo
-
-    return {
-        "device": f"{device.type} ({name})",
-        "num_threads": torch.get_num_threads(),
-        "num_processes": Ranks().size,
-        "versions": {
-            "pyro_vae_zoo": pyro_vae_zoo.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-            "numpy": np.__version__,
-        },
-    }
-
-
-def draw(
-    folder: Path, vae: VAE, data: Dataset, records: list[dict], result: dict
-) -> None:
-    """The pictures of a run; those that need certain latents where they apply."""
-    from pyro_vae_zoo import plots
-
-    x = data.test.to(vae.device)
-    title = plots.figure_title(vae, data)
-    z = vae.encode(x[:1])
-    plane = isinstance(z, torch.Tensor) and z.shape[-1] == 2
-    figures: dict[str, Callable] = {
-        "samples": lambda: plots.plot_samples(vae, data=data),
-        "training": lambda: plots.plot_training(records, title=title),
-    }
-    if len(z) > 0:  # a density model has no latents to reconstruct from
-        figures["reconstructions"] = lambda: plots.plot_reconstructions(
-            vae, x[:16], data=data
-        )
-    if isinstance(z, dict) and len(z) > 1:
-        figures["layers"] = lambda: plots.plot_layers(result, title=title)
-        if hasattr(vae.model, "join"):
-            figures["growth"] = lambda: plots.plot_growth(vae, data=data)
-    if isinstance(z, torch.Tensor):
-        figures["traversal"] = lambda: plots.plot_traversal(vae, x[:500], data=data)
-    if plane:
-        figures["posterior"] = lambda: plots.plot_posterior(vae, x[:4], data=data)
-        q = latent_sites(poutine.trace(vae.guide).get_trace(x[:1]))["z"]["fn"]
-        if isinstance(q, Mixture) and len(q.components) > 1:
-            figures["components"] = lambda: plots.plot_components(vae, x, data=data)
-    gates = [record["gates"] for record in records if record.get("gates")]
-    if gates:
-        figures["graph"] = lambda: plots.plot_graph(vae, title=title)
-    if any(0 < p < 1 for by_edge in gates for p in by_edge.values()):  # were learned
-        figures["gates"] = lambda: plots.plot_gates(records, title=title)
-    for name, figure in figures.items():
-        try:
-            plots.save_figure(figure(), folder / f"{name}.png")
-        except UserError as error:  # a picture is not worth the run
-            print(f"no {name}.png: {error}", file=sys.stderr)
 
 
 def _enter(

@@ -1,0 +1,1 @@
+"""One training for every pair: options, steps, loop, checkpoints."""

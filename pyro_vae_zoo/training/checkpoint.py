@@ -5,197 +5,31 @@ disk or a killed process leaves the previous one as it was. Nothing that is load
 can run code: models are safetensors, checkpoints load with `weights_only=True`.
 """
 
-import json
-import math
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae_zoo.data.download import written
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.models.registry import create
-from pyro_vae_zoo.data.formats import check_stored, construction_limited
-from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.files import (
+    _first_line,
+    written,
+)
+from pyro_vae_zoo.pair.vae import Phase
+from pyro_vae_zoo.training.history import History
+from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = [
-    "CHECKPOINT_FILE",
-    "CONFIG_FILE",
-    "METRICS_FILE",
-    "MODEL_FILE",
-    "RESULT_FILE",
-    "finite",
+    "check_resumable",
+    "check_stored",
     "load_checkpoint",
-    "load_model",
-    "read_json",
-    "save",
     "save_checkpoint",
-    "write_atomically",
-    "write_json",
 ]
-
-CONFIG_FILE = "config.json"
-METRICS_FILE = "metrics.jsonl"
-CHECKPOINT_FILE = "checkpoint.pt"
-MODEL_FILE = "model.safetensors"
-RESULT_FILE = "result.json"
-_KEY = "pyro_vae_zoo"  # of the JSON inside the safetensors header
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: where it cannot be written, the previous file untouched.
-    """
-    with written(Path(path)) as file:
-        file.write(content)
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write JSON, indented, atomically; numbers that are not finite become null."""
-    text = json.dumps(finite(value), indent=2, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
-
-
-def finite(value: Any) -> Any:
-    """`value` with None in place of numbers that are not finite, as JSON wants it."""
-    if isinstance(value, dict):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """Read JSON; a broken file is an error that names it."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise DataFileError(f"expected a file {path}; there is none") from None
-    except (ValueError, RecursionError) as error:
-        raise DataFileError(f"{path} is not valid JSON: {error}") from None
-
-
-def save(
-    vae: VAE, path: str | os.PathLike, *, dtype: torch.dtype | None = None
-) -> Path:
-    """Save a VAE: weights as safetensors, what builds it as JSON in their header.
-
-    A tensor that model and guide share is stored once, under the first of its names.
-
-    Args:
-        vae: the pair.
-        path: a file, or a folder for `model.safetensors` in it (made if missing).
-        dtype: of the floating weights in the file, such as `torch.float16` for one of
-            half the size, which loads as float32 again; as they are by default.
-
-    >>> import pyro_vae_zoo as zoo
-    >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     again = zoo.load(zoo.save(vae, folder))
-    >>> again.config == vae.config
-    True
-    """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        path.mkdir(parents=True, exist_ok=True)
-        path = path / MODEL_FILE
-    own = _tensors(vae)
-    first = {id(t): name for name, t in reversed(own.items())}.values()
-    tensors = {name: _cast(own[name].detach(), dtype).clone() for name in first}
-    write_atomically(path, to_safetensors(tensors, {_KEY: json.dumps(vae.config)}))
-    return path
-
-
-def _tensors(vae: VAE) -> dict[str, Tensor]:
-    """Parameters and buffers by their names; what is shared is one object with several."""
-    return vae.state_dict(keep_vars=True)
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
-
-
-def load_model(
-    path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
-) -> VAE:
-    """Load what `save` saved; `zoo.load`, but for the names of pretrained weights."""
-    path = Path(path)
-    path = path / MODEL_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise DataFileError(f"expected a model in {path}; there is no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            config = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError, RecursionError, RuntimeError) as error:
-        raise DataFileError(f"{path} is corrupt or no safetensors: {error}") from None
-    if config is None:
-        raise UserError(f"{path} does not say how to build its VAE; build it yourself")
-    _check_config(config, path)
-    made_of = _which_guide(config["guide"], guide, path)
-    with construction_limited(path, tensors.values()):
-        vae = create(
-            made_of,
-            event_shape=config["event_shape"],
-            likelihood=config["likelihood"],
-            **config["options"],
-        )
-    return load_weights(vae, tensors, path)
-
-
-def _check_config(config: Any, path: Path) -> None:
-    """Refuse what is not the form of a VAE's configuration, before anything is built."""
-    kinds = {"guide": str, "event_shape": list, "likelihood": str, "options": dict}
-    form = isinstance(config, dict) and all(
-        isinstance(config.get(key), kind) for key, kind in kinds.items()
-    )
-    # Options are keywords of `create`, beside those that it has of its own.
-    if not form or {"guide", "data", "event_shape", "likelihood"} & {
-        *config["options"]
-    }:
-        raise DataFileError(f"{path} does not describe a VAE: got {str(config)[:200]}")
-
-
-def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
-    """Copy weights into a VAE, in the dtype that it has.
-
-    Of a tensor that both sides share one name is enough.
-
-    Raises:
-        UserError: for weights that do not fit, or are not finite; it names `path`.
-    """
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"the weights in {path} are not finite: {name}")
-    own = _tensors(vae)
-    by_place = {id(t): tensors[name] for name, t in own.items() if name in tensors}
-    shared = {name: by_place[id(t)] for name, t in own.items() if id(t) in by_place}
-    try:
-        vae.load_state_dict(shared | tensors)
-    except RuntimeError as error:
-        reason = str(error).split("\n")[1].strip()
-        raise UserError(f"the weights in {path} do not fit: {reason}") from None
-    return vae
-
-
-def _which_guide(
-    name: str, guide: Callable | None, path: Path
-) -> str | Callable[..., nn.Module]:
-    if guide is None and name.startswith("custom:"):
-        raise UserError(
-            f"{path} holds the guide {name[7:]!r}, not one of the zoo's; pass its class: "
-            f"zoo.load(path, guide={name[7:]})"
-        )
-    return guide or name
 
 
 def save_checkpoint(path: str | os.PathLike, state: dict) -> None:
@@ -242,5 +76,131 @@ def _bytes_of(state: Any) -> int:
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0] or type(error).__name__
+def check_stored(path: Path) -> int:
+    """The bytes of data in a zip archive that compresses nothing, as torch writes them.
+
+    Raises:
+        ValueError: for one that declares more than the file has.
+        zipfile.BadZipFile, OSError: for a broken archive.
+    """
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+        raise ValueError("an archive with compressed entries")
+    if sum(e.file_size for e in entries) > size:
+        raise ValueError("an archive that declares more bytes than it has")
+    return sum(e.file_size for e in entries if "/data/" in e.filename)
+
+
+_CHECKPOINT_KEYS = {
+    *("options", "epoch", "step", "elbo_sum", "seconds", "history", "best"),
+    *("vae", "optimizer", "random_states", "num_threads", "compiled", "data"),
+}
+
+
+def check_resumable(
+    path: Path,
+    options: TrainOptions,
+    phases: Sequence[Phase] = (Phase(),),
+    fingerprint: str | None = None,
+) -> dict:
+    """The checkpoint at `path`, if a training with `options` may go on from it.
+
+    Args:
+        path: the file.
+        options: of the training.
+        phases: of the pair.
+        fingerprint: of the data; see `Dataset.fingerprint`. None is not compared, nor is
+            a checkpoint of version 0.1.0, which has none.
+
+    Raises:
+        UserError: where an option or the data differ, or more epochs are done than asked
+            for.
+    """
+    state = load_checkpoint(path)
+    state.setdefault("data", None)
+    # A checkpoint from before there was a choice is of steps that were not compiled.
+    state.setdefault("compiled", dict.fromkeys(range(len(phases)), False))
+    states = state.get("random_states")
+    if isinstance(states, list) and states and all(map(torch.is_tensor, states)):
+        state["random_states"] = [states]  # of one process, as it was written once
+    missing = _CHECKPOINT_KEYS - state.keys()
+    if missing:
+        raise DataFileError(f"{path} is no checkpoint: it lacks {sorted(missing)}")
+    if wrong := _wrong_kinds(state):
+        raise DataFileError(
+            f"{path} is no checkpoint: {', '.join(wrong)} make no sense"
+        )
+    if None not in (fingerprint, state["data"]) and fingerprint != state["data"]:
+        raise UserError(
+            f"{path} was made with other data: their fingerprint is {state['data']}, that "
+            f"of these {fingerprint}; resume with the same or start anew"
+        )
+    saved, now = state["options"], asdict(options)
+    # Nothing but the end depends on the number of epochs, with some exceptions.
+    bound = options.schedule == "cosine" or len(phases) > 1 or phases[0].each_epoch
+    free = set() if bound else {"epochs"}
+    if options.compile is False:  # the way out where there is no compiler any more
+        free.add("compile")
+    for name in now.keys() - free:
+        before = saved.get(name, getattr(TrainOptions, name))
+        if before != now[name]:
+            raise UserError(
+                f"{path} was made with {name}={before}, now it is "
+                f"{now[name]}; resume with the same options or start anew"
+            )
+    if state["epoch"] > options.epochs:
+        raise UserError(
+            f"{path} is {state['epoch']} epochs on, {options.epochs} were asked for"
+        )
+    return state
+
+
+def _wrong_kinds(state: dict) -> list[str]:
+    """What in a checkpoint is of another kind than what is written into it."""
+    right = {
+        "data": state["data"] is None or isinstance(state["data"], str),
+        "options": isinstance(state["options"], dict),
+        "epoch": _is_count(state["epoch"]),
+        "step": _is_count(state["step"]),
+        "num_threads": _is_count(state["num_threads"])
+        and 0 < state["num_threads"] < 2**16,
+        "elbo_sum": isinstance(state["elbo_sum"], float),
+        "seconds": isinstance(state["seconds"], float),
+        "history": _is_history(state["history"], state["epoch"]),
+        "best": state["best"] is None or isinstance(state["best"], dict),
+        "compiled": isinstance(state["compiled"], dict),
+        "random_states": _are_random(state["random_states"]),
+    }
+    return [name for name, is_right in right.items() if not is_right]
+
+
+def _is_history(history: Any, epoch: int) -> bool:
+    if not isinstance(history, dict) or history.keys() - asdict(History()).keys():
+        return False
+    history = asdict(History()) | history  # of a release that knew less
+    epochs, best = history["epochs"], history["best_epoch"]
+    return (
+        isinstance(epochs, list)
+        and len(epochs) == epoch
+        and all(isinstance(record, dict) for record in epochs)
+        and all(isinstance(record.get("valid_elbo"), float) for record in epochs)
+        and all(isinstance(record.get("seconds"), float) for record in epochs)
+        and _is_count(best)
+        and best <= epoch
+        and isinstance(history["compiled"], list)
+        and isinstance(history["products"], dict)
+        and isinstance(history["stopped_early"], bool)
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _are_random(states: Any) -> bool:
+    return isinstance(states, list) and all(
+        isinstance(of_rank, list) and all(map(torch.is_tensor, of_rank))
+        for of_rank in states
+    )

@@ -11,18 +11,16 @@ import torch
 from pyro.distributions import transforms as T
 from torch import nn
 
-from pyro_vae_zoo._process import interrupt_flag, pick_device, threads_kept
-from pyro_vae_zoo.training.checkpoint import CHECKPOINT_FILE, METRICS_FILE
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.runtime import Ranks
-from pyro_vae_zoo.pair.door import check_trainable
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.training.history import History
-from pyro_vae_zoo.locking import locked
-from pyro_vae_zoo.training.loop import Loop
+from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, locked
+from pyro_vae_zoo.pair.door import check_trainable
 from pyro_vae_zoo.pair.modes import undisturbed
-from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runtime import Ranks, interrupt_flag, pick_device, threads_kept
+from pyro_vae_zoo.training.history import History
+from pyro_vae_zoo.training.loop import Loop
+from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = ["fit"]
 

@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae_zoo.training.checkpoint import (CHECKPOINT_FILE, METRICS_FILE, save_checkpoint, write_atomically)
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.runtime import Ranks
 from pyro_vae_zoo.errors import DataFileError, DivergedError
 from pyro_vae_zoo.evaluation.evaluate import evaluate, weighted_bound
+from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
+from pyro_vae_zoo.pair.vae import VAE, Phase
+from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.training.checkpoint import check_resumable, save_checkpoint
 from pyro_vae_zoo.training.history import History, validated_by
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.phases import PhasePlan
-from pyro_vae_zoo.training.resuming import check_resumable, go_to, state_of
+from pyro_vae_zoo.training.resuming import go_to, state_of
 from pyro_vae_zoo.training.steps import Steps, what_failed
-from pyro_vae_zoo.pair.vae import VAE, Phase
 
 __all__ = ["Loop", "epoch_order"]
 

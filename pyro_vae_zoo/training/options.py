@@ -9,8 +9,8 @@ from typing import Any, get_args
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 
-from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
 from pyro_vae_zoo.options import count, plain, real
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions"]

@@ -7,16 +7,15 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vae_zoo._process import random_states, set_random_states
-from pyro_vae_zoo.inference.terms import bound_terms
-from pyro_vae_zoo.inference.compiled import CompiledELBO
-from pyro_vae_zoo.runtime import Ranks
-from pyro_vae_zoo.inference.elbo import ObjectiveELBO
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.inference.compiled import CompiledELBO
+from pyro_vae_zoo.inference.elbo import ObjectiveELBO
+from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.inference.tracing import Inductor
-from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
-from pyro_vae_zoo.training.cuda_graphs import DeviceSteps, waits_for_nothing
 from pyro_vae_zoo.pair.vae import VAE, Phase
+from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
+from pyro_vae_zoo.training.cuda_graphs import DeviceSteps, waits_for_nothing
+from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
 
 __all__ = ["Steps", "what_failed"]
 

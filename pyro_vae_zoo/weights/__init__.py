@@ -2,5 +2,5 @@
 
 Weights are in 16 bits, 12 MB a file at most and 30 MB together. The JSON says how they
 were trained and the log-likelihood that they must reproduce, which was measured on the
-file as it is. `pyro_vae_zoo.pretrained` reads them, `examples/publish.py` makes them.
+file as it is. `weights.pretrained` finds them, `studies.publish` makes them.
 """

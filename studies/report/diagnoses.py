@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro_vae_zoo.models.registry import depth
+from pyro_vae_zoo.models.create import depth
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.tables import MISSING
 

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pyro_vae_zoo.training.checkpoint import read_json, write_atomically
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.findings import DIAGNOSTICS_FILE
-from pyro_vae_zoo.pretrained import list_pretrained, pretrained_info
+from pyro_vae_zoo.files import read_json, write_atomically
 from pyro_vae_zoo.report import comparison
 from pyro_vae_zoo.report.averages import Result
+from pyro_vae_zoo.weights.pretrained import list_pretrained, pretrained_info
 from studies.report.diagnoses import diagnoses_table
 from studies.report.layout import Layout, layout_of, read_layouts
 from studies.report.paper import csv_panels, markdown_panels
@@ -28,7 +28,7 @@ from studies.report.weights import weights_table
 __all__ = ["LAYOUTS_FILE", "generate", "stale"]
 
 LAYOUTS_FILE = "tables.json"
-COMMAND = "python examples/report.py"
+COMMAND = "python -m studies.report"
 
 
 class _File(NamedTuple):

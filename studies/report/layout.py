@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from pyro_vae_zoo.training.checkpoint import read_json
 from pyro_vae_zoo.errors import unknown_name
+from pyro_vae_zoo.files import read_json
 from pyro_vae_zoo.report.averages import Result
 
 __all__ = ["SPLITS", "Layout", "layout_of", "read_layouts"]

@@ -5,9 +5,9 @@ from functools import partial
 
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import Row
+from pyro_vae_zoo.report.tables import COLUMNS, MISSING, Column
 from studies.report.layout import SPLITS, Layout
 from studies.report.rows import Panels
-from pyro_vae_zoo.report.tables import COLUMNS, MISSING, Column
 
 __all__ = ["columns_of", "csv_panels", "footnotes", "markdown_panels"]
 

@@ -13,10 +13,10 @@ from typing import Any
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import Row
+from pyro_vae_zoo.report.tables import MISSING, Column
 from studies.report.layout import Layout
 from studies.report.paper import columns_of, footnotes
 from studies.report.rows import Panels
-from pyro_vae_zoo.report.tables import MISSING, Column
 
 __all__ = ["benchmark_table", "block_names", "brief_table", "fill_blocks"]
 

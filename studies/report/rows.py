@@ -1,7 +1,7 @@
 """Results of a paper's table -> its panels and rows.
 
 A row is a result with the keys `row`, `published` and so on that
-`examples/reproduce.py` adds. Seeds of one row are averaged. What must not be compared
+`studies/reproduce.py` adds. Seeds of one row are averaged. What must not be compared
 stands in different panels: `read_panels` refuses to put unlike results into one.
 """
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pyro_vae_zoo.evaluation.statistics import difference, number
 from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.evaluation.statistics import difference, number
 from pyro_vae_zoo.report.averages import Result, Row, average, rank, refuse_unlike
 from pyro_vae_zoo.report.comparison import labels_of, results_in
 from studies.report.layout import SPLITS, Layout

@@ -1,6 +1,6 @@
 """Is a known graph found? Learned gates on data whose dependencies are known.
 
-    python examples/structure.py [--seeds 0,1,2,3,4] [--out results/structure.json]
+    python -m studies.structure [--seeds 0,1,2,3,4] [--out results/structure.json]
 
 The truth is a chain z_3 -> z_2 -> z_1 of linear Gaussians, each seen through a block of
 its own, x_n = z_n + noise, which the decoder knows. The edge z_3 -> z_1 is absent: given
@@ -19,17 +19,17 @@ import torch
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training.checkpoint import write_json
-from pyro_vae_zoo.models.gates import Gates, monitor, structure_phases
-from pyro_vae_zoo.nn.likelihoods import MIN_SCALE, GaussianLikelihood
+from pyro_vae_zoo.files import write_json
 from pyro_vae_zoo.models.gated_dag import (
     GatedDAGGuide,
     GatedDAGModel,
     NodePosterior,
     TopDown,
 )
+from pyro_vae_zoo.models.gates import Gates, monitor, structure_phases
 from pyro_vae_zoo.models.ladder import GaussianLayer
-from pyro_vae_zoo.runs.run.run import hardware
+from pyro_vae_zoo.nn.likelihoods import MIN_SCALE, GaussianLikelihood
+from pyro_vae_zoo.runtime import hardware
 
 TRUE_EDGES, ABSENT_EDGE = ("z_3->z_2", "z_2->z_1"), "z_3->z_1"
 SIZE = 2  # of each node and each block
@@ -118,7 +118,7 @@ def main() -> int:
             rows.append(learn(data, seed, penalty, args.epochs))
             show(rows[-1])
     if args.out:
-        command = " ".join(["python examples/structure.py", *sys.argv[1:]])
+        command = " ".join(["python -m studies.structure", *sys.argv[1:]])
         report = {"rows": rows, "command": command}
         write_json(args.out, report | {"hardware": hardware(torch.device("cpu"))})
     return 0

@@ -16,21 +16,16 @@ is above 0.7 for most data, those errors are too small: for two IAF steps on sta
 import hashlib
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from pyro_vae_zoo.training.checkpoint import load_model, read_json
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
-from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.files import read_json
 
 __all__ = [
     "NEEDED",
     "against_published",
     "list_pretrained",
-    "load",
     "pretrained_file",
     "pretrained_info",
     "pretrained_name",
@@ -51,7 +46,7 @@ NEEDED = _NUMBERS + (
 
 def weights_folder() -> Path:
     """The folder of the package that holds the weights."""
-    return Path(__file__).parent / "weights"
+    return Path(__file__).parent
 
 
 def list_pretrained() -> list[str]:
@@ -108,33 +103,6 @@ def pretrained_name(path: str | os.PathLike) -> str | None:
         )
         raise UserError(f"{unknown}; nor is there a file or folder {text}")
     return text
-
-
-def load(
-    path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
-) -> VAE:
-    """Load what `save` saved, from its file, its folder or a run folder; or by name.
-
-    Args:
-        path: file or folder; or one of `zoo.list_pretrained()`, where there is no such
-            path.
-        guide: the class of the guide, where it is not one of the zoo's: a file
-            never makes `load` import code.
-
-    Raises:
-        DataFileError: for a missing or corrupt file, and for pretrained weights that
-            are not those which were published.
-        UserError: for a guide that is not given, weights that do not fit, and for an
-            unknown name (the message lists the known ones).
-
-    >>> import tempfile, pyro_vae_zoo as zoo
-    >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     zoo.load(zoo.save(vae, folder)).config == vae.config
-    True
-    """
-    name = pretrained_name(path)
-    return load_model(pretrained_file(name) if name else path, guide=guide)
 
 
 def pretrained_file(name: str) -> Path:

@@ -1,6 +1,6 @@
 """Faults of the flow study's public code, one by one, to see what each of them costs.
 
-    python examples/reproduce.py --table flows --rows iaf_as_published_2
+    python -m studies.reproduce --table flows --rows iaf_as_published_2
 
 Isaac Henrion, Sean Welleck: *Richer posteriors with flow-based variational
 autoencoders*; the code is that of github.com/wellecks/vaes. These guides are no part of

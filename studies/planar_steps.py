@@ -1,6 +1,6 @@
 """Do the steps of a planar flow bend, or do they only shift?
 
-    python examples/planar_steps.py runs/flows-cpu/planar_10-s0 [RUN ...] [--out FILE]
+    python -m studies.planar_steps runs/flows-cpu/planar_10-s0 [RUN ...] [--out FILE]
 
 A step is z + u_hat tanh(w.z + b), and its slope 1 - tanh^2. Where |w.z + b| is large the
 slope is 0: the step adds u_hat or -u_hat, and |det| is 1. Counted here is, for every step
@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training.checkpoint import write_json
-from pyro_vae_zoo.runs.run.run import hardware
+from pyro_vae_zoo.files import write_json
+from pyro_vae_zoo.runtime import hardware
 from pyro_vae_zoo.transforms.planar import ConditionedPlanar
 
 FLAT = 0.01  # a slope below
@@ -54,7 +54,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.out:
-        command = " ".join(["python examples/planar_steps.py", *sys.argv[1:]])
+        command = " ".join(["python -m studies.planar_steps", *sys.argv[1:]])
         report = {"runs": runs, "data": args.data, "num_data": args.num_data}
         report |= {"seed": args.seed, "command": command}
         write_json(args.out, report | {"hardware": hardware(torch.device("cpu"))})

@@ -1,11 +1,11 @@
 """The tables of the source papers, row by row; the recipes are in `recipes.py`.
 
-    python examples/reproduce.py --table flows --budget cpu --jobs 2
+    python -m studies.reproduce --table flows --budget cpu --jobs 2
 
 trains, evaluates and writes `results/<table>_<budget>/<row>-s<seed>.json` for each row and
 seed, first all rows of one seed. What is finished is not run again, what was interrupted
 goes on. `--jobs` has as many rows run side by side, each in a process of its own, on a GPU
-too; `--rows` takes some of them. `examples/report.py` makes tables and figures of it all.
+too; `--rows` takes some of them. `python -m studies.report` makes tables and figures of it all.
 """
 
 import argparse
@@ -18,19 +18,19 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
-from recipes import TABLES, Budget, Row, Table
-
-from pyro_vae_zoo._process import pick_device
-from pyro_vae_zoo.report.summary import summary
-from pyro_vae_zoo.training.checkpoint import load_model, read_json, write_json
 from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluation.evaluate import evaluate, log_likelihood
-from pyro_vae_zoo.training.options import TrainOptions
-from pyro_vae_zoo.models.registry import guide_options
-from pyro_vae_zoo.report import read_metrics
-from pyro_vae_zoo.runs.run.run import make_run, resolve_guide
+from pyro_vae_zoo.files import read_json, write_json
+from pyro_vae_zoo.models.create import guide_options, resolve_guide
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.report import read_metrics
+from pyro_vae_zoo.report.summary import summary
+from pyro_vae_zoo.runs.run import make_run
+from pyro_vae_zoo.runtime import pick_device
+from pyro_vae_zoo.saving import load_model
+from pyro_vae_zoo.training.options import TrainOptions
+from studies.recipes import TABLES, Budget, Row, Table
 
 
 def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
@@ -125,7 +125,7 @@ def _bounds(vae: VAE, data: Dataset, seed: int) -> dict[str, float]:
 def _command(table: str, budget: str, row: str, seed: int) -> str:
     """What makes one row; results name it."""
     return (
-        f"python examples/reproduce.py --table {table} --budget {budget} --rows {row} "
+        f"python -m studies.reproduce --table {table} --budget {budget} --rows {row} "
         f"--seed {seed}"
     )
 

@@ -1,0 +1,165 @@
+"""The commands that train: `train`, `density` and `compare`."""
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pyro_vae_zoo.cli.arguments import STEPS_BY_DEFAULT, guide_specs
+from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.files import write_json
+from pyro_vae_zoo.models.create import find_guide, guide_options, resolve_guide
+from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.report.summary import filled, summary
+from pyro_vae_zoo.runs.run import make_run
+from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.training.options import TrainOptions
+
+__all__ = []
+
+
+_MODEL_OPTIONS = ("latent_dim", "num_flows", "hidden_dims", "network", "activation")
+
+
+def _train(args: argparse.Namespace) -> None:
+    data = load_dataset(args.data, args.data_dir)
+    name = f"{find_guide(args.guide)}-{data.name}"
+    _train_on(data, args.out or Path("runs", f"{name}-s{args.seed}"), args)
+
+
+def _density(args: argparse.Namespace) -> None:
+    data = load_dataset(args.data, args.data_dir)
+    data = data if args.train_size is None else data.first(args.train_size)
+    if args.eval_particles is None:  # without latents one draw of nothing is exact
+        latents = "latent_dim" in guide_options(args.guide)
+        args.eval_particles = 100 if latents else 1
+    name = f"{args.guide}-{data.name}-n{len(data.train)}"
+    _train_on(data, args.out or Path("runs", f"{name}-s{args.seed}"), args)
+
+
+def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
+    training = _training(args, data, args.seed)
+    if args.structure_epochs is not None:
+        if "structure_share" not in guide_options(resolve_guide(args.guide)):
+            raise UserError(
+                "--structure-epochs is for guides that learn a structure, as gated_dag, "
+                f"and not for {args.guide!r}"
+            )
+    result = make_run(
+        folder,
+        args.guide,
+        data,
+        _options(args, training),
+        training,
+        source=_source(args.data),
+        device=args.device,
+        eval_particles=args.eval_particles,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    if Ranks().is_first:
+        files = ", ".join(sorted(p.name for p in folder.glob("[!.]*")))
+        print(summary(result))
+        print(filled(f"in {folder}: {files}"))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    if args.runs and args.guides:
+        raise UserError(
+            "compare either takes finished RUNs or trains --guides, not both"
+        )
+    if not args.runs:
+        args.runs = _train_all(args)
+    Ranks().from_first(lambda: _write_comparison(args))
+
+
+def _write_comparison(args: argparse.Namespace) -> None:
+    from pyro_vae_zoo import report
+
+    results = report.collect(args.runs)
+    report.write_report(results, args.out)
+    runs = [result["run"] for result in results]
+    for result, run in zip(results, runs, strict=True):
+        if runs.count(run) > 1:  # runs of one name in several folders
+            run = f"{Path(result['folder']).parent.name}-{run}"
+        values = {k: v for k, v in result.items() if k not in ("folder", "run")}
+        write_json(args.out / f"{run}.json", values)
+    print(report.markdown_table(results))
+    for result in results:
+        if names := ", ".join(result.get("cautions") or ()):
+            print(filled(f"{result['run']}: {names} (see `cautions` in its result)"))
+    print(f"\nin {args.out}: comparison.md, comparison.csv, comparison.png, *.json")
+
+
+def _train_all(args: argparse.Namespace) -> list[Path]:
+    data = load_dataset(args.data, args.data_dir)
+    root = args.runs_dir or args.out
+    specs = guide_specs(args.guides or list_guides())
+    given = _options(args, _training(args, data, args.seeds[0]))
+    known = {guide: guide_options(resolve_guide(guide)) for guide, _ in specs}
+    for name in given:
+        if not any(name in options for options in known.values()):
+            raise unknown_name("option", name, sorted(set().union(*known.values())))
+    plans = []
+    for guide, own in specs:  # all of them are checked before the first is trained
+        for name in own:
+            if name not in known[guide]:
+                raise unknown_name(f"option of guide {guide!r}", name, known[guide])
+        options = {k: v for k, v in given.items() if k in known[guide]} | own
+        label = "-".join([find_guide(guide), *(f"{k}={v}" for k, v in own.items())])
+        for seed in args.seeds:
+            training = _training(args, data, seed)
+            plans.append((root / f"{label}-s{seed}", guide, options, training))
+    for i, (folder, guide, options, training) in enumerate(plans):
+        if Ranks().is_first:
+            print(f"[{i + 1}/{len(plans)}] {folder.name}", file=sys.stderr)
+        make_run(
+            folder,
+            guide,
+            data,
+            options,
+            training,
+            source=_source(args.data),
+            device=args.device,
+            eval_particles=args.eval_particles,
+            resume=folder.exists() and not args.overwrite,
+            overwrite=args.overwrite,
+            progress=not args.quiet,
+        )
+    return [plan[0] for plan in plans]
+
+
+def _training(args: argparse.Namespace, data: Dataset, seed: int) -> TrainOptions:
+    if args.batch_size < 1:
+        raise UserError(f"batch_size must be positive, got {args.batch_size}")
+    values = {
+        f.name: getattr(args, f.name, f.default)  # some are there only if given
+        for f in fields(TrainOptions)
+        if f.name != "seed"
+    }
+    if values["epochs"] is None:
+        steps = -(-len(data.train) // args.batch_size)
+        values["epochs"] = max(20, -(-STEPS_BY_DEFAULT // steps))
+    return TrainOptions(seed=seed, **values)
+
+
+def _source(data: str) -> str:
+    """What finds the data again, from another folder too."""
+    return str(Path(data).resolve()) if data.endswith(".npz") else data
+
+
+def _options(args: argparse.Namespace, training: TrainOptions) -> dict[str, Any]:
+    given = {name: getattr(args, name) for name in _MODEL_OPTIONS}
+    if args.structure_epochs is not None:
+        if "structure_share" in dict(args.option):
+            raise UserError("--structure-epochs and structure_share exclude each other")
+        if not 1 <= args.structure_epochs <= training.epochs:
+            raise UserError(
+                f"structure_epochs must be from 1 to the {training.epochs} epochs that "
+                f"there are, got {args.structure_epochs}"
+            )
+        given["structure_share"] = args.structure_epochs / training.epochs
+    return {k: v for k, v in given.items() if v is not None} | dict(args.option)

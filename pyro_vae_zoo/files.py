@@ -1,0 +1,158 @@
+"""Files of ours: written whole or not at all, read with an error that names them."""
+
+import json
+import math
+import os
+import platform
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from pyro_vae_zoo.errors import DataFileError, UserError
+
+__all__ = [
+    "CHECKPOINT_FILE",
+    "CONFIG_FILE",
+    "LOCK_FILE",
+    "METRICS_FILE",
+    "MISFITS",
+    "MODEL_FILE",
+    "RESULT_FILE",
+    "finite",
+    "locked",
+    "read_json",
+    "write_atomically",
+    "write_json",
+]
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line of text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` whole or not at all, whatever was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # By chance: threads share the number of a process, and containers may.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not name it
+        raise
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+CONFIG_FILE = "config.json"
+
+
+METRICS_FILE = "metrics.jsonl"
+
+
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+MODEL_FILE = "model.safetensors"
+
+
+RESULT_FILE = "result.json"
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: where it cannot be written, the previous file untouched.
+    """
+    with written(Path(path)) as file:
+        file.write(content)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write JSON, indented, atomically; numbers that are not finite become null."""
+    text = json.dumps(finite(value), indent=2, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """`value` with None in place of numbers that are not finite, as JSON wants it."""
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read JSON; a broken file is an error that names it."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise DataFileError(f"expected a file {path}; there is none") from None
+    except (ValueError, RecursionError) as error:
+        raise DataFileError(f"{path} is not valid JSON: {error}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
+
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made if it is missing; the same thread may do so twice.
+
+    The operating system lets go of it when its process ends, however that ends: a file
+    that a dead one left is no obstacle.
+
+    Raises:
+        UserError: where another process or thread holds it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name, locked(Path(name)):
+    ...     print(*os.listdir(name))
+    .lock
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK_FILE
+    lock = FileLock(path, timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{folder} is in use{_by_whom(path)}: two runs in one folder would spoil each "
+            "other; wait for it or choose another --out"
+        ) from None
+    try:
+        path.write_text(f"process {os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        lock.release()
+
+
+def _by_whom(path: Path) -> str:
+    with suppress(OSError, ValueError):
+        text = path.read_text()[:100].strip()
+        return f" by {text}" if text.isprintable() and text else ""
+    return ""
+
+
+# What code raises that is given values of another kind than it is for.
+MISFITS = (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)

@@ -1,0 +1,224 @@
+"""A VAE to safetensors and back, by its path or by the name of pretrained weights."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.files import MISFITS, MODEL_FILE, write_atomically
+from pyro_vae_zoo.models.create import create
+from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.weights.pretrained import pretrained_file, pretrained_name
+
+__all__ = [
+    "construction_limited",
+    "load",
+    "load_model",
+    "save",
+]
+
+
+_KEY = "pyro_vae_zoo"  # of the JSON inside the safetensors header
+
+
+def save(
+    vae: VAE, path: str | os.PathLike, *, dtype: torch.dtype | None = None
+) -> Path:
+    """Save a VAE: weights as safetensors, what builds it as JSON in their header.
+
+    A tensor that model and guide share is stored once, under the first of its names.
+
+    Args:
+        vae: the pair.
+        path: a file, or a folder for `model.safetensors` in it (made if missing).
+        dtype: of the floating weights in the file, such as `torch.float16` for one of
+            half the size, which loads as float32 again; as they are by default.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = zoo.load(zoo.save(vae, folder))
+    >>> again.config == vae.config
+    True
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path.mkdir(parents=True, exist_ok=True)
+        path = path / MODEL_FILE
+    own = _tensors(vae)
+    first = {id(t): name for name, t in reversed(own.items())}.values()
+    tensors = {name: _cast(own[name].detach(), dtype).clone() for name in first}
+    write_atomically(path, to_safetensors(tensors, {_KEY: json.dumps(vae.config)}))
+    return path
+
+
+def _tensors(vae: VAE) -> dict[str, Tensor]:
+    """Parameters and buffers by their names; what is shared is one object with several."""
+    return vae.state_dict(keep_vars=True)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+
+
+def load_model(
+    path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
+) -> VAE:
+    """Load what `save` saved; `zoo.load`, but for the names of pretrained weights."""
+    path = Path(path)
+    path = path / MODEL_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise DataFileError(f"expected a model in {path}; there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, ValueError, RecursionError, RuntimeError) as error:
+        raise DataFileError(f"{path} is corrupt or no safetensors: {error}") from None
+    if config is None:
+        raise UserError(f"{path} does not say how to build its VAE; build it yourself")
+    _check_config(config, path)
+    made_of = _which_guide(config["guide"], guide, path)
+    with construction_limited(path, tensors.values()):
+        vae = create(
+            made_of,
+            event_shape=config["event_shape"],
+            likelihood=config["likelihood"],
+            **config["options"],
+        )
+    return load_weights(vae, tensors, path)
+
+
+def _check_config(config: Any, path: Path) -> None:
+    """Refuse what is not the form of a VAE's configuration, before anything is built."""
+    kinds = {"guide": str, "event_shape": list, "likelihood": str, "options": dict}
+    form = isinstance(config, dict) and all(
+        isinstance(config.get(key), kind) for key, kind in kinds.items()
+    )
+    # Options are keywords of `create`, beside those that it has of its own.
+    if not form or {"guide", "data", "event_shape", "likelihood"} & {
+        *config["options"]
+    }:
+        raise DataFileError(f"{path} does not describe a VAE: got {str(config)[:200]}")
+
+
+def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
+    """Copy weights into a VAE, in the dtype that it has.
+
+    Of a tensor that both sides share one name is enough.
+
+    Raises:
+        UserError: for weights that do not fit, or are not finite; it names `path`.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"the weights in {path} are not finite: {name}")
+    own = _tensors(vae)
+    by_place = {id(t): tensors[name] for name, t in own.items() if name in tensors}
+    shared = {name: by_place[id(t)] for name, t in own.items() if id(t) in by_place}
+    try:
+        vae.load_state_dict(shared | tensors)
+    except RuntimeError as error:
+        reason = str(error).split("\n")[1].strip()
+        raise UserError(f"the weights in {path} do not fit: {reason}") from None
+    return vae
+
+
+def _which_guide(
+    name: str, guide: Callable | None, path: Path
+) -> str | Callable[..., nn.Module]:
+    if guide is None and name.startswith("custom:"):
+        raise UserError(
+            f"{path} holds the guide {name[7:]!r}, not one of the zoo's; pass its class: "
+            f"zoo.load(path, guide={name[7:]})"
+        )
+    return guide or name
+
+
+_MEGA = 1 << 20
+
+
+class _Limited(TorchDispatchMode):
+    """Stops what makes more or larger tensors than it may."""
+
+    def __init__(self, path: Path, most_bytes: int, most_calls: int) -> None:
+        super().__init__()
+        self.path, self.bytes, self.calls = path, most_bytes, most_calls
+        self.largest = most_bytes // 4
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.calls -= 1
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                size = tensor.numel() * tensor.element_size()
+                self.bytes -= size
+                if size > self.largest:
+                    self.calls = 0
+        if min(self.calls, self.bytes) <= 0:
+            raise DataFileError(
+                f"{self.path} describes a VAE that is far larger than the weights in it"
+            )
+        return out
+
+
+@contextmanager
+def construction_limited(path: Path, tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Stop a construction that goes far beyond the weights which it is for.
+
+    Raises:
+        DataFileError: for one that does, or that fails in any other way; it names `path`.
+    """
+    tensors = list(tensors)
+    # Initial values take some passes over the weights, in at most 64 bits each.
+    most_bytes = 64 * _MEGA + 64 * sum(t.numel() * t.element_size() for t in tensors)
+    try:
+        with _Limited(path, most_bytes, 10_000 + 1000 * len(tensors)):
+            yield
+    except UserError:
+        raise
+    except MISFITS as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise DataFileError(f"{path} describes no VAE that works: {reason}") from error
+    except MemoryError:
+        raise DataFileError(f"{path} describes a VAE that fits no memory") from None
+
+
+def load(
+    path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
+) -> VAE:
+    """Load what `save` saved, from its file, its folder or a run folder; or by name.
+
+    Args:
+        path: file or folder; or one of `zoo.list_pretrained()`, where there is no such
+            path.
+        guide: the class of the guide, where it is not one of the zoo's: a file
+            never makes `load` import code.
+
+    Raises:
+        DataFileError: for a missing or corrupt file, and for pretrained weights that
+            are not those which were published.
+        UserError: for a guide that is not given, weights that do not fit, and for an
+            unknown name (the message lists the known ones).
+
+    >>> import tempfile, pyro_vae_zoo as zoo
+    >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     zoo.load(zoo.save(vae, folder)).config == vae.config
+    True
+    """
+    name = pretrained_name(path)
+    return load_model(pretrained_file(name) if name else path, guide=guide)
