@@ -5,7 +5,8 @@
 trains, evaluates and writes `results/<table>_<budget>/<row>-s<seed>.json` for each row and
 seed, first all rows of one seed. What is finished is not run again, what was interrupted
 goes on. `--jobs` has as many rows run side by side, each in a process of its own, on a GPU
-too; `--rows` takes some of them. `python -m studies.report` makes tables and figures of it all.
+too; `--rows` takes some of them. `python -m studies.report` makes tables and figures of
+it all.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """The command line: `python -m pyro_vae_zoo`, and the scripts in `examples/`.
 
-Exit codes: 0 done, 1 training met a number that is not finite, a process of several died or
-`report --check` found something stale, 2 a mistake that you can mend (one line says
-which), 130 interrupted, by Ctrl-C or SIGTERM.
+Exit codes: 0 done, 1 training met a number that is not finite or a process of several died,
+2 a mistake that you can mend (one line says which), 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
 import shlex
@@ -22,7 +21,6 @@ from pyro_vae_zoo.cli.parser import make_parser
 from pyro_vae_zoo.cli.train import _compare, _density, _train
 from pyro_vae_zoo.errors import DivergedError, LostRankError, UserError
 from pyro_vae_zoo.runtime import joined
-from studies.report.__main__ import _report
 
 __all__ = ["main", "terminated_like_interrupted"]
 
@@ -53,9 +51,6 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
-# ----------------------------------------------------------------------- commands
-
-
 _COMMANDS = {
     "train": _train,
     "density": _density,
@@ -63,15 +58,12 @@ _COMMANDS = {
     "diagnose": diagnose_command,
     "explore": explore_command,
     "compare": _compare,
-    "report": _report,
 }
 _SHARED = ("train", "density", "evaluate", "compare")  # by the processes of torchrun
 
 
 def _how_to_go_on(command: str, argv: Sequence[str] | None) -> str:
     """What to type after an interruption, where there is anything to go on with."""
-    if command == "report":
-        return "; some files are written, each of them whole"
     if command not in ("train", "density", "compare"):
         return ""
     words = [w for w in (sys.argv[1:] if argv is None else argv) if w != "--overwrite"]
@@ -88,11 +80,6 @@ def _how_to_go_on(command: str, argv: Sequence[str] | None) -> str:
     return f"; to go on: {program} {shlex.join(words)}"
 
 
-# ------------------------------------------------------------------------ options
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 
 @contextmanager

@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from studies.report.command import _add_report
-
 from pyro_vae_zoo._version import __version__
 from pyro_vae_zoo.cli.arguments import (
     Formatter,
@@ -37,7 +35,6 @@ def make_parser() -> argparse.ArgumentParser:
     _add_diagnose(commands)
     _add_explore(commands)
     _add_compare(commands)
-    _add_report(commands)
     return parser
 
 

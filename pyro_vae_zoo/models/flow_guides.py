@@ -377,7 +377,7 @@ def _check_coupling(latent_dim: int, num_flows: int) -> None:
 
 
 def _flow_vae(flow: str, *, num_flows: int = 2, **options: Any) -> VAE:
-    """The standard model with a flow as guide; the others of its options are the model's."""
+    """The standard model with a flow as guide."""
     own = {name: options.pop(name) for name in flow_options(flow) if name in options}
     posterior = partial(AmortizedFlow, flow=flow, num_flows=num_flows, **own)
     return standard_vae(posterior, **options)

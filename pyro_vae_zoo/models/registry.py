@@ -7,6 +7,7 @@ imported when one of its names is asked for, and listing names imports nothing.
 """
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -78,10 +79,10 @@ def register(
         raise unknown_name("kind", kind, ("guide", "density"))
 
     def enter(builder: "Callable[..., VAE]") -> "Callable[..., VAE]":
-        home = _file_of(name)
-        # A file of the zoo's may be run twice: by importlib.reload, in a notebook.
-        by_itself = home is not None and _module_of(builder) == _dotted(home)
-        if (name in _ENTRIES or home is not None) and not by_itself:
+        file = _file_of(name)
+        # A name of the zoo's is taken before its file is imported, which enters it.
+        is_free = file is None or _dotted(file) in sys.modules
+        if name in _ENTRIES or not is_free:
             raise UserError(f"a guide named {name!r} is registered already")
         _ENTRIES[name] = Entry(builder, tuple(options_of), kind == "density")
         return builder
@@ -131,7 +132,3 @@ def _file_of(name: str) -> str | None:
 
 def _dotted(file: str) -> str:
     return f"pyro_vae_zoo.models.{file}"
-
-
-def _module_of(builder: "Callable[..., VAE]") -> str:
-    return getattr(builder, "func", builder).__module__

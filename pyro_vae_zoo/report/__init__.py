@@ -1,4 +1,4 @@
-"""Comparisons of a user's runs: tables in Markdown and CSV, a figure, a summary in words."""
+"""Comparisons of a user's runs: tables, a figure, a summary in words."""
 
 from pyro_vae_zoo.report.comparison import (
     caption,
