@@ -31,7 +31,7 @@ from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.data.formats import read_mat, read_npy, unpack_gzip
 from pyro_vae_zoo.training.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 IN_CI = 60  # cases of each of five kinds of file: 300
 SECONDS = 60  # until a case hangs
 
