@@ -57,6 +57,8 @@ def run(words, monkeypatch):
     """What `python` does with these words."""
     if words[0] == "-m":
         monkeypatch.setattr(sys, "argv", words[1:])
+        for module in (words[1], f"{words[1]}.__main__"):  # else runpy warns of them
+            monkeypatch.delitem(sys.modules, module, raising=False)
         runpy.run_module(words[1], run_name="__main__")
     else:
         script = ROOT / words[0]
