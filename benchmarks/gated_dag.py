@@ -13,7 +13,8 @@ from functools import partial
 import pyro
 from timing import images, in_turn, main, make, ratio, step, summary
 
-from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
+from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.steps import make_optimizer
 
 LATENT_DIM = 80
 CONTESTANTS = {
@@ -43,7 +44,7 @@ def training(x, guide, options):
     """A training step on x, ready to run."""
     vae = make(guide, x.device, **options)
     loss = TrainOptions().loss(vae.phases[0].loss)
-    adam = OPTIMIZERS["adam"](vae.parameters(), TrainOptions.lr)
+    adam = make_optimizer("adam", vae.parameters(), TrainOptions.lr)
     return partial(
         step, adam, partial(loss.differentiable_loss, vae.model, vae.guide, x)
     )

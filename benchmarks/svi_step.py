@@ -48,7 +48,8 @@ from timing import images, in_turn, make, parser, ratio, summary, write
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.compiled import CompiledELBO
 from pyro_vae_zoo.training.cuda_graphs import DeviceSteps
-from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
+from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.steps import make_optimizer
 
 NETWORKS = {
     "mean_field": ("mean_field", {}),
@@ -85,7 +86,9 @@ def step(optimizer, loss):
 
 
 def training(module, loss):
-    return partial(step, OPTIMIZERS["adam"](module.parameters(), TrainOptions.lr), loss)
+    return partial(
+        step, make_optimizer("adam", module.parameters(), TrainOptions.lr), loss
+    )
 
 
 def stochastic(elbo, vae, x):
@@ -135,7 +138,7 @@ class Compiled:
     def __init__(self, vae, x):
         self.pair, self.x = (vae.model, vae.guide), x
         self.elbo = zoo.CompiledTrace_ELBO()
-        self.adam = OPTIMIZERS["adam"](vae.parameters(), TrainOptions.lr)
+        self.adam = make_optimizer("adam", vae.parameters(), TrainOptions.lr)
         self.loss = partial(self.elbo(*self.pair), x)
 
     def __call__(self):
@@ -149,7 +152,7 @@ class Compiled:
         copies = [p.detach().clone().requires_grad_() for p in moved]
         for p in copies:
             p.grad = torch.full_like(p, 1e-3)
-        adam = OPTIMIZERS["adam"](copies, TrainOptions.lr)
+        adam = make_optimizer("adam", copies, TrainOptions.lr)
         return {"graph": partial(without_grad, graph, inputs), "Adam": adam.step}
 
 
@@ -159,7 +162,7 @@ def without_grad(graph, inputs):
 
 
 def replayed(vae, x):
-    adam = OPTIMIZERS["adam"](vae.parameters(), TrainOptions.lr)
+    adam = make_optimizer("adam", vae.parameters(), TrainOptions.lr)
     steps = DeviceSteps(vae, zoo.CompiledTrace_ELBO(), adam, x)
 
     def run():

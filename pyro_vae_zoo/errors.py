@@ -14,6 +14,7 @@ __all__ = [
     "DivergedError",
     "LostRankError",
     "UserError",
+    "first_line",
     "unknown_name",
 ]
 
@@ -58,6 +59,15 @@ class DivergedError(RuntimeError):
 
 class LostRankError(RuntimeError):
     """Another process of a training on several devices has died."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of an error's message, or its name where it has none.
+
+    >>> first_line(ValueError("too few\nvalues")), first_line(KeyError())
+    ('too few', 'KeyError')
+    """
+    return str(error).split("\n")[0] or type(error).__name__
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

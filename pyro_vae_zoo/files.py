@@ -8,8 +8,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from pyro_vae_zoo.errors import DataFileError, UserError
@@ -22,12 +23,30 @@ __all__ = [
     "MISFITS",
     "MODEL_FILE",
     "RESULT_FILE",
+    "checked",
     "finite",
     "locked",
+    "one_line",
     "read_json",
     "write_atomically",
     "write_json",
+    "written",
 ]
+
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FILE = "checkpoint.pt"
+MODEL_FILE = "model.safetensors"
+RESULT_FILE = "result.json"
+LOCK_FILE = ".lock"
+# What code raises that is given values of another kind than it is for.
+MISFITS = (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
+
+Record = TypeVar("Record")
 
 
 def one_line(error: BaseException) -> str:
@@ -53,21 +72,6 @@ def written(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             os.unlink(temporary)
-
-
-CONFIG_FILE = "config.json"
-
-
-METRICS_FILE = "metrics.jsonl"
-
-
-CHECKPOINT_FILE = "checkpoint.pt"
-
-
-MODEL_FILE = "model.safetensors"
-
-
-RESULT_FILE = "result.json"
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
@@ -105,11 +109,23 @@ def read_json(path: str | os.PathLike) -> Any:
         raise DataFileError(f"{path} is not valid JSON: {error}") from None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0] or type(error).__name__
+def checked(record: Any, kind: type[Record], path: Path, what: str) -> Record:
+    """A record as it is, if its values are of the kinds that its type declares.
 
-
-LOCK_FILE = ".lock"
+    Raises:
+        DataFileError: for one that lacks something, or has a value of another kind; it
+            names the file, what was expected and where.
+    """
+    try:
+        msgspec.convert(record, kind)
+    except (msgspec.ValidationError, OverflowError) as error:
+        wrong, _, where = str(error).replace("`", "").partition(" - at $")
+        where = f"{where.lstrip('.')}: " if where else ""
+        raise DataFileError(
+            f"{path} is no {what}: {where}{wrong[0].lower()}{wrong[1:]}; was it changed by "
+            "hand?"
+        ) from None
+    return record
 
 
 @contextmanager
@@ -149,10 +165,3 @@ def _by_whom(path: Path) -> str:
         text = path.read_text()[:100].strip()
         return f" by {text}" if text.isprintable() and text else ""
     return ""
-
-
-# What code raises that is given values of another kind than it is for.
-MISFITS = (
-    *(ArithmeticError, AttributeError, LookupError),
-    *(RuntimeError, TypeError, ValueError),
-)

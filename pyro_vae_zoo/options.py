@@ -1,27 +1,186 @@
-"""Numbers of the caller's as Python's own: what options are stored and counted by."""
+"""Options declared once: the type, default, help and range of each in one place.
 
-from typing import Any
+An option is a field of a dataclass, `lr: Annotated[float, Option("learning rate", above=0)]
+= 1e-3`. Given values are checked and stored as Python's own by `normalise`; signatures,
+documentation, the command line and recorded commands are made of the fields.
+"""
 
-import numpy as np
-import torch
+import functools
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import (
+    Annotated,
+    Any,
+    Concatenate,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pyro_vae_zoo.errors import UserError
 
-__all__ = ["count", "plain", "real"]
+__all__ = [
+    "Declared",
+    "Option",
+    "count",
+    "declared",
+    "keywords_of",
+    "normalise",
+    "plain",
+    "real",
+]
+
+
+A, B, O, R = TypeVar("A"), TypeVar("B"), TypeVar("O"), TypeVar("R")
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Option:
+    """The help of an option, and the values that it may have.
+
+    Attributes:
+        help: what it is; its first sentence stands alone.
+        choices: the words that it may be.
+        least: the least number that it may be.
+        above: a number that it must be above.
+    """
+
+    help: str
+    choices: Sequence[str] = ()
+    least: float | None = None
+    above: float | None = None
+
+
+class Declared(NamedTuple):
+    """A field of a dataclass of options."""
+
+    name: str
+    kinds: tuple[Any, ...]
+    default: Any
+    option: Option
+
+
+def declared(cls: type) -> Iterator[Declared]:
+    """The options of a dataclass, in their order.
+
+    >>> @dataclass
+    ... class Cooking:
+    ...     minutes: Annotated[float | None, Option("how long", above=0)] = None
+    >>> next(declared(Cooking)).kinds
+    (<class 'float'>, <class 'NoneType'>)
+    """
+    hints = get_type_hints(cls, include_extras=True)
+    for field in fields(cls):
+        if get_origin(hints[field.name]) is not Annotated:
+            continue
+        kind, option = get_args(hints[field.name])
+        kinds = (get_origin(kind),) if get_origin(kind) is tuple else get_args(kind)
+        default = None if field.default is MISSING else field.default
+        yield Declared(field.name, kinds or (kind,), default, option)
+
+
+def normalise(options: Any) -> None:
+    """Have each option of a dataclass as Python's own value, and within its range.
+
+    Raises:
+        UserError: for another kind of value, or one out of range; it names the option.
+    """
+    for name, kinds, _, option in declared(type(options)):
+        value = _converted(name, plain(getattr(options, name)), kinds, option)
+        object.__setattr__(options, name, value)
+        if isinstance(value, int | float):
+            _check_range(name, value, option)
+
+
+def _converted(name: str, value: Any, kinds: tuple[Any, ...], option: Option) -> Any:
+    if option.choices and bool in kinds:
+        if not isinstance(value, bool) and value not in option.choices:
+            words = " or ".join(map(repr, option.choices))
+            raise UserError(f"{name}: expected True, False or {words}, got {value!r}")
+    elif option.choices and isinstance(value, str) and value not in option.choices:
+        known = ", ".join(option.choices)
+        raise UserError(f"unknown {name} {value!r}; known: {known}")
+    if type(value) in kinds:
+        return value
+    if int in kinds:
+        return count(name, value, least=-math.inf)
+    if float in kinds:
+        return real(name, value)
+    if tuple in kinds and isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, kinds):
+        return value
+    expected = " or ".join(kind.__name__ for kind in kinds)
+    raise UserError(f"{name}: expected {expected}, got {value!r}")
+
+
+def _check_range(name: str, value: float, option: Option) -> None:
+    if option.above is not None and not value > option.above:
+        bound = "positive" if option.above == 0 else f"above {option.above}"
+        raise UserError(f"{name} must be {bound}, got {value}")
+    if option.least is not None and not value >= option.least:
+        bound = (
+            "not be negative" if option.least == 0 else f"be at least {option.least}"
+        )
+        raise UserError(f"{name} must {bound}, got {value}")
+
+
+def keywords_of(
+    cls: Callable[P, O],
+) -> Callable[[Callable[[A, B, O], R]], Callable[Concatenate[A, B, P], R]]:
+    """Decorator: a function of one set of options is called by these as keywords.
+
+    The third argument of the function is an instance of the dataclass `cls`. Its signature
+    then has the fields of `cls`, and its docstring their help where `{options}` stands.
+    """
+
+    def enter(function: Callable[[A, B, O], R]) -> Callable[Concatenate[A, B, P], R]:
+        own = list(inspect.signature(function).parameters.values())[:-1]
+        options = inspect.signature(cls).parameters.values()
+        signature = inspect.Signature([*own, *options])
+
+        @functools.wraps(function)
+        def called(*args: Any, **keywords: Any) -> R:
+            given = signature.bind(*args, **keywords).arguments
+            first, second = (given.pop(p.name) for p in own)
+            return function(first, second, cls(**given))
+
+        called.__signature__ = signature  # type: ignore[attr-defined]
+        called.__doc__ = _with_help(function.__doc__, cls)
+        return cast(Callable[Concatenate[A, B, P], R], called)
+
+    return enter
+
+
+def _with_help(doc: str | None, cls: Any) -> str | None:
+    if doc is None:  # python -OO
+        return None
+    lines = [f"{name}: {option.help}" for name, _, _, option in declared(cls)]
+    texts = [
+        textwrap.fill(line, 88, initial_indent=" " * 8, subsequent_indent=" " * 12)
+        for line in lines
+    ]
+    return doc.replace("        options: {options}", "\n".join(texts))
 
 
 def plain(value: Any) -> Any:
-    """NumPy's and PyTorch's numbers as Python's, arrays of them as tuples.
+    """Numbers of NumPy and PyTorch as Python's, arrays of them as tuples.
 
+    >>> import numpy as np
     >>> plain(np.int64(3)), plain([np.float32(0.5), torch.tensor(2)]), plain(np.arange(2))
     (3, [0.5, 2], (0, 1))
     """
-    if isinstance(value, np.generic) or (
-        isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0
-    ):
-        return value.item()
-    if isinstance(value, np.ndarray | torch.Tensor):
-        return tuple(value.tolist())
+    if hasattr(value, "tolist"):
+        found = value.tolist()
+        return tuple(found) if isinstance(found, list) else found
     if isinstance(value, list | tuple):
         return type(value)(map(plain, value))
     return value
@@ -52,8 +211,8 @@ def real(name: str, value: Any) -> float:
     Raises:
         UserError: for what is none; it names the argument.
 
-    >>> real("lr", np.float64(0.5))
-    0.5
+    >>> real("lr", 1)
+    1
     """
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, int | float):

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.files import MISFITS, MODEL_FILE, write_atomically
-from pyro_vae_zoo.models.create import create
+from pyro_vae_zoo.files import MISFITS, MODEL_FILE, checked, write_atomically
+from pyro_vae_zoo.models.create import PairConfig, create
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.weights.pretrained import pretrained_file, pretrained_name
 
@@ -88,7 +88,7 @@ def load_model(
         raise DataFileError(f"{path} is corrupt or no safetensors: {error}") from None
     if config is None:
         raise UserError(f"{path} does not say how to build its VAE; build it yourself")
-    _check_config(config, path)
+    config = _checked_config(config, path)
     made_of = _which_guide(config["guide"], guide, path)
     with construction_limited(path, tensors.values()):
         vae = create(
@@ -100,17 +100,13 @@ def load_model(
     return load_weights(vae, tensors, path)
 
 
-def _check_config(config: Any, path: Path) -> None:
-    """Refuse what is not the form of a VAE's configuration, before anything is built."""
-    kinds = {"guide": str, "event_shape": list, "likelihood": str, "options": dict}
-    form = isinstance(config, dict) and all(
-        isinstance(config.get(key), kind) for key, kind in kinds.items()
-    )
+def _checked_config(config: Any, path: Path) -> PairConfig:
+    """A pair's configuration, before anything is built by it."""
+    config = checked(config, PairConfig, path, "VAE of the zoo's")
     # Options are keywords of `create`, beside those that it has of its own.
-    if not form or {"guide", "data", "event_shape", "likelihood"} & {
-        *config["options"]
-    }:
+    if {"guide", "data", "event_shape", "likelihood"} & {*config["options"]}:
         raise DataFileError(f"{path} does not describe a VAE: got {str(config)[:200]}")
+    return config
 
 
 def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:

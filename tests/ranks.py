@@ -37,7 +37,7 @@ def gradients(vae):
 
 def steps_of(vae, ranks, size):
     options = TrainOptions()
-    return Steps(vae, vae.phases[0], options.losses(), options, ranks, size)
+    return Steps(vae, vae.phases[0], options, ranks, size)
 
 
 class Alone(Ranks):

@@ -16,13 +16,13 @@ from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions, diagnose, subset
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.evaluation.findings import DIAGNOSTICS_FILE, findings
 from pyro_vae_zoo.explorer.page import explore
-from pyro_vae_zoo.files import RESULT_FILE, finite, read_json, write_json
+from pyro_vae_zoo.files import RESULT_FILE, checked, finite, read_json, write_json
 from pyro_vae_zoo.models.create import find_guide, resolve_guide
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.plots.run import PICTURES, draw_diagnosis
 from pyro_vae_zoo.report.summary import describe, filled, summary
 from pyro_vae_zoo.runs.folder import open_run
-from pyro_vae_zoo.runs.records import RESULT, check_record
+from pyro_vae_zoo.runs.records import Result
 from pyro_vae_zoo.runs.run import result_of
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
 from pyro_vae_zoo.saving import load
@@ -165,5 +165,6 @@ def _known_of(folder: Path, published: dict) -> dict:
         keys = ("name", "recipe", "commit")
         return {key: published[key] for key in keys} | published["trained"]
     path = folder / RESULT_FILE
-    trained = read_json(path) if path.exists() else {}
-    return check_record(trained, RESULT, path, "result of a run")
+    if not path.exists():
+        return {}
+    return checked(read_json(path), Result, path, "result of a run")

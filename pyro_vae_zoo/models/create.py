@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from torch import nn
+from typing_extensions import TypedDict
 
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models import registry
@@ -20,6 +21,7 @@ from pyro_vae_zoo.pair.modes import taking_turns
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
+    "PairConfig",
     "create",
     "depth",
     "find_guide",
@@ -29,6 +31,15 @@ __all__ = [
 
 
 _GIVEN = ("event_shape", "likelihood")
+
+
+class PairConfig(TypedDict):
+    """The arguments of `create` that built a pair, stored with its weights."""
+
+    guide: str  # a registry name, or `custom:` and that of a class
+    event_shape: list[int]
+    likelihood: str
+    options: dict[str, Any]
 
 
 def guide_options(guide: str | Callable[..., nn.Module]) -> dict[str, Any]:

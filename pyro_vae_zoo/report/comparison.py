@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.files import METRICS_FILE, RESULT_FILE, read_json, write_atomically
+from pyro_vae_zoo.files import (
+    METRICS_FILE,
+    RESULT_FILE,
+    checked,
+    read_json,
+    write_atomically,
+)
 from pyro_vae_zoo.models.create import depth, guide_options
 from pyro_vae_zoo.models.registry import list_guides
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import (
-    SAME,
     Result,
     average,
     planned_epochs,
@@ -26,7 +31,8 @@ from pyro_vae_zoo.report.averages import (
     refuse_unlike,
 )
 from pyro_vae_zoo.report.tables import COLUMNS
-from pyro_vae_zoo.runs.records import EPOCH, RESULT, check_record
+from pyro_vae_zoo.runs import records as kinds
+from pyro_vae_zoo.training.history import Epoch
 
 __all__ = [
     "caption",
@@ -39,12 +45,6 @@ __all__ = [
     "summarise",
     "write_report",
 ]
-
-_NEEDED = (
-    *("guide", "elbo", "elbo_std_error", "log_likelihood", "log_likelihood_std_error"),
-    *("log_likelihood_mc_error", "kl", "active_units", "khat", "num_parameters"),
-    *("seconds", "seed", "options", "training", *SAME),
-)
 
 
 def collect(paths: Sequence[str | os.PathLike]) -> list[Result]:
@@ -85,7 +85,7 @@ def _is_result(value: Any) -> bool:
 
 
 def _checked(result: Any, file: Path) -> Result:
-    check_record(result, RESULT, file, "result of a run", _NEEDED)
+    checked(result, kinds.Result, file, "result of a run")
     run = file.parent.name if file.name == RESULT_FILE else file.stem
     return result | {"folder": str(file.parent), "run": run}
 
@@ -101,7 +101,7 @@ def read_metrics(folder: str | os.PathLike) -> list[dict]:
         raise DataFileError(f"{path} is not JSON lines: {error}") from None
     for number, record in enumerate(records, start=1):
         what = f"record of epochs (line {number})"
-        check_record(record, EPOCH, path, what, ["epoch"])
+        checked(record, Epoch, path, what)
     return records
 
 

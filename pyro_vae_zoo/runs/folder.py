@@ -22,11 +22,12 @@ from pyro_vae_zoo.files import (
     METRICS_FILE,
     MODEL_FILE,
     RESULT_FILE,
+    checked,
     read_json,
     write_json,
 )
 from pyro_vae_zoo.models.create import find_guide
-from pyro_vae_zoo.runs.records import CONFIG, RESULT, check_record
+from pyro_vae_zoo.runs.records import Result, RunConfig
 from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = ["begin", "look", "open_run"]
@@ -101,8 +102,7 @@ def _look_at_the_past(
     result = folder / RESULT_FILE
     same = all(config[k] == old[k] for k in ("training", "eval_particles"))
     if result.exists() and same:
-        what = "result of a run"
-        return check_record(read_json(result), RESULT, result, what, ["log_likelihood"])
+        return checked(read_json(result), Result, result, "result of a run")
     check()
     return None
 
@@ -133,7 +133,7 @@ def open_run(folder: Path) -> dict:
 
 
 def _read_config(folder: Path) -> dict:
-    path, what = folder / CONFIG_FILE, "configuration of a run"
-    config = check_record(read_json(path), CONFIG, path, what, CONFIG)
+    path = folder / CONFIG_FILE
+    config = checked(read_json(path), RunConfig, path, "configuration of a run")
     # Options that there were not yet when it was written are as they come.
     return config | {"training": asdict(TrainOptions()) | config["training"]}

@@ -22,6 +22,7 @@ from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
 from pyro_vae_zoo.saving import load_weights, save
 from pyro_vae_zoo.training.checkpoint import check_resumable
 from pyro_vae_zoo.training.fit import fit
+from pyro_vae_zoo.training.losses import checked_loss
 from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = ["make_run", "result_of"]
@@ -136,7 +137,7 @@ def _check_runs(vae: VAE, data: Dataset, training: TrainOptions) -> None:
     with torch.random.fork_rng(devices=[]):
         try:
             for phase in vae.phases:
-                loss, _ = training.losses(phase.loss)
+                loss = checked_loss(training, phase.loss)
                 loss.differentiable_loss(vae.model, vae.guide, x)
         except UserError:
             raise

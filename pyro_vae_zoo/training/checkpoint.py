@@ -1,23 +1,23 @@
-"""Files that survive: atomic writes, models as safetensors, checkpoints.
-
-A file is written beside its place and moved there when it is whole, so that a full
-disk or a killed process leaves the previous one as it was. Nothing that is loaded
-can run code: models are safetensors, checkpoints load with `weights_only=True`.
-"""
+"""Checkpoints: written whole, read without running code, checked before they are used."""
 
 import os
 import zipfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch.utils._pytree import tree_leaves
+from typing_extensions import TypedDict
 
-from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.errors import DataFileError, UserError, first_line
 from pyro_vae_zoo.files import (
-    _first_line,
+    MISFITS,
+    checked,
+    one_line,
     written,
 )
 from pyro_vae_zoo.pair.vae import Phase
@@ -28,6 +28,7 @@ __all__ = [
     "check_resumable",
     "check_stored",
     "load_checkpoint",
+    "readable",
     "save_checkpoint",
 ]
 
@@ -46,7 +47,7 @@ def save_checkpoint(path: str | os.PathLike, state: dict) -> None:
             "the one before is whole" if os.path.exists(path) else "there is none yet"
         )
         raise DataFileError(
-            f"cannot write the checkpoint {path} ({_first_line(error)}): is the disk full "
+            f"cannot write the checkpoint {path} ({first_line(error)}): is the disk full "
             f"or the folder gone? {before}"
         ) from error
 
@@ -63,11 +64,28 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
     except Exception as error:  # there is no end to how a broken file fails to load
         raise DataFileError(
             f"{path} is no checkpoint of the zoo, or is corrupt; nothing in it was run: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     if not isinstance(state, dict):
         raise DataFileError(f"{path} is no checkpoint: it holds no dictionary")
     return state
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Errors of whoever makes something of a checkpoint, as one that names the file.
+
+    Raises:
+        DataFileError: in place of what code raises that is given values of another kind.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except MISFITS as error:
+        raise DataFileError(
+            f"{path} is no checkpoint of this training: {one_line(error)}"
+        ) from error
 
 
 def _bytes_of(state: Any) -> int:
@@ -93,10 +111,25 @@ def check_stored(path: Path) -> int:
     return sum(e.file_size for e in entries if "/data/" in e.filename)
 
 
-_CHECKPOINT_KEYS = {
-    *("options", "epoch", "step", "elbo_sum", "seconds", "history", "best"),
-    *("vae", "optimizer", "random_states", "num_threads", "compiled", "data"),
-}
+Natural = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class State(TypedDict):
+    """The contents of a checkpoint; see `Loop.state_dict`."""
+
+    options: dict[str, Any]
+    data: str | None  # their fingerprint
+    epoch: Natural
+    step: Natural
+    elbo_sum: float
+    seconds: float
+    history: History
+    compiled: dict[int, bool]  # by number of phase
+    vae: dict[str, Any]
+    best: dict[str, Any] | None
+    optimizer: dict[str, Any]
+    random_states: list[list[Any]]  # of each process
+    num_threads: Annotated[int, Meta(gt=0, le=2**16)]
 
 
 def check_resumable(
@@ -124,14 +157,10 @@ def check_resumable(
     state.setdefault("compiled", dict.fromkeys(range(len(phases)), False))
     states = state.get("random_states")
     if isinstance(states, list) and states and all(map(torch.is_tensor, states)):
-        state["random_states"] = [states]  # of one process, as it was written once
-    missing = _CHECKPOINT_KEYS - state.keys()
-    if missing:
-        raise DataFileError(f"{path} is no checkpoint: it lacks {sorted(missing)}")
-    if wrong := _wrong_kinds(state):
-        raise DataFileError(
-            f"{path} is no checkpoint: {', '.join(wrong)} make no sense"
-        )
+        states = state["random_states"] = [states]  # of one process, as it was once
+    checked(state, State, path, "checkpoint")
+    if not (_is_history(state["history"], state["epoch"]) and _are_random(states)):
+        raise DataFileError(f"{path} is no checkpoint: its history makes no sense")
     if None not in (fingerprint, state["data"]) and fingerprint != state["data"]:
         raise UserError(
             f"{path} was made with other data: their fingerprint is {state['data']}, that "
@@ -157,50 +186,17 @@ def check_resumable(
     return state
 
 
-def _wrong_kinds(state: dict) -> list[str]:
-    """What in a checkpoint is of another kind than what is written into it."""
-    right = {
-        "data": state["data"] is None or isinstance(state["data"], str),
-        "options": isinstance(state["options"], dict),
-        "epoch": _is_count(state["epoch"]),
-        "step": _is_count(state["step"]),
-        "num_threads": _is_count(state["num_threads"])
-        and 0 < state["num_threads"] < 2**16,
-        "elbo_sum": isinstance(state["elbo_sum"], float),
-        "seconds": isinstance(state["seconds"], float),
-        "history": _is_history(state["history"], state["epoch"]),
-        "best": state["best"] is None or isinstance(state["best"], dict),
-        "compiled": isinstance(state["compiled"], dict),
-        "random_states": _are_random(state["random_states"]),
-    }
-    return [name for name, is_right in right.items() if not is_right]
-
-
-def _is_history(history: Any, epoch: int) -> bool:
-    if not isinstance(history, dict) or history.keys() - asdict(History()).keys():
-        return False
-    history = asdict(History()) | history  # of a release that knew less
-    epochs, best = history["epochs"], history["best_epoch"]
-    return (
-        isinstance(epochs, list)
-        and len(epochs) == epoch
-        and all(isinstance(record, dict) for record in epochs)
-        and all(isinstance(record.get("valid_elbo"), float) for record in epochs)
-        and all(isinstance(record.get("seconds"), float) for record in epochs)
-        and _is_count(best)
-        and best <= epoch
-        and isinstance(history["compiled"], list)
-        and isinstance(history["products"], dict)
-        and isinstance(history["stopped_early"], bool)
+def _is_history(history: dict[str, Any], epoch: int) -> bool:
+    """True for records of as many epochs as were done, with what is needed to go on."""
+    epochs, best = history.get("epochs", []), history.get("best_epoch", 0)
+    whole = all(
+        isinstance(record.get(name), float)
+        for record in epochs
+        for name in ("valid_elbo", "seconds")
     )
+    known = {field.name for field in fields(History)}
+    return whole and len(epochs) == epoch >= best >= 0 and history.keys() <= known
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53
-
-
-def _are_random(states: Any) -> bool:
-    return isinstance(states, list) and all(
-        isinstance(of_rank, list) and all(map(torch.is_tensor, of_rank))
-        for of_rank in states
-    )
+def _are_random(states: list[list[Any]]) -> bool:
+    return all(torch.is_tensor(tensor) for of_rank in states for tensor in of_rank)

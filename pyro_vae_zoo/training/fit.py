@@ -3,8 +3,9 @@
 import os
 import warnings
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pyro
 import torch
@@ -14,12 +15,14 @@ from torch import nn
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, locked
+from pyro_vae_zoo.options import Option, declared, keywords_of
 from pyro_vae_zoo.pair.door import check_trainable
 from pyro_vae_zoo.pair.modes import undisturbed
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runtime import Ranks, interrupt_flag, pick_device, threads_kept
 from pyro_vae_zoo.training.history import History
 from pyro_vae_zoo.training.loop import Loop
+from pyro_vae_zoo.training.losses import checked_loss
 from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = ["fit"]
@@ -27,71 +30,42 @@ __all__ = ["fit"]
 _BATCH_NORMS = (T.BatchNorm, nn.modules.batchnorm._BatchNorm)
 
 
-def fit(
-    vae: VAE,
-    data: Dataset,
-    *,
-    epochs: int = 20,
-    batch_size: int = 100,
-    lr: float = 1e-3,
-    seed: int = 0,
-    device: str | torch.device = "auto",
-    out: str | os.PathLike | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    optimizer: str = "adam",
-    schedule: str = "constant",
-    kl_warmup: float = 0,
-    free_bits: float = 0.0,
-    tempering_steps: int = 0,
-    clip_norm: float | None = None,
-    num_particles: int = 1,
-    bound: str = "elbo",
-    sticking_the_landing: bool = False,
-    analytic_kl: bool = False,
-    patience: int | None = None,
-    keep: str = "best",
-    compile: bool | str = "auto",
-) -> History:
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(TrainOptions):
+    """The arguments of `fit`: what determines a training, and where it runs."""
+
+    device: Annotated[
+        str | torch.device,
+        Option(
+            "`auto` (CUDA where there is one), `cpu`, `cuda` or one such as `cuda:1`."
+        ),
+    ] = "auto"
+    out: Annotated[
+        str | os.PathLike | None,
+        Option("folder for `metrics.jsonl` and `checkpoint.pt`; None writes nothing."),
+    ] = None
+    resume: Annotated[
+        bool, Option("continue from the checkpoint in `out`; without one, start.")
+    ] = False
+    overwrite: Annotated[
+        bool, Option("start anew where `out` holds a training, which is lost.")
+    ] = False
+    progress: Annotated[bool, Option("a progress bar with the live ELBO.")] = True
+
+    def training(self) -> TrainOptions:
+        """Those that determine the training, and that a checkpoint holds."""
+        names = [option.name for option in declared(TrainOptions)]
+        return TrainOptions(**{name: getattr(self, name) for name in names})
+
+
+@keywords_of(FitOptions)
+def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
     """Train a VAE by stochastic variational inference.
 
     Args:
         vae: the pair; moved to `device` and trained in place.
         data: the data set; its validation part chooses the best epoch.
-        epochs: passes over the data, shared out among the VAE's phases, of which some
-            are left out where there are fewer epochs than phases.
-        batch_size: data for each step, of all processes together where `torchrun` started
-            several; the last batch of an epoch may be smaller.
-        lr: learning rate.
-        seed: of noise, order and binarisation; the caller's random state is kept.
-        device: `auto` (CUDA where there is one), `cpu`, `cuda` or one such as `cuda:1`.
-        out: folder for `metrics.jsonl` and `checkpoint.pt`; None writes nothing.
-        resume: continue from the checkpoint in `out`; without one, start.
-        overwrite: start anew where `out` holds a training, which is lost.
-        progress: show a progress bar with the live ELBO.
-        optimizer: `adam` or `adamax`.
-        schedule: `constant`, `inverse` for lr / (1 + epoch/100), or `cosine`.
-        kl_warmup: epochs over which the KL's weight grows from 0 to 1.
-        free_bits: nats of KL for each latent site that cost nothing (batch mean).
-        tempering_steps: steps over which the weight of log p(x, z) grows from
-            0.01 to 1, as Rezende & Mohamed do (they take 10,000); 0 for none.
-        clip_norm: largest norm of the gradient of the mean loss.
-        num_particles: draws for each datum.
-        bound: `elbo`, or `iwae` for the importance-weighted bound.
-        sticking_the_landing: gradient without the score of the guide's parameters.
-        analytic_kl: closed form of each latent site's KL where there is one.
-        patience: stop after so many epochs that were not better on validation.
-        keep: which weights the VAE ends with, `best` on validation or `last`. The best
-            epoch has the highest validation ELBO, or `valid_bound` under `iwae`: the
-            same K-sample bound that is trained. Epochs that version 0.1.0 trained have
-            none, and a training that goes on from one of its checkpoints looks for the
-            best among the epochs to come.
-        compile: whether a step is one compiled graph (see `CompiledELBO`), but for a last
-            batch that is smaller; `auto` for where a phase has steps enough to pay for
-            it and the pair can be compiled. On CUDA steps by Adam are replayed as one
-            graph, and the host waits for an epoch's end only. What was decided is kept
-            by a resumed training, unless it is told False.
+        options: {options}
 
     Raises:
         UserError: for options out of range, a folder in use or with a training in it, a
@@ -107,15 +81,16 @@ def fit(
     >>> history.epochs[1]["train_elbo"] > history.epochs[0]["train_elbo"]
     True
     """
-    given = locals()
-    options = TrainOptions(**{f.name: given[f.name] for f in fields(TrainOptions)})
     _check_kinds(vae, data)
     if tuple(data.event_shape) != vae.event_shape:
         raise UserError(
             f"the VAE is for data of shape {vae.event_shape}, got data of shape "
             f"{tuple(data.event_shape)}"
         )
-    where, ranks = pick_device(device), Ranks()
+    training = options.training()
+    for phase in vae.phases:
+        checked_loss(training, phase.loss)
+    where, ranks = pick_device(options.device), Ranks()
     batch = min(options.batch_size, len(data.train))
     if batch < ranks.size:
         raise UserError(
@@ -123,7 +98,7 @@ def fit(
             f"{batch}; choose a larger batch_size"
         )
     _check_batch_norm(vae, len(data.train), options.batch_size, ranks.size)
-    folder = None if out is None else Path(out)
+    folder = None if options.out is None else Path(options.out)
     cuda = [where] if where.type == "cuda" else []
     with (
         ExitStack() as stack,
@@ -143,18 +118,20 @@ def fit(
         warnings.filterwarnings("ignore", ".*with capturable=True")
         if folder is not None:
             ranks.from_first(lambda: stack.enter_context(locked(folder)))
-            ranks.from_first(lambda: _make_room(folder, resume, overwrite))
-        loop = Loop(vae.to(where), data.to(where), options, folder)
+            ranks.from_first(
+                lambda: _make_room(folder, options.resume, options.overwrite)
+            )
+        loop = Loop(vae.to(where), data.to(where), training, folder)
         check_trainable(vae, data)
         torch.manual_seed(ranks.seed(options.seed))
         there = folder is not None and ranks.from_first(
             lambda: (folder / CHECKPOINT_FILE).exists()
         )
-        if resume and there:
+        if options.resume and there:
             loop.restore()
         else:
             loop.begin_phase()
-        loop.train(interrupted, progress)
+        loop.train(interrupted, options.progress)
     return loop.history
 
 

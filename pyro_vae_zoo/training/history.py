@@ -2,9 +2,38 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-__all__ = ["History", "validated_by"]
+from msgspec import Meta
+from typing_extensions import NotRequired, TypedDict
+
+__all__ = ["Epoch", "History", "validated_by"]
+
+Number = float | None  # JSON has null for what is not finite
+
+
+class Epoch(TypedDict):
+    """A line of `metrics.jsonl`: an epoch; what a pair's `monitor` adds is beside these.
+
+    `train_elbo` is of the draws of the steps, all else of the validation data at the
+    epoch's end. Under `bound="iwae"` it is None, and `train_bound` and `valid_bound` are
+    the bound that is trained, of as many draws (version 0.1.0 wrote it as `train_elbo`).
+    """
+
+    epoch: Annotated[int, Meta(gt=0, le=2**63 - 1)]
+    phase: NotRequired[str]
+    train_elbo: NotRequired[Number]
+    valid_elbo: NotRequired[Number]
+    train_bound: NotRequired[Number]
+    valid_bound: NotRequired[Number]
+    kl: NotRequired[Number]
+    reconstruction: NotRequired[Number]
+    initial_log_density: NotRequired[Number]
+    final_log_density: NotRequired[Number]
+    log_det: NotRequired[Number]
+    lr: NotRequired[Number]
+    kl_weight: NotRequired[Number]
+    seconds: NotRequired[Number]
 
 
 def validated_by(record: Mapping[str, Any]) -> str:
@@ -21,13 +50,7 @@ class History:
     """What `fit` did.
 
     Attributes:
-        epochs: a record for each epoch: `epoch`, `phase`, `train_elbo`,
-            `valid_elbo`, `kl`, `reconstruction`, the flow's `initial_log_density`,
-            `final_log_density` and `log_det` (all on the validation data but
-            the first), `lr`, `kl_weight`, `seconds`, and the entries of
-            `vae.monitor(vae)`. Under `bound="iwae"` also `train_bound` and
-            `valid_bound`, the bound that is trained, of as many draws; `train_elbo` is
-            None there (version 0.1.0 wrote that bound under its name).
+        epochs: a record for each epoch, see `Epoch`.
         best_epoch: the epoch whose `valid_bound`, or else `valid_elbo`, is highest.
         weights: which weights the VAE has now, `best` or `last`.
         stopped_early: whether patience ran out.

@@ -10,7 +10,9 @@ import json
 import math
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,18 +23,20 @@ from pyro_vae_zoo.errors import DataFileError, DivergedError
 from pyro_vae_zoo.evaluation.evaluate import evaluate, weighted_bound
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
 from pyro_vae_zoo.pair.vae import VAE, Phase
-from pyro_vae_zoo.runtime import Ranks
-from pyro_vae_zoo.training.checkpoint import check_resumable, save_checkpoint
+from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
+from pyro_vae_zoo.saving import load_weights
+from pyro_vae_zoo.training.checkpoint import check_resumable, readable, save_checkpoint
 from pyro_vae_zoo.training.history import History, validated_by
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.phases import PhasePlan
-from pyro_vae_zoo.training.resuming import go_to, state_of
 from pyro_vae_zoo.training.steps import Steps, what_failed
 
 __all__ = ["Loop", "epoch_order"]
 
 STEPS_WORTH_COMPILING = 5000  # README has what compiling costs, and what it saves
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
+# Attributes of a loop that a checkpoint holds as they are.
+_PLACE = ("epoch", "step", "elbo_sum", "seconds", "best")
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -66,7 +70,6 @@ class Loop:
         self.steps_per_epoch = -(-len(data.train) // options.batch_size)
         self.saved_at = time.monotonic()
         self.compiled: dict[int, bool] = {}  # what was decided, by number of phase
-        self.losses = [options.losses(phase.loss) for phase in vae.phases]
 
     # ------------------------------------------------------------------ the loop
 
@@ -242,12 +245,12 @@ class Loop:
     @property
     def _bound_name(self) -> str:
         """What the steps' sums are of: the ELBO, or another bound."""
-        loss = self.losses[self.phase_number][0]
-        return "bound" if getattr(loss, "bound", "elbo") == "iwae" else "elbo"
+        is_weighted = getattr(self.steps.loss, "bound", "elbo") == "iwae"
+        return "bound" if is_weighted else "elbo"
 
     def _bounds(self, trained: float) -> dict[str, float]:
         """The importance-weighted bound on both parts of the data."""
-        draws, seed = self.losses[self.phase_number][0].num_particles, self.options.seed
+        draws, seed = self.steps.loss.num_particles, self.options.seed
         valid = weighted_bound(self.vae, self.data.valid, draws, seed=seed)
         return {"train_bound": trained, "valid_bound": valid}
 
@@ -290,10 +293,7 @@ class Loop:
         """Make the steps of the phase that the present epoch belongs to."""
         full = torch.arange(min(self.options.batch_size, len(self.data.train)))
         share = len(self.ranks.share(full))
-        losses = self.losses[self.phase_number]
-        self.steps = Steps(
-            self.vae, self.phase, losses, self.options, self.ranks, share
-        )
+        self.steps = Steps(self.vae, self.phase, self.options, self.ranks, share)
 
     # ------------------------------------------------------------------ the files
 
@@ -319,10 +319,60 @@ class Loop:
         self._wait_for_device()
         if not _all_finite(self.vae):
             return  # the next step stops; the checkpoint before is the good one
-        state = state_of(self)
-        path = self.folder / CHECKPOINT_FILE
+        state, path = self.state_dict(), self.folder / CHECKPOINT_FILE
         self.ranks.from_first(lambda: save_checkpoint(path, state))
         self.saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a training needs to go on from here; collective."""
+        return {
+            **{name: getattr(self, name) for name in _PLACE},
+            "options": asdict(self.options),
+            "data": self.fingerprint,
+            "history": asdict(self.history),
+            "compiled": self.compiled,
+            "vae": self.vae.state_dict(),
+            "optimizer": self.steps.optimizer.state_dict(),
+            "random_states": self.ranks.gather(random_states(self.vae.device)),
+            "num_threads": torch.get_num_threads(),  # it changes the last bits
+        }
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Go to where a state was taken, one that `check_resumable` let pass.
+
+        Raises:
+            UserError: for weights that are not this pair's; it names `path`.
+            ValueError and others: for whatever else does not fit.
+        """
+        load_weights(self.vae, state["vae"], path)
+        for name in _PLACE:
+            setattr(self, name, state[name])
+        if self.best is not None:
+            self.best = self._as_weights(self.best, of=state["vae"])
+        self.history = History(**state["history"])
+        never = dict.fromkeys(range(len(self.vae.phases)), False)
+        self.compiled = state["compiled"] if self.options.compile else never
+        self.enter_phase()
+        self.steps.load(state["optimizer"])
+        of_ranks = state["random_states"]
+        if len(of_ranks) == self.ranks.size:
+            set_random_states(of_ranks[self.ranks.rank], self.vae.device)
+        else:  # there were more processes, or fewer
+            done = self.epoch * self.steps_per_epoch + self.step
+            torch.manual_seed(self.ranks.seed(self.options.seed + done))
+        torch.set_num_threads(state["num_threads"])
+
+    def _as_weights(
+        self, best: dict[str, Tensor], of: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Those of the best epoch; a release that saved less had the rest as it is now."""
+        own = self.vae.state_dict()
+        best = best | {name: own[name].clone() for name in own.keys() - of.keys()}
+        if {n: t.shape for n, t in best.items()} != {
+            n: t.shape for n, t in own.items()
+        }:
+            raise ValueError("the weights of the best epoch are not those of this VAE")
+        return best
 
     def restore(self) -> None:
         """Go to where the checkpoint in the folder was written."""
@@ -332,11 +382,12 @@ class Loop:
                 path, self.options, self.vae.phases, self.fingerprint
             )
         )
-        go_to(self, state, path)
+        with readable(path):
+            self.load_state_dict(state, path)
         if self.ranks.is_first:
             lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
             write_atomically(self.folder / METRICS_FILE, lines.encode())
 
 
 def _all_finite(vae: VAE) -> bool:
-    return all(p.isfinite().all() for p in vae.parameters())
+    return all(bool(p.isfinite().all()) for p in vae.parameters())

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterable
 
 import torch
 from pyro.infer import ELBO
@@ -15,9 +16,10 @@ from pyro_vae_zoo.inference.tracing import Inductor
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
 from pyro_vae_zoo.training.cuda_graphs import DeviceSteps, waits_for_nothing
+from pyro_vae_zoo.training.losses import compilable, make_loss
 from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
 
-__all__ = ["Steps", "what_failed"]
+__all__ = ["Steps", "make_optimizer", "what_failed"]
 
 
 class Steps:
@@ -25,15 +27,15 @@ class Steps:
 
     Args:
         vae: the pair, trained in place.
-        phase: whose modules are moved.
-        losses: what is minimised, and what to compile in its place, or None.
+        phase: whose loss is minimised, and whose modules are moved.
         options: of the training.
         ranks: the processes that share each batch.
         full_batch: the size of this one's share of all batches but the last of an epoch:
             of those that are compiled.
 
     Attributes:
-        objective: what there is to compile, or None.
+        loss: what is minimised.
+        objective: what to compile in its place, or None.
         optimizer: moves the phase's parameters.
         waiting: whether there are steps that the device may not have made yet.
     """
@@ -42,7 +44,6 @@ class Steps:
         self,
         vae: VAE,
         phase: Phase,
-        losses: tuple[ELBO, ObjectiveELBO | None],
         options: TrainOptions,
         ranks: Ranks,
         full_batch: int,
@@ -51,12 +52,13 @@ class Steps:
         self.ranks = ranks
         self.options = options
         self.full_batch = full_batch
-        self.loss, self.objective = losses
+        self.loss = make_loss(options, phase.loss)
+        self.objective = compilable(options, self.loss, phase.loss)
         self.annealed = not isinstance(phase.loss, ELBO)  # one given is used as it is
         modules = phase.modules or (vae,)
         unique = {p: None for module in modules for p in module.parameters()}
         self.parameters = list(unique)
-        self.optimizer = OPTIMIZERS[options.optimizer](self.parameters, options.lr)
+        self.optimizer = make_optimizer(options.optimizer, self.parameters, options.lr)
         self.waiting = False
         self._compiled: CompiledELBO | None = None
         self._ahead: DeviceSteps | None = None  # where the host waits for none
@@ -177,6 +179,14 @@ class Steps:
         # The loss is a sum over the batch, the option is about its mean.
         limit = self.options.clip_norm
         return None if limit is None else limit * size
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], lr: float
+) -> torch.optim.Optimizer:
+    """One of `OPTIMIZERS` for these parameters."""
+    kind, settings = OPTIMIZERS[name]
+    return getattr(torch.optim, kind)(parameters, lr=lr, **settings)
 
 
 def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:

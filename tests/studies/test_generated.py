@@ -108,7 +108,7 @@ def test_json_that_is_no_result_is_left_alone(copy):
     lacking = {"guide": "iaf", "log_likelihood": -90.0}
     (results / "diagnostics" / "some.json").write_text(json.dumps(lacking))
     with pytest.raises(
-        DataFileError, match="some.json is no result of a run: no elbo,"
+        DataFileError, match="some.json is no result of a run: object missing required"
     ):
         stale(results, readme)
 

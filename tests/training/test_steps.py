@@ -13,10 +13,11 @@ from pairs import check_resumes_in_every_phase, graphs_as_traced, perturb, small
 from pyro.infer import Trace_ELBO
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo.inference.compiled import CompiledELBO
 from pyro_vae_zoo.training import cuda_graphs as replay
 from pyro_vae_zoo.training import loop, steps
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
-from pyro_vae_zoo.training.options import OPTIMIZERS
+from pyro_vae_zoo.training.steps import make_optimizer
 
 PHASES = ("gated_dag_iaf", "boosted", "recursive_mixture")
 GPU = pytest.mark.gpu
@@ -332,8 +333,8 @@ def test_it_stops_before_a_loss_that_is_not_finite(
 
 def device_steps(batch, max_norm=None):
     vae = make()
-    loss = zoo.compiled.CompiledELBO(zoo.AnnealedELBO(), compiler=as_it_is)
-    adam = OPTIMIZERS["adam"](vae.parameters(), 1e-2)
+    loss = CompiledELBO(zoo.AnnealedELBO(), compiler=as_it_is)
+    adam = make_optimizer("adam", vae.parameters(), 1e-2)
     return vae, replay.DeviceSteps(vae, loss, adam, batch, max_norm)
 
 
@@ -427,7 +428,7 @@ def test_other_processes_share_its_gradients(tmp_path):
     dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         vae, x = make(dtype=torch.float), torch.rand(8, 2, 3).round()
-        loss = zoo.compiled.CompiledELBO(zoo.AnnealedELBO(), compiler=as_it_is)
+        loss = CompiledELBO(zoo.AnnealedELBO(), compiler=as_it_is)
         module, seen = loss(vae.model, vae.guide), []
         parallel = torch.nn.parallel.DistributedDataParallel(module)
 
