@@ -1,4 +1,4 @@
-"""Log-likelihoods of many guides side by side, and which of them differ."""
+"""Log-likelihoods of many guides side by side, and their differences."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,17 @@ from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.statistics import difference, number, standard_error
-from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure
+from pyro_vae_zoo.plots.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    NATS,
+    Look,
+    dress,
+    key_of,
+    legend_below,
+    make_figure,
+)
 
 __all__ = ["plot_scores"]
 
@@ -20,10 +30,10 @@ Results = Sequence[Mapping[str, Any]]
 
 _AHEAD, _BEHIND, _LEVEL = COLOURS[0], COLOURS[1], INK
 _KEYS = {"elbo": "ELBO", "log_likelihood": r"$\log \hat p(x)$"}
-_DOT = {"ls": "none", "marker": "o", "ms": 5}
-_PAPER = {"ls": "none", "marker": "D", "ms": 4.5, "mec": COLOURS[2]}
+_DOT: Look = {"ls": "none", "marker": "o", "ms": 5}
+_PAPER: Look = {"ls": "none", "marker": "D", "ms": 4.5, "mec": COLOURS[2]}
 _SHIFTS = {"elbo": 0.2, "log_likelihood": -0.2}
-_CROSS = {"ls": "none", "marker": "x", "ms": 5, "color": FAINT}
+_CROSS: Look = {"ls": "none", "marker": "x", "ms": 5, "color": FAINT}
 
 
 def plot_scores(
@@ -58,8 +68,8 @@ def plot_scores(
     if not panels or not all(panels.values()):
         raise UserError("expected at least one panel, and a result in each")
     labels = list(dict.fromkeys(label for by in panels.values() for label in by))
-    judged = {name: _is_judged(by, reference) for name, by in panels.items()}
-    columns = len(panels) + sum(judged.values())
+    judged = [name for name, by in panels.items() if _is_judged(by, reference)]
+    columns = len(panels) + len(judged)
     height = 0.27 * len(labels) + 1.9
     longest = max(len(_tick(label, panels)) for label in labels)
     fig = make_figure(0.075 * longest + 0.6 + 2.6 * columns, height, title)
@@ -68,20 +78,23 @@ def plot_scores(
     axes[0].set_ylim(len(labels) - 0.5, -0.5)
     left = iter(axes)
     for name, by_label in panels.items():
-        _draw_scores(
-            next(left), name, by_label, labels, reference, any(judged.values())
-        )
-        if judged[name]:
+        others = _runs_of(reference, by_label)
+        _draw_scores(next(left), name, by_label, labels, others, bool(judged))
+        if others and name in judged:
             title = f"{name}: difference" if len(panels) > 1 else "difference"
-            _draw_differences(next(left), title, by_label, labels, reference)
-    _legend(fig, panels, reference, any(judged.values()))
+            _draw_differences(next(left), title, by_label, labels, others)
+    _legend(fig, panels, reference, bool(judged))
     return fig
 
 
+def _runs_of(reference: str | None, by_label: Mapping[str, Results]) -> Results | None:
+    return None if reference is None else by_label.get(reference)
+
+
 def _is_judged(by_label: Mapping[str, Results], reference: str | None) -> bool:
-    others = [runs for label, runs in by_label.items() if label != reference]
-    several = any(len(runs) > 1 for runs in others)
-    return several and len(by_label.get(reference, ())) > 1
+    """True where the reference and another guide have several seeds."""
+    several = {label for label, runs in by_label.items() if len(runs) > 1}
+    return reference in several and len(several) > 1
 
 
 def _is_invalid(runs: Results) -> bool:
@@ -90,11 +103,11 @@ def _is_invalid(runs: Results) -> bool:
 
 def _tick(label: str, panels: Mapping[str, Mapping[str, Results]]) -> str:
     runs = [by_label[label] for by_label in panels.values() if label in by_label]
-    return label + " (INVALID)" * any(map(_is_invalid, runs))
+    return f"{label} (INVALID)" if any(map(_is_invalid, runs)) else label
 
 
 def _verdict(runs: Results, others: Results | None, key: str) -> str:
-    """The colour of a row: is it beyond two standard errors from the reference?"""
+    """The colour of a row: ahead or behind by more than two errors, or within them."""
     if others is None or runs is others:
         return _LEVEL
     ahead, error = difference(runs, others, key)
@@ -110,24 +123,24 @@ def _draw_scores(
     name: str,
     by_label: Mapping[str, Results],
     labels: Sequence[str],
-    reference: str | None,
+    others: Results | None,
     judged: bool,
 ) -> None:
     """Each seed's ELBO and log-likelihood, and the paper's figures."""
     dress(ax, name, NATS, "")
     ax.set_xlim(*_limits(by_label))
-    others = by_label.get(reference)
     if others:
         centre = fmean(_values(others, "log_likelihood"))
         ax.axvline(centre, color=FAINT, lw=1, zorder=0)
     for label, runs in by_label.items():
         y = labels.index(label)
         for key in _KEYS:
-            values = _values(runs, key)
-            look = _look(key, _verdict(runs, others if judged else None, key))
-            look = _CROSS if _is_invalid(runs) else look
-            if (bar := _bar(values)) and not _is_invalid(runs):
-                ax.plot(bar, [y, y], color=look["mec"], lw=1.2, zorder=1)
+            values, look = _values(runs, key), _CROSS
+            if not _is_invalid(runs):
+                look = _look(key, _verdict(runs, others if judged else None, key))
+                bar = _bar(values)
+                if bar:
+                    ax.plot(bar, [y, y], color=look["mec"], lw=1.2, zorder=1)
             _mark(ax, values, y, key, look)
         for key, value in _published(runs[0]).items():
             _mark(ax, [number(value)], y, key, _paper_look(key) | {"zorder": 1.5})
@@ -142,10 +155,10 @@ def _limits(by_label: Mapping[str, Results]) -> tuple[float, float]:
     valid = [runs for runs in by_label.values() if not _is_invalid(runs)]
     numbers = [_values(runs, key) for runs in valid for key in _KEYS]
     ours = _finite(x for values in numbers for x in [*values, *_bar(values)])
-    paper = [_published(runs[0]) for runs in by_label.values()]
-    paper = _finite(number(x) for figures in paper for x in figures.values())
-    wrong = [runs for runs in by_label.values() if _is_invalid(runs)]
-    wrong = _finite(x for runs in wrong for key in _KEYS for x in _values(runs, key))
+    published = [_published(runs[0]) for runs in by_label.values()]
+    paper = _finite(number(x) for figures in published for x in figures.values())
+    invalid = [runs for runs in by_label.values() if _is_invalid(runs)]
+    wrong = _finite(x for runs in invalid for key in _KEYS for x in _values(runs, key))
     ours = ours or wrong or paper or [0.0]
     width = max(ours) - min(ours) or 1.0
     paper_near = [x for x in paper if min(ours) - width <= x <= max(ours) + width]
@@ -156,32 +169,23 @@ def _limits(by_label: Mapping[str, Results]) -> tuple[float, float]:
     return low - (room if below else edge), high + (room if above else edge)
 
 
-def _mark(
-    ax: Axes, values: Sequence[float], y: float, key: str, look: Mapping[str, Any]
-) -> None:
+def _mark(ax: Axes, values: Sequence[float], y: float, key: str, look: Look) -> None:
     """Points; for those beyond the axis an arrow at its edge, with their mean."""
     low, high = ax.get_xlim()
     inside = [x for x in values if low <= x <= high]
     if inside:
         ax.plot(inside, [y] * len(inside), **look)
-    beyond = {
-        ("<", low, "left", 5): [x for x in values if x < low],
-        (">", high, "right", -5): [x for x in values if x > high],
-    }
-    for (marker, edge, align, points), those in beyond.items():
-        if those:
-            place = (edge, y + _SHIFTS[key])
-            ax.plot(*[[x] for x in place], **look | {"marker": marker}, clip_on=False)
-            ax.annotate(
-                f"{fmean(those):.5g}",
-                place,
-                (points, 0),
-                textcoords="offset points",
-                ha=align,
-                va="center",
-                fontsize=7,
-                color=INK,
-            )
+    y += _SHIFTS[key]
+    text: Look = {"textcoords": "offset points", "fontsize": 7, "color": INK}
+    below, above = [x for x in values if x < low], [x for x in values if x > high]
+    if below:
+        ax.plot([low], [y], **(look | {"marker": "<", "clip_on": False}))
+        mean = f"{fmean(below):.5g}"
+        ax.annotate(mean, (low, y), (5, 0), ha="left", va="center", **text)
+    if above:
+        ax.plot([high], [y], **(look | {"marker": ">", "clip_on": False}))
+        mean = f"{fmean(above):.5g}"
+        ax.annotate(mean, (high, y), (-5, 0), ha="right", va="center", **text)
 
 
 def _bar(values: Sequence[float]) -> list[float]:
@@ -195,14 +199,13 @@ def _draw_differences(
     title: str,
     by_label: Mapping[str, Results],
     labels: Sequence[str],
-    reference: str,
+    others: Results,
 ) -> None:
-    """How far each guide is ahead of the reference, ± two standard errors."""
+    """The lead of each guide over the reference, ± two standard errors."""
     dress(ax, title, f"{NATS}, ± 2 standard errors", "")
     ax.axvline(0, color=FAINT, lw=1, zorder=0)
-    others = by_label[reference]
     for label, runs in by_label.items():
-        if label == reference or _is_invalid(runs):
+        if runs is others or _is_invalid(runs):
             continue
         for key, shift in _SHIFTS.items():
             ahead, error = difference(runs, others, key)
@@ -228,11 +231,11 @@ def _published(run: Mapping[str, Any]) -> dict[str, float | None]:
     return {"elbo": elbo, "log_likelihood": run.get("published")}
 
 
-def _look(key: str, colour: str) -> dict[str, Any]:
+def _look(key: str, colour: str) -> Look:
     return _DOT | {"mec": colour, "mfc": "white" if key == "elbo" else colour}
 
 
-def _paper_look(key: str) -> dict[str, Any]:
+def _paper_look(key: str) -> Look:
     return _PAPER | {"mfc": "white" if key == "elbo" else _PAPER["mec"]}
 
 
@@ -242,19 +245,28 @@ def _legend(
     reference: str | None,
     judged: bool,
 ) -> None:
-    """Only what is in the figure."""
+    """The legend, of all that is in the figure and of nothing else."""
     rows = [runs for by_label in panels.values() for runs in by_label.values()]
-    keys = [Line2D([], [], label=_KEYS[k], **_look(k, _LEVEL)) for k in _KEYS]
+    keys = [key_of(name, **_look(key, _LEVEL)) for key, name in _KEYS.items()]
     for key, name in _KEYS.items():
         if any(_published(runs[0])[key] is not None for runs in rows):
-            keys.append(Line2D([], [], label=f"paper's {name}", **_paper_look(key)))
+            keys.append(key_of(f"paper's {name}", **_paper_look(key)))
     if any(map(_is_invalid, rows)):
-        keys.append(Line2D([], [], label="invalid: no bound", **_CROSS))
+        keys.append(key_of("invalid: no bound", **_CROSS))
     if any(line.get_marker() in ("<", ">") for ax in fig.axes for line in ax.lines):
-        beyond = {"marker": ">", "ls": "none", "ms": 5, "color": FAINT}
-        keys.append(Line2D([], [], label="beyond the axis", **beyond))
-    if any(reference in by_label for by_label in panels.values()):
-        keys.append(Line2D([], [], color=FAINT, lw=1, label=reference))
+        keys.append(key_of("beyond the axis", color=FAINT, ls="none", marker=">", ms=5))
+    if reference and any(reference in by_label for by_label in panels.values()):
+        keys.append(key_of(reference, color=FAINT, lw=1))
+    if judged:
+        keys += _verdict_keys(panels, reference)
+    columns = max(2, min(4, int(fig.get_figwidth() / 1.9)))
+    legend_below(fig, keys, columns, labelcolor=INK)
+
+
+def _verdict_keys(
+    panels: Mapping[str, Mapping[str, Results]], reference: str | None
+) -> list[Line2D]:
+    """The legend's entries for the colours of the verdicts."""
     verdicts = {
         _AHEAD: f"ahead of {reference}",
         _BEHIND: f"behind {reference}",
@@ -262,15 +274,14 @@ def _legend(
         FAINT: "too few seeds: no verdict",
     }
     used = {
-        _verdict(runs, by_label.get(reference), key)
+        _verdict(runs, _runs_of(reference, by_label), key)
         for by_label in panels.values()
         for label, runs in by_label.items()
         for key in _KEYS
         if label != reference and not _is_invalid(runs)
     }
-    for colour in [colour for colour in verdicts if judged and colour in used]:
-        patch = {"color": colour, "ls": "none", "marker": "s", "ms": 6}
-        keys.append(Line2D([], [], label=verdicts[colour], **patch))
-    columns = max(2, min(4, int(fig.get_figwidth() / 1.9)))
-    place = {"loc": "outside lower center", "ncols": columns}
-    fig.legend(handles=keys, frameon=False, fontsize=9, labelcolor=INK, **place)
+    return [
+        key_of(text, color=colour, ls="none", marker="s", ms=6)
+        for colour, text in verdicts.items()
+        if colour in used
+    ]
