@@ -53,5 +53,5 @@ setup(
         "tutorials": ["jupyter"],
         "benchmarks": ["numpyro", "jax"],
     },
-    entry_points={"console_scripts": ["pyro-vae-zoo=pyro_vae_zoo.cli:main"]},
+    entry_points={"console_scripts": ["pyro-vae-zoo=pyro_vae_zoo.cli.main:main"]},
 )

@@ -215,7 +215,15 @@ def _run_side_by_side(
     folders = ["--out", args.out, "--runs-dir", args.runs_dir, "--device", args.device]
     if args.data_dir is not None:
         folders += ["--data-dir", args.data_dir]
-    common = [sys.executable, __file__, "--table", args.table, "--budget", args.budget]
+    common = [
+        sys.executable,
+        "-m",
+        "studies.reproduce",
+        "--table",
+        args.table,
+        "--budget",
+        args.budget,
+    ]
 
     def run(job: tuple[str, int]) -> int:
         name, seed = job

@@ -71,12 +71,12 @@ def test_a_data_folder_is_enough(tmp_path):
     code = f"""
 import hashlib, dataclasses, pathlib
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo import _sources
+from pyro_vae_zoo.data import sources
 path = pathlib.Path({str(tmp_path)!r}, "freyfaces.npy")
 digest = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
-source = _sources.SOURCES["frey_faces"]
+source = sources.SOURCES["frey_faces"]
 source = dataclasses.replace(source, files={{path.name: digest}})
-_sources.SOURCES["frey_faces"] = source
+sources.SOURCES["frey_faces"] = source
 print(len(zoo.load_dataset("frey_faces", path.parent).train))
 """
     assert without_home(code) == "1565"
@@ -87,7 +87,7 @@ print(len(zoo.load_dataset("frey_faces", path.parent).train))
 def test_a_run_needs_no_home(tmp_path):
     """Compiled, evaluated and drawn: each of them likes to keep something at home."""
     code = f"""
-from pyro_vae_zoo.cli import main
+from pyro_vae_zoo.cli.main import main
 main(["train", "--epochs", "1", "--latent-dim", "2", "--hidden-dims", "8", "--compile",
       "--batch-size", "600", "--eval-particles", "5", "--quiet",
       "--out", {str(tmp_path)!r}])

@@ -253,9 +253,10 @@ def test_the_recipe_is_read_as_the_run_was():
 
 
 def test_the_script_publishes_a_run(trained, tmp_path):
-    script, folder = ROOT / "examples" / "publish.py", tmp_path / "out"
-    argv = [script, trained[0], "--folder", folder, "--num-particles", "5", "--quiet"]
-    run = functools.partial(subprocess.run, capture_output=True, text=True)
+    folder = tmp_path / "out"
+    argv = ["-m", "studies.publish", trained[0], "--folder", folder, "--quiet"]
+    argv += ["--num-particles", "5"]
+    run = functools.partial(subprocess.run, capture_output=True, text=True, cwd=ROOT)
     done = run([sys.executable, *argv, "--commit", "c0ffee"])
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 80

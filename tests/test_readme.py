@@ -7,9 +7,10 @@ import shlex
 import sys
 from pathlib import Path
 
-import pyro_vae_zoo.compiled
 import pytest
 from pairs import graphs_as_traced
+
+from pyro_vae_zoo.inference import compiled
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -56,6 +57,8 @@ def run(words, monkeypatch):
     """What `python` does with these words."""
     if words[0] == "-m":
         monkeypatch.setattr(sys, "argv", words[1:])
+        for module in (words[1], f"{words[1]}.__main__"):  # else runpy warns of them
+            monkeypatch.delitem(sys.modules, module, raising=False)
         runpy.run_module(words[1], run_name="__main__")
     else:
         script = ROOT / words[0]
@@ -96,8 +99,11 @@ def test_a_command_is_understood(command, monkeypatch):
 
 
 def test_commands_are_found():
-    scripts = {c.split()[1] for c in COMMANDS}
-    assert {"examples/train.py", "studies/reproduce.py"} <= scripts
+    scripts = {
+        c.removeprefix("python -m ").removeprefix("python ").split()[0]
+        for c in COMMANDS
+    }
+    assert {"examples/train.py", "studies.reproduce"} <= scripts
     assert len(COMMANDS) > 20
 
 
@@ -122,7 +128,7 @@ def test_the_python_blocks_run(monkeypatch, tmp_path):
         assert told in code
         code = code.replace(told, small)
     code = code.replace("(vae, data,", "(vae, data, progress=False,")
-    graphs_as_traced(monkeypatch, pyro_vae_zoo.compiled)
+    graphs_as_traced(monkeypatch, compiled)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     assert list(tmp_path.glob("my_vae*"))

@@ -80,8 +80,6 @@ def _how_to_go_on(command: str, argv: Sequence[str] | None) -> str:
     return f"; to go on: {program} {shlex.join(words)}"
 
 
-
-
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM, which clusters send, raises KeyboardInterrupt as Ctrl-C does."""

@@ -35,8 +35,8 @@ CORRELATED = {
 # Guides that a correlated Gaussian is not for, and why.
 EXCLUDED = {
     "mean_field": "is the reference: independent by construction",
-    "semi_amortized": "ends with an independent Gaussian; tests/test_semi_amortized.py",
-    **dict.fromkeys(MIXTURES, "adds up Gaussians; tests/test_recursive_mixture.py"),
+    "semi_amortized": "ends with an independent Gaussian; see test_semi_amortized.py",
+    **dict.fromkeys(MIXTURES, "adds up Gaussians; see test_recursive_mixture.py"),
     "radial": "is the same in all directions around a point, so it cannot rotate; "
     "its own posterior is in test_radial_makes_a_ring",
 }

@@ -1,6 +1,7 @@
 """`studies/planar_steps.py`, which counts the steps of planar flows that only shift."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 import pyro_vae_zoo as zoo
 
-SCRIPT = Path(__file__).parent.parent / "studies/planar_steps.py"
+ROOT = Path(__file__).parents[2]
 
 
 def save_run(folder, guide="planar"):
@@ -26,8 +27,9 @@ def save_run(folder, guide="planar"):
 
 def count(*words, cwd):
     words = [str(word) for word in words]
-    command = [sys.executable, SCRIPT, "--data", "digits", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    command = [sys.executable, "-m", "studies.planar_steps", "--data", "digits", *words]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 def test_a_step_with_a_large_bias_is_flat_and_one_at_its_beginning_is_not(tmp_path):

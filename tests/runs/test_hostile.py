@@ -31,7 +31,7 @@ from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.data.formats import read_mat, read_npy, unpack_gzip
 from pyro_vae_zoo.training.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 IN_CI = 60  # cases of each of five kinds of file: 300
 SECONDS = 60  # until a case hangs
 
@@ -291,7 +291,7 @@ LOAD_ALL = """
 import sys
 from pathlib import Path
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.checkpoint import load_checkpoint
+from pyro_vae_zoo.training.checkpoint import load_checkpoint
 import resource, torch
 torch.ones(3).exp()
 pages = int(open("/proc/self/statm").read().split()[0])

@@ -8,9 +8,9 @@ from unittest.mock import Mock
 import pyro
 import pytest
 import torch
+from compiling import EVERY, SLOW, Guide, Model, as_it_is
 from pairs import check_resumes_in_every_phase, graphs_as_traced, perturb, small
 from pyro.infer import Trace_ELBO
-from test_compiled import EVERY, SLOW, Guide, Model, as_it_is
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.training import cuda_graphs as replay

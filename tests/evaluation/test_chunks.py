@@ -4,10 +4,10 @@ import warnings
 
 import pytest
 import torch
+from compiling import EVERY, SLOW, Discrete, Guide, Model, data, pair
 from hypothesis import given
 from hypothesis import strategies as st
 from pairs import graphs_as_traced
-from test_compiled import EVERY, SLOW, Discrete, Guide, Model, data, pair
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.evaluation import chunks

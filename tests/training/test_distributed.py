@@ -23,7 +23,7 @@ from pyro_vae_zoo.errors import LostRankError
 from pyro_vae_zoo.runtime import Ranks, joined
 from pyro_vae_zoo.training.checkpoint import load_checkpoint
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 SMALL = [

@@ -1,28 +1,17 @@
-"""Is a known structure found? `studies/structure.py`, and its data."""
-
-import sys
-from pathlib import Path
+"""A known structure is found: `studies/structure.py`, a chain of three nodes."""
 
 import pytest
 import torch
 
-
-@pytest.fixture(scope="module")
-def example():
-    """`studies/structure.py`: a chain of three nodes, seen through a block each."""
-    folder = str(Path(__file__).parent.parent / "examples")
-    sys.path.insert(0, folder)
-    try:
-        import structure
-    finally:
-        sys.path.remove(folder)
-    return structure
+from studies import structure
 
 
-def test_data_of_the_chain_are_as_they_are_said_to_be(example):
+def test_data_of_the_chain_are_as_they_are_said_to_be():
     """Variances of the blocks; the root's and the leaf's correlate through z_2 alone."""
-    root, middle, leaf = example.chain(200_000, seed=1).double().split(example.SIZE, -1)
-    noise, step = example.NOISE**2, example.INNOVATION**2
+    root, middle, leaf = (
+        structure.chain(200_000, seed=1).double().split(structure.SIZE, -1)
+    )
+    noise, step = structure.NOISE**2, structure.INNOVATION**2
     for k, block in enumerate((root, middle, leaf)):
         expected = 1 + k * step + noise
         assert block.var(0).tolist() == pytest.approx([expected] * 2, rel=0.02)
@@ -39,17 +28,17 @@ def test_data_of_the_chain_are_as_they_are_said_to_be(example):
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 5))]
 )
-def test_a_known_structure_is_found(example, seed):
+def test_a_known_structure_is_found(seed):
     """True edges open; closing the absent one afterwards leaves the bound as it is."""
-    row = example.learn(example.chain_data(), seed, penalty=0.0, epochs=100)
-    for edge in example.TRUE_EDGES:
+    row = structure.learn(structure.chain_data(), seed, penalty=0.0, epochs=100)
+    for edge in structure.TRUE_EDGES:
         assert row["probabilities"][edge] > 0.95
         assert row["frozen"][edge] == 1.0
         assert row["elbo_without"][edge] - row["elbo"] < -0.05  # which is a change
-    assert abs(row["elbo_without"][example.ABSENT_EDGE] - row["elbo"]) < 0.01
+    assert abs(row["elbo_without"][structure.ABSENT_EDGE] - row["elbo"]) < 0.01
 
 
 @pytest.mark.slow
-def test_a_penalty_closes_the_absent_edge(example):
-    row = example.learn(example.chain_data(), 0, penalty=0.03, epochs=100)
+def test_a_penalty_closes_the_absent_edge():
+    row = structure.learn(structure.chain_data(), 0, penalty=0.03, epochs=100)
     assert row["frozen"] == {"z_3->z_2": 1.0, "z_3->z_1": 0.0, "z_2->z_1": 1.0}

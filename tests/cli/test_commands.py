@@ -17,7 +17,7 @@ from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.cli.arguments import guide_specs
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FAST = [
     "--latent-dim", "2", "--hidden-dims", "16", "--epochs", "2",
     "--eval-particles", "30", "--device", "cpu", "--quiet",

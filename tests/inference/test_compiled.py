@@ -11,7 +11,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import perturb, small
+from compiling import EVERY, SLOW, Discrete, Guide, Model, as_it_is, data, pair
+from pairs import perturb
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
@@ -20,31 +21,11 @@ from pyro_vae_zoo.inference.compiled import CompiledELBO, CompiledTrace_ELBO
 from pyro_vae_zoo.inference.tracing import Inductor
 from pyro_vae_zoo.training.options import TrainOptions
 
-EVERY = zoo.list_guides() + zoo.list_density_models()
-SLOW = pytest.mark.slow
 IN_CI = (
     "mean_field",
     "householder",
     "iaf",
 )  # by inductor, which takes seconds for each
-
-
-def as_it_is(graph, inputs):
-    """No compiler: what was traced is run operation by operation."""
-    return graph
-
-
-def pair(name="iaf", dtype=torch.double, **options):
-    torch.manual_seed(0)
-    vae = small(name, **options).to(dtype)
-    perturb(vae, 0.3)
-    return vae
-
-
-def data(name="iaf", n=6, dtype=torch.double):
-    torch.manual_seed(1)
-    x = torch.randn(n, 2, 3, dtype=dtype)
-    return x if name in zoo.list_density_models() else (x > 0).to(dtype)
 
 
 def run(objective, vae, x, seed=2):
@@ -471,38 +452,11 @@ def test_a_loss_is_differentiated_once():
 # ------------------------------------------------------------------- what it refuses
 
 
-class Model(nn.Module):
-    def forward(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
-            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
-
-
-class Guide(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(2, 2)
-
-    def forward(self, x):
-        loc = self.linear(x)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
-            if z.mean() > 0:  # no graph holds a decision
-                self.linear(z)
-
-
 class Early(Guide):
     def forward(self, x):
         if self.linear(x).mean() > 0:  # before anything is drawn
             x = -x
         return super().forward(x)
-
-
-class Discrete(Guide):
-    def forward(self, x):
-        with pyro.plate("data", len(x)):
-            p = dist.Poisson(self.linear(x).exp()).to_event(1)
-            pyro.sample("z", p)
 
 
 def test_control_flow_that_depends_on_values_is_refused():

@@ -13,10 +13,10 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.files import LOCK_FILE, locked
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, pathlib
-from pyro_vae_zoo.locking import locked
+from pyro_vae_zoo.files import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -15,7 +15,7 @@ from pyro_vae_zoo.files import written
 from pyro_vae_zoo.training import loop
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = [
     *("--latent-dim", "2", "--hidden-dims", "16", "--eval-particles", "5", "--quiet"),
     *("--device", "cpu"),

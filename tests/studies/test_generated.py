@@ -1,20 +1,19 @@
 """What is generated from `results/` is up to date, and written whole or not at all."""
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from reports import row_result, write
 
-from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.report import generate, stale
+from studies.recipes import TABLES
+from studies.report import generate, stale
+from studies.report.__main__ import main
 from studies.report.layout import read_layouts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_no_table_figure_or_block_of_the_repository_is_stale():
@@ -140,11 +139,6 @@ def test_a_mistake_leaves_everything_as_it_was(copy):
 
 def test_the_rows_have_the_order_of_the_recipes():
     """`tables.json` lists what `studies/reproduce.py` has, in its order."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        from reproduce import TABLES
-    finally:
-        sys.path.remove(str(ROOT / "examples"))
     layouts = read_layouts(ROOT / "results" / "tables.json")
     known = {name: layouts.get(name) for name in TABLES}
     assert sum(layout is not None for layout in known.values()) >= 4
@@ -174,35 +168,29 @@ def test_the_command_writes_and_checks(tmp_path, capsys):
     readme = tmp_path / "README.md"
     block = "<!-- begin table: flows_cpu -->\n<!-- end table: flows_cpu -->\n"
     readme.write_text(block)
-    argv = ["report", "--results", str(results)]
-    assert cli.main([*argv, "--check"]) == 1
+    argv = ["--results", str(results)]
+    assert main([*argv, "--check"]) == 1
     out = capsys.readouterr().out
     for name in ("table.md", "table.csv", "table.png", "README.md: table flows_cpu"):
         assert f"{name}\n" in out
     assert not (results / "flows_cpu" / "table.md").exists()
-    assert cli.main(argv) == 0
-    assert cli.main([*argv, "--check"]) == 0
+    assert main(argv) == 0
+    assert main([*argv, "--check"]) == 0
     assert "nothing is stale" in capsys.readouterr().out
     assert "| `iaf` " in readme.read_text()
-    assert cli.main([*argv, "--readme", str(tmp_path / "none.md")]) == 2
+    assert main([*argv, "--readme", str(tmp_path / "none.md")]) == 2
     assert "none.md" in capsys.readouterr().err
     readme.unlink()
-    assert cli.main([*argv, "--check"]) == 0
-    assert cli.main(["report", "--results", str(tmp_path / "nowhere")]) == 2
+    assert main([*argv, "--check"]) == 0
+    assert main(["--results", str(tmp_path / "nowhere")]) == 2
     error = capsys.readouterr().err
-    assert "works on a checkout of the project: run it there or pass --results" in error
+    assert "expected a folder of results" in error
 
 
-def test_the_script_takes_its_own_checkout(tmp_path, monkeypatch, capsys):
-    """A copy of it, called from elsewhere, finds the results beside itself."""
-    (tmp_path / "examples").mkdir()
-    shutil.copy(ROOT / "examples" / "report.py", tmp_path / "examples")
-    write(tmp_path / "results" / "flows_cpu", row_result("iaf"))
-    monkeypatch.setattr(sys, "argv", ["report.py", "--check"])
-    with pytest.raises(SystemExit, match="1"):
-        runpy.run_path(str(tmp_path / "examples" / "report.py"), run_name="__main__")
-    lines = capsys.readouterr().out.splitlines()
-    stale_files = [Path(line.removeprefix("stale: ")).resolve() for line in lines[:3]]
-    folder = tmp_path / "results" / "flows_cpu"
-    names = ("table.md", "table.csv", "table.png")
-    assert stale_files == [(folder / name).resolve() for name in names]
+def test_the_results_are_by_default_those_of_the_checkout(
+    tmp_path, monkeypatch, capsys
+):
+    """Called from elsewhere, too."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["--check"]) == 0
+    assert "nothing is stale" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The tables of the papers: every one runs, and the study's faults are what they say."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,25 +12,23 @@ import torch
 from pairs import perturb
 from torch.autograd.functional import jacobian
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from studies import as_published, recipes
 
-
-@pytest.fixture(scope="module")
-def examples():
-    """`studies/recipes.py` and `studies/as_published.py`."""
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        import as_published
-        import recipes
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    return recipes, as_published
+ROOT = Path(__file__).parents[2]
 
 
 def reproduce(folder, *argv):
-    script = EXAMPLES / "reproduce.py"
-    command = [sys.executable, script, "--quiet", "--out", "out", *argv]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    command = [
+        sys.executable,
+        "-m",
+        "studies.reproduce",
+        "--quiet",
+        "--out",
+        "out",
+        *argv,
+    ]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env)
 
 
 # ------------------------------------------------------------------- smoke budgets
@@ -51,14 +50,12 @@ SMOKE = {
 }
 
 
-def test_every_table_is_smoked(examples):
-    recipes, _ = examples
+def test_every_table_is_smoked():
     assert {*SMOKE, "self_reflective_maf"} == set(recipes.TABLES)
 
 
 @pytest.mark.parametrize("table", SMOKE)
-def test_three_rows_of_a_table(examples, table, tmp_path):
-    recipes, _ = examples
+def test_three_rows_of_a_table(table, tmp_path):
     argv = ("--table", table, "--budget", "smoke", "--seed", "0")
     done = reproduce(tmp_path, *argv, "--rows", *SMOKE[table])
     assert done.returncode == 0, done.stderr
@@ -147,10 +144,9 @@ FAULTS = {"reverse": False, "sees_context": False, "rectified": True}
 @pytest.mark.parametrize(
     "options", [{}, *({name: value} for name, value in FAULTS.items()), FAULTS]
 )
-def test_autoregressive_flows_are_densities_with_any_fault(examples, options):
+def test_autoregressive_flows_are_densities_with_any_fault(options):
     """Their log-determinants are those of autograd, so that their bounds are bounds."""
-    _, published = examples
-    guide = make(published.InverseAutoregressive, num_flows=3, **options)
+    guide = make(as_published.InverseAutoregressive, num_flows=3, **options)
     context = torch.randn(5, 8, dtype=torch.double)
     z = torch.randn(5, 4, dtype=torch.double)
     for i in range(5):
@@ -181,13 +177,12 @@ def jacobians(guide):
     return jacobian(composed, (torch.randn(4, dtype=torch.double), context))
 
 
-def test_each_fault_is_the_one_it_is_named_for(examples):
-    _, published = examples
+def test_each_fault_is_the_one_it_is_named_for():
     guides = {
-        name: make(published.InverseAutoregressive, **{name: value})
+        name: make(as_published.InverseAutoregressive, **{name: value})
         for name, value in FAULTS.items()
     }
-    sound = make(published.InverseAutoregressive)
+    sound = make(as_published.InverseAutoregressive)
     in_z, in_context = jacobians(sound)
     assert (in_z != 0).all()
     assert (in_context != 0).all()
@@ -204,10 +199,9 @@ def test_each_fault_is_the_one_it_is_named_for(examples):
         assert contracts is (name == "rectified")
 
 
-def test_the_unconstrained_planar_map_is_no_density(examples):
+def test_the_unconstrained_planar_map_is_no_density():
     """Where w.u < -1 it folds: several z_0 lead to one z_1, and mass is counted twice."""
-    _, published = examples
-    guide = make(published.Planar, num_flows=1)
+    guide = make(as_published.Planar, num_flows=1)
     context = torch.zeros(8, dtype=torch.double)
     with torch.no_grad():
         (step,) = steps(guide, context)
