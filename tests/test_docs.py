@@ -105,6 +105,14 @@ def test_what_builds_the_pages(name, monkeypatch):
     assert result.failed == 0
 
 
+def test_the_picture_of_the_house_is_that_of_the_imports(monkeypatch):
+    for module in ("tomllib", "grimp"):
+        pytest.importorskip(module)
+    monkeypatch.syspath_prepend(str(DOCS))
+    house = importlib.import_module("house")
+    assert house.PICTURE.read_text() == house.draw(), "run python docs/house.py"
+
+
 def test_code_that_is_no_doctest_is_valid():
     for name, page in PAGES.items():
         for block in re.findall("^```python\n(.*?)^```", page.read_text(), re.M | re.S):
