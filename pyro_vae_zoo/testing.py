@@ -121,10 +121,8 @@ def check_matches_trace_elbo(vae: VAE, x: Tensor) -> None:
     ours = bound_terms(vae.model, vae.guide, x).log_weights.sum().item()
     torch.manual_seed(1)
     theirs = -Trace_ELBO().loss(vae.model, vae.guide, x)
-    _require(
-        math.isclose(ours, theirs, rel_tol=1e-4, abs_tol=1e-4),
-        f"the bound is {ours} by its terms and {theirs} by Trace_ELBO",
-    )
+    close = math.isclose(ours, theirs, rel_tol=1e-4, abs_tol=1e-4)
+    _require(close, f"the bound is {ours} by its terms and {theirs} by Trace_ELBO")
 
 
 def check_generates(vae: VAE, x: Tensor) -> None:
@@ -135,10 +133,8 @@ def check_generates(vae: VAE, x: Tensor) -> None:
         trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(stand_in)
         draws.append({n: s["value"] for n, s in latent_sites(trace).items()})
     for name, value in draws[0].items():
-        _require(
-            torch.equal(value, draws[1][name]),
-            f"site {name!r}: the model reads the values of x, so it cannot generate",
-        )
+        reason = "the model reads the values of x, so it cannot generate"
+        _require(torch.equal(value, draws[1][name]), f"site {name!r}: {reason}")
 
 
 def check_independence(vae: VAE, x: Tensor) -> None:
@@ -151,10 +147,8 @@ def check_independence(vae: VAE, x: Tensor) -> None:
         before = _log_weights(vae, x, 4)[:, 0]
         torch.manual_seed(3)
         after = _log_weights(vae, others, 4)[:, 0]
-        _require(
-            torch.allclose(before, after, rtol=1e-4, atol=1e-4),
-            "the weights of x[0] change with the rest of the batch",
-        )
+        close = torch.allclose(before, after, rtol=1e-4, atol=1e-4)
+        _require(close, "the weights of x[0] change with the rest of the batch")
 
 
 def check_gradients(vae: VAE, x: Tensor) -> None:
@@ -185,19 +179,16 @@ def check_copies(vae: VAE, x: Tensor) -> None:
     optimizer.step()
     before = _seeded_weights(vae, x)
     clone = copy.deepcopy(vae)
-    _require(
-        torch.equal(_seeded_weights(clone, x), before), "a deepcopy scores otherwise"
-    )
+    same = torch.equal(_seeded_weights(clone, x), before)
+    _require(same, "a deepcopy scores otherwise")
     state = {name: t.clone() for name, t in vae.state_dict().items()}
     with torch.no_grad():
         for p in vae.parameters():
             p.add_(0.1)
-    _require(
-        not torch.equal(_seeded_weights(vae, x), before), "parameters have no effect"
-    )
-    _require(
-        torch.equal(_seeded_weights(clone, x), before), "a deepcopy shares parameters"
-    )
+    same = torch.equal(_seeded_weights(vae, x), before)
+    _require(not same, "parameters have no effect")
+    same = torch.equal(_seeded_weights(clone, x), before)
+    _require(same, "a deepcopy shares parameters")
     vae.load_state_dict(state)
     after = _seeded_weights(vae, x)
     _require(torch.equal(after, before), "state_dict does not hold everything")
@@ -219,17 +210,15 @@ def check_stock_svi(vae: VAE, x: Tensor) -> None:
             moved = not torch.equal(p, old)
             _require(moved or name not in has_gradient, f"SVI does not move {name}")
         for p, old in zip(pairs[1 - i].parameters(), bystander, strict=True):
-            _require(
-                torch.equal(p, old), "training one pair moves another's parameters"
-            )
+            same = torch.equal(p, old)
+            _require(same, "training one pair moves another's parameters")
         _require(_bound(pair, x) > start[i], "40 steps of SVI do not improve the bound")
 
 
 def _has_gradient(vae: VAE, x: Tensor) -> set[str]:
     """Names of the parameters whose gradient is not zero throughout."""
     Trace_ELBO().differentiable_loss(vae.model, vae.guide, x).backward()
-    trained = [(name, p.grad) for name, p in _trained(vae)]
-    names = {name for name, grad in trained if grad is not None and grad.any()}
+    names = {n for n, p in _trained(vae) if p.grad is not None and p.grad.any()}
     vae.zero_grad()
     return names
 

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 MASSES = (0.5, 0.9, 0.99)  # of the regions that are outlined
+Draws = dict[str, Tensor]  # of a chunk, and what goes with them
 _CODE_DRAWS = 50  # of q(z|x) for each code
 
 
@@ -54,18 +55,14 @@ def principal_axes(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return centre, axes * largest.sign(), variances.flip(0).clamp(min=0).sqrt()
 
 
-def _draw(
-    model: nn.Module, guide: nn.Module, x: Tensor, draws: int
-) -> dict[str, Tensor]:
+def _draw(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> Draws:
     """Draws of q and their log-weights, a row for each datum."""
     terms = bound_terms(model, guide, x, draws, scaled=False)
     z = latent_sites(terms.guide_trace)["z"]["value"].reshape(draws, len(x), -1)
     return {"z": z.transpose(0, 1), "log_weights": terms.log_weights.double().T}
 
 
-def _sum(
-    model: nn.Module, guide: nn.Module, x: Tensor, draws: int
-) -> dict[str, Tensor]:
+def _sum(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> Draws:
     """The sum of so many draws of q for each datum."""
     trace = poutine.trace(with_particles).get_trace(guide, x, draws)
     z = latent_sites(trace)["z"]["value"].reshape(draws, len(x), -1)

@@ -21,9 +21,9 @@ from pyro_vae_zoo.plots.style import (
     INK,
     NATS,
     Look,
+    add_legend,
     dress,
     key_of,
-    legend_below,
     make_figure,
 )
 
@@ -76,7 +76,7 @@ def plot_particles(
     dress(ax, name, "number of particles", NATS)
     ax.set_xscale("log")
     keys.append(Patch(color="#DDDDDD", label=f"{_BAND} standard errors of the draws"))
-    legend_below(fig, keys, 2, labelcolor=INK)
+    add_legend(fig, keys, ncols=2, labelcolor=INK)
     return fig
 
 
@@ -135,7 +135,7 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
         for i, name in enumerate(gaps):
             colour = _SCATTER[i % len(_SCATTER)]
             keys.append(key_of(name, ls="", marker=".", color=colour))
-    legend_below(fig, keys, 2, labelcolor=INK)
+    add_legend(fig, keys, ncols=2, labelcolor=INK)
     return fig
 
 

@@ -21,10 +21,10 @@ from pyro_vae_zoo.plots.style import (
     FAINT,
     INK,
     Look,
+    add_legend,
     dress,
     figure_title,
     key_of,
-    legend_below,
     make_figure,
     whole_numbers,
 )
@@ -80,16 +80,8 @@ def plot_gates(history: Records, *, title: str | None = None) -> Figure:
     ax.set_ylim(-0.03, 1.03)
     ax.xaxis.set_major_locator(whole_numbers(5))
     mark_phases(ax, records, 0.4)
-    ax.legend(
-        handles=keys,
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        handlelength=3.2,
-        loc="upper left",
-        bbox_to_anchor=(1, 1),
-        ncols=columns,
-    )
+    beside: Look = {"loc": "upper left", "bbox_to_anchor": (1, 1), "ncols": columns}
+    add_legend(ax, keys, labelcolor=INK, handlelength=3.2, **beside)
     return fig
 
 
@@ -140,7 +132,7 @@ def plot_graph(gates: Mapping[str, float] | VAE, *, title: str | None = None) ->
     keys = [key_of("decoder: from all nodes", **_DECODER)]
     if gates:
         keys = [key_of("open", color=INK, lw=2), key_of("closed", **_CLOSED), *keys]
-    legend_below(fig, keys, 3, labelcolor=INK)
+    add_legend(fig, keys, ncols=3, labelcolor=INK)
     return fig
 
 

@@ -22,10 +22,10 @@ from pyro_vae_zoo.plots.raster import draw_thumbnail, fit_columns
 from pyro_vae_zoo.plots.style import (
     GUIDE,
     INK,
+    add_legend,
     dress,
     figure_title,
     key_of,
-    legend_below,
     make_figure,
     tint,
 )
@@ -136,7 +136,7 @@ def exact_key(masses: Sequence[float]) -> Patch:
 
 def draw_legend(fig: Figure, keys: Sequence[Artist]) -> None:
     """A legend under all panels, in as many columns as the figure has room for."""
-    legend_below(fig, keys, max(int(fig.get_figwidth() / 3.2), 1))
+    add_legend(fig, keys, ncols=max(int(fig.get_figwidth() / 3.2), 1))
 
 
 def _edges(density: GridDensity, masses: Sequence[float]) -> list[float]:

@@ -18,15 +18,16 @@ from pyro_vae_zoo.plots.style import (
     INK,
     NATS,
     Look,
+    add_legend,
     dress,
     key_of,
-    legend_below,
     make_figure,
 )
 
 __all__ = ["plot_scores"]
 
-Results = Sequence[Mapping[str, Any]]
+Results = Sequence[Mapping[str, Any]]  # of one guide, a seed each
+Rows = Mapping[str, Results]  # by the label of the guide
 
 _AHEAD, _BEHIND, _LEVEL = COLOURS[0], COLOURS[1], INK
 _KEYS = {"elbo": "ELBO", "log_likelihood": r"$\log \hat p(x)$"}
@@ -37,7 +38,7 @@ _CROSS: Look = {"ls": "none", "marker": "x", "ms": 5, "color": FAINT}
 
 
 def plot_scores(
-    panels: Mapping[str, Mapping[str, Results]],
+    panels: Mapping[str, Rows],
     *,
     reference: str | None = None,
     title: str | None = None,
@@ -79,19 +80,23 @@ def plot_scores(
     left = iter(axes)
     for name, by_label in panels.items():
         others = _runs_of(reference, by_label)
-        _draw_scores(next(left), name, by_label, labels, others, bool(judged))
+        ax = next(left)
+        dress(ax, name, NATS, "")
+        _draw_scores(ax, by_label, labels, others, bool(judged))
         if others and name in judged:
-            title = f"{name}: difference" if len(panels) > 1 else "difference"
-            _draw_differences(next(left), title, by_label, labels, others)
+            ax = next(left)
+            text = f"{name}: difference" if len(panels) > 1 else "difference"
+            dress(ax, text, f"{NATS}, ± 2 standard errors", "")
+            _draw_differences(ax, by_label, labels, others)
     _legend(fig, panels, reference, bool(judged))
     return fig
 
 
-def _runs_of(reference: str | None, by_label: Mapping[str, Results]) -> Results | None:
+def _runs_of(reference: str | None, by_label: Rows) -> Results | None:
     return None if reference is None else by_label.get(reference)
 
 
-def _is_judged(by_label: Mapping[str, Results], reference: str | None) -> bool:
+def _is_judged(by_label: Rows, reference: str | None) -> bool:
     """True where the reference and another guide have several seeds."""
     several = {label for label, runs in by_label.items() if len(runs) > 1}
     return reference in several and len(several) > 1
@@ -101,7 +106,7 @@ def _is_invalid(runs: Results) -> bool:
     return not all(run.get("is_bound", True) for run in runs)
 
 
-def _tick(label: str, panels: Mapping[str, Mapping[str, Results]]) -> str:
+def _tick(label: str, panels: Mapping[str, Rows]) -> str:
     runs = [by_label[label] for by_label in panels.values() if label in by_label]
     return f"{label} (INVALID)" if any(map(_is_invalid, runs)) else label
 
@@ -119,20 +124,14 @@ def _verdict(runs: Results, others: Results | None, key: str) -> str:
 
 
 def _draw_scores(
-    ax: Axes,
-    name: str,
-    by_label: Mapping[str, Results],
-    labels: Sequence[str],
-    others: Results | None,
-    judged: bool,
+    ax: Axes, rows: Rows, labels: Sequence[str], others: Results | None, judged: bool
 ) -> None:
     """Each seed's ELBO and log-likelihood, and the paper's figures."""
-    dress(ax, name, NATS, "")
-    ax.set_xlim(*_limits(by_label))
+    ax.set_xlim(*_limits(rows))
     if others:
         centre = fmean(_values(others, "log_likelihood"))
         ax.axvline(centre, color=FAINT, lw=1, zorder=0)
-    for label, runs in by_label.items():
+    for label, runs in rows.items():
         y = labels.index(label)
         for key in _KEYS:
             values, look = _values(runs, key), _CROSS
@@ -147,7 +146,7 @@ def _draw_scores(
     ax.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def _limits(by_label: Mapping[str, Results]) -> tuple[float, float]:
+def _limits(by_label: Rows) -> tuple[float, float]:
     """The range of valid runs, and of what the paper has within as much again.
 
     There is room for the numbers of what lies beyond.
@@ -177,15 +176,14 @@ def _mark(ax: Axes, values: Sequence[float], y: float, key: str, look: Look) -> 
         ax.plot(inside, [y] * len(inside), **look)
     y += _SHIFTS[key]
     text: Look = {"textcoords": "offset points", "fontsize": 7, "color": INK}
-    below, above = [x for x in values if x < low], [x for x in values if x > high]
-    if below:
-        ax.plot([low], [y], **(look | {"marker": "<", "clip_on": False}))
-        mean = f"{fmean(below):.5g}"
-        ax.annotate(mean, (low, y), (5, 0), ha="left", va="center", **text)
-    if above:
-        ax.plot([high], [y], **(look | {"marker": ">", "clip_on": False}))
-        mean = f"{fmean(above):.5g}"
-        ax.annotate(mean, (high, y), (-5, 0), ha="right", va="center", **text)
+    for marker, edge, points, side, beyond in (
+        ("<", low, 5, "left", [x for x in values if x < low]),
+        (">", high, -5, "right", [x for x in values if x > high]),
+    ):
+        if beyond:
+            ax.plot([edge], [y], **(look | {"marker": marker, "clip_on": False}))
+            mean = f"{fmean(beyond):.5g}"
+            ax.annotate(mean, (edge, y), (points, 0), ha=side, va="center", **text)
 
 
 def _bar(values: Sequence[float]) -> list[float]:
@@ -195,16 +193,11 @@ def _bar(values: Sequence[float]) -> list[float]:
 
 
 def _draw_differences(
-    ax: Axes,
-    title: str,
-    by_label: Mapping[str, Results],
-    labels: Sequence[str],
-    others: Results,
+    ax: Axes, rows: Rows, labels: Sequence[str], others: Results
 ) -> None:
     """The lead of each guide over the reference, ± two standard errors."""
-    dress(ax, title, f"{NATS}, ± 2 standard errors", "")
     ax.axvline(0, color=FAINT, lw=1, zorder=0)
-    for label, runs in by_label.items():
+    for label, runs in rows.items():
         if runs is others or _is_invalid(runs):
             continue
         for key, shift in _SHIFTS.items():
@@ -240,10 +233,7 @@ def _paper_look(key: str) -> Look:
 
 
 def _legend(
-    fig: Figure,
-    panels: Mapping[str, Mapping[str, Results]],
-    reference: str | None,
-    judged: bool,
+    fig: Figure, panels: Mapping[str, Rows], reference: str | None, judged: bool
 ) -> None:
     """The legend, of all that is in the figure and of nothing else."""
     rows = [runs for by_label in panels.values() for runs in by_label.values()]
@@ -260,12 +250,10 @@ def _legend(
     if judged:
         keys += _verdict_keys(panels, reference)
     columns = max(2, min(4, int(fig.get_figwidth() / 1.9)))
-    legend_below(fig, keys, columns, labelcolor=INK)
+    add_legend(fig, keys, ncols=columns, labelcolor=INK)
 
 
-def _verdict_keys(
-    panels: Mapping[str, Mapping[str, Results]], reference: str | None
-) -> list[Line2D]:
+def _verdict_keys(panels: Mapping[str, Rows], reference: str | None) -> list[Line2D]:
     """The legend's entries for the colours of the verdicts."""
     verdicts = {
         _AHEAD: f"ahead of {reference}",
@@ -280,8 +268,6 @@ def _verdict_keys(
         for key in _KEYS
         if label != reference and not _is_invalid(runs)
     }
-    return [
-        key_of(text, color=colour, ls="none", marker="s", ms=6)
-        for colour, text in verdicts.items()
-        if colour in used
-    ]
+    shown = {colour: text for colour, text in verdicts.items() if colour in used}
+    square: Look = {"ls": "none", "marker": "s", "ms": 6}
+    return [key_of(text, color=colour, **square) for colour, text in shown.items()]

@@ -22,10 +22,10 @@ from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
     "Look",
+    "add_legend",
     "dress",
     "figure_title",
     "key_of",
-    "legend_below",
     "make_figure",
     "save_figure",
     "tint",
@@ -105,12 +105,10 @@ def key_of(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **look)
 
 
-def legend_below(
-    fig: Figure, keys: Sequence[Artist], columns: int, **look: Any
-) -> None:
-    """A legend below all panels."""
-    place: Look = {"loc": "outside lower center", "ncols": columns}
-    fig.legend(handles=keys, frameon=False, fontsize=9, **place, **look)
+def add_legend(to: Figure | Axes, keys: Sequence[Artist], **look: Any) -> None:
+    """A legend below all panels, or where it is told to be."""
+    usual: Look = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+    to.legend(handles=keys, **(usual | look))
 
 
 def whole_numbers(most: int) -> MaxNLocator:

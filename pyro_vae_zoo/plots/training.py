@@ -4,7 +4,7 @@ What `fit` records becomes Figures 1 to 4 of Henrion & Welleck.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -19,9 +19,9 @@ from pyro_vae_zoo.plots.style import (
     INK,
     NATS,
     Look,
+    add_legend,
     dress,
     key_of,
-    legend_below,
     make_figure,
     whole_numbers,
 )
@@ -39,11 +39,11 @@ __all__ = [
 
 _TRAINING: Look = {"color": FAINT, "ls": "--"}
 _THIN: Look = {"ls": "--", "lw": 0.9}
-_LINE: Look = {"lw": 1.2}
 _RING: Look = {"ls": "", "marker": "o", "ms": 6, "mew": 1.2, "mfc": "white"}
 
 Record = Mapping[str, Any]  # of an epoch
 Records = History | Sequence[Record]
+Steps = Sequence[Mapping[str, float | None]]  # records of a curve over the steps
 
 
 class _Panel(NamedTuple):
@@ -135,14 +135,10 @@ def _panels(runs: Sequence[Sequence[Record]]) -> list[_Panel]:
 
 def records_of(label: str, history: Records) -> list[Record]:
     """The records as a list, which has some; errors name the label."""
-    found: Iterable[Record] = (
-        history.epochs if isinstance(history, History) else history
-    )
-    records = list(found)
+    records = [*(history.epochs if isinstance(history, History) else history)]
     if not records:
-        raise UserError(
-            "there are no epochs to draw" + (f" in {label!r}" if label else "")
-        )
+        where = f" in {label!r}" if label else ""
+        raise UserError(f"there are no epochs to draw{where}")
     return records
 
 
@@ -156,9 +152,9 @@ def mark_phases(ax: Axes, records: Sequence[Record], name_at: float | None) -> N
             border = before["epoch"] + 0.5
             ax.axvline(border, color=FAINT, lw=0.8, ls=":", zorder=0)
             if name_at is not None:
-                place: Look = {"transform": ax.get_xaxis_transform(), "rotation": 90}
-                look: Look = {"color": FAINT, "fontsize": 7, "va": "bottom"}
-                ax.text(border, name_at, f" {after['phase']}", **look, **place)
+                upwards: Look = {"color": FAINT, "fontsize": 7, "rotation": 90}
+                upwards |= {"transform": ax.get_xaxis_transform(), "va": "bottom"}
+                ax.text(border, name_at, f" {after['phase']}", **upwards)
 
 
 def _draw_curve(
@@ -171,11 +167,10 @@ def _draw_curve(
     epochs = [r["epoch"] for r in records]
     values = [math.nan if r.get(key) is None else r[key] for r in records]
     marker = "." if len(records) <= 20 else None
-    ax.plot(epochs, values, marker=marker, **(_LINE | style))
+    ax.plot(epochs, values, marker=marker, **{"lw": 1.2, **style})
     if "label" in style and key.startswith("valid_") and best in epochs:
-        place = epochs.index(best)
-        look = _RING | {"color": style["color"], "zorder": 3}
-        ax.plot(epochs[place], values[place], **look)
+        i = epochs.index(best)
+        ax.plot(epochs[i], values[i], color=style["color"], zorder=3, **_RING)
     ax.xaxis.set_major_locator(whole_numbers(5))
 
 
@@ -207,11 +202,10 @@ def _training_legend(
     keys = [key_of(label, **style) for label, style in styles.items()]
     keys.append(key_of(ring_label, color=ring_colour, **_RING))
     if hole:
-        place: Look = {"loc": "lower right", "bbox_to_anchor": (0.97, 0.1)}
-        fig.legend(handles=keys, frameon=False, fontsize=9, **place)
+        add_legend(fig, keys, loc="lower right", bbox_to_anchor=(0.97, 0.1))
     else:
         num_rows = -(-len(keys) // 6)
-        legend_below(fig, keys, -(-len(keys) // num_rows))
+        add_legend(fig, keys, ncols=-(-len(keys) // num_rows))
 
 
 def plot_results(
@@ -245,7 +239,7 @@ def plot_results(
     ]
     if any(len(row["seeds"]) > 1 for row in rows):
         keys.append(key_of("single seeds", color=INK, ls="", marker="x", ms=4))
-    legend_below(fig, keys, 4)
+    add_legend(fig, keys, ncols=4)
     names = {"Validation ELBO": False, "Validation ELBO, last epochs": True}
     for panel, (name, last) in zip(curves, names.items(), strict=False):
         for i, row in enumerate(rows):
@@ -268,9 +262,7 @@ def _draw_result(
 
 
 def plot_curves(
-    panels: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
-    *,
-    title: str | None = None,
+    panels: Mapping[str, Mapping[str, Steps]], *, title: str | None = None
 ) -> Figure:
     """Validation (solid) and training (dashed) over the steps, in panels of one scale.
 
@@ -305,23 +297,20 @@ def plot_curves(
     axes[0].set_ylim(*_around_the_best(curves))
     keys = [key_of(label, **style) for label, style in styles.items()]
     keys += [key_of("validation", color=INK), key_of("training", color=INK, **_THIN)]
-    legend_below(fig, keys, 4 if len(panels) > 2 else 3)
+    add_legend(fig, keys, ncols=4 if len(panels) > 2 else 3)
     return fig
 
 
-def _around_the_best(
-    curves: Sequence[Sequence[Mapping[str, float]]],
-) -> tuple[float, float]:
+def _around_the_best(curves: Sequence[Steps]) -> tuple[float, float]:
     """Limits that show each curve's best validation, and what led to it.
 
     The first steps, and what an overfitted flow gives validation data, lie by orders
     of magnitude below; a training curve may leave the frame at the top.
     """
-    valid = [[r["valid_elbo"] for r in curve] for curve in curves]
-    valid = [
-        [v for v in values if v is not None and math.isfinite(v)] for values in valid
-    ]
-    valid = [values for values in valid if values]
+    every = [[r["valid_elbo"] for r in curve] for curve in curves]
+    known = [[v for v in values if v is not None] for values in every]
+    finite = [[v for v in values if math.isfinite(v)] for values in known]
+    valid = [values for values in finite if values]
     if not valid:
         raise UserError("there is no finite validation ELBO to draw")
     best = [max(values) for values in valid]

@@ -15,6 +15,7 @@ from pyro_vae_zoo.plots.style import (
     FAINT,
     INK,
     Look,
+    add_legend,
     make_figure,
     whole_numbers,
     wrap_title,
@@ -87,16 +88,10 @@ def vector_figure(
     fig.supxlabel(name, x=x, y=0.08 / height, ha="center", va="bottom", **look)
     fig.supylabel("value", x=0.08 / width, y=y, va="center", **look)
     if keys:
-        fig.legend(
-            handles=keys,
-            frameon=False,
-            fontsize=9,
-            ncols=9,  # in a line between the title and the panels, on the left
-            loc="upper left",
-            bbox_to_anchor=(edges["left"], 1 - (0.18 * lines + 0.12) / height),
-            borderpad=0,
-            borderaxespad=0,
-        )
+        # In a line between the title and the panels, on the left.
+        corner = edges["left"], 1 - (0.18 * lines + 0.12) / height
+        place: Look = {"loc": "upper left", "bbox_to_anchor": corner, "ncols": 9}
+        add_legend(fig, keys, borderpad=0, borderaxespad=0, **place)
     return fig
 
 
