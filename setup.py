@@ -21,7 +21,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["pyro_vae_zoo", "pyro_vae_zoo.*"]),
     package_data={
-        "pyro_vae_zoo": ["py.typed", "page/*"],
+        "pyro_vae_zoo": ["py.typed"],
+        "pyro_vae_zoo.explorer": ["web/*"],
         "pyro_vae_zoo.weights": ["*.safetensors", "*.json"],
     },
     install_requires=[
@@ -45,6 +46,7 @@ setup(
             "build",
             "scipy",
             "arviz<1",
+            "import-linter",
             "nbclient",
             "ipykernel",
             "ipywidgets",  # without it tqdm, which Pyro imports, warns in a notebook

@@ -59,7 +59,7 @@ _PROJECTS = {
 
 
 def _is_reachable(url: str) -> bool:
-    """Whether a project's inventory can be fetched; Sphinx warns where it cannot."""
+    """True where a project's inventory can be fetched; Sphinx warns where it cannot."""
     try:
         with urlopen(url + "objects.inv", timeout=5):
             return True

@@ -10,19 +10,13 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.evaluation.grid import posterior_densities
 from pyro_vae_zoo.plots import save_figure
-from pyro_vae_zoo.plots.posterior import (
-    draw_legend,
-    exact_key,
-    outline,
-    shade,
-)
+from pyro_vae_zoo.plots.posterior import draw_legend, exact_key, outline, shade
 from pyro_vae_zoo.plots.raster import draw_images
-from pyro_vae_zoo.plots.style import GUIDE, INK, make_figure
+from pyro_vae_zoo.plots.style import GUIDE, INK, key_of, make_figure
 
 MASSES = (0.5, 0.9, 0.99)
 GUIDES = {
@@ -66,8 +60,8 @@ def draw(vaes: dict[str, zoo.VAE], data: zoo.Dataset, candidates: int = 60) -> F
     (low_1, low_2), (high_1, high_2) = p.region(0.995).amin(0), p.region(0.995).amax(0)
     air = 0.04 * (high_1 - low_1)
     ax.set(xlim=(low_1 - air, high_1 + air), ylim=(low_2 - 4 * air, high_2 + 4 * air))
-    key = Line2D([], [], color=GUIDE, label=r"guide $q(z\,|\,x)$: the same regions")
-    draw_legend(fig, [exact_key(MASSES), key])
+    guide = key_of(r"guide $q(z\,|\,x)$: the same regions", color=GUIDE)
+    draw_legend(fig, [exact_key(MASSES), guide])
     draw_images(fig.axes[0].inset_axes([0, 0.66, 0.2, 0.33]), worst, 1)
     return fig
 

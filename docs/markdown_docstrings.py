@@ -115,7 +115,9 @@ def _rewrite(
     # That of a module is Markdown throughout; `{docstring}` shows it. Of a property's first
     # line napoleon takes what stands before a colon for a type: an empty one goes before.
     text = "" if what == "module" else to_rst("\n".join(lines))
-    lines[:] = [r"\ "] * (what == "property") + text.splitlines()
+    if what == "property":
+        text = "\\ \n" + text
+    lines[:] = text.splitlines()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -105,6 +105,25 @@ def test_what_builds_the_pages(name, monkeypatch):
     assert result.failed == 0
 
 
+def test_the_picture_of_the_house_is_that_of_the_imports(monkeypatch):
+    for module in ("tomllib", "grimp"):
+        pytest.importorskip(module)
+    monkeypatch.syspath_prepend(str(DOCS))
+    house = importlib.import_module("house")
+    assert house.PICTURE.read_text() == house.draw(), "run python docs/house.py"
+
+
+def test_the_architecture_names_what_there_is():
+    package = DOCS.parent / "pyro_vae_zoo"
+    cells = re.findall(r"^\| .+$", PAGES["architecture.md"].read_text(), re.M)
+    paths = [p for cell in cells for p in re.findall(r"`([\w/]+(?:\.py|/))`", cell)]
+    missing = [p for p in paths if not (package / p).exists() and p != "examples/"]
+    assert not missing
+    rooms = {p.name for p in package.iterdir() if not p.name.startswith("_")}
+    shown = {path.rstrip("/") for path in paths}
+    assert {r for r in rooms if "." not in r or r.endswith(".py")} <= shown
+
+
 def test_code_that_is_no_doctest_is_valid():
     for name, page in PAGES.items():
         for block in re.findall("^```python\n(.*?)^```", page.read_text(), re.M | re.S):

@@ -64,7 +64,7 @@ def layers_of(network: nn.Module) -> Layers:
 
 
 def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
-    """From a decoder's output to the mean of the data, as pictures show it.
+    """The steps from a decoder's output to the mean of the data, as pictures show it.
 
     Where the data went through a logit it is the pixel of their mean, which is the
     pixel's median: as the logit rises, it keeps medians and does not keep means.
@@ -79,9 +79,9 @@ def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
     match getattr(likelihood, "name", None):
         case "bernoulli":
             return [{"op": "sigmoid"}]
-        case "gaussian" if logit is None:
-            return []
         case "gaussian":
+            if logit is None:
+                return []
             scale = 1 / (1 - 2 * logit)
             affine = {"op": "affine", "scale": scale, "shift": -logit * scale}
             return [{"op": "sigmoid"}, affine]

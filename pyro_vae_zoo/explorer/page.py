@@ -118,10 +118,10 @@ def page_contents(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """What the page has to show, as JSON would have it but for numpy's arrays.
+    """The contents of the page, as JSON would have them but for numpy's arrays.
 
     Arguments and errors of `explore`. Of D latents and N data, the keys are `layers` of
-    the decoder (see `portable`), `shape` of a datum, `(n,)` or `(channels, H, W)`,
+    the decoder (see `decoder`), `shape` of a datum, `(n,)` or `(channels, H, W)`,
     `limits` between which it is drawn (see `scales`), `centre` `(D,)` and `axes`
     `(D, D)`, `sd` `(D,)` along them, `codes` `(N, 2)`, `labels` `(N,)`, and for each of
     `data` its `index`, `image` (its values, or 8 bits for those from 0 to 1), `code`
@@ -194,7 +194,7 @@ def page_of(contents: dict[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _part("index.html"))
 
 
-# ---------------------------------------------------------------------- what is found
+# ------------------------------------------------------------------------- the decoder
 
 
 def _decoder_layers(
@@ -215,22 +215,29 @@ def _decoder_layers(
             f"the page shows a plane of latents, got {found}; train with "
             "--latent-dim 2 or more"
         )
-    for part in ("decoder", "likelihood"):
-        if not isinstance(getattr(vae.model, part, None), nn.Module):
-            raise UserError(
-                f"expected a model with a module {part!r}, as StandardModel has, got "
-                f"{type(vae.model).__name__}"
-            )
     logit = data.logit if isinstance(data, Dataset) else None
-    mean = portable.mean_layers(vae.model.likelihood, logit)
-    return portable.layers_of(vae.model.decoder) + mean
+    decoder = _module(vae.model, "decoder")
+    mean = portable.mean_layers(_module(vae.model, "likelihood"), logit)
+    return portable.layers_of(decoder) + mean
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    """A part of the model by its name."""
+    part = getattr(model, name, None)
+    if not isinstance(part, nn.Module):
+        raise UserError(
+            f"expected a model with a module {name!r}, as StandardModel has, got "
+            f"{type(model).__name__}"
+        )
+    return part
 
 
 def _means(vae: VAE, codes: Tensor, data: Dataset | str | None) -> Tensor:
     """The means that PyTorch decodes, as pictures show them; `(n, numel)`."""
     with evaluating(vae.model, vae.guide, vae.device, seed=0):
         z = codes.to(vae.device, vae.dtype)
-        means = vae.model.likelihood(vae.model.decoder(z)).mean
+        output = _module(vae.model, "decoder")(z)
+        means = _module(vae.model, "likelihood")(output).mean
     means = data.pixels(means) if isinstance(data, Dataset) else means
     return means.flatten(1).cpu()
 
@@ -276,7 +283,7 @@ def _about(data: Dataset | str | None, split: str, codes: Tensor) -> str:
 
 
 def _name_of_mean(data: Dataset | str | None) -> str:
-    """What is decoded: of dequantised data the pixel of the mean, which is a median."""
+    """The name of a decoded mean; the pixel of one, of dequantised data, is a median."""
     dequantised = isinstance(data, Dataset) and data.logit is not None
     return "median of x | z" if dequantised else "E[x | z]"
 
@@ -295,10 +302,10 @@ def _float(values: Tensor) -> np.ndarray:
 
 def _part(name: str) -> str:
     """A file that the page is put together of."""
-    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / "web" / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:
-    """How the page's policy names a script or a style."""
+    """The name of a script or a style in the page's policy."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

@@ -14,6 +14,7 @@ from pyro_vae_zoo.evaluation.chunks import stream
 from pyro_vae_zoo.evaluation.importance import summarise
 from pyro_vae_zoo.inference.terms import bound_terms, with_particles
 from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 MASSES = (0.5, 0.9, 0.99)  # of the regions that are outlined
+Draws = dict[str, Tensor]  # of a chunk, and what goes with them
 _CODE_DRAWS = 50  # of q(z|x) for each code
 
 
@@ -53,17 +55,18 @@ def principal_axes(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return centre, axes * largest.sign(), variances.flip(0).clamp(min=0).sqrt()
 
 
-def _draw(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
+def _draw(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> Draws:
     """Draws of q and their log-weights, a row for each datum."""
     terms = bound_terms(model, guide, x, draws, scaled=False)
-    z = terms.guide_trace.nodes["z"]["value"].reshape(draws, len(x), -1)
+    z = latent_sites(terms.guide_trace)["z"]["value"].reshape(draws, len(x), -1)
     return {"z": z.transpose(0, 1), "log_weights": terms.log_weights.double().T}
 
 
-def _sum(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
+def _sum(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> Draws:
     """The sum of so many draws of q for each datum."""
     trace = poutine.trace(with_particles).get_trace(guide, x, draws)
-    return {"z": trace.nodes["z"]["value"].reshape(draws, len(x), -1).double().sum(0)}
+    z = latent_sites(trace)["z"]["value"].reshape(draws, len(x), -1)
+    return {"z": z.double().sum(0)}
 
 
 def draws_of(
@@ -72,8 +75,8 @@ def draws_of(
     """Draws `(n, num_samples, latent_dim)` and their log-weights, float64 on the CPU."""
     z: list[Tensor] = []
     log_weights = torch.empty(len(x), num_samples, dtype=torch.double)
-    how = {"seed": seed, "progress": progress}
-    with closing(stream(vae, x, num_samples, _draw, **how)) as chunks:
+    found = stream(vae, x, num_samples, _draw, seed=seed, progress=progress)
+    with closing(found) as chunks:
         for rows, columns, chunk in chunks:
             log_weights[rows, columns] = chunk["log_weights"].cpu()
             part = chunk["z"].double().cpu()
@@ -87,8 +90,8 @@ def draws_of(
 def codes_of(vae: VAE, x: Tensor, seed: int, progress: bool) -> Tensor:
     """E[z] under q(z|x) of each datum, from draws; `(n, latent_dim)`, float64."""
     sums: dict[int, Tensor] = {}
-    how = {"seed": seed, "progress": progress}
-    with closing(stream(vae, x, _CODE_DRAWS, _sum, **how)) as chunks:
+    found = stream(vae, x, _CODE_DRAWS, _sum, seed=seed, progress=progress)
+    with closing(found) as chunks:
         for rows, _, chunk in chunks:
             sums[rows.start] = sums.get(rows.start, 0) + chunk["z"].cpu()
     return torch.cat(list(sums.values())) / _CODE_DRAWS
@@ -97,7 +100,7 @@ def codes_of(vae: VAE, x: Tensor, seed: int, progress: bool) -> Tensor:
 def posteriors_of(
     draws: Tensor, log_weights: Tensor, centre: Tensor, axes: Tensor
 ) -> list[dict[str, Any]]:
-    """What there is to say of each posterior, in coordinates u and in nats."""
+    """Code, draws and estimates of each posterior, in coordinates u and in nats."""
     ll = summarise(log_weights)
     u = (draws - centre) @ axes.T
     code = u.mean(1)

@@ -1,11 +1,11 @@
-"""Mixture posteriors: how each component takes up what those before it left."""
+"""Mixture posteriors, component by component: each takes up what others left."""
 
 from collections.abc import Sequence
 
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
@@ -29,8 +29,10 @@ from pyro_vae_zoo.plots.style import (
     FAINT,
     GUIDE,
     INK,
+    Look,
     dress,
     figure_title,
+    key_of,
     make_figure,
 )
 
@@ -95,7 +97,7 @@ def plot_components(
     grid = fig.subplots(len(x), 1 + columns, squeeze=False, gridspec_kw=ratios)
     for steps, datum, (left, *axes) in zip(rows, pixels, grid, strict=True):
         left.set_axis_off()
-        draw_thumbnail(left.inset_axes([0, 0.4, 1, 0.2]), datum, scale)
+        draw_thumbnail(left.inset_axes((0, 0.4, 1, 0.2)), datum, scale)
         for m, ax in enumerate(axes):
             if m < len(steps.gaps):
                 dress(ax, "", "$z_1$" if ax in grid[-1] else "", "" if m else "$z_2$")
@@ -124,18 +126,16 @@ def _draw_step(ax: Axes, steps: MixtureSteps, m: int, masses: Sequence[float]) -
     ax.tick_params(labelleft=m == 0)
     weight = f"weight {weights[m]:.2f}" if weights[m] > 0.005 else "weight < 0.01"
     digits = 3 if steps.gaps[m] < 1000 else 0
-    heads = {
-        "left": f"$m = {steps.numbers[m]}$, {weight}",
-        "right": f"gap {steps.gaps[m]:.{digits}f} nats",
-    }
-    for side, text in heads.items():
-        ax.set_title(text, loc=side, y=1.1, fontsize=9, color=INK)
-    _draw_weights(ax.inset_axes([0, 1.02, 1, 0.065]), steps, weights)
+    gap = f"gap {steps.gaps[m]:.{digits}f} nats"
+    look: Look = {"y": 1.1, "fontsize": 9, "color": INK}
+    ax.set_title(f"$m = {steps.numbers[m]}$, {weight}", loc="left", **look)
+    ax.set_title(gap, loc="right", **look)
+    _draw_weights(ax.inset_axes((0, 1.02, 1, 0.065)), steps, weights)
     _name_outside(ax, steps, m)
 
 
 def _points_to_show(steps: MixtureSteps, mass: float) -> Tensor:
-    """Where the posterior, the whole mixture and all that weighs something have mass."""
+    """Points where the posterior, the mixture and all that weighs something have mass."""
     shown = [steps.exact.region(mass), steps.mixtures[-1].region(mass)]
     for log_weight, q in zip(steps.log_weights, steps.components, strict=True):
         if log_weight.exp() > _NOTICEABLE:
@@ -145,13 +145,13 @@ def _points_to_show(steps: MixtureSteps, mass: float) -> Tensor:
 
 def _draw_weights(ax: Axes, steps: MixtureSteps, weights: Sequence[float]) -> None:
     """A bar as long as their sum, one, in the components' colours."""
+    look: Look = {"ha": "center", "va": "center_baseline", "color": "white"}
     start = 0.0
     for j, weight in enumerate(weights):
         ax.barh(0, weight, left=start, color=_colour(steps, j), ec="white", lw=0.8)
         if weight > 0.07:  # as wide as the number
-            place = {"ha": "center", "va": "center_baseline"}
             text = f"{weight:.2f}".removeprefix("0")
-            ax.text(start + weight / 2, 0, text, color="white", fontsize=7, **place)
+            ax.text(start + weight / 2, 0, text, fontsize=7, **look)
         start += weight
     ax.set(xlim=(0, 1), ylim=(-0.4, 0.4))
     ax.set_axis_off()
@@ -168,7 +168,7 @@ def _name_outside(ax: Axes, steps: MixtureSteps, m: int) -> None:
             outside.append(str(number))
     if outside:
         text = f"not shown, far outside: component {', '.join(outside)}"
-        place = {"transform": ax.transAxes, "ha": "left", "va": "bottom"}
+        place: Look = {"transform": ax.transAxes, "ha": "left", "va": "bottom"}
         ax.text(0.03, 0.02, text, color=FAINT, fontsize=7.5, style="italic", **place)
 
 
@@ -176,13 +176,13 @@ def _colour(steps: MixtureSteps, j: int) -> str:
     return _COLOURS[(steps.numbers[j] - 1) % len(_COLOURS)]
 
 
-def _keys(masses: Sequence[float]) -> list:
+def _keys(masses: Sequence[float]) -> list[Artist]:
     mixture = r"first $m$ components: the same regions"
     newest = f"newest component: region of {100 * _MASS:g} % mass"
-    line = {"color": _COLOURS[0], "lw": 2}
+    earlier = "earlier components; bar: all weights"
     return [
         exact_key(masses),
-        Line2D([], [], color=GUIDE, label=mixture),
-        Line2D([], [], label=newest, **line),
-        Line2D([], [], ls="--", label="earlier components; bar: all weights", **line),
+        key_of(mixture, color=GUIDE),
+        key_of(newest, color=_COLOURS[0], lw=2),
+        key_of(earlier, color=_COLOURS[0], lw=2, ls="--"),
     ]

@@ -1,4 +1,4 @@
-"""Learned graphs: how the gates on their edges settle, and which of them are open."""
+"""Learned graphs: their gates over the epochs, and the edges that are open."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,11 +9,9 @@ import networkx as nx
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.pair.vae import VAE
@@ -22,9 +20,13 @@ from pyro_vae_zoo.plots.style import (
     DASHES,
     FAINT,
     INK,
+    Look,
+    add_legend,
     dress,
     figure_title,
+    key_of,
     make_figure,
+    whole_numbers,
 )
 from pyro_vae_zoo.plots.training import Records, mark_phases, records_of
 
@@ -32,9 +34,9 @@ __all__ = ["plot_gates", "plot_graph"]
 
 _DASHES = (*DASHES, "--")
 _RADIUS = 0.25  # of a node; from one to the next it is 1
-_CLOSED = {"color": "#AAAAAA", "lw": 0.9, "ls": (0, (4, 3))}
+_CLOSED: Look = {"color": "#AAAAAA", "lw": 0.9, "ls": (0, (4, 3))}
 _SHADE = "#F2F2F2"  # of what the decoder is about
-_DECODER = {"color": "#C4C4C4", "lw": 1.4}
+_DECODER: Look = {"color": "#C4C4C4", "lw": 1.4}
 
 
 def plot_gates(history: Records, *, title: str | None = None) -> Figure:
@@ -68,7 +70,7 @@ def plot_gates(history: Records, *, title: str | None = None) -> Figure:
     for edge in edges:
         style = _style(nodes, edge)
         parent, child = map(_symbol, _ends(edge))
-        keys.append(Line2D([], [], label=rf"{parent} $\to$ {child}", **style))
+        keys.append(key_of(rf"{parent} $\to$ {child}", **style))
         for phase in phases:
             epochs = [record["epoch"] for record in phase]
             values = [record["gates"][edge] for record in phase]
@@ -76,20 +78,10 @@ def plot_gates(history: Records, *, title: str | None = None) -> Figure:
             ax.plot(epochs, values, marker=marker, **style)
     dress(ax, "Gates", "epoch", "probability of an open gate")
     ax.set_ylim(-0.03, 1.03)
-    ax.xaxis.set_major_locator(
-        MaxNLocator(5, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
-    )
+    ax.xaxis.set_major_locator(whole_numbers(5))
     mark_phases(ax, records, 0.4)
-    ax.legend(
-        handles=keys,
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        handlelength=3.2,
-        loc="upper left",
-        bbox_to_anchor=(1, 1),
-        ncols=columns,
-    )
+    beside: Look = {"loc": "upper left", "bbox_to_anchor": (1, 1), "ncols": columns}
+    add_legend(ax, keys, labelcolor=INK, handlelength=3.2, **beside)
     return fig
 
 
@@ -128,28 +120,19 @@ def plot_graph(gates: Mapping[str, float] | VAE, *, title: str | None = None) ->
     _draw_arrow(ax, Path(down), label="decoder", **_DECODER)
     for edge, p in gates.items():
         parent, child = map(nodes.index, _ends(edge))
-        path = _arc(-parent, -child)
-        is_open = {"color": _colour(child), "lw": 0.6 + 1.4 * p, "zorder": 3}
-        look = is_open if p > 0.5 else _CLOSED
+        path, look = _arc(-parent, -child), _CLOSED
+        if p > 0.5:
+            look = {"color": _colour(child), "lw": 0.6 + 1.4 * p, "zorder": 3}
         _draw_arrow(ax, path, label=edge, **look)
         if 0 < p < 1:
-            middle = np.array([1, 3, 3, 1]) / 8 @ path.vertices
+            middle = np.array([1, 3, 3, 1]) / 8 @ np.asarray(path.vertices)
             _write(ax, middle, f"{p:.2f}", INK if p > 0.5 else FAINT)
     ax.set(aspect="equal", xlim=(-reach, reach), ylim=(-count - 0.55, 0.4))
     ax.set_axis_off()
-    keys = [
-        Line2D([], [], color=INK, lw=2, label="open"),
-        Line2D([], [], label="closed", **_CLOSED),
-        Line2D([], [], label="decoder: from all nodes", **_DECODER),
-    ]
-    fig.legend(
-        handles=keys if gates else keys[-1:],
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        loc="outside lower center",
-        ncols=3,
-    )
+    keys = [key_of("decoder: from all nodes", **_DECODER)]
+    if gates:
+        keys = [key_of("open", color=INK, lw=2), key_of("closed", **_CLOSED), *keys]
+    add_legend(fig, keys, ncols=3, labelcolor=INK)
     return fig
 
 
@@ -165,7 +148,7 @@ def _probabilities(gates: Mapping[str, float] | VAE) -> Mapping[str, float]:
 
 
 def _nodes(edges: Iterable[str]) -> list[str]:
-    """From the root down.
+    """The nodes from the root down.
 
     >>> _nodes(["z_3->z_1", "z_2->z_1", "z_3->z_2"])
     ['z_3', 'z_2', 'z_1']
@@ -179,7 +162,7 @@ def _nodes(edges: Iterable[str]) -> list[str]:
 
 
 def _ends(edge: str) -> list[str]:
-    """Parent and child."""
+    """Parent and child of an edge."""
     ends = edge.split("->")
     if len(ends) != 2:
         raise UserError(f"expected an edge such as 'z_2->z_1', got {edge!r}")
@@ -187,15 +170,16 @@ def _ends(edge: str) -> list[str]:
 
 
 def _symbol(node: str) -> str:
-    return "${}_{{{}}}$".format(*node.split("_"))
+    letter, _, number = node.partition("_")
+    return f"${letter}_{{{number}}}$"
 
 
 def _colour(n: int) -> str:
-    """Of the n-th node from the root and of the edges to it; the root has none."""
-    return COLOURS[(n - 1) % len(COLOURS)] if n else INK
+    """The colour of the n-th node and of the edges to it; the root has none."""
+    return COLOURS[(n - 1) % len(COLOURS)] if n > 0 else INK
 
 
-def _style(nodes: list[str], edge: str) -> dict[str, Any]:
+def _style(nodes: list[str], edge: str) -> Look:
     """Colour by child; dashes by parent, and when they run out thinner lines."""
     parent, child = map(nodes.index, _ends(edge))
     again, dashes = divmod(parent, len(_DASHES))
@@ -204,7 +188,7 @@ def _style(nodes: list[str], edge: str) -> dict[str, Any]:
 
 
 def _arc(parent: float, child: float) -> Path:
-    """From circle to circle: straight to the next node, around all that it skips.
+    """The path of an edge: straight to the next node, around all that it skips.
 
     The more they skip, the flatter arcs leave a node and the farther they reach; odd
     ones run on the right and even ones on the left.
@@ -227,12 +211,13 @@ def _draw_arrow(ax: Axes, path: Path, **look: Any) -> None:
 
 def _draw_node(ax: Axes, y: float, name: str, **look: Any) -> None:
     ax.add_patch(Circle((0, y), _RADIUS, lw=1.2, zorder=4, **look))
-    centre = {"ha": "center", "va": "center_baseline"}
+    centre: Look = {"ha": "center", "va": "center_baseline"}
     ax.text(0, y, name, fontsize=10, color=INK, zorder=5, **centre)
 
 
 def _write(ax: Axes, place: np.ndarray, text: str, colour: str) -> None:
-    """On white, so that lines do not run through it."""
+    """Write on white, so that lines do not run through it."""
     halo = [withStroke(linewidth=3, foreground="white")]
-    look = {"fontsize": 7.5, "color": colour, "path_effects": halo, "zorder": 6}
-    ax.text(*place, text, ha="center", va="center", **look)
+    look: Look = {"fontsize": 7.5, "color": colour, "path_effects": halo, "zorder": 6}
+    x, y = place
+    ax.text(x, y, text, ha="center", va="center", **look)

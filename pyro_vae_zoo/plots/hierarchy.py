@@ -1,4 +1,4 @@
-"""Hierarchies: samples that grow block by block, and what each layer carries."""
+"""Hierarchies: samples that grow block by block, and the KL that each layer carries."""
 
 import torch
 from matplotlib.figure import Figure
@@ -37,20 +37,14 @@ def plot_growth(
         generate = poutine.trace(poutine.uncondition(vae.model))
         sites = data_sites(generate.get_trace(vae._blank(n)))
         blocks = [mean_or_draw(site) for site in sites.values()]
-        if "x_1" not in sites or not hasattr(vae.model, "join"):
+        join = getattr(vae.model, "join", None)
+        if "x_1" not in sites or join is None:
             raise UserError("growth needs a model that observes blocks x_1, x_2, ...")
         # Many layers: as many stages as fit, evenly spread, the last one whole.
         columns = min(len(blocks), _MAX_COLUMNS)
         shown = [(i + 1) * len(blocks) // columns - 1 for i in range(columns)]
-        stages = [
-            vae.model.join(
-                [
-                    b if i <= l else torch.full_like(b, torch.nan)
-                    for i, b in enumerate(blocks)
-                ]
-            )
-            for l in shown
-        ]
+        blank = [torch.full_like(block, torch.nan) for block in blocks]
+        stages = [join(blocks[: l + 1] + blank[l + 1 :]) for l in shown]
     images = pixels_of(torch.stack(stages, 1).flatten(0, 1), data)
     scale = scale_of(known_of(data, images), images, likelihood=vae.likelihood)
     title = "Growth: " + figure_title(vae, data)

@@ -1,11 +1,10 @@
-"""Data and what a model makes of them: samples, reconstructions, traversals.
+"""Data and their images under a model: samples, reconstructions, traversals.
 
 Images lie side by side, on a scale of grey levels; vectors are curves in panels with an
 axis. Both are on the scale of the data: see `scales`.
 """
 
 import math
-import re
 from collections.abc import Sequence
 
 import torch
@@ -17,10 +16,11 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.scales import Scale, scale_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.pair.sites import data_sites
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.plots.raster import fit_columns, image_figure
-from pyro_vae_zoo.plots.style import figure_title
-from pyro_vae_zoo.plots.vectors import DATA, MODEL, key_of, shades, vector_figure
+from pyro_vae_zoo.plots.style import Look, figure_title, key_of
+from pyro_vae_zoo.plots.vectors import DATA, MODEL, shades, vector_figure
 
 __all__ = ["plot_images", "plot_reconstructions", "plot_samples", "plot_traversal"]
 
@@ -75,7 +75,7 @@ def plot_reconstructions(
 ) -> Figure:
     """Each datum above E[x|z] for one z ~ q(z|x); vectors in one panel with it.
 
-    What stands for E[x|z] where there is none in closed form, the picture names.
+    The picture names what stands for E[x|z] where there is none in closed form.
     """
     x = vae.check_data(x).to(vae.device)
     columns = fit_columns(x, columns)
@@ -86,9 +86,9 @@ def plot_reconstructions(
     title = "Reconstructions: " + figure_title(vae, data)
     scale = scale_of(known_of(data, x), x, again, likelihood=vae.likelihood)
     if x.dim() == 2:
-        pairs = [((a, DATA), (b, MODEL)) for a, b in zip(x, again, strict=True)]
-        keys = [key_of("$x$", DATA), key_of(name, MODEL)]
-        return vector_figure(pairs, min(columns, _IN_A_ROW), title, scale, keys=keys)
+        panels = [[(a, DATA), (b, MODEL)] for a, b in zip(x, again, strict=True)]
+        keys = [key_of("$x$", **DATA), key_of(name, **MODEL)]
+        return vector_figure(panels, min(columns, _IN_A_ROW), title, scale, keys=keys)
     pairs = [
         torch.cat([_filled(part, columns) for part in rows])
         for rows in zip(x.split(columns), again.split(columns), strict=True)
@@ -129,17 +129,17 @@ def plot_traversal(
         z = z.flatten(0, 1)
         decode = poutine.condition(poutine.uncondition(vae.model), data={"z": z})
         trace = poutine.trace(decode).get_trace(vae._blank(len(z)))
-        images = pixels_of(trace.nodes["x"]["fn"].mean, data)
+        images = pixels_of(data_sites(trace)["x"]["fn"].mean, data)
     title = "Traversal: " + figure_title(vae, data)
     known = known_of(data, pixels_of(x, data))
     scale = scale_of(known, images, likelihood=vae.likelihood)
     names = [f"$z_{{{dim + 1}}}$  (sd {sd[dim]:.2f})" for dim in dims]
     heads = [f"${value:g}$" for value in values.tolist()]
     if images.dim() == 2:
-        looks = [{"color": colour, "lw": 0.9} for colour in shades(columns)]
+        looks: list[Look] = [{"color": c, "lw": 0.9} for c in shades(columns)]
         panels = [list(zip(v, looks, strict=True)) for v in images.split(columns)]
         shown = sorted({0, columns // 2, columns - 1})
-        keys = [key_of(f"latent at {heads[i]}", looks[i]) for i in shown]
+        keys = [key_of(f"latent at {heads[i]}", **looks[i]) for i in shown]
         return vector_figure(panels, _IN_A_ROW, title, scale, names=names, keys=keys)
     return image_figure(images, columns, title, scale, rows=names, heads=heads)
 
@@ -160,21 +160,20 @@ def sheet(
 
 
 def pixels_of(x: Tensor, data: Dataset | str | None) -> Tensor:
-    """What a picture of `x` shows, where the data know a map to pixels."""
+    """The pixels of `x`, where the data know a map to them, else `x`."""
     return data.pixels(x) if isinstance(data, Dataset) else x
 
 
 def known_of(data: Dataset | str | None, x: Tensor) -> Dataset | Tensor:
-    """What the scale of a picture is of: the whole data where they are given, or `x`."""
+    """The whole data where they are given, or `x`, of which `scale_of` is the scale."""
     return data if isinstance(data, Dataset) else x
 
 
 def _name_of_mean(vae: VAE, data: Dataset | str | None) -> str:
-    """What `vae.reconstruct` gives, as `pixels_of` shows it."""
+    """The name of what `vae.reconstruct` gives, as `pixels_of` shows it."""
     trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(vae._blank(1))
-    sites = [s for name, s in trace.nodes.items() if re.fullmatch(r"x(_\d+)?", name)]
     try:
-        means = [site["fn"].mean for site in sites]
+        means = [site["fn"].mean for site in data_sites(trace).values()]
     except NotImplementedError:  # a flow
         return r"draw of $x\,|\,z$"
     if len(means) > 1:  # those of a block are given a draw of the block before

@@ -9,7 +9,6 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -23,8 +22,10 @@ from pyro_vae_zoo.plots.raster import draw_thumbnail, fit_columns
 from pyro_vae_zoo.plots.style import (
     GUIDE,
     INK,
+    add_legend,
     dress,
     figure_title,
+    key_of,
     make_figure,
     tint,
 )
@@ -73,12 +74,9 @@ def plot_posterior(
         frame(ax, torch.cat([p.region(masses[-1]), q.region(masses[-1])]))
         dress(ax, "", "$z_1$", "$z_2$" if i % columns == 0 else "")
         ax.set_title(f"gap {gap:.3f} nats", loc="right", y=1.03, fontsize=9, color=INK)
-        draw_thumbnail(ax.inset_axes([0, 1.03, 0.2, 0.2]), pixels[i], scale)
-    keys = [
-        exact_key(masses),
-        Line2D([], [], color=GUIDE, label=r"guide $q(z\,|\,x)$: the same regions"),
-    ]
-    draw_legend(fig, keys)
+        draw_thumbnail(ax.inset_axes((0, 1.03, 0.2, 0.2)), pixels[i], scale)
+    guide = key_of(r"guide $q(z\,|\,x)$: the same regions", color=GUIDE)
+    draw_legend(fig, [exact_key(masses), guide])
     return fig
 
 
@@ -138,14 +136,7 @@ def exact_key(masses: Sequence[float]) -> Patch:
 
 def draw_legend(fig: Figure, keys: Sequence[Artist]) -> None:
     """A legend under all panels, in as many columns as the figure has room for."""
-    columns = max(int(fig.get_figwidth() / 3.2), 1)
-    fig.legend(
-        handles=keys,
-        frameon=False,
-        fontsize=9,
-        loc="outside lower center",
-        ncols=columns,
-    )
+    add_legend(fig, keys, ncols=max(int(fig.get_figwidth() / 3.2), 1))
 
 
 def _edges(density: GridDensity, masses: Sequence[float]) -> list[float]:

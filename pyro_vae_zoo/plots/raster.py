@@ -32,7 +32,9 @@ def image_figure(
     num_rows = -(-len(images) // columns)
     aspect = images.shape[-2] / images.shape[-1]
     width = max(columns * 0.6 + (1.3 if rows else 0.2), 3.2)
-    height = num_rows * 0.6 * aspect + 0.3 * bool(heads) + 0.45 * (scale != UNIT)
+    height = num_rows * 0.6 * aspect
+    height += 0.3 if heads else 0.0
+    height += 0.45 if scale != UNIT else 0.0
     lines = wrap_title(title, width).count("\n") + 1 if title else 0
     fig = make_figure(width, height + (0.18 * lines + 0.15 if title else 0.1), title)
     ax = fig.add_subplot()
@@ -75,8 +77,8 @@ def draw_images(
     ax.imshow(canvas)
     ax.set(xticks=[], yticks=[], frame_on=False)
     # `imshow` counts from the first pixel's centre.
-    centres = left[:columns] + width / 2 - 0.5, top[::columns] + height / 2 - 0.5
-    return tuple(c.tolist() for c in centres)
+    x, y = left[:columns] + width / 2 - 0.5, top[::columns] + height / 2 - 0.5
+    return x.tolist(), y.tolist()
 
 
 def draw_thumbnail(ax: Axes, datum: Tensor, scale: Scale) -> None:
@@ -96,7 +98,7 @@ def _draw_scale(fig: Figure, ax: Axes, images: Tensor, scale: Scale) -> None:
         ax.set_xlabel(note, fontsize=8, color=INK, loc="left")
         return
     values = images[images.isfinite()]
-    below, above = (values < scale.low).any().item(), (values > scale.high).any().item()
+    below, above = bool((values < scale.low).any()), bool((values > scale.high).any())
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}
     bar = fig.colorbar(
         ScalarMappable(Normalize(*scale), "gray"),

@@ -1,4 +1,4 @@
-"""Log-likelihoods of many guides side by side, and which of them differ."""
+"""Log-likelihoods of many guides side by side, and their differences."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,22 +12,33 @@ from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.statistics import difference, number, standard_error
-from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure
+from pyro_vae_zoo.plots.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    NATS,
+    Look,
+    add_legend,
+    dress,
+    key_of,
+    make_figure,
+)
 
 __all__ = ["plot_scores"]
 
-Results = Sequence[Mapping[str, Any]]
+Results = Sequence[Mapping[str, Any]]  # of one guide, a seed each
+Rows = Mapping[str, Results]  # by the label of the guide
 
 _AHEAD, _BEHIND, _LEVEL = COLOURS[0], COLOURS[1], INK
 _KEYS = {"elbo": "ELBO", "log_likelihood": r"$\log \hat p(x)$"}
-_DOT = {"ls": "none", "marker": "o", "ms": 5}
-_PAPER = {"ls": "none", "marker": "D", "ms": 4.5, "mec": COLOURS[2]}
+_DOT: Look = {"ls": "none", "marker": "o", "ms": 5}
+_PAPER: Look = {"ls": "none", "marker": "D", "ms": 4.5, "mec": COLOURS[2]}
 _SHIFTS = {"elbo": 0.2, "log_likelihood": -0.2}
-_CROSS = {"ls": "none", "marker": "x", "ms": 5, "color": FAINT}
+_CROSS: Look = {"ls": "none", "marker": "x", "ms": 5, "color": FAINT}
 
 
 def plot_scores(
-    panels: Mapping[str, Mapping[str, Results]],
+    panels: Mapping[str, Rows],
     *,
     reference: str | None = None,
     title: str | None = None,
@@ -58,8 +69,8 @@ def plot_scores(
     if not panels or not all(panels.values()):
         raise UserError("expected at least one panel, and a result in each")
     labels = list(dict.fromkeys(label for by in panels.values() for label in by))
-    judged = {name: _is_judged(by, reference) for name, by in panels.items()}
-    columns = len(panels) + sum(judged.values())
+    judged = [name for name, by in panels.items() if _is_judged(by, reference)]
+    columns = len(panels) + len(judged)
     height = 0.27 * len(labels) + 1.9
     longest = max(len(_tick(label, panels)) for label in labels)
     fig = make_figure(0.075 * longest + 0.6 + 2.6 * columns, height, title)
@@ -68,33 +79,40 @@ def plot_scores(
     axes[0].set_ylim(len(labels) - 0.5, -0.5)
     left = iter(axes)
     for name, by_label in panels.items():
-        _draw_scores(
-            next(left), name, by_label, labels, reference, any(judged.values())
-        )
-        if judged[name]:
-            title = f"{name}: difference" if len(panels) > 1 else "difference"
-            _draw_differences(next(left), title, by_label, labels, reference)
-    _legend(fig, panels, reference, any(judged.values()))
+        others = _runs_of(reference, by_label)
+        ax = next(left)
+        dress(ax, name, NATS, "")
+        _draw_scores(ax, by_label, labels, others, bool(judged))
+        if others and name in judged:
+            ax = next(left)
+            text = f"{name}: difference" if len(panels) > 1 else "difference"
+            dress(ax, text, f"{NATS}, ± 2 standard errors", "")
+            _draw_differences(ax, by_label, labels, others)
+    _legend(fig, panels, reference, bool(judged))
     return fig
 
 
-def _is_judged(by_label: Mapping[str, Results], reference: str | None) -> bool:
-    others = [runs for label, runs in by_label.items() if label != reference]
-    several = any(len(runs) > 1 for runs in others)
-    return several and len(by_label.get(reference, ())) > 1
+def _runs_of(reference: str | None, by_label: Rows) -> Results | None:
+    return None if reference is None else by_label.get(reference)
+
+
+def _is_judged(by_label: Rows, reference: str | None) -> bool:
+    """True where the reference and another guide have several seeds."""
+    several = {label for label, runs in by_label.items() if len(runs) > 1}
+    return reference in several and len(several) > 1
 
 
 def _is_invalid(runs: Results) -> bool:
     return not all(run.get("is_bound", True) for run in runs)
 
 
-def _tick(label: str, panels: Mapping[str, Mapping[str, Results]]) -> str:
+def _tick(label: str, panels: Mapping[str, Rows]) -> str:
     runs = [by_label[label] for by_label in panels.values() if label in by_label]
-    return label + " (INVALID)" * any(map(_is_invalid, runs))
+    return f"{label} (INVALID)" if any(map(_is_invalid, runs)) else label
 
 
 def _verdict(runs: Results, others: Results | None, key: str) -> str:
-    """The colour of a row: is it beyond two standard errors from the reference?"""
+    """The colour of a row: ahead or behind by more than two errors, or within them."""
     if others is None or runs is others:
         return _LEVEL
     ahead, error = difference(runs, others, key)
@@ -106,35 +124,29 @@ def _verdict(runs: Results, others: Results | None, key: str) -> str:
 
 
 def _draw_scores(
-    ax: Axes,
-    name: str,
-    by_label: Mapping[str, Results],
-    labels: Sequence[str],
-    reference: str | None,
-    judged: bool,
+    ax: Axes, rows: Rows, labels: Sequence[str], others: Results | None, judged: bool
 ) -> None:
     """Each seed's ELBO and log-likelihood, and the paper's figures."""
-    dress(ax, name, NATS, "")
-    ax.set_xlim(*_limits(by_label))
-    others = by_label.get(reference)
+    ax.set_xlim(*_limits(rows))
     if others:
         centre = fmean(_values(others, "log_likelihood"))
         ax.axvline(centre, color=FAINT, lw=1, zorder=0)
-    for label, runs in by_label.items():
+    for label, runs in rows.items():
         y = labels.index(label)
         for key in _KEYS:
-            values = _values(runs, key)
-            look = _look(key, _verdict(runs, others if judged else None, key))
-            look = _CROSS if _is_invalid(runs) else look
-            if (bar := _bar(values)) and not _is_invalid(runs):
-                ax.plot(bar, [y, y], color=look["mec"], lw=1.2, zorder=1)
+            values, look = _values(runs, key), _CROSS
+            if not _is_invalid(runs):
+                look = _look(key, _verdict(runs, others if judged else None, key))
+                bar = _bar(values)
+                if bar:
+                    ax.plot(bar, [y, y], color=look["mec"], lw=1.2, zorder=1)
             _mark(ax, values, y, key, look)
         for key, value in _published(runs[0]).items():
             _mark(ax, [number(value)], y, key, _paper_look(key) | {"zorder": 1.5})
     ax.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def _limits(by_label: Mapping[str, Results]) -> tuple[float, float]:
+def _limits(by_label: Rows) -> tuple[float, float]:
     """The range of valid runs, and of what the paper has within as much again.
 
     There is room for the numbers of what lies beyond.
@@ -142,10 +154,10 @@ def _limits(by_label: Mapping[str, Results]) -> tuple[float, float]:
     valid = [runs for runs in by_label.values() if not _is_invalid(runs)]
     numbers = [_values(runs, key) for runs in valid for key in _KEYS]
     ours = _finite(x for values in numbers for x in [*values, *_bar(values)])
-    paper = [_published(runs[0]) for runs in by_label.values()]
-    paper = _finite(number(x) for figures in paper for x in figures.values())
-    wrong = [runs for runs in by_label.values() if _is_invalid(runs)]
-    wrong = _finite(x for runs in wrong for key in _KEYS for x in _values(runs, key))
+    published = [_published(runs[0]) for runs in by_label.values()]
+    paper = _finite(number(x) for figures in published for x in figures.values())
+    invalid = [runs for runs in by_label.values() if _is_invalid(runs)]
+    wrong = _finite(x for runs in invalid for key in _KEYS for x in _values(runs, key))
     ours = ours or wrong or paper or [0.0]
     width = max(ours) - min(ours) or 1.0
     paper_near = [x for x in paper if min(ours) - width <= x <= max(ours) + width]
@@ -156,32 +168,22 @@ def _limits(by_label: Mapping[str, Results]) -> tuple[float, float]:
     return low - (room if below else edge), high + (room if above else edge)
 
 
-def _mark(
-    ax: Axes, values: Sequence[float], y: float, key: str, look: Mapping[str, Any]
-) -> None:
+def _mark(ax: Axes, values: Sequence[float], y: float, key: str, look: Look) -> None:
     """Points; for those beyond the axis an arrow at its edge, with their mean."""
     low, high = ax.get_xlim()
     inside = [x for x in values if low <= x <= high]
     if inside:
         ax.plot(inside, [y] * len(inside), **look)
-    beyond = {
-        ("<", low, "left", 5): [x for x in values if x < low],
-        (">", high, "right", -5): [x for x in values if x > high],
-    }
-    for (marker, edge, align, points), those in beyond.items():
-        if those:
-            place = (edge, y + _SHIFTS[key])
-            ax.plot(*[[x] for x in place], **look | {"marker": marker}, clip_on=False)
-            ax.annotate(
-                f"{fmean(those):.5g}",
-                place,
-                (points, 0),
-                textcoords="offset points",
-                ha=align,
-                va="center",
-                fontsize=7,
-                color=INK,
-            )
+    y += _SHIFTS[key]
+    text: Look = {"textcoords": "offset points", "fontsize": 7, "color": INK}
+    for marker, edge, points, side, beyond in (
+        ("<", low, 5, "left", [x for x in values if x < low]),
+        (">", high, -5, "right", [x for x in values if x > high]),
+    ):
+        if beyond:
+            ax.plot([edge], [y], **(look | {"marker": marker, "clip_on": False}))
+            mean = f"{fmean(beyond):.5g}"
+            ax.annotate(mean, (edge, y), (points, 0), ha=side, va="center", **text)
 
 
 def _bar(values: Sequence[float]) -> list[float]:
@@ -191,18 +193,12 @@ def _bar(values: Sequence[float]) -> list[float]:
 
 
 def _draw_differences(
-    ax: Axes,
-    title: str,
-    by_label: Mapping[str, Results],
-    labels: Sequence[str],
-    reference: str,
+    ax: Axes, rows: Rows, labels: Sequence[str], others: Results
 ) -> None:
-    """How far each guide is ahead of the reference, ± two standard errors."""
-    dress(ax, title, f"{NATS}, ± 2 standard errors", "")
+    """The lead of each guide over the reference, ± two standard errors."""
     ax.axvline(0, color=FAINT, lw=1, zorder=0)
-    others = by_label[reference]
-    for label, runs in by_label.items():
-        if label == reference or _is_invalid(runs):
+    for label, runs in rows.items():
+        if runs is others or _is_invalid(runs):
             continue
         for key, shift in _SHIFTS.items():
             ahead, error = difference(runs, others, key)
@@ -228,33 +224,37 @@ def _published(run: Mapping[str, Any]) -> dict[str, float | None]:
     return {"elbo": elbo, "log_likelihood": run.get("published")}
 
 
-def _look(key: str, colour: str) -> dict[str, Any]:
+def _look(key: str, colour: str) -> Look:
     return _DOT | {"mec": colour, "mfc": "white" if key == "elbo" else colour}
 
 
-def _paper_look(key: str) -> dict[str, Any]:
+def _paper_look(key: str) -> Look:
     return _PAPER | {"mfc": "white" if key == "elbo" else _PAPER["mec"]}
 
 
 def _legend(
-    fig: Figure,
-    panels: Mapping[str, Mapping[str, Results]],
-    reference: str | None,
-    judged: bool,
+    fig: Figure, panels: Mapping[str, Rows], reference: str | None, judged: bool
 ) -> None:
-    """Only what is in the figure."""
+    """The legend, of all that is in the figure and of nothing else."""
     rows = [runs for by_label in panels.values() for runs in by_label.values()]
-    keys = [Line2D([], [], label=_KEYS[k], **_look(k, _LEVEL)) for k in _KEYS]
+    keys = [key_of(name, **_look(key, _LEVEL)) for key, name in _KEYS.items()]
     for key, name in _KEYS.items():
         if any(_published(runs[0])[key] is not None for runs in rows):
-            keys.append(Line2D([], [], label=f"paper's {name}", **_paper_look(key)))
+            keys.append(key_of(f"paper's {name}", **_paper_look(key)))
     if any(map(_is_invalid, rows)):
-        keys.append(Line2D([], [], label="invalid: no bound", **_CROSS))
+        keys.append(key_of("invalid: no bound", **_CROSS))
     if any(line.get_marker() in ("<", ">") for ax in fig.axes for line in ax.lines):
-        beyond = {"marker": ">", "ls": "none", "ms": 5, "color": FAINT}
-        keys.append(Line2D([], [], label="beyond the axis", **beyond))
-    if any(reference in by_label for by_label in panels.values()):
-        keys.append(Line2D([], [], color=FAINT, lw=1, label=reference))
+        keys.append(key_of("beyond the axis", color=FAINT, ls="none", marker=">", ms=5))
+    if reference and any(reference in by_label for by_label in panels.values()):
+        keys.append(key_of(reference, color=FAINT, lw=1))
+    if judged:
+        keys += _verdict_keys(panels, reference)
+    columns = max(2, min(4, int(fig.get_figwidth() / 1.9)))
+    add_legend(fig, keys, ncols=columns, labelcolor=INK)
+
+
+def _verdict_keys(panels: Mapping[str, Rows], reference: str | None) -> list[Line2D]:
+    """The legend's entries for the colours of the verdicts."""
     verdicts = {
         _AHEAD: f"ahead of {reference}",
         _BEHIND: f"behind {reference}",
@@ -262,15 +262,12 @@ def _legend(
         FAINT: "too few seeds: no verdict",
     }
     used = {
-        _verdict(runs, by_label.get(reference), key)
+        _verdict(runs, _runs_of(reference, by_label), key)
         for by_label in panels.values()
         for label, runs in by_label.items()
         for key in _KEYS
         if label != reference and not _is_invalid(runs)
     }
-    for colour in [colour for colour in verdicts if judged and colour in used]:
-        patch = {"color": colour, "ls": "none", "marker": "s", "ms": 6}
-        keys.append(Line2D([], [], label=verdicts[colour], **patch))
-    columns = max(2, min(4, int(fig.get_figwidth() / 1.9)))
-    place = {"loc": "outside lower center", "ncols": columns}
-    fig.legend(handles=keys, frameon=False, fontsize=9, labelcolor=INK, **place)
+    shown = {colour: text for colour, text in verdicts.items() if colour in used}
+    square: Look = {"ls": "none", "marker": "s", "ms": 6}
+    return [key_of(text, color=colour, **square) for colour, text in shown.items()]

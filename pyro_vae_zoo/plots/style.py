@@ -1,14 +1,18 @@
-"""What all figures share: colours, frames, titles, and how they are saved."""
+"""Colours, frames, titles and legends of all figures, and `save_figure`."""
 
 import io
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.files import write_atomically
@@ -16,7 +20,20 @@ from pyro_vae_zoo.models.create import depth, guide_options
 from pyro_vae_zoo.models.registry import list_density_models, list_guides
 from pyro_vae_zoo.pair.vae import VAE
 
-__all__ = ["dress", "figure_title", "make_figure", "save_figure", "tint", "wrap_title"]
+__all__ = [
+    "Look",
+    "add_legend",
+    "dress",
+    "figure_title",
+    "key_of",
+    "make_figure",
+    "save_figure",
+    "tint",
+    "whole_numbers",
+    "wrap_title",
+]
+
+Look = dict[str, Any]  # keywords of matplotlib, each of which has a type of its own
 
 # Okabe & Ito's colours, which the colour-blind tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
@@ -83,6 +100,23 @@ def dress(ax: Axes, title: str, x_label: str, y_label: str) -> None:
     ax.set_axisbelow(True)
 
 
-def tint(strength: float) -> tuple[float, ...]:
+def key_of(label: str, **look: Any) -> Line2D:
+    """An entry of a legend: a line, or a marker, that looks so."""
+    return Line2D([], [], label=label, **look)
+
+
+def add_legend(to: Figure | Axes, keys: Sequence[Artist], **look: Any) -> None:
+    """A legend below all panels, or where it is told to be."""
+    usual: Look = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+    to.legend(handles=keys, **(usual | look))
+
+
+def whole_numbers(most: int) -> MaxNLocator:
+    """Ticks at round whole numbers, with at most so many steps between them."""
+    return MaxNLocator(most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+
+
+def tint(strength: float) -> tuple[float, float, float]:
     """The first colour, thinned with white."""
-    return tuple(1 + strength * (c - 1) for c in to_rgb(COLOURS[0]))
+    red, green, blue = (1 + strength * (c - 1) for c in to_rgb(COLOURS[0]))
+    return red, green, blue

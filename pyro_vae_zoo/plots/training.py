@@ -5,11 +5,10 @@ What `fit` records becomes Figures 1 to 4 of Henrion & Welleck.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae_zoo.errors import UserError
@@ -19,8 +18,12 @@ from pyro_vae_zoo.plots.style import (
     FAINT,
     INK,
     NATS,
+    Look,
+    add_legend,
     dress,
+    key_of,
     make_figure,
+    whole_numbers,
 )
 from pyro_vae_zoo.training.history import History
 
@@ -34,17 +37,32 @@ __all__ = [
     "records_of",
 ]
 
-_TRAINING = {"color": FAINT, "ls": "--"}
-_THIN = {"ls": "--", "lw": 0.9}
-_RING = {"ls": "", "marker": "o", "ms": 6, "mew": 1.2, "mfc": "white"}
+_TRAINING: Look = {"color": FAINT, "ls": "--"}
+_THIN: Look = {"ls": "--", "lw": 0.9}
+_RING: Look = {"ls": "", "marker": "o", "ms": 6, "mew": 1.2, "mfc": "white"}
 
-_FLOW_PANELS = (
-    (r"Initial log-density  $\log\,q_0(z_0)$", ("initial_log_density",), False),
-    (r"Final log-density  $\log\,q_K(z_K)$", ("final_log_density",), False),
-    (r"Sum of log-determinants", ("log_det",), False),
+Record = Mapping[str, Any]  # of an epoch
+Records = History | Sequence[Record]
+Steps = Sequence[Mapping[str, float | None]]  # records of a curve over the steps
+
+
+class _Panel(NamedTuple):
+    """Quantities of one panel, of all epochs or of the last ones."""
+
+    name: str
+    keys: tuple[str, ...]
+    last: bool = False
+
+
+_MODEL_PANELS = (
+    _Panel(r"KL divergence of $q(z\,|\,x)$ from $p(z)$", ("kl",)),
+    _Panel(r"Reconstruction  $E_q[\log\,p(x\,|\,z)]$", ("reconstruction",)),
 )
-
-Records = History | Sequence[Mapping[str, Any]]
+_FLOW_PANELS = (
+    _Panel(r"Initial log-density  $\log\,q_0(z_0)$", ("initial_log_density",)),
+    _Panel(r"Final log-density  $\log\,q_K(z_K)$", ("final_log_density",)),
+    _Panel(r"Sum of log-determinants", ("log_det",)),
+)
 
 
 def plot_training(history: Records, *, title: str | None = None) -> Figure:
@@ -70,30 +88,12 @@ def plot_comparison(runs: Mapping[str, Records], *, title: str | None = None) ->
     return _training_figure(runs, title)
 
 
-def _training_figure(runs: Mapping[str, Records], title: str | None) -> Figure:
-    runs = {label: records_of(label, records) for label, records in runs.items()}
+def _training_figure(histories: Mapping[str, Records], title: str | None) -> Figure:
+    runs = {label: records_of(label, found) for label, found in histories.items()}
     if not runs:
         raise UserError("there are no runs to draw")
     single = len(runs) == 1
-    if single:
-        (records,) = runs.values()
-        kind, name = "elbo", "ELBO"
-        if any(r.get("train_bound") is not None for r in records):
-            kind, name = "bound", "Importance-weighted bound"
-        both = (f"train_{kind}", f"valid_{kind}")
-        panels = [(name, both, False), (f"{name}, last epochs", both, True)]
-    else:
-        panels = [
-            ("Training ELBO", ("train_elbo",), False),
-            ("Validation ELBO", ("valid_elbo",), False),
-            ("Validation ELBO, last epochs", ("valid_elbo",), True),
-        ]
-    panels += [
-        (r"KL divergence of $q(z\,|\,x)$ from $p(z)$", ("kl",), False),
-        (r"Reconstruction  $E_q[\log\,p(x\,|\,z)]$", ("reconstruction",), False),
-    ]
-    flows = any(r.get("log_det") is not None for rs in runs.values() for r in rs)
-    panels += _FLOW_PANELS if flows else ()
+    panels = _panels(list(runs.values()))
     columns = 3 if len(panels) == 5 else 4
     num_rows = -(-len(panels) // columns)
     fig = make_figure(3 * columns, 2.6 * num_rows + 0.7, title)
@@ -113,17 +113,36 @@ def _training_figure(runs: Mapping[str, Records], title: str | None) -> Figure:
     return fig
 
 
-def records_of(label: str, records: Records) -> list[Mapping[str, Any]]:
+def _panels(runs: Sequence[Sequence[Record]]) -> list[_Panel]:
+    """Bounds, of one run by name and of many by side; KL, reconstruction, flows."""
+    if len(runs) == 1:
+        kind, name = "elbo", "ELBO"
+        if any(r.get("train_bound") is not None for r in runs[0]):
+            kind, name = "bound", "Importance-weighted bound"
+        both = (f"train_{kind}", f"valid_{kind}")
+        panels = [_Panel(name, both), _Panel(f"{name}, last epochs", both, last=True)]
+    else:
+        panels = [
+            _Panel("Training ELBO", ("train_elbo",)),
+            _Panel("Validation ELBO", ("valid_elbo",)),
+            _Panel("Validation ELBO, last epochs", ("valid_elbo",), last=True),
+        ]
+    panels += _MODEL_PANELS
+    if any(r.get("log_det") is not None for records in runs for r in records):
+        panels += _FLOW_PANELS
+    return panels
+
+
+def records_of(label: str, history: Records) -> list[Record]:
     """The records as a list, which has some; errors name the label."""
-    records = list(getattr(records, "epochs", records))
+    records = [*(history.epochs if isinstance(history, History) else history)]
     if not records:
-        raise UserError(f"there are no epochs to draw{f' in {label!r}' * bool(label)}")
+        where = f" in {label!r}" if label else ""
+        raise UserError(f"there are no epochs to draw{where}")
     return records
 
 
-def mark_phases(
-    ax: Axes, records: list[Mapping[str, Any]], name_at: float | None
-) -> None:
+def mark_phases(ax: Axes, records: Sequence[Record], name_at: float | None) -> None:
     """A line where a phase of the training ends and the next begins.
 
     The name of that is written upwards from `name_at`, a share of the height, if any.
@@ -133,18 +152,13 @@ def mark_phases(
             border = before["epoch"] + 0.5
             ax.axvline(border, color=FAINT, lw=0.8, ls=":", zorder=0)
             if name_at is not None:
-                place = {"transform": ax.get_xaxis_transform(), "rotation": 90}
-                text = f" {after['phase']}"
-                look = {"color": FAINT, "fontsize": 7, "va": "bottom"}
-                ax.text(border, name_at, text, **look, **place)
+                upwards: Look = {"color": FAINT, "fontsize": 7, "rotation": 90}
+                upwards |= {"transform": ax.get_xaxis_transform(), "va": "bottom"}
+                ax.text(border, name_at, f" {after['phase']}", **upwards)
 
 
 def _draw_curve(
-    ax: Axes,
-    records: list[Mapping[str, Any]],
-    key: str,
-    style: Mapping[str, Any],
-    last: bool = False,
+    ax: Axes, records: Sequence[Record], key: str, style: Look, last: bool = False
 ) -> None:
     """One quantity of one run, of all epochs or of the last fifth of them."""
     best = _best_epoch(records)
@@ -155,14 +169,12 @@ def _draw_curve(
     marker = "." if len(records) <= 20 else None
     ax.plot(epochs, values, marker=marker, **{"lw": 1.2, **style})
     if "label" in style and key.startswith("valid_") and best in epochs:
-        y = values[epochs.index(best)]
-        ax.plot(best, y, color=style["color"], zorder=3, **_RING)
-    ax.xaxis.set_major_locator(
-        MaxNLocator(5, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
-    )
+        i = epochs.index(best)
+        ax.plot(epochs[i], values[i], color=style["color"], zorder=3, **_RING)
+    ax.xaxis.set_major_locator(whole_numbers(5))
 
 
-def _best_epoch(records: list[Mapping[str, Any]]) -> int | None:
+def _best_epoch(records: Sequence[Record]) -> int | None:
     """The epoch that is best on validation, by the bound that was trained."""
     key = "valid_bound"
     if not any(r.get(key) is not None for r in records):
@@ -171,13 +183,15 @@ def _best_epoch(records: list[Mapping[str, Any]]) -> int | None:
     return max(found, key=lambda r: r[key])["epoch"] if found else None
 
 
-def _run_style(i: int) -> dict[str, Any]:
+def _run_style(i: int) -> Look:
     dashes = DASHES[i // len(COLOURS) % len(DASHES)]
     return {"color": COLOURS[i % len(COLOURS)], "ls": dashes}
 
 
-def _training_legend(fig: Figure, runs: Mapping[str, list], hole: bool) -> None:
-    """What the lines mean: in the empty cell of the panels, or else below them."""
+def _training_legend(
+    fig: Figure, runs: Mapping[str, Sequence[Record]], hole: bool
+) -> None:
+    """The legend, in the empty cell of the panels or else below them."""
     ring_label, ring_colour = "best epoch", INK
     if len(runs) == 1:
         (records,) = runs.values()
@@ -185,15 +199,13 @@ def _training_legend(fig: Figure, runs: Mapping[str, list], hole: bool) -> None:
         styles = {"validation": _run_style(0), "training": _TRAINING}
     else:
         styles = {label: _run_style(i) for i, label in enumerate(runs)}
-    lines = [Line2D([], [], label=label, **style) for label, style in styles.items()]
-    lines.append(Line2D([], [], color=ring_colour, label=ring_label, **_RING))
-    place = {
-        "loc": "outside lower center",
-        "ncols": -(-len(lines) // -(-len(lines) // 6)),
-    }
+    keys = [key_of(label, **style) for label, style in styles.items()]
+    keys.append(key_of(ring_label, color=ring_colour, **_RING))
     if hole:
-        place = {"loc": "lower right", "bbox_to_anchor": (0.97, 0.1)}
-    fig.legend(handles=lines, frameon=False, fontsize=9, **place)
+        add_legend(fig, keys, loc="lower right", bbox_to_anchor=(0.97, 0.1))
+    else:
+        num_rows = -(-len(keys) // 6)
+        add_legend(fig, keys, ncols=-(-len(keys) // num_rows))
 
 
 def plot_results(
@@ -215,46 +227,42 @@ def plot_results(
     ax, *curves = fig.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
     for y, row in enumerate(rows):
         colour = _run_style(y)["color"]
-        for key, face, shift in (
-            ("elbo", "white", 0.16),
-            ("log_likelihood", colour, -0.16),
-        ):
-            bar = {"fmt": "o", "mfc": face, "capsize": 3, "elinewidth": 1, "ms": 6}
-            error = row[f"{key}_std_error"]
-            ax.errorbar(row[key], y + shift, xerr=error, color=colour, **bar)
-            if len(row["seeds"]) > 1:
-                values = [run[key] for run in row["seeds"]]
-                ax.plot(values, [y + shift] * len(values), "x", color=INK, ms=4)
+        _draw_result(ax, row, "elbo", y + 0.16, colour, "white")
+        _draw_result(ax, row, "log_likelihood", y - 0.16, colour, colour)
     dress(ax, "Bound and importance-sampled likelihood", NATS, "")
     ax.set_yticks(range(len(rows)), [row["label"] for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ring = {"ls": "", "marker": "o", "color": INK}
     keys = [
-        Line2D([], [], mfc="white", label="ELBO", **ring),
-        Line2D([], [], label="log-likelihood", **ring),
-        Line2D([], [], color=INK, lw=1, label="standard error over data"),
-        Line2D([], [], color=INK, marker="x", ms=4, ls="", label="single seeds"),
+        key_of("ELBO", color=INK, ls="", marker="o", mfc="white"),
+        key_of("log-likelihood", color=INK, ls="", marker="o"),
+        key_of("standard error over data", color=INK, lw=1),
     ]
-    several = any(len(row["seeds"]) > 1 for row in rows)
-    keys = keys if several else keys[:-1]
-    fig.legend(
-        handles=keys, frameon=False, fontsize=9, loc="outside lower center", ncols=4
-    )
-    for panel, last in zip(curves, (False, True), strict=False):
+    if any(len(row["seeds"]) > 1 for row in rows):
+        keys.append(key_of("single seeds", color=INK, ls="", marker="x", ms=4))
+    add_legend(fig, keys, ncols=4)
+    names = {"Validation ELBO": False, "Validation ELBO, last epochs": True}
+    for panel, (name, last) in zip(curves, names.items(), strict=False):
         for i, row in enumerate(rows):
+            style = _run_style(i) | {"lw": 1}
             for records in (runs or {}).get(row["label"], ()):
-                style = _run_style(i)
-                style["lw"] = 1
                 _draw_curve(panel, records_of("", records), "valid_elbo", style, last)
-        name = "Validation ELBO" + ", last epochs" * last
         dress(panel, name, "epoch", NATS)
     return fig
 
 
+def _draw_result(
+    ax: Axes, row: Mapping[str, Any], key: str, y: float, colour: str, face: str
+) -> None:
+    """A number of one guide with its error over the data, and those of its seeds."""
+    look: Look = {"fmt": "o", "mfc": face, "capsize": 3, "elinewidth": 1, "ms": 6}
+    ax.errorbar(row[key], y, xerr=row[f"{key}_std_error"], color=colour, **look)
+    if len(row["seeds"]) > 1:
+        values = [run[key] for run in row["seeds"]]
+        ax.plot(values, [y] * len(values), "x", color=INK, ms=4)
+
+
 def plot_curves(
-    panels: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
-    *,
-    title: str | None = None,
+    panels: Mapping[str, Mapping[str, Steps]], *, title: str | None = None
 ) -> Figure:
     """Validation (solid) and training (dashed) over the steps, in panels of one scale.
 
@@ -287,32 +295,22 @@ def plot_curves(
         dress(ax, name, "step", NATS if ax is axes[0] else "")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes[0].set_ylim(*_around_the_best(curves))
-    keys = [Line2D([], [], label=label, **style) for label, style in styles.items()]
-    keys.append(Line2D([], [], color=INK, label="validation"))
-    keys.append(Line2D([], [], color=INK, label="training", **_THIN))
-    fig.legend(
-        handles=keys,
-        frameon=False,
-        fontsize=9,
-        loc="outside lower center",
-        ncols=4 if len(panels) > 2 else 3,
-    )
+    keys = [key_of(label, **style) for label, style in styles.items()]
+    keys += [key_of("validation", color=INK), key_of("training", color=INK, **_THIN)]
+    add_legend(fig, keys, ncols=4 if len(panels) > 2 else 3)
     return fig
 
 
-def _around_the_best(
-    curves: Sequence[Sequence[Mapping[str, float]]],
-) -> tuple[float, float]:
+def _around_the_best(curves: Sequence[Steps]) -> tuple[float, float]:
     """Limits that show each curve's best validation, and what led to it.
 
     The first steps, and what an overfitted flow gives validation data, lie by orders
     of magnitude below; a training curve may leave the frame at the top.
     """
-    valid = [[r["valid_elbo"] for r in curve] for curve in curves]
-    valid = [
-        [v for v in values if v is not None and math.isfinite(v)] for values in valid
-    ]
-    valid = [values for values in valid if values]
+    every = [[r["valid_elbo"] for r in curve] for curve in curves]
+    known = [[v for v in values if v is not None] for values in every]
+    finite = [[v for v in values if math.isfinite(v)] for values in known]
+    valid = [values for values in finite if values]
     if not valid:
         raise UserError("there is no finite validation ELBO to draw")
     best = [max(values) for values in valid]

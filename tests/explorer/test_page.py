@@ -139,7 +139,7 @@ def test_edges_of_a_gaussians_regions_are_circles():
 
 @pytest.fixture(scope="module")
 def found():
-    """What is on a page of three latents, the pair, its data and their labels."""
+    """The contents of a page of three latents, the pair, its data and their labels."""
     torch.manual_seed(1)
     vae = small("iaf", latent_dim=3, network="gated_mlp")
     perturb(vae)

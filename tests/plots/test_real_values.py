@@ -141,7 +141,7 @@ def test_vectors_are_drawn_whole_in_panels_of_one_scale(name, shape):
 
 
 def first_datum(fig, shape):
-    """How the first datum is drawn: its curve, or its pixels."""
+    """The drawing of the first datum: its curve, or its pixels."""
     inner = [ax for outer in fig.axes for ax in outer.child_axes]
     ax = next((ax for ax in inner if ax.images or curves(ax)), fig.axes[0])
     if len(shape) == 1:
@@ -254,7 +254,7 @@ def test_a_posterior_narrower_than_the_grid_is_drawn():
 
 
 def shown_names(vae, x, data=None):
-    """How the rows or curves of reconstructions are called."""
+    """The names of the rows or curves of reconstructions."""
     fig = plots.plot_reconstructions(vae, x, data=data)
     if fig.legends:
         return {text.get_text() for text in fig.legends[0].get_texts()}

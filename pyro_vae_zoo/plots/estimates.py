@@ -1,11 +1,11 @@
-"""Is the estimate to be trusted, where is the bound lost, what does a flow do."""
+"""Estimates of log p(x), the gaps of the bound, and the correlations that flows make."""
 
 import math
 from collections.abc import Mapping
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -15,7 +15,17 @@ from pyro_vae_zoo.evaluation.ais import AnnealedLikelihood
 from pyro_vae_zoo.evaluation.diagnostics import ParticleCurve, PosteriorCovariances
 from pyro_vae_zoo.evaluation.gaps import InferenceGaps
 from pyro_vae_zoo.evaluation.importance import LogLikelihood
-from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure
+from pyro_vae_zoo.plots.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    NATS,
+    Look,
+    add_legend,
+    dress,
+    key_of,
+    make_figure,
+)
 
 __all__ = ["plot_correlations", "plot_gaps", "plot_particles"]
 
@@ -30,7 +40,7 @@ def plot_particles(
     *,
     title: str | None = None,
 ) -> Figure:
-    """Mean log p-hat over the number of particles, beside what else estimates log p(x).
+    """Mean log p-hat over the number of particles, beside other estimates of log p(x).
 
     Bands are two Monte-Carlo standard errors wide to each side: of the draws, the data
     being the same. They are too narrow where the curve still rises.
@@ -52,21 +62,21 @@ def plot_particles(
         raise UserError("there are no curves to draw")
     fig = make_figure(6.4, 4.2, title)
     ax = fig.subplots()
-    keys = []
+    keys: list[Artist] = []
     for i, (label, curve) in enumerate(curves.items()):
         colour = COLOURS[i % len(COLOURS)]
         _draw_curve(ax, curve, colour)
-        keys.append(Line2D([], [], color=colour, marker=".", label=label))
+        keys.append(key_of(label, color=colour, marker="."))
     for i, (label, level) in enumerate((levels or {}).items(), len(curves)):
-        look = {"color": COLOURS[i % len(COLOURS)], "ls": _LEVELS[i % len(_LEVELS)]}
-        _draw_level(ax, level, look)
-        keys.append(Line2D([], [], label=label, **look))
+        colour, dashes = COLOURS[i % len(COLOURS)], _LEVELS[i % len(_LEVELS)]
+        _draw_level(ax, level, colour, dashes)
+        keys.append(key_of(label, color=colour, ls=dashes))
     data = next(iter(curves.values())).num_data
     name = rf"$\log\,\hat p(x)$, mean over {data} data"
     dress(ax, name, "number of particles", NATS)
     ax.set_xscale("log")
     keys.append(Patch(color="#DDDDDD", label=f"{_BAND} standard errors of the draws"))
-    _legend(fig, keys, 2)
+    add_legend(fig, keys, ncols=2, labelcolor=INK)
     return fig
 
 
@@ -80,16 +90,16 @@ def _draw_curve(ax: Axes, curve: ParticleCurve, colour: str) -> None:
 
 
 def _draw_level(
-    ax: Axes, found: LogLikelihood | AnnealedLikelihood, look: Mapping[str, str]
+    ax: Axes, found: LogLikelihood | AnnealedLikelihood, colour: str, dashes: str
 ) -> None:
     level = found.log_prob.mean().item()
     width = _BAND * found.std_error.square().sum().sqrt().item() / len(found.log_prob)
-    ax.axhline(level, lw=1.2, **look)
-    ax.axhspan(level - width, level + width, color=look["color"], alpha=0.12, lw=0)
+    ax.axhline(level, lw=1.2, color=colour, ls=dashes)
+    ax.axhspan(level - width, level + width, color=colour, alpha=0.12, lw=0)
 
 
 def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) -> Figure:
-    """What lies between ELBO and log p(x): mean parts as bars, and datum by datum.
+    """The gap between ELBO and log p(x): mean parts as bars, and datum by datum.
 
     Whiskers are standard errors over the data.
 
@@ -105,17 +115,10 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
     fig = make_figure(9, max(0.6 * len(gaps) + 1.2, 3.8), title)
     bars, points = fig.subplots(1, 2, width_ratios=[1.3, 1])
     for y, found in enumerate(gaps.values()):
-        start = 0.0
-        for values, colour in zip(_parts(found), _GAP_COLOURS, strict=True):
-            mean, error = values.mean().item(), _std_error(values)
-            bars.barh(y, mean, left=start, xerr=error, color=colour, **_BAR)
-            start += mean
-        sizes = [f"{values.mean().item():.2f}" for values in _parts(found)]
-        bars.annotate(" + ".join(sizes), (0, y - _BAR["height"] / 2), (3, 3), **_NUMBER)
-    for i, found in enumerate(gaps.values()):
+        _draw_bars(bars, y, found)
         approximation, amortisation = _parts(found)
-        look = {"s": 14, "alpha": 0.7, "lw": 0, "color": _SCATTER[i % len(_SCATTER)]}
-        points.scatter(approximation, amortisation, **look)
+        colour = _SCATTER[y % len(_SCATTER)]
+        points.scatter(approximation, amortisation, s=14, alpha=0.7, lw=0, color=colour)
     data = len(next(iter(gaps.values())).log_prob)
     dress(bars, r"$\log\,p(x) -$ ELBO" + f", mean over {data} data", NATS, "")
     bars.set_yticks(range(len(gaps)), list(gaps))
@@ -124,25 +127,35 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
     dress(points, "Each datum", "approximation gap (nats)", "amortisation gap (nats)")
     points.axhline(0, color=FAINT, lw=0.8, zorder=0)
     points.axvline(0, color=FAINT, lw=0.8, zorder=0)
-    keys = [
+    keys: list[Artist] = [
         Patch(color=_GAP_COLOURS[0], label="approximation: what q cannot be"),
         Patch(color=_GAP_COLOURS[1], label="amortisation: what the encoder misses"),
     ]
     if len(gaps) > 1:
-        keys += [
-            Line2D(
-                [], [], ls="", marker=".", color=_SCATTER[i % len(_SCATTER)], label=name
-            )
-            for i, name in enumerate(gaps)
-        ]
-    _legend(fig, keys, 2)
+        for i, name in enumerate(gaps):
+            colour = _SCATTER[i % len(_SCATTER)]
+            keys.append(key_of(name, ls="", marker=".", color=colour))
+    add_legend(fig, keys, ncols=2, labelcolor=INK)
     return fig
 
 
 _GAP_COLOURS = (COLOURS[0], COLOURS[4])
 _SCATTER = (COLOURS[2], COLOURS[3], COLOURS[5], COLOURS[6], COLOURS[1])
-_BAR = {"height": 0.45, "ecolor": INK, "capsize": 3, "error_kw": {"lw": 1}}
-_NUMBER = {"textcoords": "offset points", "fontsize": 9, "color": INK, "va": "bottom"}
+_HEIGHT = 0.45  # of a bar; from one to the next it is 1
+_BAR: Look = {"height": _HEIGHT, "ecolor": INK, "capsize": 3, "error_kw": {"lw": 1}}
+_NUMBER: Look = {"textcoords": "offset points", "fontsize": 9, "color": INK}
+
+
+def _draw_bars(ax: Axes, y: int, gaps: InferenceGaps) -> None:
+    """The mean parts of a gap, one after the other, and their sizes above them."""
+    start = 0.0
+    means = [values.mean().item() for values in _parts(gaps)]
+    for values, mean, colour in zip(_parts(gaps), means, _GAP_COLOURS, strict=True):
+        error = _std_error(values)
+        ax.barh(y, mean, left=start, xerr=error, color=colour, **_BAR)
+        start += mean
+    sizes = " + ".join(f"{mean:.2f}" for mean in means)
+    ax.annotate(sizes, (0, y - _HEIGHT / 2), (3, 3), va="bottom", **_NUMBER)
 
 
 def _parts(gaps: InferenceGaps) -> tuple[Tensor, Tensor]:
@@ -186,8 +199,3 @@ def plot_correlations(
 
 def _std_error(values: Tensor) -> float:
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
-
-
-def _legend(fig: Figure, keys: list, columns: int) -> None:
-    look = {"frameon": False, "fontsize": 9, "labelcolor": INK}
-    fig.legend(handles=keys, loc="outside lower center", ncols=columns, **look)

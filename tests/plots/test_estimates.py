@@ -1,4 +1,4 @@
-"""Figures of diagnostics show the numbers that they are given."""
+"""Figures of estimates and gaps show the numbers that they are given."""
 
 import numpy as np
 import pytest
