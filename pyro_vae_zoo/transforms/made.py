@@ -25,14 +25,21 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.transforms.conditioning import check_context, check_sizes
 
-__all__ = ["Bound", "CouplingNet", "Deferred", "MADE"]
+__all__ = [
+    "ACTIVATIONS",
+    "Bound",
+    "CouplingNet",
+    "Deferred",
+    "MADE",
+    "alternating_order",
+]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": F.elu,
-    "relu": F.relu,
-    "silu": F.silu,
-    "softplus": F.softplus,
-    "tanh": torch.tanh,
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "elu": nn.ELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
 }
 
 
@@ -62,7 +69,7 @@ class _ContextNet(nn.Module):
                 f"expected an activation out of {known}, got {activation!r}"
             )
         self.context_dim = context_dim
-        self.activation = activation
+        self.activation = ACTIVATIONS[activation]()
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
         self.context_layer = (
@@ -82,7 +89,7 @@ class _ContextNet(nn.Module):
         if context is not None and self.context_layer is not None:
             hidden = hidden + self.context_layer(context)
         for i in range(1, len(self.layers)):
-            hidden = F.linear(ACTIVATIONS[self.activation](hidden), *self._layer(i))
+            hidden = F.linear(self.activation(hidden), *self._layer(i))
         return hidden
 
     def _layer(self, i: int) -> tuple[Tensor, Tensor]:
@@ -222,16 +229,15 @@ class MADE(_ContextNet):
             True
         """
         check_context(context, self.context_dim)
-        activation = ACTIVATIONS[self.activation]
         (first, hidden), *deeper = (self._layer(i) for i in range(len(self.layers)))
         last_weight, last_bias = deeper.pop()
         if context is not None and self.context_layer is not None:
             hidden = hidden + self.context_layer(context)
         y: dict[int, Tensor] = {}
         for i in self._order:
-            h = activation(hidden)
+            h = self.activation(hidden)
             for weight, bias in deeper:
-                h = activation(F.linear(h, weight, bias))
+                h = self.activation(F.linear(h, weight, bias))
             rows = slice(i, None, self.input_dim)
             parameters = F.linear(h, last_weight[rows], last_bias[rows])
             y[i] = step(x[..., i], *parameters.unbind(-1))
@@ -272,6 +278,16 @@ class Deferred(nn.Module):
     def forward(self, context: Tensor | None = None) -> tuple[Bound]:
         """Returns, as the only parameter, the network with its context filled in."""
         return (Bound(self.net, context),)
+
+
+def alternating_order(size: int, step: int) -> Tensor:
+    """The order of an autoregressive step: natural, reversed in every second one.
+
+    >>> alternating_order(3, step=1)
+    tensor([2, 1, 0])
+    """
+    order = torch.arange(size)
+    return order.flip(0) if step % 2 else order
 
 
 def _masks(
