@@ -68,8 +68,10 @@ def _widened(layers: Layers, num_layers: int) -> Layers:
         factor = (low + high) / 2
         dims = tuple(round(factor * width) for width in layers.hidden_dims)
         wide = replace(layers, hidden_dims=dims)
-        few = num_layers * _count(wide, 0) < target
-        low, high = (factor, high) if few else (low, factor)
+        if num_layers * _count(wide, 0) < target:
+            low = factor
+        else:
+            high = factor
     return wide
 
 

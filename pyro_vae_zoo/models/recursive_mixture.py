@@ -326,15 +326,10 @@ def recursive_phases(
             raise unknown_name(name, got, known)
     criterion = criterion or Criterion()
     everyone = range(guide.num_components)
+    make = partial(RecursiveELBO, criterion=criterion, weight_step=weight_step)
 
     def refresh(size: int, fit: bool = False) -> Callable[..., ObjectiveELBO]:
-        return partial(
-            RecursiveELBO,
-            size=size,
-            fit=fit,
-            criterion=criterion,
-            weight_step=weight_step,
-        )
+        return partial(make, size=size, fit=fit)
 
     def begin(size: int) -> Callable[[VAE], None]:
         return partial(_begin, num_active=size, copy=start == "copy")
@@ -356,7 +351,7 @@ def recursive_phases(
     if schedule == "together":
         loss = refresh(size, fit=True)
         return warm_up(1.0), Phase("refresh", 3.0, loss, start=begin(size))
-    rest = [make(m) for m in everyone[1:] for make in (fit_component, fit_weights)]
+    rest = [phase(m) for m in everyone[1:] for phase in (fit_component, fit_weights)]
     moved = model, guide.weights
     rest.append(Phase("decoder", 2.0, refresh(size), moved, begin(size)))
     # What the decoder knows it has learned before, for the most part.
@@ -364,11 +359,7 @@ def recursive_phases(
 
 
 def _begin(vae: VAE, num_active: int, copy: bool) -> None:
-    _guide(vae).begin(num_active, copy)
-
-
-def _guide(vae: VAE) -> MixtureGuide:
-    return cast(MixtureGuide, vae.guide)
+    cast(MixtureGuide, vae.guide).begin(num_active, copy)
 
 
 @register("recursive_mixture", options_of=[mixture])
@@ -405,5 +396,6 @@ def boosted(
 
 
 def _recursively(vae: VAE, criterion: Criterion, **how: Any) -> VAE:
-    vae.phases = recursive_phases(vae.model, _guide(vae), criterion=criterion, **how)
+    guide = cast(MixtureGuide, vae.guide)
+    vae.phases = recursive_phases(vae.model, guide, criterion=criterion, **how)
     return vae

@@ -104,11 +104,10 @@ class SemiAmortizedGuide(PyroModule):
                 slopes = torch.autograd.grad(
                     bound.sum(), parameters, create_graph=through
                 )
+                clipped = clip(slopes, self.max_norm)
                 parameters = [
                     p + self.step_size * slope
-                    for p, slope in zip(
-                        parameters, clip(slopes, self.max_norm), strict=True
-                    )
+                    for p, slope in zip(parameters, clipped, strict=True)
                 ]
         if not through:
             parameters = [p.detach() for p in parameters]

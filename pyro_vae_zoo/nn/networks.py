@@ -15,6 +15,7 @@ others in its batch.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -238,7 +239,7 @@ def _dense(network: str, widths: Sequence[int], activation: str) -> list[nn.Modu
         first = nn.Linear(widths[0], widths[1])
         return [first, *_residuals(widths[1:], activation)]
     layers: list[nn.Module] = []
-    for n, m in zip(widths, widths[1:], strict=False):
+    for n, m in pairwise(widths):
         if network == "gated_mlp":
             layers.append(GatedLinear(n, m))
         else:
@@ -247,8 +248,7 @@ def _dense(network: str, widths: Sequence[int], activation: str) -> list[nn.Modu
 
 
 def _residuals(widths: Sequence[int], activation: str) -> list[nn.Module]:
-    pairs = zip(widths, widths[1:], strict=False)
-    blocks = [Residual(n, m, activation) for n, m in pairs]
+    blocks = [Residual(n, m, activation) for n, m in pairwise(widths)]
     return [*blocks, ACTIVATIONS[activation]()]
 
 

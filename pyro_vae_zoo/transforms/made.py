@@ -16,6 +16,7 @@ Outputs are linear: a shift or log-scale takes both signs.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Generic, TypeVar, cast
 
 import torch
@@ -70,8 +71,7 @@ class _ContextNet(nn.Module):
             )
         self.context_dim = context_dim
         self.activation = ACTIVATIONS[activation]()
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.context_layer = (
             nn.Linear(context_dim, sizes[1], bias=False) if context_dim else None
         )
@@ -303,9 +303,6 @@ def _masks(
     for width in hidden_dims:
         middles = (2 * torch.arange(width) + 1) * count // (2 * width)
         degrees.append(lowest + middles)
-    masks = [
-        after[:, None] >= before
-        for before, after in zip(degrees[:-1], degrees[1:], strict=True)
-    ]
+    masks = [after[:, None] >= before for before, after in pairwise(degrees)]
     masks.append((inputs[:, None] > degrees[-1]).repeat(outputs, 1))
     return [mask.to(torch.get_default_dtype()) for mask in masks]
