@@ -47,7 +47,7 @@ FINAL_TEMPERATURE = 0.99**200
 
 
 class Logistic(dist.Logistic):
-    """Pyro's, whose draw is infinite once in 2^24 times; this one's never is."""
+    """Pyro's logistic distribution, without its infinite draw once in 2^24 times."""
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """A draw with a gradient to loc and scale."""

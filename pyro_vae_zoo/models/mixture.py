@@ -127,7 +127,7 @@ class MixtureGuide(PyroModule):
         return (*own, self.posteriors[m])
 
     def begin(self, num_active: int, copy: bool) -> None:
-        """Let the first components take part; the new as copies of the one before them."""
+        """Let the first components take part, new ones as copies of the one before."""
         new = [m for m in range(num_active) if not self.active[m]]
         count = torch.arange(self.num_components, device=self.active.device)
         self.active.copy_(count < num_active)

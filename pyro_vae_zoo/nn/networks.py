@@ -1,4 +1,4 @@
-"""Deterministic encoders and decoders: no Pyro, no randomness.
+"""Deterministic encoders and decoders: no sample sites, no randomness.
 
 An encoder maps a batch `(..., *event_shape)` to features `(..., out_features)`,
 a decoder maps latents `(..., latent_dim)` to flat parameters `(..., out_features)`

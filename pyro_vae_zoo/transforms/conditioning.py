@@ -211,7 +211,7 @@ def both_forms(
 
 
 def condition_all(steps: Iterable[nn.Module], context: Tensor) -> list[Transform]:
-    """Returns conditional transforms as what they are for a context."""
+    """Returns the transforms that conditional ones become for a context."""
     # PyTorch has but one type for all attributes of modules in a list.
     return [step.condition(context) for step in steps]  # type: ignore[operator]
 
