@@ -8,8 +8,10 @@ PyTorch's `MixtureSameFamily` cannot be drawn with a gradient, Pyro's
 any distribution of vectors that can score a z which it has not drawn.
 """
 
+import math
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import pyro.distributions as dist
 import torch
@@ -28,7 +30,7 @@ __all__ = [
     "RankOnePrecision",
 ]
 
-_LOG_2PI = 1.8378770664093453
+_LOG_2PI = math.log(2 * math.pi)
 
 
 class Mixture(dist.TorchDistribution):
@@ -97,8 +99,8 @@ class Mixture(dist.TorchDistribution):
         return self.rsample(sample_shape)
 
     @property
-    def support(self):
-        """That of the components."""
+    def support(self) -> constraints.Constraint | None:
+        """The support of the components."""
         return self.components[0].support
 
     @property
@@ -107,7 +109,7 @@ class Mixture(dist.TorchDistribution):
         means = torch.stack([c.mean for c in self.components], -1)
         return (self.log_weights.exp().unsqueeze(-2) * means).sum(-1)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "Mixture":
         """The same mixture with a larger batch shape."""
         components = [c.expand(batch_shape) for c in self.components]
         return Mixture(self.log_weights, components, validate_args=False)
@@ -134,7 +136,7 @@ class Mixture(dist.TorchDistribution):
 
     @torch.no_grad()
     def _draw_index(self, sample_shape: torch.Size) -> Tensor:
-        """Which component a draw comes from, `(*sample_shape, *batch_shape)`.
+        """The component that each draw comes from, `(*sample_shape, *batch_shape)`.
 
         By the inverse of the cumulative weights: what `torch.multinomial` draws under a
         seed differs from one version of PyTorch to the next.
@@ -188,10 +190,10 @@ def _check_elbo() -> None:
     Pyro does not tell a distribution what it is drawn for. The stack does: every ELBO
     runs its pair in a method `_get_traces`.
     """
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code.co_name != "_get_traces":
         frame = frame.f_back
-    elbo = frame and frame.f_locals.get("self")
+    elbo = None if frame is None else frame.f_locals.get("self")
     if isinstance(elbo, _BLIND_TO_THE_CHOICE):
         raise UserError(
             "expected an ELBO that scores which component of a mixture was drawn, got "
@@ -248,7 +250,9 @@ class DiscretizedLogistic(dist.TorchDistribution):
         self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(
+        self, batch_shape: Sequence[int], _instance: None = None
+    ) -> "DiscretizedLogistic":
         """The same distribution with a larger batch shape."""
         return DiscretizedLogistic(
             self.loc.expand(batch_shape),
@@ -330,16 +334,20 @@ class RankOnePrecision(dist.TorchDistribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, loc: Tensor, diag: Tensor, u: Tensor, validate_args=None):
+    def __init__(
+        self, loc: Tensor, diag: Tensor, u: Tensor, validate_args: bool | None = None
+    ) -> None:
         self.loc, self.diag, self.u = torch.broadcast_tensors(loc, diag, u)
         shape = self.loc.shape
         super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(
+        self, batch_shape: Sequence[int], _instance: None = None
+    ) -> "RankOnePrecision":
         """The same distribution with a larger batch shape."""
         shape = (*batch_shape, *self.event_shape)
-        parameters = (p.expand(shape) for p in (self.loc, self.diag, self.u))
-        return RankOnePrecision(*parameters, validate_args=False)
+        loc, diag, u = (p.expand(shape) for p in (self.loc, self.diag, self.u))
+        return RankOnePrecision(loc, diag, u, validate_args=False)
 
     @property
     def mean(self) -> Tensor:

@@ -5,12 +5,14 @@ guide share it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_vae_zoo.transforms import ConditionedRankOneAffine, rank_one_parameters
+from pyro_vae_zoo.transforms.conditioning import condition_all
 
 __all__ = ["AffineBijector", "FlowBijector"]
 
@@ -37,6 +39,8 @@ class FlowBijector(nn.Module):
             steps that are to treat them the other way round.
     """
 
+    turned: Tensor | None
+
     def __init__(
         self,
         net: nn.Module,
@@ -53,14 +57,14 @@ class FlowBijector(nn.Module):
 
     def forward(self, z: Tensor | None) -> dist.transforms.ComposeTransform:
         """The map for given z_{l-1}."""
-        context, parts = self.net(z), list(self.steps)
-        if self.is_turned:
-            parts = [self.turn, *parts, self.turn]
-        return dist.transforms.ComposeTransform(
-            [part.condition(context) for part in parts]
-        )
+        steps = list(self.steps)
+        if self.turn is not None and self.is_turned:
+            steps = [self.turn, *steps, self.turn]
+        return dist.transforms.ComposeTransform(condition_all(steps, self.net(z)))
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
         known = any(name.startswith(prefix) for name in state_dict)
         if known and self.turned is not None:
             # Weights of version 0.1.0 do not say, and had one order in all layers.

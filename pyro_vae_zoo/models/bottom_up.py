@@ -51,7 +51,7 @@ class BottomUpGuide(PyroModule):
 
 
 def bottom_up(layers: Layers, model: SelfReflectiveModel) -> BottomUpGuide:
-    """As many parameters as the self-reflective guide, in wider encoders."""
+    """The guide, as large as the self-reflective one by its wider encoders."""
     num_layers = len(model.priors)
     wide = _widened(layers, num_layers)
     return BottomUpGuide([wide.posterior(0) for _ in range(num_layers)])
@@ -68,8 +68,10 @@ def _widened(layers: Layers, num_layers: int) -> Layers:
         factor = (low + high) / 2
         dims = tuple(round(factor * width) for width in layers.hidden_dims)
         wide = replace(layers, hidden_dims=dims)
-        few = num_layers * _count(wide, 0) < target
-        low, high = (factor, high) if few else (low, factor)
+        if num_layers * _count(wide, 0) < target:
+            low = factor
+        else:
+            high = factor
     return wide
 
 

@@ -52,6 +52,8 @@ from pyro_vae_zoo.models.self_reflective import (
 )
 from pyro_vae_zoo.nn.partition import Partition
 from pyro_vae_zoo.pair.vae import VAE, Shared
+from pyro_vae_zoo.transforms.conditioning import condition_all
+from pyro_vae_zoo.transforms.made import alternating_order
 
 __all__ = ["DensityModel", "FlowDataLayer", "NoLatents"]
 
@@ -108,7 +110,7 @@ class FlowDataLayer(nn.Module):
         inputs = (z,) if x_above is None else (x_above, z)
         context = F.elu(self.features(*inputs))
         loc, diag, u = zt.rank_one_parameters(self.base(context))
-        steps = [step.condition(context) for step in self.steps]
+        steps = condition_all(self.steps, context)
         return dist.TransformedDistribution(RankOnePrecision(loc, diag, u), steps)
 
 
@@ -132,7 +134,7 @@ def maf(
     for k in range(num_flows):
         if batch_norm and flows:
             flows.append(T.BatchNorm(sizes[0]))
-        order = _order(sizes[0], k)
+        order = alternating_order(sizes[0], k)
         flows.append(
             zt.masked_autoregressive(sizes[0], flow_hidden_dims, order, flow_activation)
         )
@@ -199,22 +201,18 @@ def _data_layer(
 ) -> FlowDataLayer:
     context_dim = layers.hidden_dims[-1]
     inputs = [layers.latent_dim] if above is None else [above, layers.latent_dim]
+    orders = [alternating_order(size, k) for k in range(num_flows)]
     steps = [
         zt.conditional_masked_autoregressive(
-            size, context_dim, flow_hidden_dims, _order(size, k), flow_activation
+            size, context_dim, flow_hidden_dims, order, flow_activation
         )
-        for k in range(num_flows)
+        for order in orders
     ]
     base = nn.Linear(context_dim, 3 * size)
     with torch.no_grad():  # near the standard Gaussian, u away from 0
         base.weight.mul_(0.1)
         base.bias.mul_(0.1)
     return FlowDataLayer(layers.net(inputs, context_dim), base, steps)
-
-
-def _order(size: int, step: int) -> Tensor:
-    order = torch.arange(size)
-    return order.flip(0) if step % 2 else order
 
 
 def _check_real(name: str, likelihood: str) -> None:

@@ -36,7 +36,7 @@ batch normalisation.
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyro.distributions as dist
 import torch
@@ -49,23 +49,29 @@ from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import DiagonalGaussian, standard_vae
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.transforms.conditioning import condition_all
+from pyro_vae_zoo.transforms.made import alternating_order
 
 __all__ = ["FLOWS", "AmortizedFlow"]
 
+Steps: TypeAlias = Sequence[ConditionalTransformModule]
+# From the sizes of z and of h, a number of steps and the flow's own options.
+MakeSteps: TypeAlias = Callable[..., Steps]
 
-def planar(latent_dim: int, context_dim: int, num_flows: int) -> list:
+
+def planar(latent_dim: int, context_dim: int, num_flows: int) -> Steps:
     """Rezende & Mohamed 2015, eq. 10: one hyperplane bends space in each step."""
     return [zt.conditional_planar(latent_dim, context_dim) for _ in range(num_flows)]
 
 
-def radial(latent_dim: int, context_dim: int, num_flows: int) -> list:
+def radial(latent_dim: int, context_dim: int, num_flows: int) -> Steps:
     """Rezende & Mohamed 2015, eq. 13: contraction or expansion around a point."""
     return [zt.conditional_radial(latent_dim, context_dim) for _ in range(num_flows)]
 
 
 def householder(
     latent_dim: int, context_dim: int, num_flows: int, *, chained: bool = True
-) -> list:
+) -> Steps:
     """Tomczak & Welling 2016: K reflections, a rotation of the Gaussian.
 
     Chained as in the paper, v_1 = Linear(h), v_t = Linear(v_{t-1}), or, with
@@ -83,7 +89,7 @@ def sylvester_orthogonal(
     *,
     num_ortho_vecs: int | None = None,
     orthogonalize: str = "bjorck",
-) -> list:
+) -> Steps:
     """Van den Berg et al. 2018: M hidden units on amortised orthonormal columns.
 
     M is `num_ortho_vecs`, 8 (or the latent size, where that is less) by default.
@@ -103,7 +109,7 @@ def sylvester_orthogonal(
 
 def sylvester_householder(
     latent_dim: int, context_dim: int, num_flows: int, *, num_householder: int = 8
-) -> list:
+) -> Steps:
     """Van den Berg et al. 2018: as many hidden units as latents, Q of reflections."""
     return [
         zt.conditional_sylvester(
@@ -113,7 +119,7 @@ def sylvester_householder(
     ]
 
 
-def sylvester_triangular(latent_dim: int, context_dim: int, num_flows: int) -> list:
+def sylvester_triangular(latent_dim: int, context_dim: int, num_flows: int) -> Steps:
     """Van den Berg et al. 2018: Q is the identity and the reversal in turns."""
     return [
         zt.conditional_sylvester(
@@ -131,7 +137,7 @@ def iaf(
     flow_hidden_dims: Sequence[int] = (320,),
     flow_activation: str = "elu",
     gate_bias: float = 2.0,
-) -> list:
+) -> Steps:
     """Kingma et al. 2016, eqs. 12-14: z <- g z + (1 - g) m with a gate g in (0, 1).
 
     Every step contracts, by construction; the form without a gate is
@@ -151,7 +157,7 @@ def affine_autoregressive(
     *,
     flow_hidden_dims: Sequence[int] = (320,),
     flow_activation: str = "elu",
-) -> list:
+) -> Steps:
     """Kingma et al. 2016, eq. 10: z <- mu + sigma z, autoregressive mu and sigma."""
     nets = _mades(latent_dim, context_dim, num_flows, flow_hidden_dims, flow_activation)
     return [T.ConditionalAffineAutoregressive(net) for net in nets]
@@ -165,7 +171,7 @@ def neural_autoregressive(
     flow_hidden_dims: Sequence[int] = (320,),
     flow_activation: str = "elu",
     width: int = 8,
-) -> list:
+) -> Steps:
     """Huang et al. 2018, eq. 8: each latent through a monotone network of its own."""
     return [
         zt.conditional_neural_autoregressive(
@@ -173,7 +179,7 @@ def neural_autoregressive(
             context_dim,
             flow_hidden_dims,
             width,
-            _order(latent_dim, k),
+            alternating_order(latent_dim, k),
             flow_activation,
         )
         for k in range(num_flows)
@@ -187,7 +193,7 @@ def affine_coupling(
     *,
     flow_hidden_dims: Sequence[int] = (160, 160),
     flow_activation: str = "elu",
-) -> list:
+) -> Steps:
     """Dinh et al. 2017, eqs. 7-8: one half moves the other, halves in turns."""
     _check_coupling(latent_dim, num_flows)
     half = latent_dim // 2
@@ -215,7 +221,7 @@ def spline_coupling(
     flow_activation: str = "elu",
     count_bins: int = 8,
     spline_bound: float = 3.0,
-) -> list:
+) -> Steps:
     """Durkan et al. 2019: a coupling whose elementwise maps are rational splines."""
     _check_coupling(latent_dim, num_flows)
     return _alternate(
@@ -234,7 +240,7 @@ def spline_coupling(
     )
 
 
-FLOWS: dict[str, Callable[..., list]] = {
+FLOWS: dict[str, MakeSteps] = {
     steps.__name__: steps
     for steps in (
         planar,
@@ -282,7 +288,7 @@ class AmortizedFlow(nn.Module):
         self,
         context_dim: int,
         latent_dim: int,
-        flow: str | Callable[..., list],
+        flow: str | MakeSteps,
         num_flows: int = 2,
         **options: Any,
     ) -> None:
@@ -304,12 +310,13 @@ class AmortizedFlow(nn.Module):
         base = self.base(context)
         if not self.flows:
             return base
-        steps = [flow.condition(context) for flow in self.flows]
-        return dist.TransformedDistribution(base, steps)
+        return dist.TransformedDistribution(base, condition_all(self.flows, context))
 
 
 class Reverse(ConditionalTransformModule):
     """Turns the order of the latents round; the same for every context."""
+
+    order: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -321,11 +328,11 @@ class Reverse(ConditionalTransformModule):
         return T.Permute(self.order)
 
 
-def _steps(flow: str | Callable[..., list]) -> Callable[..., list]:
+def _steps(flow: str | MakeSteps) -> MakeSteps:
     return FLOWS[flow] if isinstance(flow, str) else flow
 
 
-def flow_options(flow: str | Callable[..., list]) -> dict[str, Any]:
+def flow_options(flow: str | MakeSteps) -> dict[str, Any]:
     """The keyword options of a flow with their defaults.
 
     >>> flow_options("householder")
@@ -335,36 +342,32 @@ def flow_options(flow: str | Callable[..., list]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _order(latent_dim: int, step: int) -> Tensor:
-    """The latents' order in an autoregressive step: reversed in every second one."""
-    order = torch.arange(latent_dim)
-    return order.flip(0) if step % 2 else order
-
-
 def _mades(
     latent_dim: int,
     context_dim: int,
     num_flows: int,
     hidden_dims: Sequence[int],
     activation: str,
-) -> list[nn.Module]:
+) -> list[zt.MADE]:
     return [
         zt.MADE(
             latent_dim,
             context_dim,
             hidden_dims,
-            permutation=_order(latent_dim, k),
+            permutation=alternating_order(latent_dim, k),
             activation=activation,
         )
         for k in range(num_flows)
     ]
 
 
-def _alternate(latent_dim: int, couplings: list) -> list:
+def _alternate(latent_dim: int, couplings: Steps) -> Steps:
     """The couplings with a reversal before each but the first."""
-    steps: list = []
+    steps: list[ConditionalTransformModule] = []
     for coupling in couplings:
-        steps += [Reverse(latent_dim), coupling] if steps else [coupling]
+        if steps:
+            steps.append(Reverse(latent_dim))
+        steps.append(coupling)
     return steps
 
 

@@ -77,6 +77,7 @@ from pyro_vae_zoo.models.standard import positive
 from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import LatentBlock, make_decoder, make_encoder
 from pyro_vae_zoo.pair.vae import VAE, Phase
+from pyro_vae_zoo.transforms.conditioning import condition_all
 
 __all__ = [
     "GatedDAGGuide",
@@ -176,13 +177,14 @@ class NodePosterior(nn.Module):
     ) -> dist.Distribution:
         """The distribution, given loc and scale of the prior; None at the root."""
         out = self.net(features)
-        loc, raw_scale, *h = out.chunk(3 if len(self.flow) else 2, -1)
+        loc, raw_scale, *h = out.chunk(3 if self.flow else 2, -1)
         scale = positive(raw_scale)
         if prior is not None:
             loc, scale = weigh(loc, scale, *prior)
         q = dist.Normal(loc, scale).to_event(1)
-        steps = [step.condition(*h) for step in self.flow]
-        return dist.TransformedDistribution(q, steps) if steps else q
+        if not self.flow:
+            return q
+        return dist.TransformedDistribution(q, condition_all(self.flow, h[0]))
 
 
 class GatedDAGGuide(PyroModule):
@@ -205,7 +207,8 @@ class GatedDAGGuide(PyroModule):
     def forward(self, x: Tensor) -> None:
         """Draw the gates and the nodes given x."""
         priors, features = self.top_down(), self.encoder(x)
-        nodes, z = list(self.nodes), []
+        nodes = list(self.nodes)
+        z: list[Tensor] = []
         with pyro.plate("data", len(x), dim=-1):
             for n, node in zip(range(len(nodes), 0, -1), nodes, strict=True):
                 prior = priors[len(z) - 1](z) if z else None
@@ -213,7 +216,7 @@ class GatedDAGGuide(PyroModule):
 
 
 def dag(
-    make_flow: Callable[[int, int], list],
+    make_flow: Callable[[int, int], Sequence[nn.Module]],
     *,
     event_shape: Sequence[int],
     likelihood: str = "bernoulli",
@@ -263,8 +266,10 @@ def dag(
         return NodePosterior(nn.Sequential(net, head), flow)
 
     def make_layer(num_parents: int) -> GaussianLayer:
-        sizes = [num_parents * latent_dim], 2 * latent_dim
-        return GaussianLayer(LatentBlock(*sizes, node_hidden_dims, dense, activation))
+        in_dims = [num_parents * latent_dim]
+        return GaussianLayer(
+            LatentBlock(in_dims, 2 * latent_dim, node_hidden_dims, dense, activation)
+        )
 
     gates = Gates(num_nodes, structure, gate_penalty)
     top_down = TopDown(gates, [make_layer(k) for k in range(1, num_nodes)])
@@ -287,15 +292,16 @@ def _check_unused(
         "final_temperature": final_temperature != FINAL_TEMPERATURE,
         "gate_penalty": penalty != 0,
     }
-    for name in (name for name, value in is_set.items() if value):
-        raise UserError(
-            f"{name} is of structures that are learned, and {structure!r} is given"
-        )
+    for name, value in is_set.items():
+        if value:
+            raise UserError(
+                f"{name} is of structures that are learned, and {structure!r} is given"
+            )
 
 
 @register("gated_dag", options_of=[dag])
 def gated_dag(**options: Any) -> VAE:
-    """Gaussian nodes."""
+    """A graph whose nodes are Gaussian."""
     return dag(lambda latent_dim, context_dim: [], **options)
 
 

@@ -14,6 +14,7 @@ or 1, is not.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -46,11 +47,13 @@ FINAL_TEMPERATURE = 0.99**200
 
 
 class Logistic(dist.Logistic):
-    """Pyro's, whose draw is infinite once in 2^24 times; this one's never is."""
+    """Pyro's logistic distribution, without its infinite draw once in 2^24 times."""
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """A draw with a gradient to loc and scale."""
-        uniform = torch.rand_like(self.loc.expand(self._extended_shape(sample_shape)))
+        uniform = torch.rand_like(
+            self.loc.expand(self._extended_shape(torch.Size(sample_shape)))
+        )
         return self.icdf(clamp_probs(uniform))
 
 
@@ -73,6 +76,10 @@ class Gates(nn.Module):
     >>> gates.named_probabilities()
     {'z_3->z_2': 1.0, 'z_3->z_1': 0.0, 'z_2->z_1': 1.0}
     """
+
+    raw_logits: Tensor  # a parameter, or a buffer once they are frozen
+    temperature: Tensor
+    frozen: Tensor
 
     def __init__(
         self, num_nodes: int, structure: str = "learned", penalty: float = 0.0
@@ -111,18 +118,18 @@ class Gates(nn.Module):
         return GAIN * self.raw_logits
 
     def probabilities(self) -> Tensor:
-        """That each gate is open, `(num_edges,)`; 0 or 1 once they are frozen."""
+        """The probability of each gate to be open; 0 or 1 once they are frozen."""
         logits = self.logits()
         return (logits > 0).to(logits.dtype) if self.is_frozen else logits.sigmoid()
 
     def named_probabilities(self) -> dict[str, float]:
-        """The same, by the edges' names."""
+        """The probability of each gate to be open, by the name of its edge."""
         names = [f"z_{i}->z_{n}" for i, n in self.edges]
         return dict(zip(names, self.probabilities().tolist(), strict=True))
 
     @property
     def is_frozen(self) -> bool:
-        """Whether each gate is 0 or 1 for good."""
+        """True where each gate is 0 or 1 for good."""
         return "raw_logits" in self._buffers
 
     def freeze(self, frozen: bool = True) -> None:
@@ -157,9 +164,16 @@ class Gates(nn.Module):
         with torch.no_grad():
             self.raw_logits[names.index(edge)] = 1.0 if is_open else -1.0
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
         self.freeze(bool(state_dict.get(f"{prefix}frozen", self.frozen)))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def gates_of(model: nn.Module) -> Gates:
+    """The gates of a model: its `top_down.gates`."""
+    return cast(Gates, model.get_submodule("top_down.gates"))
 
 
 class SparseELBO(AnnealedELBO):
@@ -170,7 +184,7 @@ class SparseELBO(AnnealedELBO):
     ) -> tuple[Tensor, Tensor]:
         """The objective to minimise and the plain bound, both summed over the batch."""
         loss, elbo = super().loss_and_elbo(model, guide, x)
-        gates = model.top_down.gates
+        gates = gates_of(model)
         return loss + len(x) * gates.penalty * gates.probabilities().sum(), elbo
 
 
@@ -179,7 +193,7 @@ def structure_phases(
     final_temperature: float = FINAL_TEMPERATURE,
     modules: tuple[nn.Module, ...] | None = None,
 ) -> tuple[Phase, ...]:
-    """How `fit` trains a pair whose structure is learned: in two phases.
+    """The two phases in which `fit` trains a pair whose structure is learned.
 
     The pair's gates are `vae.model.top_down.gates`, a `Gates`. Stock `SVI` knows nothing
     of phases: it trains at the temperature that there is, and freezes no gate.
@@ -205,19 +219,19 @@ def structure_phases(
 
 
 def _learn(vae: VAE) -> None:
-    vae.model.top_down.gates.freeze(False)
+    gates_of(vae.model).freeze(False)
 
 
 def _freeze(vae: VAE) -> None:
-    gates = vae.model.top_down.gates
+    gates = gates_of(vae.model)
     if gates.raw_logits.any():  # else there was no epoch to learn them in
         gates.freeze()
 
 
 def _anneal(vae: VAE, done: float, final_temperature: float) -> None:
-    vae.model.top_down.gates.temperature.fill_(final_temperature**done)
+    gates_of(vae.model).temperature.fill_(final_temperature**done)
 
 
 def monitor(vae: VAE) -> dict[str, dict[str, float]]:
     """The probability of each gate to be open, as `fit` records it."""
-    return {"gates": vae.model.top_down.gates.named_probabilities()}
+    return {"gates": gates_of(vae.model).named_probabilities()}

@@ -40,7 +40,7 @@ from pyro_vae_zoo import transforms as zt
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.inference.elbo import AnnealedELBO
-from pyro_vae_zoo.models.flow_guides import AmortizedFlow
+from pyro_vae_zoo.models.flow_guides import AmortizedFlow, MakeSteps, Steps
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import (
     DiagonalGaussian,
@@ -49,6 +49,7 @@ from pyro_vae_zoo.models.standard import (
 )
 from pyro_vae_zoo.nn.networks import make_encoder
 from pyro_vae_zoo.pair.vae import VAE, Phase
+from pyro_vae_zoo.transforms.made import alternating_order
 
 __all__ = ["COMPONENTS", "AmortizedWeights", "ConstantWeights", "MixtureGuide"]
 
@@ -94,6 +95,8 @@ class MixtureGuide(PyroModule):
         weights: maps the list of features to the components' logits.
     """
 
+    active: Tensor
+
     def __init__(
         self,
         encoders: Sequence[nn.Module],
@@ -124,31 +127,30 @@ class MixtureGuide(PyroModule):
         return (*own, self.posteriors[m])
 
     def begin(self, num_active: int, copy: bool) -> None:
-        """Let the first components take part; the new as copies of the one before them."""
+        """Let the first components take part, new ones as copies of the one before."""
         new = [m for m in range(num_active) if not self.active[m]]
         count = torch.arange(self.num_components, device=self.active.device)
         self.active.copy_(count < num_active)
-        for m in new if copy else ():
+        if not copy:
+            return
+        for m in new:
             for parts in (self.encoders, self.posteriors):
                 if len(parts) > 1:
                     parts[m].load_state_dict(parts[m - 1].state_dict())
 
 
-def masked_autoregressive(
-    latent_dim: int, context_dim: int, num_flows: int
-) -> list[nn.Module]:
+def masked_autoregressive(latent_dim: int, context_dim: int, num_flows: int) -> Steps:
     """Papamakarios et al. 2017: an affine autoregressive flow that scores in one pass."""
-    order = torch.arange(latent_dim)
     return [
         zt.conditional_masked_autoregressive(
-            latent_dim, context_dim, permutation=order.flip(0) if k % 2 else order
+            latent_dim, context_dim, permutation=alternating_order(latent_dim, k)
         )
         for k in range(num_flows)
     ]
 
 
 # What can score another's draws exactly, at about the cost of drawing its own.
-_FLOWS = {
+_FLOWS: dict[str, str | MakeSteps] = {
     "householder": "householder",
     "affine_coupling": "affine_coupling",
     "spline_coupling": "spline_coupling",

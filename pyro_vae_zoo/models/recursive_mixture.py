@@ -71,11 +71,12 @@ along \(\epsilon\).
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, NestedIOFunction
 
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.errors import UserError, unknown_name
@@ -97,7 +98,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Criterion:
-    """What a component ascends, without its log p(x, z).
+    """The terms that a component ascends beside its log p(x, z).
 
     Attributes:
         kl_bound: C of equation 1, in nats.
@@ -164,7 +165,8 @@ class ComponentELBO(ObjectiveELBO):
         gain = at_fixed_parameters(log_joint, z)
         gain = gain + self.kl_weight * self.criterion(q, self.m, z)
         with torch.no_grad():
-            elbo = sum(score_latents(model, x, z)) - q.components[self.m].log_prob(z)
+            log_likelihood, log_prior = score_latents(model, x, z)
+            elbo = log_likelihood + log_prior - q.components[self.m].log_prob(z)
         return -gain.mean(0).sum(), elbo.mean(0).sum()
 
 
@@ -222,8 +224,10 @@ class RecursiveELBO(ObjectiveELBO):
         log_likelihood, log_prior = score_latents(model, x, in_full)
         log_joint = log_likelihood + self.kl_weight * log_prior
         gain = (shares * log_joint).mean(1).sum()
-        for m in range(self.size) if self.fit else ():
-            gain = gain + self.kl_weight * self.criterion(q, m, z[m]).mean(0).sum()
+        if self.fit:
+            for m in range(self.size):
+                terms = self.criterion(q, m, z[m])
+                gain = gain + self.kl_weight * terms.mean(0).sum()
         with torch.no_grad():
             log_q = q.log_prob(z)
             elbo = (weights * (log_likelihood + log_prior - log_q)).mean(1).sum()
@@ -233,7 +237,7 @@ class RecursiveELBO(ObjectiveELBO):
     def _weights_loss(
         self, q: Mixture, log_weights: Tensor, advantage: Tensor
     ) -> Tensor:
-        """What draws the weights `(M, batch)` to equation 2, on the scale of -L."""
+        """The loss that draws weights `(M, batch)` to equation 2, on the scale of -L."""
         if q.log_weights.ndim == 1:  # shared by all data, and so is the step
             return -(log_weights.exp() * advantage.mean(-1, keepdim=True)).sum()
         target = mirror_step(log_weights.detach(), advantage, self.weight_step).exp()
@@ -270,14 +274,14 @@ class ScaleGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a constant on its way back."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, scale: Tensor) -> Tensor:
-        """Return z."""
+    def forward(ctx: FunctionCtx, z: Tensor, scale: Tensor) -> Tensor:
+        """Z itself."""
         ctx.save_for_backward(scale)
         return z.view_as(z)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        """Scale."""
+    def backward(ctx: NestedIOFunction, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient to z, scaled, and none to the scale."""
         (scale,) = ctx.saved_tensors
         return gradient * scale, None
 
@@ -296,7 +300,7 @@ def recursive_phases(
     criterion: Criterion | None = None,
     weight_step: float = 0.1,
 ) -> tuple[Phase, ...]:
-    """How `fit` trains a pair of a model of one latent `"z"` and a `MixtureGuide`.
+    """The phases of `fit` for a model of one latent `"z"` and a `MixtureGuide`.
 
     Args:
         model: p.
@@ -322,10 +326,10 @@ def recursive_phases(
             raise unknown_name(name, got, known)
     criterion = criterion or Criterion()
     everyone = range(guide.num_components)
+    make = partial(RecursiveELBO, criterion=criterion, weight_step=weight_step)
 
     def refresh(size: int, fit: bool = False) -> Callable[..., ObjectiveELBO]:
-        options = {"criterion": criterion, "weight_step": weight_step}
-        return partial(RecursiveELBO, size=size, fit=fit, **options)
+        return partial(make, size=size, fit=fit)
 
     def begin(size: int) -> Callable[[VAE], None]:
         return partial(_begin, num_active=size, copy=start == "copy")
@@ -347,7 +351,7 @@ def recursive_phases(
     if schedule == "together":
         loss = refresh(size, fit=True)
         return warm_up(1.0), Phase("refresh", 3.0, loss, start=begin(size))
-    rest = [make(m) for m in everyone[1:] for make in (fit_component, fit_weights)]
+    rest = [phase(m) for m in everyone[1:] for phase in (fit_component, fit_weights)]
     moved = model, guide.weights
     rest.append(Phase("decoder", 2.0, refresh(size), moved, begin(size)))
     # What the decoder knows it has learned before, for the most part.
@@ -355,7 +359,7 @@ def recursive_phases(
 
 
 def _begin(vae: VAE, num_active: int, copy: bool) -> None:
-    vae.guide.begin(num_active, copy)
+    cast(MixtureGuide, vae.guide).begin(num_active, copy)
 
 
 @register("recursive_mixture", options_of=[mixture])
@@ -392,5 +396,6 @@ def boosted(
 
 
 def _recursively(vae: VAE, criterion: Criterion, **how: Any) -> VAE:
-    vae.phases = recursive_phases(vae.model, vae.guide, criterion=criterion, **how)
+    guide = cast(MixtureGuide, vae.guide)
+    vae.phases = recursive_phases(vae.model, guide, criterion=criterion, **how)
     return vae

@@ -102,6 +102,8 @@ class PriorLayer(nn.Module):
 class StandardPrior(nn.Module):
     """p(eps_l) = N(0, I): all that depends on z_{l-1} is in the bijector."""
 
+    loc: Tensor
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
@@ -237,7 +239,12 @@ class Layers:
             raise UserError(f"latent_dim must be at least 1, got {self.latent_dim}")
         check_network(self.network, self.hidden_dims, self.activation)
 
-    def net(self, in_dims: Sequence[int], out_features: int, kind=LatentBlock) -> Block:
+    def net(
+        self,
+        in_dims: Sequence[int],
+        out_features: int,
+        kind: type[Block] = LatentBlock,
+    ) -> Block:
         """A network of vectors, the last one a z."""
         return kind(
             in_dims, out_features, self.hidden_dims, self.network, self.activation
@@ -245,9 +252,9 @@ class Layers:
 
     def of_z(self, l: int, out_features: int) -> nn.Module:
         """A network of z_{l-1}, or free numbers."""
-        return (
-            self.net([self.latent_dim], out_features) if l else Constant(out_features)
-        )
+        if l == 0:
+            return Constant(out_features)
+        return self.net([self.latent_dim], out_features)
 
     def prior(self, l: int, kind: str) -> nn.Module:
         """The prior layer, one of `PRIORS`."""
@@ -302,7 +309,9 @@ class Layers:
         for size, above in zip(sizes, [None, *sizes], strict=False):
             num_params = p_x.num_params * size
             gamma = self.net([self.latent_dim], num_params)
-            delta = above and self.net([above, self.latent_dim], num_params)
+            delta = None
+            if above is not None:
+                delta = self.net([above, self.latent_dim], num_params)
             layers.append(DataLayer(gamma, delta, p_x))
         return layers
 
@@ -332,10 +341,12 @@ def hierarchy(
     layers = Layers(
         tuple(event_shape), latent_dim, tuple(hidden_dims), network, activation
     )
-    flow = bijector, num_flows, flow_hidden_dims
+    depth = range(num_layers)
     model = SelfReflectiveModel(
-        [layers.prior(l, prior) for l in range(num_layers)],
-        Shared([layers.bijector(l, *flow) for l in range(num_layers)]),
+        [layers.prior(l, prior) for l in depth],
+        Shared(
+            [layers.bijector(l, bijector, num_flows, flow_hidden_dims) for l in depth]
+        ),
         layers.data_layers(partition.sizes, likelihood),
         partition,
     )

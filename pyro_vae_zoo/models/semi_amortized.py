@@ -82,17 +82,17 @@ class SemiAmortizedGuide(PyroModule):
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", q)
 
-    def refine(self, x: Tensor, q: dist.Distribution) -> dist.Distribution:
+    def refine(self, x: Tensor, q: dist.Independent) -> dist.Independent:
         """The Gaussian after K steps; a gradient goes back through them if one is asked."""
         if self.num_steps == 0:
             return q
         through = torch.is_grad_enabled()
-        parameters = q.base_dist.loc, 2 * q.base_dist.scale.log()
+        parameters = [q.base_dist.loc, 2 * q.base_dist.scale.log()]
         decoder, likelihood = self.generator.decoder, self.generator.likelihood
         # The steps need gradients in evaluation too, where there are none around.
         with torch.inference_mode(False), torch.enable_grad():
             if x.is_inference():
-                x, *parameters = (t.clone() for t in (x, *parameters))
+                x, parameters = x.clone(), [p.clone() for p in parameters]
             for _ in range(self.num_steps):
                 if not (through and parameters[0].requires_grad):
                     parameters = [p.detach().requires_grad_() for p in parameters]
@@ -104,12 +104,14 @@ class SemiAmortizedGuide(PyroModule):
                 slopes = torch.autograd.grad(
                     bound.sum(), parameters, create_graph=through
                 )
-                slopes = clip(slopes, self.max_norm)
+                clipped = clip(slopes, self.max_norm)
                 parameters = [
                     p + self.step_size * slope
-                    for p, slope in zip(parameters, slopes, strict=True)
+                    for p, slope in zip(parameters, clipped, strict=True)
                 ]
-        loc, log_variance = parameters if through else [p.detach() for p in parameters]
+        if not through:
+            parameters = [p.detach() for p in parameters]
+        loc, log_variance = parameters
         return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
 
 
@@ -119,9 +121,9 @@ def clip(slopes: Sequence[Tensor], max_norm: float) -> list[Tensor]:
     >>> [s.tolist() for s in clip([torch.tensor([[3.0]]), torch.tensor([[4.0]])], 2.5)]
     [[[1.5]], [[2.0]]]
     """
-    squared = sum(slope.square().sum(-1, keepdim=True) for slope in slopes)
+    first, *rest = (slope.square().sum(-1, keepdim=True) for slope in slopes)
     # The root only where it is used: at zero it has no derivative.
-    factor = max_norm * squared.clamp(min=max_norm**2).rsqrt()
+    factor = max_norm * sum(rest, first).clamp(min=max_norm**2).rsqrt()
     return [factor * slope for slope in slopes]
 
 

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from pyro_vae_zoo.distributions import BernoulliLogits, DiscretizedLogistic
 from pyro_vae_zoo.errors import UserError
 
-__all__ = ["LIKELIHOODS", "make_likelihood"]
+__all__ = ["LIKELIHOODS", "Likelihood", "make_likelihood"]
 
 MIN_SCALE = 1e-3  # a Gaussian's density is unbounded without it
 MIN_LOG_SCALE = -7.0  # a quarter of a grey level; keeps the inverse scale finite
 FRESH_LOG_SCALE = -2.3  # of a fresh network: some 25 grey levels
 
 
-class _Likelihood(nn.Module):
-    """What the likelihoods share: cutting the decoder's flat output to shape."""
+class Likelihood(nn.Module):
+    """Base of the likelihoods: cuts the decoder's flat output to shape."""
 
     name: str
     num_params: int
@@ -38,11 +38,16 @@ class _Likelihood(nn.Module):
         shape = (self.num_params, *self.event_shape)
         return params.unflatten(-1, shape).unbind(-1 - len(self.event_shape))
 
+    def forward(self, params: Tensor) -> dist.Distribution:
+        """p(x|z) of event shape `event_shape`."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
+        """The name and the shape, as `print` shows them."""
         return f"{self.name}, event_shape={self.event_shape}"
 
 
-class BernoulliLikelihood(_Likelihood):
+class BernoulliLikelihood(Likelihood):
     """Bits: one logit for each pixel."""
 
     name, num_params = "bernoulli", 1
@@ -53,7 +58,7 @@ class BernoulliLikelihood(_Likelihood):
         return BernoulliLogits(logits=logits).to_event(len(self.event_shape))
 
 
-class GaussianLikelihood(_Likelihood):
+class GaussianLikelihood(Likelihood):
     """Real values: a mean for each element, one learned scale >= 1e-3 for all."""
 
     name, num_params = "gaussian", 1
@@ -73,7 +78,7 @@ class GaussianLikelihood(_Likelihood):
         return dist.Normal(loc, self.scale).to_event(len(self.event_shape))
 
 
-class DiscretizedLogisticLikelihood(_Likelihood):
+class DiscretizedLogisticLikelihood(Likelihood):
     """8-bit grey levels `k / 255`: a centre and a scale for each element."""
 
     name, num_params = "discretized_logistic", 2
@@ -88,7 +93,7 @@ class DiscretizedLogisticLikelihood(_Likelihood):
         return DiscretizedLogistic(loc, log_scale).to_event(len(self.event_shape))
 
 
-LIKELIHOODS = {
+LIKELIHOODS: dict[str, type[Likelihood]] = {
     cls.name: cls
     for cls in (
         BernoulliLikelihood,
@@ -98,7 +103,7 @@ LIKELIHOODS = {
 }
 
 
-def make_likelihood(name: str, event_shape: Sequence[int]) -> nn.Module:
+def make_likelihood(name: str, event_shape: Sequence[int]) -> Likelihood:
     """The likelihood of that name: `bernoulli`, `gaussian`, `discretized_logistic`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Deterministic encoders and decoders: no Pyro, no randomness.
+"""Deterministic encoders and decoders: no sample sites, no randomness.
 
 An encoder maps a batch `(..., *event_shape)` to features `(..., out_features)`,
 a decoder maps latents `(..., latent_dim)` to flat parameters `(..., out_features)`
@@ -15,12 +15,14 @@ others in its batch.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.transforms import made
 
 __all__ = [
     "ACTIVATIONS",
@@ -31,7 +33,7 @@ __all__ = [
     "make_encoder",
 ]
 
-ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh}
+ACTIVATIONS = {name: made.ACTIVATIONS[name] for name in ("relu", "elu", "tanh")}
 NETWORKS = ("mlp", "gated_mlp", "resnet", "conv")
 
 # Channels and strides of van den Berg et al. 2018; a convolution over all that is
@@ -88,7 +90,7 @@ class GatedConv(nn.Module):
 
 
 class FoldBatch(nn.Module):
-    """Let a network that wants one batch dimension take any number of them."""
+    """A network of one batch dimension, made to take any number of them."""
 
     def __init__(self, net: nn.Module, event_dim: int) -> None:
         super().__init__()
@@ -234,9 +236,10 @@ def make_decoder(
 
 def _dense(network: str, widths: Sequence[int], activation: str) -> list[nn.Module]:
     if network == "resnet":
-        return [nn.Linear(*widths[:2]), *_residuals(widths[1:], activation)]
+        first = nn.Linear(widths[0], widths[1])
+        return [first, *_residuals(widths[1:], activation)]
     layers: list[nn.Module] = []
-    for n, m in zip(widths, widths[1:], strict=False):
+    for n, m in pairwise(widths):
         if network == "gated_mlp":
             layers.append(GatedLinear(n, m))
         else:
@@ -245,8 +248,7 @@ def _dense(network: str, widths: Sequence[int], activation: str) -> list[nn.Modu
 
 
 def _residuals(widths: Sequence[int], activation: str) -> list[nn.Module]:
-    pairs = zip(widths, widths[1:], strict=False)
-    blocks = [Residual(n, m, activation) for n, m in pairs]
+    blocks = [Residual(n, m, activation) for n, m in pairwise(widths)]
     return [*blocks, ACTIVATIONS[activation]()]
 
 
@@ -254,7 +256,8 @@ def _image_sizes(height: int, width: int) -> list[tuple[int, int]]:
     """Sizes after each strided convolution with "same" padding: ceil(n / stride)."""
     sizes = [(height, width)]
     for stride in _STRIDES:
-        sizes.append(tuple(-(-n // stride) for n in sizes[-1]))
+        height, width = -(-height // stride), -(-width // stride)
+        sizes.append((height, width))
     return sizes
 
 
@@ -282,13 +285,9 @@ def _conv_decoder(latent_dim: int, shape: Sequence[int], num_params: int) -> nn.
     outputs = (*reversed(_CHANNELS[:-1]), _CHANNELS[0])
     for i, c in zip(reversed(range(len(_STRIDES))), outputs, strict=True):
         # What a strided convolution rounded away, `output_padding` restores.
-        extra = [
-            n - ((m - 1) * _STRIDES[i] + 1)
-            for n, m in zip(sizes[i], sizes[i + 1], strict=True)
-        ]
-        conv = nn.ConvTranspose2d(
-            channels, 2 * c, _KERNEL, _STRIDES[i], _KERNEL // 2, tuple(extra)
-        )
+        stride, (h, w), (rows, columns) = _STRIDES[i], sizes[i], sizes[i + 1]
+        extra = h - ((rows - 1) * stride + 1), w - ((columns - 1) * stride + 1)
+        conv = nn.ConvTranspose2d(channels, 2 * c, _KERNEL, stride, _KERNEL // 2, extra)
         layers.append(GatedConv(conv))
         channels = c
     layers += [nn.Conv2d(channels, num_params * out_channels, 1), nn.Flatten()]
@@ -296,14 +295,13 @@ def _conv_decoder(latent_dim: int, shape: Sequence[int], num_params: int) -> nn.
 
 
 def _image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(event_shape) == 2:
-        return (1, *event_shape)
-    if len(event_shape) == 3:
-        return tuple(event_shape)
-    raise UserError(
-        f"network 'conv' expects images of shape (H, W) or (C, H, W), got data of "
-        f"shape {tuple(event_shape)}; use --network mlp for vectors"
-    )
+    if len(event_shape) not in (2, 3):
+        raise UserError(
+            f"network 'conv' expects images of shape (H, W) or (C, H, W), got data of "
+            f"shape {tuple(event_shape)}; use --network mlp for vectors"
+        )
+    *channels, height, width = event_shape
+    return (channels[0] if channels else 1), height, width
 
 
 def check_network(network: str, hidden_dims: Sequence[int], activation: str) -> None:

@@ -20,7 +20,6 @@ with `MADE` and `CouplingNet`.
 from pyro_vae_zoo.transforms.conditioning import (
     AmortizedTransform,
     ConditionedTransform,
-    Deferred,
     Head,
     LearnedTransform,
 )
@@ -30,7 +29,7 @@ from pyro_vae_zoo.transforms.householder import (
     conditional_householder,
     householder,
 )
-from pyro_vae_zoo.transforms.made import MADE, CouplingNet
+from pyro_vae_zoo.transforms.made import MADE, CouplingNet, Deferred
 from pyro_vae_zoo.transforms.masked_autoregressive import (
     ConditionedMaskedAutoregressive,
     conditional_masked_autoregressive,

@@ -7,13 +7,17 @@ free parameters; both take the tensors from the same kind of module:
 
     parameters module --(context)--> tensors --build--> conditioned transform
 
+`both_forms` makes the constructors of the two.
+
 Shapes: parameters `(*batch, ...)`, inputs `(*particles, *batch, D)`. Leading
 particle dimensions broadcast, so what depends on the parameters alone is
 computed once per datum and not once per particle.
 """
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Concatenate, ParamSpec, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +35,12 @@ from pyro_vae_zoo.errors import UserError
 
 __all__ = [
     "AmortizedTransform",
-    "Bound",
     "ConditionedTransform",
-    "Deferred",
     "Head",
     "LearnedTransform",
+    "Parts",
+    "both_forms",
+    "condition_all",
 ]
 
 
@@ -54,7 +59,7 @@ class ConditionedTransform(Transform):
 
     def __init__(self):
         super().__init__(cache_size=1)
-        self._scored = None, None
+        self._scored: tuple[Tensor, Tensor] | None = None
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -65,12 +70,12 @@ class ConditionedTransform(Transform):
             "only score the tensor that its own last forward pass returned"
         )
 
-    def _call(self, x):
+    def _call(self, x: Tensor) -> Tensor:
         y, log_det = self._forward(x)
         self._scored = x, log_det
         return y
 
-    def _inverse(self, y):
+    def _inverse(self, y: Tensor) -> Tensor:
         # To see what depends on a draw, `pyro.infer.inspect` puts it into a wrapper.
         x, known = self._cached_x_y
         if known is not None and detach_provenance(y) is detach_provenance(known):
@@ -79,10 +84,10 @@ class ConditionedTransform(Transform):
         self._scored = x, log_det
         return x
 
-    def log_abs_det_jacobian(self, x, y):
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns `log|det dy/dx|`, of shape `(*particles, *batch)`."""
-        if self._scored[0] is not x:
-            self._call(x)
+        if self._scored is None or self._scored[0] is not x:
+            self._scored = x, self._forward(x)[1]
         return self._scored[1]
 
 
@@ -125,39 +130,90 @@ class LearnedTransform(ConditionedTransform, TransformModule):
         super().__init__()
         self.nn = parameters
         self.build = build
-        self._stamp = None
+        self._stamp: tuple[bool, list[tuple[int, int]]] | None = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict:
         # Cached tensors carry a graph, which neither deepcopy nor pickle accepts.
-        caches = {"_cached_x_y": (None, None), "_scored": (None, None), "_stamp": None}
+        caches = {"_cached_x_y": (None, None), "_scored": None, "_stamp": None}
         return super().__getstate__() | caches
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         """Returns `y` under the present parameters."""
         self._forget_if_changed()
         return super().__call__(x)
 
-    def _inv_call(self, y):
+    def _inv_call(self, y: Tensor) -> Tensor:
         self._forget_if_changed()
         return super()._inv_call(y)
 
-    def log_abs_det_jacobian(self, x, y):
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns `log|det dy/dx|` under the present parameters."""
         self._forget_if_changed()
         return super().log_abs_det_jacobian(x, y)
 
-    def _forget_if_changed(self):
+    def _forget_if_changed(self) -> None:
         versions = [(id(p), p._version) for p in self.parameters()]
         stamp = torch.is_grad_enabled(), versions
         if stamp != self._stamp:
             self._stamp = stamp
-            self._cached_x_y = self._scored = None, None
+            self._cached_x_y, self._scored = (None, None), None
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.build(*self.nn())._forward(x)
 
-    def _backward(self, y):
+    def _backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         return self.build(*self.nn())._backward(y)
+
+
+Options = ParamSpec("Options")
+# The module of the parameters, and what makes the transform of them.
+Parts: TypeAlias = tuple[nn.Module, Callable[..., ConditionedTransform]]
+
+
+def both_forms(
+    parts: Callable[Concatenate[int, int, Options], Parts],
+) -> tuple[
+    Callable[Concatenate[int, Options], LearnedTransform],
+    Callable[Concatenate[int, int, Options], AmortizedTransform],
+]:
+    """Returns the constructors of a transform's plain and of its conditional form.
+
+    They take the arguments of `parts`, the plain one all but `context_dim`, and have
+    its documentation.
+
+    Args:
+        parts: Maps `input_dim`, `context_dim` (0 for the plain form) and options to
+            the module of the parameters and the builder; called `_` and the name.
+    """
+
+    def plain(
+        input_dim: int, *args: Options.args, **options: Options.kwargs
+    ) -> LearnedTransform:
+        return LearnedTransform(*parts(input_dim, 0, *args, **options))
+
+    def conditional(
+        input_dim: int, context_dim: int, *args: Options.args, **options: Options.kwargs
+    ) -> AmortizedTransform:
+        check_sizes(context_dim=context_dim)
+        return AmortizedTransform(*parts(input_dim, context_dim, *args, **options))
+
+    name = parts.__name__.removeprefix("_")
+    first, context, *rest = inspect.signature(parts).parameters.values()
+    for form, its_name, parameters in (
+        (plain, name, (first, *rest)),
+        (conditional, f"conditional_{name}", (first, context, *rest)),
+    ):
+        form.__name__ = form.__qualname__ = its_name
+        form.__module__, form.__doc__ = parts.__module__, parts.__doc__
+        signature = inspect.signature(form).replace(parameters=parameters)
+        form.__signature__ = signature  # type: ignore[union-attr]  # unknown to typeshed
+    return plain, conditional
+
+
+def condition_all(steps: Iterable[nn.Module], context: Tensor) -> list[Transform]:
+    """Returns the transforms that conditional ones become for a context."""
+    # PyTorch has but one type for all attributes of modules in a list.
+    return [step.condition(context) for step in steps]  # type: ignore[operator]
 
 
 class Head(nn.Module):
@@ -209,45 +265,13 @@ class Head(nn.Module):
     def forward(self, context: Tensor | None = None) -> tuple[Tensor, ...]:
         """Maps `(*batch, context_dim)` to tensors `(*batch, *shape)`."""
         check_context(context, self.context_dim)
-        out = self.bias
-        if context is not None:
+        out: Tensor = self.bias
+        if context is not None and self.weight is not None:
             out = F.linear(context, self.weight, self.bias)
         parts = out.split(self.sizes, dim=-1)
         return tuple(
             p.unflatten(-1, s) for p, s in zip(parts, self.shapes, strict=True)
         )
-
-
-class Deferred(nn.Module):
-    """The parameters of a flow whose network also reads `x`: the bound network.
-
-    Args:
-        net: Module called as `net(x, context=context)`.
-    """
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, context: Tensor | None = None) -> tuple["Bound"]:
-        """Returns, as the only parameter, the network with its context filled in."""
-        return (Bound(self.net, context),)
-
-
-class Bound:
-    """A network of `x` and a context, with the context filled in."""
-
-    def __init__(self, net: nn.Module, context: Tensor | None):
-        self.net = net
-        self.context = context
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The network's outputs for x."""
-        return self.net(x, context=self.context)
-
-    def solve(self, x: Tensor, step: Callable[..., Tensor]) -> Tensor:
-        """Where the network is a `MADE`, what that solves."""
-        return self.net.solve(x, step, self.context)
 
 
 def unit(v: Tensor) -> Tensor:

@@ -82,11 +82,11 @@ class ConditionedHouseholder(ConditionedTransform):
         super().__init__()
         self.reflections = Reflections(v)
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.reflections.transposed(x)
         return y, y.new_zeros(y.shape[:-1])
 
-    def _backward(self, y):
+    def _backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         x = self.reflections(y)
         return x, x.new_zeros(x.shape[:-1])
 
@@ -101,12 +101,13 @@ class ChainedVectors(nn.Module):
         super().__init__()
         self.context_dim = context_dim
         widths = [context_dim] + [input_dim] * (num_reflections - 1)
-        self.links = nn.ModuleList(nn.Linear(width, input_dim) for width in widths)
+        first, *rest = [nn.Linear(width, input_dim) for width in widths]
+        self.links = nn.ModuleList([first, *rest])
         with torch.no_grad():
             # Starts near one v_1 for all contexts, as the amortised vectors do. Where
             # v_1(h) passes 0 the reflection jumps, and training gets stuck there.
-            self.links[0].weight.mul_(0.1)
-            self.links[0].bias.copy_(torch.randn(input_dim) / input_dim**0.5)
+            first.weight.mul_(0.1)
+            first.bias.copy_(torch.randn(input_dim) / input_dim**0.5)
 
     def forward(self, context: Tensor) -> tuple[Tensor]:
         """Maps `(*batch, context_dim)` to vectors `(*batch, T, D)`."""

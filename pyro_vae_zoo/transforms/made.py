@@ -16,6 +16,8 @@ Outputs are linear: a shift or log-scale takes both signs.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +26,21 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.transforms.conditioning import check_context, check_sizes
 
-__all__ = ["CouplingNet", "MADE"]
+__all__ = [
+    "ACTIVATIONS",
+    "Bound",
+    "CouplingNet",
+    "Deferred",
+    "MADE",
+    "alternating_order",
+]
 
-ACTIVATIONS = {
-    "elu": F.elu,
-    "relu": F.relu,
-    "silu": F.silu,
-    "softplus": F.softplus,
-    "tanh": torch.tanh,
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "elu": nn.ELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
 }
 
 
@@ -61,12 +70,11 @@ class _ContextNet(nn.Module):
                 f"expected an activation out of {known}, got {activation!r}"
             )
         self.context_dim = context_dim
-        self.activation = activation
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
-        self.context_layer = None
-        if context_dim:
-            self.context_layer = nn.Linear(context_dim, sizes[1], bias=False)
+        self.activation = ACTIVATIONS[activation]()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.context_layer = (
+            nn.Linear(context_dim, sizes[1], bias=False) if context_dim else None
+        )
         # Masks follow from the sizes, so a state_dict need not hold them.
         for i, mask in enumerate(masks):
             self.register_buffer(f"mask_{i}", mask, persistent=False)
@@ -76,19 +84,19 @@ class _ContextNet(nn.Module):
 
     def _evaluate(self, x: Tensor, context: Tensor | None) -> Tensor:
         check_context(context, self.context_dim)
-        hidden = x.to(self.layers[0].weight.dtype)
-        for i, layer in enumerate(self.layers):
-            if i > 0:
-                hidden = ACTIVATIONS[self.activation](hidden)
-            hidden = F.linear(hidden, self._weight(i), layer.bias)
-            if i == 0 and context is not None:
-                hidden = hidden + self.context_layer(context)
+        weight, bias = self._layer(0)
+        hidden = F.linear(x.to(weight.dtype), weight, bias)
+        if context is not None and self.context_layer is not None:
+            hidden = hidden + self.context_layer(context)
+        for i in range(1, len(self.layers)):
+            hidden = F.linear(self.activation(hidden), *self._layer(i))
         return hidden
 
-    def _weight(self, i: int) -> Tensor:
+    def _layer(self, i: int) -> tuple[Tensor, Tensor]:
+        """The weight of a layer, under its mask if there is one, and the bias."""
+        layer = cast(nn.Linear, self.layers[i])
         mask = getattr(self, f"mask_{i}", None)
-        weight = self.layers[i].weight
-        return weight if mask is None else weight * mask
+        return layer.weight if mask is None else layer.weight * mask, layer.bias
 
 
 class CouplingNet(_ContextNet):
@@ -161,6 +169,8 @@ class MADE(_ContextNet):
         [(8, 3), (1, 3)]
     """
 
+    permutation: Tensor
+
     def __init__(
         self,
         input_dim: int,
@@ -219,24 +229,65 @@ class MADE(_ContextNet):
             True
         """
         check_context(context, self.context_dim)
-        activation, first = ACTIVATIONS[self.activation], self._weight(0).T
-        deeper = [
-            (self._weight(i), self.layers[i].bias) for i in range(1, len(self.layers))
-        ]
+        (first, hidden), *deeper = (self._layer(i) for i in range(len(self.layers)))
         last_weight, last_bias = deeper.pop()
-        hidden = self.layers[0].bias
-        if context is not None:
+        if context is not None and self.context_layer is not None:
             hidden = hidden + self.context_layer(context)
-        y: list[Tensor | None] = [None] * self.input_dim
+        y: dict[int, Tensor] = {}
         for i in self._order:
-            h = activation(hidden)
+            h = self.activation(hidden)
             for weight, bias in deeper:
-                h = activation(F.linear(h, weight, bias))
+                h = self.activation(F.linear(h, weight, bias))
             rows = slice(i, None, self.input_dim)
             parameters = F.linear(h, last_weight[rows], last_bias[rows])
             y[i] = step(x[..., i], *parameters.unbind(-1))
-            hidden = hidden + y[i][..., None] * first[i]
-        return torch.stack(y, dim=-1)
+            hidden = hidden + y[i][..., None] * first[:, i]
+        return torch.stack([y[i] for i in range(self.input_dim)], dim=-1)
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class Bound(Generic[Net]):
+    """A network of `x` and a context, with the context filled in."""
+
+    def __init__(self, net: Net, context: Tensor | None):
+        self.net = net
+        self.context = context
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The network's outputs for x."""
+        return self.net(x, context=self.context)
+
+    def solve(self: "Bound[MADE]", x: Tensor, step: Callable[..., Tensor]) -> Tensor:
+        """The solution of a `MADE` with that context."""
+        return self.net.solve(x, step, self.context)
+
+
+class Deferred(nn.Module):
+    """The parameters of a flow whose network also reads `x`: the bound network.
+
+    Args:
+        net: Module called as `net(x, context=context)`.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, context: Tensor | None = None) -> tuple[Bound]:
+        """Returns, as the only parameter, the network with its context filled in."""
+        return (Bound(self.net, context),)
+
+
+def alternating_order(size: int, step: int) -> Tensor:
+    """The order of an autoregressive step: natural, reversed in every second one.
+
+    >>> alternating_order(3, step=1)
+    tensor([2, 1, 0])
+    """
+    order = torch.arange(size)
+    return order.flip(0) if step % 2 else order
 
 
 def _masks(
@@ -252,9 +303,6 @@ def _masks(
     for width in hidden_dims:
         middles = (2 * torch.arange(width) + 1) * count // (2 * width)
         degrees.append(lowest + middles)
-    masks = [
-        after[:, None] >= before
-        for before, after in zip(degrees[:-1], degrees[1:], strict=True)
-    ]
+    masks = [after[:, None] >= before for before, after in pairwise(degrees)]
     masks.append((inputs[:, None] > degrees[-1]).repeat(outputs, 1))
     return [mask.to(torch.get_default_dtype()) for mask in masks]

@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.transforms.conditioning import (
-    AmortizedTransform,
-    Bound,
     ConditionedTransform,
-    Deferred,
-    LearnedTransform,
-    check_sizes,
+    Parts,
+    both_forms,
 )
-from pyro_vae_zoo.transforms.made import MADE
+from pyro_vae_zoo.transforms.made import MADE, Bound, Deferred
 
 __all__ = [
     "ConditionedMaskedAutoregressive",
@@ -50,16 +47,16 @@ class ConditionedMaskedAutoregressive(ConditionedTransform):
         True
     """
 
-    def __init__(self, net: MADE | Bound):
+    def __init__(self, net: MADE | Bound[MADE]):
         super().__init__()
         self.net = net
 
-    def _backward(self, y):
+    def _backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         loc, raw = self.net(y)
         log_scale = _log_scale(raw)
         return (y - loc) * torch.exp(-log_scale), log_scale.sum(-1)
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.net.solve(
             x, lambda x_i, loc, raw: x_i * torch.exp(_log_scale(raw)) + loc
         )
@@ -71,45 +68,20 @@ def _log_scale(raw: Tensor) -> Tensor:
     return MAX_LOG_SCALE * torch.tanh(raw / MAX_LOG_SCALE)
 
 
-def masked_autoregressive(
-    input_dim: int,
-    hidden_dims: Sequence[int] = (320,),
-    permutation: Tensor | None = None,
-    activation: str = "relu",
-) -> LearnedTransform:
-    """Returns a masked autoregressive flow with free parameters.
-
-    Args:
-        input_dim: Dimension of the variable.
-        hidden_dims: Widths of the MADE's hidden layers.
-        permutation: Order of the dimensions; natural by default.
-        activation: One of elu, relu, silu, softplus, tanh.
-
-    Raises:
-        UserError: If a size is below 1 or the activation is unknown.
-
-    Example:
-        >>> masked_autoregressive(3, [16]).inv(torch.zeros(5, 3)).shape
-        torch.Size([5, 3])
-    """
-    net = MADE(input_dim, 0, hidden_dims, (1, 1), permutation, activation)
-    return LearnedTransform(Deferred(net), ConditionedMaskedAutoregressive)
-
-
-def conditional_masked_autoregressive(
+def _masked_autoregressive(
     input_dim: int,
     context_dim: int,
     hidden_dims: Sequence[int] = (320,),
     permutation: Tensor | None = None,
     activation: str = "relu",
-) -> AmortizedTransform:
-    """Returns a masked autoregressive flow whose network also reads a context.
+) -> Parts:
+    """Returns a masked autoregressive flow, whose network may also read a context.
 
     The context has degree 0 in the MADE: it is masked for no output.
 
     Args:
         input_dim: Dimension of the variable.
-        context_dim: Dimension of the context.
+        context_dim: Dimension of the context, for the conditional form alone.
         hidden_dims: Widths of the MADE's hidden layers.
         permutation: Order of the dimensions; natural by default.
         activation: One of elu, relu, silu, softplus, tanh.
@@ -119,10 +91,16 @@ def conditional_masked_autoregressive(
             another width is given.
 
     Example:
+        >>> masked_autoregressive(3, [16]).inv(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
         >>> flow = conditional_masked_autoregressive(3, 4, [16])
         >>> flow.condition(torch.zeros(5, 4)).inv(torch.zeros(10, 5, 3)).shape
         torch.Size([10, 5, 3])
     """
-    check_sizes(context_dim=context_dim)
     net = MADE(input_dim, context_dim, hidden_dims, (1, 1), permutation, activation)
-    return AmortizedTransform(Deferred(net), ConditionedMaskedAutoregressive)
+    return Deferred(net), ConditionedMaskedAutoregressive
+
+
+masked_autoregressive, conditional_masked_autoregressive = both_forms(
+    _masked_autoregressive
+)

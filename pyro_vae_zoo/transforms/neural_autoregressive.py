@@ -26,13 +26,11 @@ from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.transforms.conditioning import (
-    AmortizedTransform,
     ConditionedTransform,
-    Deferred,
-    LearnedTransform,
-    check_sizes,
+    Parts,
+    both_forms,
 )
-from pyro_vae_zoo.transforms.made import MADE
+from pyro_vae_zoo.transforms.made import MADE, Deferred
 
 __all__ = [
     "ConditionedNeuralAutoregressive",
@@ -65,7 +63,7 @@ class ConditionedNeuralAutoregressive(ConditionedTransform):
         super().__init__()
         self.net = net
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         a, b, logits = self.net(x)
         a = F.softplus(a + SOFTPLUS_INVERSE_OF_1)
         a = MIN_SLOPE + (1 - MIN_SLOPE) * a
@@ -80,17 +78,19 @@ class ConditionedNeuralAutoregressive(ConditionedTransform):
         return y, (log_slope - log_d - log_not_d).sum(-1)
 
 
-def neural_autoregressive(
+def _neural_autoregressive(
     input_dim: int,
+    context_dim: int,
     hidden_dims: Sequence[int] = (64,),
     width: int = 8,
     permutation: Tensor | None = None,
     activation: str = "elu",
-) -> LearnedTransform:
-    """Returns a neural autoregressive flow without context.
+) -> Parts:
+    """Returns a neural autoregressive flow, whose network may also read a context.
 
     Args:
         input_dim: Dimension of the variable.
+        context_dim: Dimension of the context, for the conditional form alone.
         hidden_dims: Hidden layers of its MADE.
         width: Number of sigmoids per dimension.
         permutation: Order of the dimensions, natural by default.
@@ -102,46 +102,19 @@ def neural_autoregressive(
     Example:
         >>> neural_autoregressive(3)(torch.zeros(5, 3)).shape
         torch.Size([5, 3])
-    """
-    net = _net(input_dim, 0, hidden_dims, width, permutation, activation)
-    return LearnedTransform(Deferred(net), ConditionedNeuralAutoregressive)
-
-
-def conditional_neural_autoregressive(
-    input_dim: int,
-    context_dim: int,
-    hidden_dims: Sequence[int] = (64,),
-    width: int = 8,
-    permutation: Tensor | None = None,
-    activation: str = "elu",
-) -> AmortizedTransform:
-    """Returns a neural autoregressive flow whose network also reads the context.
-
-    Args:
-        input_dim: Dimension of the variable.
-        context_dim: Dimension of the context.
-        hidden_dims: Hidden layers of its MADE.
-        width: Number of sigmoids per dimension.
-        permutation: Order of the dimensions, natural by default.
-        activation: Hidden nonlinearity of its MADE.
-
-    Raises:
-        UserError: If `width` is below 2, or as `MADE` does.
-
-    Example:
         >>> flow = conditional_neural_autoregressive(3, 4)
         >>> flow.condition(torch.zeros(5, 4))(torch.zeros(10, 5, 3)).shape
         torch.Size([10, 5, 3])
     """
-    check_sizes(context_dim=context_dim)
-    net = _net(input_dim, context_dim, hidden_dims, width, permutation, activation)
-    return AmortizedTransform(Deferred(net), ConditionedNeuralAutoregressive)
-
-
-def _net(input_dim, context_dim, hidden_dims, width, permutation, activation) -> MADE:
     if width < 2:
         raise UserError(
             f"expected width >= 2, got {width}: one sigmoid makes an affine flow"
         )
     params = (width, width, width)
-    return MADE(input_dim, context_dim, hidden_dims, params, permutation, activation)
+    net = MADE(input_dim, context_dim, hidden_dims, params, permutation, activation)
+    return Deferred(net), ConditionedNeuralAutoregressive
+
+
+neural_autoregressive, conditional_neural_autoregressive = both_forms(
+    _neural_autoregressive
+)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.transforms.conditioning import (
-    AmortizedTransform,
     ConditionedTransform,
     Head,
-    LearnedTransform,
+    Parts,
+    both_forms,
     check_sizes,
     unit,
 )
@@ -66,11 +66,11 @@ class ConditionedPlanar(ConditionedTransform):
         bend = torch.tanh(alpha + self.bias)
         return bend, torch.log1p((1 - bend.square()) * self.m).squeeze(-1)
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         bend, log_det = self._bend((self.w * x).sum(-1, keepdim=True))
         return x + self.u_hat * bend, log_det
 
-    def _backward(self, y):
+    def _backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         beta = (self.w * y).sum(-1, keepdim=True)
         alpha = beta - self.m * torch.tanh(self._root(beta) + self.bias)
         bend, log_det = self._bend(alpha)
@@ -99,36 +99,24 @@ def planar_head(input_dim: int, context_dim: int) -> Head:
     return Head(context_dim, [(1,), (input_dim,), (input_dim,)], [0.0, 0.0, w])
 
 
-def planar(input_dim: int) -> LearnedTransform:
-    """Returns a planar flow with free parameters.
+def _planar(input_dim: int, context_dim: int) -> Parts:
+    """Returns a planar flow; `b, u, w` are free, or linear in the context.
 
     Args:
         input_dim: Dimension of the variable.
-
-    Raises:
-        UserError: If `input_dim` is below 1.
-
-    Example:
-        >>> planar(3)(torch.zeros(5, 3)).shape
-        torch.Size([5, 3])
-    """
-    return LearnedTransform(planar_head(input_dim, 0), ConditionedPlanar)
-
-
-def conditional_planar(input_dim: int, context_dim: int) -> AmortizedTransform:
-    """Returns a planar flow whose `b, u, w` are linear in the context.
-
-    Args:
-        input_dim: Dimension of the variable.
-        context_dim: Dimension of the context.
+        context_dim: Dimension of the context, for the conditional form alone.
 
     Raises:
         UserError: If a size is below 1, or a context of another width is given.
 
     Example:
+        >>> planar(3)(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
         >>> flow = conditional_planar(3, 4).condition(torch.zeros(5, 4))
         >>> flow(torch.zeros(10, 5, 3)).shape
         torch.Size([10, 5, 3])
     """
-    check_sizes(context_dim=context_dim)
-    return AmortizedTransform(planar_head(input_dim, context_dim), ConditionedPlanar)
+    return planar_head(input_dim, context_dim), ConditionedPlanar
+
+
+planar, conditional_planar = both_forms(_planar)

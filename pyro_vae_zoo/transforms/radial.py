@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_vae_zoo.transforms.conditioning import (
-    AmortizedTransform,
     ConditionedTransform,
     Head,
-    LearnedTransform,
+    Parts,
+    both_forms,
     check_sizes,
 )
 
@@ -58,13 +58,13 @@ class ConditionedRadial(ConditionedTransform):
         across = self.center.shape[-1] - 1
         return (across * log_stretch + log_radial).squeeze(-1)
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         offset = x - self.center
         r = offset.norm(dim=-1, keepdim=True)
         y = x + (self.gamma - self.alpha) / (self.alpha + r) * offset
         return y, self._log_det(r)
 
-    def _backward(self, y):
+    def _backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         offset = y - self.center
         s = offset.norm(dim=-1, keepdim=True)
         # Of the two forms of the root, take the one that does not cancel.
@@ -75,42 +75,27 @@ class ConditionedRadial(ConditionedTransform):
         return x, self._log_det(r)
 
 
-def _head(input_dim: int, context_dim: int) -> Head:
-    check_sizes(input_dim=input_dim)
-    # Equal alpha and gamma mean beta = 0, the identity.
-    return Head(context_dim, [(input_dim,), (1,), (1,)], [0.0, 0.0, 0.0])
-
-
-def radial(input_dim: int) -> LearnedTransform:
-    """Returns a radial flow with free parameters.
+def _radial(input_dim: int, context_dim: int) -> Parts:
+    """Returns a radial flow; its parameters are free, or linear in the context.
 
     Args:
         input_dim: Dimension of the variable.
-
-    Raises:
-        UserError: If `input_dim` is below 1.
-
-    Example:
-        >>> radial(3)(torch.zeros(5, 3)).shape
-        torch.Size([5, 3])
-    """
-    return LearnedTransform(_head(input_dim, 0), ConditionedRadial)
-
-
-def conditional_radial(input_dim: int, context_dim: int) -> AmortizedTransform:
-    """Returns a radial flow whose parameters are linear in the context.
-
-    Args:
-        input_dim: Dimension of the variable.
-        context_dim: Dimension of the context.
+        context_dim: Dimension of the context, for the conditional form alone.
 
     Raises:
         UserError: If a size is below 1, or a context of another width is given.
 
     Example:
+        >>> radial(3)(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
         >>> flow = conditional_radial(3, 4).condition(torch.zeros(5, 4))
         >>> flow(torch.zeros(10, 5, 3)).shape
         torch.Size([10, 5, 3])
     """
-    check_sizes(context_dim=context_dim)
-    return AmortizedTransform(_head(input_dim, context_dim), ConditionedRadial)
+    check_sizes(input_dim=input_dim)
+    # Equal alpha and gamma mean beta = 0, the identity.
+    head = Head(context_dim, [(input_dim,), (1,), (1,)], [0.0, 0.0, 0.0])
+    return head, ConditionedRadial
+
+
+radial, conditional_radial = both_forms(_radial)

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_vae_zoo.transforms.conditioning import (
-    AmortizedTransform,
     ConditionedTransform,
     Head,
-    LearnedTransform,
+    Parts,
+    both_forms,
     check_sizes,
 )
 
@@ -60,18 +60,18 @@ class ConditionedRankOneAffine(ConditionedTransform):
         gain = (self.u.square() / self.diag).sum(-1)
         return (self.diag.log().sum(-1) + gain.log1p()).expand(x.shape[:-1])
 
-    def _call(self, x):
+    def _call(self, x: Tensor) -> Tensor:
         along = (self.u * x).sum(-1, keepdim=True)
         return self.loc + self.diag * x + self.u * along
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._call(x), self._log_det(x)
 
-    def log_abs_det_jacobian(self, x, y):
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns `log|det dy/dx|`, on demand: it is the same for every x."""
         return self._log_det(x)
 
-    def _backward(self, y):
+    def _backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         r = (y - self.loc) / self.diag
         v = self.u / self.diag
         along = (self.u * r).sum(-1, keepdim=True)
@@ -97,44 +97,28 @@ def _build(raw: Tensor) -> ConditionedRankOneAffine:
     return ConditionedRankOneAffine(*rank_one_parameters(raw))
 
 
-def _head(input_dim: int, context_dim: int) -> Head:
-    check_sizes(input_dim=input_dim)
-    # Small, but not zero: u enters as u u^T, whose gradient vanishes at u = 0.
-    start = torch.zeros(3 * input_dim)
-    start[2 * input_dim :] = 0.1 * torch.randn(input_dim)
-    return Head(context_dim, [(3 * input_dim,)], [start])
-
-
-def rank_one_affine(input_dim: int) -> LearnedTransform:
-    """Returns a rank-one affine map with free parameters.
+def _rank_one_affine(input_dim: int, context_dim: int) -> Parts:
+    """Returns a rank-one affine map; `loc, d, u` are free, or depend on the context.
 
     Args:
         input_dim: Dimension of the variable.
-
-    Raises:
-        UserError: If `input_dim` is below 1.
-
-    Example:
-        >>> rank_one_affine(3)(torch.zeros(5, 3)).shape
-        torch.Size([5, 3])
-    """
-    return LearnedTransform(_head(input_dim, 0), _build)
-
-
-def conditional_rank_one_affine(input_dim: int, context_dim: int) -> AmortizedTransform:
-    """Returns a rank-one affine map whose `loc, d, u` depend on the context.
-
-    Args:
-        input_dim: Dimension of the variable.
-        context_dim: Dimension of the context.
+        context_dim: Dimension of the context, for the conditional form alone.
 
     Raises:
         UserError: If a size is below 1, or a context of another width is given.
 
     Example:
+        >>> rank_one_affine(3)(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
         >>> flow = conditional_rank_one_affine(3, 4).condition(torch.zeros(5, 4))
         >>> flow(torch.zeros(10, 5, 3)).shape
         torch.Size([10, 5, 3])
     """
-    check_sizes(context_dim=context_dim)
-    return AmortizedTransform(_head(input_dim, context_dim), _build)
+    check_sizes(input_dim=input_dim)
+    # Small, but not zero: u enters as u u^T, whose gradient vanishes at u = 0.
+    start = torch.zeros(3 * input_dim)
+    start[2 * input_dim :] = 0.1 * torch.randn(input_dim)
+    return Head(context_dim, [(3 * input_dim,)], [start]), _build
+
+
+rank_one_affine, conditional_rank_one_affine = both_forms(_rank_one_affine)

@@ -26,13 +26,11 @@ from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.transforms.conditioning import (
-    AmortizedTransform,
     ConditionedTransform,
-    Deferred,
-    LearnedTransform,
-    check_sizes,
+    Parts,
+    both_forms,
 )
-from pyro_vae_zoo.transforms.made import CouplingNet
+from pyro_vae_zoo.transforms.made import CouplingNet, Deferred
 
 __all__ = [
     "ConditionedSplineCoupling",
@@ -97,9 +95,8 @@ def rational_quadratic_spline(
         t = 2 * s * rise / (b + root.sqrt())
     else:
         t = (inside - x0) / (x1 - x0)
-    t = t.clamp(
-        0, 1
-    )  # which rounding may leave; between steep slopes q would be negative
+    # Rounding may leave [0, 1], where q would be negative between steep slopes.
+    t = t.clamp(0, 1)
     mixed = t * (1 - t)
     q = s + curve * mixed
     if inverse:
@@ -153,34 +150,36 @@ class ConditionedSplineCoupling(ConditionedTransform):
     def _spline(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         first, second = x[..., : self.split_dim], x[..., self.split_dim :]
         shape = (second.shape[-1], -1)
-        parameters = [p.unflatten(-1, shape) for p in self.net(first)]
+        widths, heights, slopes = (p.unflatten(-1, shape) for p in self.net(first))
         # A context may have batch dimensions that x lacks.
-        batch = parameters[0].shape[:-2]
+        batch = widths.shape[:-2]
         second = second.expand(*batch, -1)
         second, log_slope = rational_quadratic_spline(
-            second, *parameters, bound=self.bound, inverse=inverse
+            second, widths, heights, slopes, self.bound, inverse
         )
         first = first.expand(*batch, -1)
         return torch.cat([first, second], dim=-1), log_slope.sum(-1)
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._spline(x, inverse=False)
 
-    def _backward(self, y):
+    def _backward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         return self._spline(y, inverse=True)
 
 
-def spline_coupling(
+def _spline_coupling(
     input_dim: int,
+    context_dim: int,
     hidden_dims: Sequence[int] = (64,),
     count_bins: int = 8,
     bound: float = 3.0,
     activation: str = "elu",
-) -> LearnedTransform:
-    """Returns a spline coupling without context.
+) -> Parts:
+    """Returns a spline coupling, whose network may also read a context.
 
     Args:
         input_dim: Dimension of the variable, at least 2.
+        context_dim: Dimension of the context, for the conditional form alone.
         hidden_dims: Hidden layers of its network.
         count_bins: Number of pieces of each spline.
         bound: Half the length of the interval that is changed.
@@ -193,47 +192,10 @@ def spline_coupling(
     Example:
         >>> spline_coupling(3)(torch.zeros(5, 3)).shape
         torch.Size([5, 3])
-    """
-    return LearnedTransform(
-        *_parts(input_dim, 0, hidden_dims, count_bins, bound, activation)
-    )
-
-
-def conditional_spline_coupling(
-    input_dim: int,
-    context_dim: int,
-    hidden_dims: Sequence[int] = (64,),
-    count_bins: int = 8,
-    bound: float = 3.0,
-    activation: str = "elu",
-) -> AmortizedTransform:
-    """Returns a spline coupling whose network also reads the context.
-
-    Args:
-        input_dim: Dimension of the variable, at least 2.
-        context_dim: Dimension of the context.
-        hidden_dims: Hidden layers of its network.
-        count_bins: Number of pieces of each spline.
-        bound: Half the length of the interval that is changed.
-        activation: Hidden nonlinearity of its network.
-
-    Raises:
-        UserError: If `input_dim` is below 2, `count_bins` is not in 2..500, or
-            as `CouplingNet` does.
-
-    Example:
         >>> flow = conditional_spline_coupling(3, 4)
         >>> flow.condition(torch.zeros(5, 4))(torch.zeros(10, 5, 3)).shape
         torch.Size([10, 5, 3])
     """
-    check_sizes(context_dim=context_dim)
-    return AmortizedTransform(
-        *_parts(input_dim, context_dim, hidden_dims, count_bins, bound, activation)
-    )
-
-
-def _parts(input_dim, context_dim, hidden_dims, count_bins, bound, activation):
-    """Returns the network, still to be bound, and the builder."""
     if input_dim < 2:
         raise UserError(
             f"expected latent_dim >= 2, got {input_dim}: a coupling needs one half to "
@@ -248,6 +210,8 @@ def _parts(input_dim, context_dim, hidden_dims, count_bins, bound, activation):
     changed = input_dim - split_dim
     sizes = [changed * n for n in (count_bins, count_bins, count_bins - 1)]
     net = CouplingNet(split_dim, context_dim, hidden_dims, sizes, activation)
-    return Deferred(net), partial(
-        ConditionedSplineCoupling, split_dim=split_dim, bound=bound
-    )
+    build = partial(ConditionedSplineCoupling, split_dim=split_dim, bound=bound)
+    return Deferred(net), build
+
+
+spline_coupling, conditional_spline_coupling = both_forms(_spline_coupling)

@@ -16,6 +16,7 @@ determinant is positive and the map a bijection. The three ways to get `Q`:
 without the transposes, which makes its log-determinant wrong.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -23,10 +24,10 @@ from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.transforms.conditioning import (
-    AmortizedTransform,
     ConditionedTransform,
     Head,
-    LearnedTransform,
+    Parts,
+    both_forms,
     check_sizes,
 )
 from pyro_vae_zoo.transforms.householder import Reflections
@@ -151,7 +152,7 @@ class ConditionedSylvester(ConditionedTransform):
         self.r2 = triangles.tril(-1).mT + diagonal_2.diag_embed()
         self.product = diagonal_1 * diagonal_2
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         inner = torch.einsum("...ij,...j->...i", self.r2, self.basis.transposed(x))
         bend = torch.tanh(inner + self.bias)
         y = x + self.basis(torch.einsum("...ij,...j->...i", self.r1, bend))
@@ -169,10 +170,40 @@ def _householder(v: Tensor, *parameters: Tensor) -> ConditionedSylvester:
     return ConditionedSylvester(Reflections(v), *parameters)
 
 
-def _parts(
-    input_dim, context_dim, variant, num_ortho_vecs, num_householder, reverse, method
-):
-    """Returns the head and the builder of a variant."""
+def _sylvester(
+    input_dim: int,
+    context_dim: int,
+    variant: str = "orthogonal",
+    num_ortho_vecs: int | None = None,
+    num_householder: int = 8,
+    reverse: bool = False,
+    method: str = "bjorck",
+) -> Parts:
+    """Returns a Sylvester flow; its parameters are free, or linear in the context.
+
+    Args:
+        input_dim: Dimension `D` of the variable.
+        context_dim: Dimension of the context, for the conditional form alone.
+        variant: "orthogonal", "householder" or "triangular".
+        num_ortho_vecs: Number `M <= D` of columns of the orthogonal `Q`; 8, or
+            `D` if that is less, by default.
+        num_householder: Number of reflections of the Householder `Q`.
+        reverse: Whether the triangular variant reverses the order; alternate it
+            from step to step.
+        method: How the orthogonal `Q` is made, see `orthonormal_columns`.
+
+    Raises:
+        UserError: If a size is below 1, `num_ortho_vecs` is above `input_dim`,
+            the variant or the method is unknown, or a context of another width is
+            given.
+
+    Example:
+        >>> sylvester(3, "triangular", reverse=True)(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
+        >>> flow = conditional_sylvester(3, 4, "orthogonal", num_ortho_vecs=2)
+        >>> flow.condition(torch.zeros(5, 4))(torch.zeros(10, 5, 3)).shape
+        torch.Size([10, 5, 3])
+    """
     num_ortho_vecs = min(8, input_dim) if num_ortho_vecs is None else num_ortho_vecs
     check_sizes(
         input_dim=input_dim,
@@ -180,6 +211,7 @@ def _parts(
         num_householder=num_householder,
     )
     _check_method(method)
+    build: Callable[..., ConditionedSylvester]
     # R_1 near 0 is the identity; R_2 near I lets its gradient be felt at once.
     if variant == "orthogonal":
         if num_ortho_vecs > input_dim:
@@ -204,80 +236,4 @@ def _parts(
     return Head(context_dim, shapes, [*basis, 0.0, 0.0, 1.0, 0.0]), build
 
 
-def sylvester(
-    input_dim: int,
-    variant: str = "orthogonal",
-    num_ortho_vecs: int | None = None,
-    num_householder: int = 8,
-    reverse: bool = False,
-    method: str = "bjorck",
-) -> LearnedTransform:
-    """Returns a Sylvester flow with free parameters.
-
-    Args:
-        input_dim: Dimension `D` of the variable.
-        variant: "orthogonal", "householder" or "triangular".
-        num_ortho_vecs: Number `M <= D` of columns of the orthogonal `Q`; 8, or
-            `D` if that is less, by default.
-        num_householder: Number of reflections of the Householder `Q`.
-        reverse: Whether the triangular variant reverses the order; alternate it
-            from step to step.
-        method: How the orthogonal `Q` is made, see `orthonormal_columns`.
-
-    Raises:
-        UserError: If a size is below 1, `num_ortho_vecs` is above `input_dim`,
-            or the variant or the method is unknown.
-
-    Example:
-        >>> sylvester(3, "triangular", reverse=True)(torch.zeros(5, 3)).shape
-        torch.Size([5, 3])
-    """
-    return LearnedTransform(
-        *_parts(input_dim, 0, variant, num_ortho_vecs, num_householder, reverse, method)
-    )
-
-
-def conditional_sylvester(
-    input_dim: int,
-    context_dim: int,
-    variant: str = "orthogonal",
-    num_ortho_vecs: int | None = None,
-    num_householder: int = 8,
-    reverse: bool = False,
-    method: str = "bjorck",
-) -> AmortizedTransform:
-    """Returns a Sylvester flow whose parameters are linear in the context.
-
-    Args:
-        input_dim: Dimension `D` of the variable.
-        context_dim: Dimension of the context.
-        variant: "orthogonal", "householder" or "triangular".
-        num_ortho_vecs: Number `M <= D` of columns of the orthogonal `Q`; 8, or
-            `D` if that is less, by default.
-        num_householder: Number of reflections of the Householder `Q`.
-        reverse: Whether the triangular variant reverses the order; alternate it
-            from step to step.
-        method: How the orthogonal `Q` is made, see `orthonormal_columns`.
-
-    Raises:
-        UserError: If a size is below 1, `num_ortho_vecs` is above `input_dim`,
-            the variant or the method is unknown, or a context of another width is
-            given.
-
-    Example:
-        >>> flow = conditional_sylvester(3, 4, "orthogonal", num_ortho_vecs=2)
-        >>> flow.condition(torch.zeros(5, 4))(torch.zeros(10, 5, 3)).shape
-        torch.Size([10, 5, 3])
-    """
-    check_sizes(context_dim=context_dim)
-    return AmortizedTransform(
-        *_parts(
-            input_dim,
-            context_dim,
-            variant,
-            num_ortho_vecs,
-            num_householder,
-            reverse,
-            method,
-        )
-    )
+sylvester, conditional_sylvester = both_forms(_sylvester)

@@ -12,7 +12,6 @@ from torch.distributions import constraints
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.distributions import RankOnePrecision
-from pyro_vae_zoo.models import density
 from pyro_vae_zoo.testing import check_vae
 
 
@@ -311,7 +310,3 @@ def test_the_hierarchys_flows_reverse_their_order_too():
     assert not first.triu(1).any()
     assert not second.tril(-1).any()
     assert second.triu(1).any()
-
-
-def test_the_constant_is_log_two_pi():
-    assert density._LOG_2PI == pytest.approx(math.log(2 * math.pi))

@@ -179,10 +179,8 @@ def test_grey_images_meet_no_bernoulli_silently():
 
 
 def test_names_that_stand_in_two_places_agree():
-    """Checks and data sets stand above the likelihoods, transforms beside networks."""
+    """Checks and data sets stand above the likelihoods."""
     from pyro_vae_zoo.data import checks as _checks
     from pyro_vae_zoo.nn import likelihoods
-    from pyro_vae_zoo.transforms import made
 
     assert set(_checks.LIKELIHOODS) == set(likelihoods.LIKELIHOODS)
-    assert set(made.ACTIVATIONS) >= set(ACTIVATIONS)
