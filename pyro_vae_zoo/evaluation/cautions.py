@@ -1,4 +1,4 @@
-"""What a result should not pass over in silence, and what is to be done about it.
+"""Cautions about a result, and what is to be done about each.
 
 | name       | said where                                                                |
 |------------|---------------------------------------------------------------------------|
@@ -174,8 +174,9 @@ def _rising(
     if not records or len(records) < planned:  # stopped early: it waited in vain
         return None
     last = [r for r in records if r.get("phase") == records[-1].get("phase")]
-    values = [r.get("valid_elbo") for r in last[-max(len(last) // _SHARE, 3) :]]
-    if len(values) < 3 or not all(v is not None and math.isfinite(v) for v in values):
+    recorded = [r.get("valid_elbo") for r in last[-max(len(last) // _SHARE, 3) :]]
+    values = [v for v in recorded if v is not None and math.isfinite(v)]
+    if len(values) < max(len(recorded), 3):
         return None
     if max(values) < max(r.get("valid_elbo") or -math.inf for r in last):
         return None  # it fell before

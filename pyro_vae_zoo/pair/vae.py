@@ -152,7 +152,7 @@ class VAE(nn.Module, Generic[Codes]):
         """Give both sides names in Pyro's parameter store that nobody else has."""
         prefix = f"vae{next(_numbers)}"
         for side, root in (("model", self.model), ("guide", self.guide)):
-            context = local_context(type(root._pyro_context))
+            context = local_context()
             for path, module in root.named_modules():
                 if isinstance(module, PyroModule):
                     module._pyro_name = ".".join(filter(None, (prefix, side, path)))
@@ -173,7 +173,7 @@ class VAE(nn.Module, Generic[Codes]):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
