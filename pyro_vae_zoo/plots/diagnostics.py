@@ -12,9 +12,11 @@ from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.ais import AnnealedLikelihood
-from pyro_vae_zoo.evaluation.diagnostics import ParticleCurve, PosteriorCovariances
+from pyro_vae_zoo.evaluation.covariances import PosteriorCovariances
 from pyro_vae_zoo.evaluation.gaps import InferenceGaps
 from pyro_vae_zoo.evaluation.importance import LogLikelihood
+from pyro_vae_zoo.evaluation.particle_curve import ParticleCurve
+from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.plots.style import COLOURS, FAINT, INK, NATS, dress, make_figure
 
 __all__ = ["plot_correlations", "plot_gaps", "plot_particles"]
@@ -107,7 +109,7 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
     for y, found in enumerate(gaps.values()):
         start = 0.0
         for values, colour in zip(_parts(found), _GAP_COLOURS, strict=True):
-            mean, error = values.mean().item(), _std_error(values)
+            mean, error = values.mean().item(), error_over_data(values)
             bars.barh(y, mean, left=start, xerr=error, color=colour, **_BAR)
             start += mean
         sizes = [f"{values.mean().item():.2f}" for values in _parts(found)]
@@ -182,10 +184,6 @@ def plot_correlations(
     bar.ax.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
     bar.outline.set_visible(False)
     return fig
-
-
-def _std_error(values: Tensor) -> float:
-    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _legend(fig: Figure, keys: list, columns: int) -> None:
