@@ -169,7 +169,7 @@ def _ess(result: Mapping[str, Any]) -> str | None:
 def _rising(
     result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> str | None:
-    """From a line through the validation ELBOs of the last epochs of the last phase."""
+    """A line through the validation ELBOs of the last phase's last epochs still rises."""
     planned = result.get("training", {}).get("epochs", len(records))
     if not records or len(records) < planned:  # stopped early: it waited in vain
         return None
@@ -195,7 +195,7 @@ def _rising(
 def _how_to_go_on(
     result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> str:
-    """A schedule or phases that are shared out by the epochs do not go on."""
+    """Advice to go on, or anew where schedule or phases are shared out by the epochs."""
     settings = result.get("training", {})
     shared = settings.get("schedule") == "cosine"
     shared = shared or records[0].get("phase") != records[-1].get("phase")

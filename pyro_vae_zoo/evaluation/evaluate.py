@@ -102,7 +102,7 @@ class Evaluation:
     num_data: int
 
     def to_dict(self) -> dict:
-        """All of it, ready for JSON; active units of each site as in `"12/40"`."""
+        """The evaluation ready for JSON; active units of each site as in `"12/40"`."""
         values = asdict(self)
         per_site = values.pop("active_units_per_site")
         texts = {site: f"{active}/{of}" for site, (active, of) in per_site.items()}
@@ -193,67 +193,15 @@ def evaluate(
     True
     """
     x, num_particles = data_of(x), count("num_particles", num_particles)
-    n = len(x)
-    log_weights = _empty_weights(n, num_particles)
-    reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
-    kl: dict[str, Tensor] = {}
-    units = _ActiveUnits(n)
-    shared: list[slice] = []  # data with a draw in common
-    densities: list[Tensor] = []
-    weights: list[Tensor] = []
+    totals = _Totals(len(x), num_particles)
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
         vae, x, num_particles, _summaries, compile=compile, **how
     )
     with closing(chunks):
         for rows, columns, chunk in chunks:
-            log_weights[rows, columns] = chunk["log_weights"].cpu()
-            reconstruction += chunk["reconstruction"].cpu()
-            for site, value in chunk["kl"].items():
-                kl[site] = kl.get(site, 0) + value.cpu()
-            units.add(rows, columns, chunk["halves"])
-            if columns.start == 0:
-                if chunk["shared"]:
-                    shared.append(rows)
-                densities += [value.cpu() for value in chunk["densities"]]
-                weights += [value.cpu() for value in chunk["weights"]]
-    ll = summarise(log_weights)
-    mc_error = ll.std_error.square().sum().sqrt().item() / n
-    elbo = log_weights.mean(1)
-    draws = n * num_particles
-    active = units.count()
-    per_site = {site: (value / draws).item() for site, value in kl.items()}
-    khat_median, khat_above_07 = summary_of_khat(ll.khat)
-    initial, final = (
-        torch.cat(densities, 1).mean(1).tolist() if densities else (None,) * 2
-    )
-    return Evaluation(
-        elbo=elbo.mean().item(),
-        elbo_std_error=error_over_data(elbo),
-        log_likelihood=ll.log_prob.mean().item(),
-        log_likelihood_std_error=error_over_data(ll.log_prob),
-        log_likelihood_mc_error=error_of_mean(log_weights, shared)
-        if shared
-        else mc_error,
-        kl=sum(per_site.values()),
-        kl_per_site=per_site,
-        reconstruction=(reconstruction / draws).item(),
-        active_units=sum(n for n, _ in active.values()) if active else None,
-        active_units_per_site=active,
-        khat_median=khat_median,
-        khat_above_07=khat_above_07,
-        ess=ll.ess.mean().item(),
-        initial_log_density=initial,
-        final_log_density=final,
-        log_det=None if initial is None else initial - final,
-        component_weights=tuple(torch.cat(weights).mean(0).tolist())
-        if weights
-        else None,
-        bits_per_dim=-ll.log_prob.mean().item()
-        / (math.prod(x.shape[1:]) * math.log(2)),
-        num_particles=num_particles,
-        num_data=n,
-    )
+            totals.add(rows, columns, chunk)
+    return totals.evaluation(math.prod(x.shape[1:]))
 
 
 @apart
@@ -330,6 +278,70 @@ def _sums_of_halves(terms: BoundTerms) -> dict[str, Tensor]:
     return halves
 
 
+class _Totals:
+    """The numbers of all chunks together, and the evaluation that they come to."""
+
+    def __init__(self, num_data: int, num_particles: int) -> None:
+        self.log_weights = _empty_weights(num_data, num_particles)
+        self.reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
+        self.kl: dict[str, Tensor] = {}
+        self.units = _ActiveUnits(num_data)
+        self.shared: list[slice] = []  # data with a draw in common
+        self.densities: list[Tensor] = []
+        self.weights: list[Tensor] = []
+
+    def add(self, rows: slice, columns: slice, chunk: dict) -> None:
+        self.log_weights[rows, columns] = chunk["log_weights"].cpu()
+        self.reconstruction += chunk["reconstruction"].cpu()
+        for site, value in chunk["kl"].items():
+            self.kl[site] = self.kl.get(site, 0) + value.cpu()
+        self.units.add(rows, columns, chunk["halves"])
+        if columns.start == 0:
+            if chunk["shared"]:
+                self.shared.append(rows)
+            self.densities += [value.cpu() for value in chunk["densities"]]
+            self.weights += [value.cpu() for value in chunk["weights"]]
+
+    def evaluation(self, num_elements: int) -> Evaluation:
+        n, num_particles = self.log_weights.shape
+        ll, elbo = summarise(self.log_weights), self.log_weights.mean(1)
+        log_likelihood = ll.log_prob.mean().item()
+        mc_error = ll.std_error.square().sum().sqrt().item() / n
+        if self.shared:
+            mc_error = error_of_mean(self.log_weights, self.shared)
+        draws, active = n * num_particles, self.units.count()
+        per_site = {site: (value / draws).item() for site, value in self.kl.items()}
+        khat_median, khat_above_07 = summary_of_khat(ll.khat)
+        initial = final = log_det = weights = None
+        if self.densities:
+            initial, final = torch.cat(self.densities, 1).mean(1).tolist()
+            log_det = initial - final
+        if self.weights:
+            weights = tuple(torch.cat(self.weights).mean(0).tolist())
+        return Evaluation(
+            elbo=elbo.mean().item(),
+            elbo_std_error=error_over_data(elbo),
+            log_likelihood=log_likelihood,
+            log_likelihood_std_error=error_over_data(ll.log_prob),
+            log_likelihood_mc_error=mc_error,
+            kl=sum(per_site.values()),
+            kl_per_site=per_site,
+            reconstruction=(self.reconstruction / draws).item(),
+            active_units=sum(n for n, _ in active.values()) if active else None,
+            active_units_per_site=active,
+            khat_median=khat_median,
+            khat_above_07=khat_above_07,
+            ess=ll.ess.mean().item(),
+            initial_log_density=initial,
+            final_log_density=final,
+            log_det=log_det,
+            component_weights=weights,
+            bits_per_dim=-log_likelihood / (num_elements * math.log(2)),
+            num_particles=num_particles,
+            num_data=n,
+        )
+
+
 class _ActiveUnits:
     """Posterior means of each latent dimension, from two independent halves.
 
@@ -380,7 +392,7 @@ def _flow_densities(terms: BoundTerms) -> list[Tensor]:
 
 
 def _mixture_weights(terms: BoundTerms) -> list[Tensor]:
-    """Of a single latent site that is a mixture: its weights for each datum, (n, M)."""
+    """Weights for each datum, (n, M), of a mixture that is the only latent site."""
     q = only_mixture(terms.guide_trace)
     if q is None:
         return []

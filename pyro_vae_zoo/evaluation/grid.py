@@ -168,7 +168,7 @@ def _guide_density(fn: pyro.distributions.Distribution) -> tuple[Tensor, GridDen
 def _mix(
     fn: Mixture, components: Sequence[tuple[Tensor, GridDensity]]
 ) -> tuple[Tensor, GridDensity]:
-    """Likewise of a mixture, on the grids of its components."""
+    """The points and the density of a mixture, on the grids of its components."""
     z = torch.cat([z for z, _ in components])
     weights = fn.log_weights.flatten().double().exp().cpu()
     mass = [w * q.mass for w, (_, q) in zip(weights, components, strict=True)]
@@ -214,7 +214,7 @@ def _exact_density(
 
 
 def _effective_lines(density: GridDensity) -> float:
-    """Among how many rows or columns, whichever are fewer, the mass is spread."""
+    """The number of rows or columns, whichever are fewer, that the mass is spread over."""
     mass = density.mass.view(density.side, density.side)
     return min(1 / mass.sum(dim).square().sum().item() for dim in (0, 1))
 

@@ -59,7 +59,7 @@ class State(NamedTuple):
         return self.log_prior + beta * self.log_likelihood
 
     def slope(self, beta: float) -> Tensor:
-        """Its gradient."""
+        """The gradient of `log_density`."""
         return self.prior_slope + beta * self.likelihood_slope
 
 

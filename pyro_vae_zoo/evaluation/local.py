@@ -94,7 +94,7 @@ def weights_of_each(
     amortised: bool,
     full: bool,
 ) -> list[list[Tensor]]:
-    """For each batch the log-weights of each datum's q, behind the guide's if asked for."""
+    """Log-weights of each datum's q, batch by batch, behind the guide's if asked for."""
     model, guide, x, device = sides_and_data(vae, x)
     guide, num_particles, fit = _checked(guide, num_particles, fit)
     found = []
@@ -139,7 +139,7 @@ class LocalGuide(nn.Module):
             self.lower = nn.Parameter(base.mean.new_zeros(*base.mean.shape, size))
 
     def parameters_of_the_data(self) -> list[nn.Parameter]:
-        """Lambda: what is optimised."""
+        """The parameters that are optimised, lambda."""
         found = [self.context, self.shift, self.log_scale]
         return found if self.lower is None else [*found, self.lower]
 

@@ -11,7 +11,7 @@ __all__ = ["difference", "error_over_data", "number", "standard_error"]
 
 
 def number(value: float | None) -> float:
-    """JSON has null for what is not finite, and for errors that are not known.
+    """The number of a JSON value: nan for null, which stands for what is not finite.
 
     >>> number(None), number(-90.0)
     (nan, -90.0)

@@ -141,18 +141,10 @@ def bound_terms(
         UserError: where the sites of the two sides do not match, or where a shared
             site does not cancel; the message names the site.
     """
-    guide_trace = poutine.trace(with_particles).get_trace(guide, x, num_particles)
-    shape = torch.Size((num_particles, len(x)))
-    log_shares = x.new_full(shape, -math.log(num_particles))
-    mixture = only_mixture(guide_trace) if by_component else None
-    if mixture is not None:
-        log_shares = _draw_components(guide_trace, mixture) - math.log(num_particles)
-        shape = log_shares.shape
-    replayed = poutine.replay(with_particles, trace=guide_trace)
-    num_components = None if mixture is None else len(log_shares)
-    model_trace = poutine.trace(replayed).get_trace(
-        model, x, num_particles, num_components
+    guide_trace, model_trace, log_shares = _run(
+        model, guide, x, num_particles, by_component
     )
+    shape = log_shares.shape
     _check_sites(model_trace, guide_trace)
     scales = _scales(model_trace, guide_trace)
     if not scaled:
@@ -179,6 +171,28 @@ def bound_terms(
         terms.log_prior[name] = each_datum(name, log_p, shape)
         terms.log_guide[name] = each_datum(name, log_q, shape)
     return terms
+
+
+def _run(
+    model: nn.Module,
+    guide: nn.Module,
+    x: Tensor,
+    num_particles: int,
+    by_component: bool,
+) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
+    """Traces of the guide and of the model on its draws, and each draw's log-share."""
+    guide_trace = poutine.trace(with_particles).get_trace(guide, x, num_particles)
+    log_shares = x.new_full((num_particles, len(x)), -math.log(num_particles))
+    num_components = None
+    mixture = only_mixture(guide_trace) if by_component else None
+    if mixture is not None:
+        log_shares = _draw_components(guide_trace, mixture) - math.log(num_particles)
+        num_components = len(log_shares)
+    replayed = poutine.replay(with_particles, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(
+        model, x, num_particles, num_components
+    )
+    return guide_trace, model_trace, log_shares
 
 
 def score_latents(

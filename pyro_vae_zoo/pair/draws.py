@@ -81,7 +81,7 @@ def _in_parts(
     join: Callable[[list[T]], T],
     draws: int = 1,
 ) -> T:
-    """`run` for one part of the data after another on the VAE's device, joined."""
+    """The results of `run` for one part of the data after another, joined."""
     device = vae.device
     with evaluating(vae.model, vae.guide, device, seed=None):
         rows, numbers = len(x) * draws, x.numel() * draws

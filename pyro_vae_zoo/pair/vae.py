@@ -189,7 +189,7 @@ class VAE(nn.Module, Generic[Codes]):
         return next(self.parameters()).dtype
 
     def _blank(self, n: int) -> Tensor:
-        """Stands for data where only the number of them matters."""
+        """Zeros in place of data where only the number of them matters."""
         return torch.zeros(n, *self.event_shape, device=self.device, dtype=self.dtype)
 
     def check_data(self, x: Tensor | np.ndarray) -> Tensor:
