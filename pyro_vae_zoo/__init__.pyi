@@ -13,10 +13,8 @@ from .evaluation.ais import AnnealedLikelihood as AnnealedLikelihood
 from .evaluation.ais import BidirectionalBounds as BidirectionalBounds
 from .evaluation.ais import annealed_log_likelihood as annealed_log_likelihood
 from .evaluation.ais import bidirectional as bidirectional
-from .evaluation.diagnostics import ParticleCurve as ParticleCurve
-from .evaluation.diagnostics import PosteriorCovariances as PosteriorCovariances
-from .evaluation.diagnostics import particle_curve as particle_curve
-from .evaluation.diagnostics import posterior_covariances as posterior_covariances
+from .evaluation.covariances import PosteriorCovariances as PosteriorCovariances
+from .evaluation.covariances import posterior_covariances as posterior_covariances
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import log_likelihood as log_likelihood
@@ -25,6 +23,8 @@ from .evaluation.gaps import inference_gaps as inference_gaps
 from .evaluation.importance import LogLikelihood as LogLikelihood
 from .evaluation.importance import pareto_khat as pareto_khat
 from .evaluation.local import local_log_likelihood as local_log_likelihood
+from .evaluation.particle_curve import ParticleCurve as ParticleCurve
+from .evaluation.particle_curve import particle_curve as particle_curve
 from .explorer.page import explore as explore
 from .inference.compiled import CompiledTrace_ELBO as CompiledTrace_ELBO
 from .inference.elbo import AnnealedELBO as AnnealedELBO

@@ -12,9 +12,14 @@ from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.data.labels import labels_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.cautions import cautions_of
-from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions, diagnose, subset
+from pyro_vae_zoo.evaluation.diagnose import (
+    DIAGNOSTICS_FILE,
+    DiagnoseOptions,
+    diagnose,
+    findings,
+    subset,
+)
 from pyro_vae_zoo.evaluation.evaluate import evaluate
-from pyro_vae_zoo.evaluation.findings import DIAGNOSTICS_FILE, findings
 from pyro_vae_zoo.explorer.page import explore
 from pyro_vae_zoo.files import RESULT_FILE, checked, finite, read_json, write_json
 from pyro_vae_zoo.models.create import find_guide, resolve_guide

@@ -1,4 +1,4 @@
-"""Are these images what a likelihood can score? One clear line if not."""
+"""Checks that images are what a likelihood can score, with one clear line if not."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def check_images(
     likelihood: str,
     what: str = "x",
 ) -> Tensor:
-    """`x` as a floating tensor `(N, *event_shape)` with values that suit `likelihood`.
+    """Images as a floating tensor `(N, *event_shape)`, of values that suit `likelihood`.
 
     Args:
         x: images, as a tensor or numpy array: boolean, integer or floating.
@@ -41,8 +41,14 @@ def check_images(
     return checked(x, event_shape, likelihood, what)
 
 
-def checked(x, event_shape, kind: str, what: str, bits: bool | None = None) -> Tensor:
-    """`check_images` that also knows `"grey"`, the probabilities of a dynamic set.
+def checked(
+    x: Tensor | np.ndarray,
+    event_shape: Sequence[int] | None,
+    kind: str,
+    what: str,
+    bits: bool | None = None,
+) -> Tensor:
+    """The check of `check_images`, with the kind `"grey"`: probabilities in [0, 1].
 
     With `bits` uint8 values of 0 and 1 are what they are, without it 0/255 and 1/255;
     None for who does not know.
@@ -71,7 +77,7 @@ def checked(x, event_shape, kind: str, what: str, bits: bool | None = None) -> T
 def as_batch(
     x: Tensor | np.ndarray, event_shape: Sequence[int] | None = None, what: str = "x"
 ) -> Tensor:
-    """`x` as a floating tensor `(N, *event_shape)`, its values as they are.
+    """Data as a floating tensor `(N, *event_shape)`, their values as they are.
 
     Args:
         x: data, as a tensor or numpy array: boolean, integer or floating.
@@ -100,7 +106,7 @@ def largest_of_bytes(x: Tensor | np.ndarray) -> int | None:
     return None
 
 
-def _tensor(x, what: str) -> Tensor:
+def _tensor(x: object, what: str) -> Tensor:
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "buif":
             raise UserError(_wrong_dtype(what, x.dtype))
@@ -123,11 +129,11 @@ def _tensor(x, what: str) -> Tensor:
     return x
 
 
-def _wrong_dtype(what: str, dtype) -> str:
+def _wrong_dtype(what: str, dtype: np.dtype | torch.dtype) -> str:
     return f"{what}: expected boolean, integer or floating values, got dtype {dtype}"
 
 
-def _check_shape(x: Tensor, event_shape, what: str) -> None:
+def _check_shape(x: Tensor, event_shape: Sequence[int] | None, what: str) -> None:
     got = tuple(x.shape)
     if event_shape is None:
         if x.ndim < 2:
@@ -146,7 +152,7 @@ def _check_shape(x: Tensor, event_shape, what: str) -> None:
         raise UserError(f"{what}: expected at least one image, got shape {got}: empty")
 
 
-def _channels_first(x: Tensor, event_shape=None) -> Tensor:
+def _channels_first(x: Tensor, event_shape: Sequence[int] | None) -> Tensor:
     """Turn colour images `(N, H, W, 3)` to `(N, 3, H, W)`."""
     asked = event_shape is not None and x.shape[1:] == tuple(event_shape)
     if asked or x.ndim != 4 or x.shape[3] != 3 or x.shape[1] == 3:

@@ -12,8 +12,8 @@ import copy
 import hashlib
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from pyro_vae_zoo.options import count, plain
 __all__ = ["LIKELIHOODS", "Dataset", "check_images", "list_datasets", "load_dataset"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Dataset:
     """Images in three splits, and the likelihood that suits them.
 
@@ -69,58 +69,54 @@ class Dataset:
     train: Tensor
     valid: Tensor
     test: Tensor
-    likelihood: str = "bernoulli"
-    name: str = "custom"
-    dynamic: bool = False
-    logit: float | None = field(default=None, kw_only=True)
-    note: str = field(default="user's tensors", kw_only=True)
+    likelihood: str
+    name: str
+    dynamic: bool
+    logit: float | None
+    note: str
 
-    def __post_init__(self):
-        if self.dynamic and self.likelihood != "bernoulli":
+    def __init__(
+        self,
+        train: Tensor | np.ndarray,
+        valid: Tensor | np.ndarray,
+        test: Tensor | np.ndarray,
+        likelihood: str = "bernoulli",
+        name: str = "custom",
+        dynamic: bool = False,
+        *,
+        logit: float | None = None,
+        note: str = "user's tensors",
+    ) -> None:
+        if dynamic and likelihood != "bernoulli":
             raise UserError(
-                "dynamic=True: expected likelihood='bernoulli', got "
-                f"{self.likelihood!r}; only binary images are redrawn every epoch"
+                f"dynamic=True: expected likelihood='bernoulli', got {likelihood!r}; only "
+                "binary images are redrawn every epoch"
             )
-        if self.logit is not None and not (
-            self.likelihood == "gaussian" and 0 < self.logit < 0.5
-        ):
+        if logit is not None and not (likelihood == "gaussian" and 0 < logit < 0.5):
             raise UserError(
                 "logit: expected likelihood='gaussian' and a lambda in (0, 0.5), got "
-                f"{self.likelihood!r} and {self.logit}"
+                f"{likelihood!r} and {logit}"
             )
-        kinds = self._kinds()
-        shape, bits = None, self._are_bits(kinds)
+        known = vars(self)  # of a frozen object, which takes no other assignment
+        known.update(likelihood=likelihood, name=name, dynamic=dynamic)
+        known.update(logit=logit, note=note)
+        splits, kinds = {"train": train, "valid": valid, "test": test}, self._kinds()
+        shape, bits = None, _are_bits(splits, kinds)
         for split, kind in kinds.items():
-            x = checked(getattr(self, split), shape, kind, split, bits)
+            x = checked(splits[split], shape, kind, split, bits)
             shape = x.shape[1:]
-            object.__setattr__(self, split, x.detach().float())
-        if self.logit is not None:
+            known[split] = x.detach().float()
+        if logit is not None:
             generator = torch.Generator(self.train.device).manual_seed(777)
             for split in ("valid", "test"):
-                y = dequantise(getattr(self, split), self.logit, generator)
-                object.__setattr__(self, split, y)
+                known[split] = dequantise(known[split], logit, generator)
 
     def _kinds(self) -> dict[str, str]:
-        """What the values of each split have to be; see `checked`."""
+        """The kind of values that each split has to have; see `checked`."""
         kinds = dict.fromkeys(("train", "valid", "test"), self.likelihood)
         if self.logit is not None:
             return dict.fromkeys(kinds, "grey")
         return kinds | ({"train": "grey"} if self.dynamic else {})
-
-    def _are_bits(self, kinds: dict[str, str]) -> bool:
-        """True for uint8 values that are 0 and 1 in all splits of grey levels."""
-        grey = [s for s, k in kinds.items() if k in ("grey", "discretized_logistic")]
-        largest = {s: largest_of_bytes(getattr(self, s)) for s in grey}
-        known = {s: value for s, value in largest.items() if value is not None}
-        black = [s for s, value in known.items() if value <= 1]
-        if black and len(black) < len(known):
-            other = next(s for s in known if s not in black)
-            raise UserError(
-                f"{black[0]}: uint8 values up to {known[black[0]]}, in {other} up to "
-                f"{known[other]}: bits or grey levels? give all of them as floats, grey "
-                "levels divided by 255"
-            )
-        return bool(black)
 
     def fingerprint(self) -> str:
         """A digest of the data that are trained and validated on, and of what they are.
@@ -145,7 +141,7 @@ class Dataset:
 
     @property
     def variant(self) -> str:
-        """What was done to the images and the sizes of the splits."""
+        """The making of the images, and the sizes of the splits."""
         sizes = "/".join(str(len(x)) for x in (self.train, self.valid, self.test))
         return f"{self.note}, {sizes}"
 
@@ -172,7 +168,7 @@ class Dataset:
         return fewer
 
     def is_quantised(self) -> bool:
-        """Whether the data are real numbers of few different values, as k/255 are.
+        """True for real numbers of few different values, as k/255 are.
 
         >>> grey = torch.randint(256, (9, 28, 28)) / 255
         >>> Dataset(grey, grey, grey, "gaussian").is_quantised()
@@ -184,7 +180,7 @@ class Dataset:
         return values <= 256 and 4 * values <= self.test.numel()
 
     def pixels(self, x: Tensor) -> Tensor:
-        """What a picture of `x`, data or samples of a model of them, shows."""
+        """The pixels in a picture of `x`, data or samples of a model of them."""
         return x if self.logit is None else to_pixels(x, self.logit)
 
     def bits_per_dim(self, nats: float, x: Tensor) -> float:
@@ -218,6 +214,24 @@ class Dataset:
             f"Dataset({self.name!r}, {self.event_shape}, {self.likelihood!r}, "
             f"{self.variant!r})"
         )
+
+
+def _are_bits(
+    splits: Mapping[str, Tensor | np.ndarray], kinds: Mapping[str, str]
+) -> bool:
+    """True for uint8 values that are 0 and 1 in all splits of grey levels."""
+    grey = [s for s, k in kinds.items() if k in ("grey", "discretized_logistic")]
+    largest = {s: largest_of_bytes(splits[s]) for s in grey}
+    known = {s: value for s, value in largest.items() if value is not None}
+    black = [s for s, value in known.items() if value <= 1]
+    if black and len(black) < len(known):
+        other = next(s for s in known if s not in black)
+        raise UserError(
+            f"{black[0]}: uint8 values up to {known[black[0]]}, in {other} up to "
+            f"{known[other]}: bits or grey levels? give all of them as floats, grey "
+            "levels divided by 255"
+        )
+    return bool(black)
 
 
 def list_datasets() -> list[str]:
@@ -270,15 +284,17 @@ def _digits(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     grey = load_digits().images / 16
     bits = (random.random_sample(grey.shape) < grey)[random.permutation(len(grey))]
     note = "one Bernoulli draw from intensities/16"
-    return Dataset(*np.split(bits, [1297, 1547]), name=name, note=note)
+    train, valid, test = np.split(bits, [1297, 1547])
+    return Dataset(train, valid, test, name=name, note=note)
 
 
 def _mnist_static(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    splits = [
+    train, valid, test = (
         _sources.amat(f"binarized_mnist/{split}", data_dir).reshape(-1, 28, 28)
         for split in ("train", "valid", "test")
-    ]
-    return Dataset(*splits, name=name, note="static binarisation (Larochelle)")
+    )
+    note = "static binarisation (Larochelle)"
+    return Dataset(train, valid, test, name=name, note=note)
 
 
 def _idx(
@@ -293,8 +309,8 @@ def _idx(
     test = _sources.idx(f"{folder}/test", data_dir)
     train, valid = train[:-num_valid], train[-num_valid:]
     if reading == "threshold":
-        splits = [x > 127 for x in (train, valid, test)]
-        return Dataset(*splits, name=name, note="threshold, grey > 0.5")
+        train, valid, test = (x > 127 for x in (train, valid, test))
+        return Dataset(train, valid, test, name=name, note="threshold, grey > 0.5")
     train, valid, test = (x / np.float32(255) for x in (train, valid, test))
     if reading == "gray":
         note = "grey levels k/255"
@@ -306,25 +322,25 @@ def _idx(
 
 
 def _caltech(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    splits = [
+    train, valid, test = (
         (1 - columns_first.reshape(-1, 28, 28)).swapaxes(1, 2)
         for columns_first in _sources.caltech(data_dir)
-    ]
-    return Dataset(*splits, name=name, note="inverted and transposed")
+    )
+    return Dataset(train, valid, test, name=name, note="inverted and transposed")
 
 
 def _frey(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     faces = _sources.frey(data_dir)
     order = np.random.RandomState(0).permutation(len(faces))
-    splits = np.split(faces[order].reshape(-1, 28, 20), [-400, -200])
+    train, valid, test = np.split(faces[order].reshape(-1, 28, 20), [-400, -200])
     note = "grey levels k/255, fixed shuffle (seed 0)"
-    return Dataset(*splits, "discretized_logistic", name, note=note)
+    return Dataset(train, valid, test, "discretized_logistic", name, note=note)
 
 
 def _cifar10(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    splits, note = _sources.cifar10(data_dir)
+    (train, valid, test), note = _sources.cifar10(data_dir)
     note += ", uniform dequantisation (train redrawn every epoch), logit 0.05"
-    return Dataset(*splits, "gaussian", name, logit=0.05, note=note)
+    return Dataset(train, valid, test, "gaussian", name, logit=0.05, note=note)
 
 
 def _npz(path: Path) -> Dataset:
@@ -332,13 +348,14 @@ def _npz(path: Path) -> Dataset:
     likelihoods = {_npz_likelihood(x.dtype) for x in arrays.values()}
     if {1} <= {largest_of_bytes(x) for x in arrays.values()} <= {0, 1}:
         likelihoods = {"bernoulli"}  # bits, as NumPy stores them where nobody says bool
-    if len(likelihoods) > 1 or None in likelihoods:
+    likelihood = likelihoods.pop() if len(likelihoods) == 1 else None
+    if likelihood is None:
         got = ", ".join(f"{key} {x.dtype}" for key, x in arrays.items())
         raise DataFileError(
             f"{path}: expected all arrays bool (Bernoulli), all uint8 (discretised "
             f"logistic) or all float (Gaussian), got {got}; convert with .astype"
         )
-    train, likelihood = arrays["train"], likelihoods.pop()
+    train = arrays["train"]
     note = f"{path.name}, {train.dtype} -> {likelihood}"
     if "valid" not in arrays:
         if train.ndim < 1 or len(train) < 2:

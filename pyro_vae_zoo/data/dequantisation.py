@@ -35,7 +35,7 @@ def dequantise(grey: Tensor, lam: float, generator: torch.Generator) -> Tensor:
 
 
 def to_pixels(y: Tensor, lam: float) -> Tensor:
-    """V in [0, 1] for y: what pictures show.
+    """The values v in [0, 1] of y, which pictures show.
 
     >>> to_pixels(torch.tensor([0.0]), 0.05)
     tensor([0.5000])

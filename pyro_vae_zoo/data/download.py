@@ -45,7 +45,7 @@ class Source:
 
 
 def cache_folder() -> Path | None:
-    """`$PYRO_VAE_ZOO_CACHE`, else `~/.cache/pyro_vae_zoo`; None for who has no home."""
+    """Folder `$PYRO_VAE_ZOO_CACHE`, else `~/.cache/pyro_vae_zoo`; None without a home."""
     chosen = os.environ.get("PYRO_VAE_ZOO_CACHE")
     if chosen:
         return expanded(chosen)
@@ -69,7 +69,7 @@ def expanded(path: str | os.PathLike) -> Path:
 
 
 def data_folders(data_dir: str | os.PathLike | None = None) -> list[Path]:
-    """Where files are looked for: in `data_dir` or `$PYRO_VAE_ZOO_DATA`, and the cache.
+    """The folders to look for files in: `data_dir` or `$PYRO_VAE_ZOO_DATA`, and the cache.
 
     Raises:
         DataFileError: where there is none of them.
@@ -107,7 +107,7 @@ def read(source: Source, path: Path) -> bytes:
 
 
 def contents(path: Path, most: int) -> bytes:
-    """What a file holds, of `.gz` what is packed in it: so many bytes at most."""
+    """The contents of a file, of `.gz` unpacked: so many bytes at most."""
     try:
         data = path.read_bytes()
         return unpack_gzip(data, most) if path.suffix == ".gz" else data
@@ -124,7 +124,7 @@ def broken(path: Path, what: str) -> DataFileError:
 
 
 def cached_bits(path: Path, parse: Callable[[], np.ndarray]) -> np.ndarray:
-    """`parse()`, a boolean matrix, remembered as packed bits until `path` changes.
+    """The boolean matrix `parse()`, remembered as packed bits until `path` changes.
 
     A cache that is stale or corrupt is rebuilt; one that cannot be written is
     done without.
@@ -196,11 +196,11 @@ def _fetch(url: str) -> bytes:
 
 
 def _wrong_digest(data: bytes, digest: str) -> str:
-    """What is wrong with the checksum, or nothing."""
+    """The fault of the checksum, in words; empty for none."""
     if not digest:
         return ""
     algorithm, _, expected = digest.partition(":")
     got = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
-    return (
-        "" if got == expected else f"wrong checksum: {algorithm} {got}, not {expected}"
-    )
+    if got == expected:
+        return ""
+    return f"wrong checksum: {algorithm} {got}, not {expected}"

@@ -12,9 +12,10 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from tokenize import TokenError
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -50,14 +51,14 @@ def read_npz(
         ValueError: for an array that is none, or not of the size that it declares.
         zipfile.BadZipFile, OSError, EOFError, zlib.error: for a broken archive.
     """
-    arrays, wanted = {}, set(wanted)
+    arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(path) as archive:
         entries = {
             e.filename.removesuffix(".npy"): e
             for e in archive.infolist()
             if e.filename.endswith(".npy")
         }
-        for name in wanted & entries.keys():
+        for name in entries.keys() & wanted:
             entry = entries[name]
             if entry.file_size > max(_LARGE, _BOMB * entry.compress_size):
                 raise ValueError(
@@ -69,8 +70,10 @@ def read_npz(
     return arrays, sorted(entries)
 
 
-def read_npy(file: BinaryIO, size: int) -> np.ndarray:
+def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     """An array in numpy's format, from a file of `size` bytes.
+
+    NumPy's reader, which has more, allocates what a header declares before it reads.
 
     Raises:
         ValueError: for what is no plain array, or not of the size that it declares.
@@ -134,7 +137,8 @@ def read_mat(data: bytes) -> dict[str, np.ndarray]:
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
         raise ValueError("no file of MATLAB 5 to 7")
-    arrays, most = {}, max(_UNPACKED, _BOMB * len(data))
+    arrays: dict[str, np.ndarray] = {}
+    most = max(_UNPACKED, _BOMB * len(data))
     for kind, content in _elements(data[128:], order, padded=False):
         if kind == _COMPRESSED:
             unpacked = zlib.decompressobj().decompress(content, most)
@@ -142,7 +146,8 @@ def read_mat(data: bytes) -> dict[str, np.ndarray]:
                 raise ValueError(f"an element that unpacks to {most:,} bytes or more")
             ((kind, content),) = _elements(unpacked, order, padded=False)
         if kind == _MATRIX and (named := _matrix(content, order)) is not None:
-            arrays |= [named]
+            name, array = named
+            arrays[name] = array
     return arrays
 
 
@@ -165,24 +170,16 @@ def _elements(data: bytes, order: str, padded: bool) -> Iterator[tuple[int, byte
 
 def _matrix(content: bytes, order: str) -> tuple[str, np.ndarray] | None:
     """Name and values of a real matrix; None for what is not one."""
-    parts = [
-        part for _, part in zip(range(4), _elements(content, order, True), strict=False)
-    ]
-    if len(parts) < 4:
+    elements = list(islice(_elements(content, order, padded=True), 4))
+    if len(elements) < 4:
         return None
-    flags, shape, name, (kind, values) = (
-        parts[0][1],
-        parts[1][1],
-        parts[2][1],
-        parts[3],
-    )
-    (flags,) = struct.unpack_from(order + "I", flags)
+    (_, header), (_, sizes), (_, name), (kind, values) = elements
+    (flags,) = struct.unpack_from(order + "I", header)
     stored = _STORED.get(kind)
     if flags & 0xFF not in _CLASSES or flags & 0x0800 or stored is None:
         return None
-    array = np.frombuffer(values, np.dtype(stored).newbyteorder(order))
-    array = array.astype(_CLASSES[flags & 0xFF])
-    shape = np.frombuffer(shape, order + "i4").tolist()
+    array = np.frombuffer(values, order + stored).astype(_CLASSES[flags & 0xFF])
+    shape = np.frombuffer(sizes, order + "i4").tolist()
     if min(shape) < 0 or math.prod(shape) != len(array):
         raise ValueError(f"a matrix of {shape} with {len(array)} values")
     return name.decode("latin-1"), array.reshape(shape, order="F")

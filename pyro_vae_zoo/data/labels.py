@@ -46,9 +46,11 @@ def labels_of(
     if data == "mnist_static" and split == "test":
         # Larochelle's are the published test images, sorted by their class.
         labels = _idx_labels("MNIST", "test", 0, data_dir)
-        return labels and Labels(np.sort(labels.values), labels.names)
+        if labels is None:
+            return None
+        return Labels(np.sort(labels.values), labels.names)
     read = _IDX.get(data)
-    return read(split=split, data_dir=data_dir) if read else None
+    return None if read is None else read(split=split, data_dir=data_dir)
 
 
 def _digits(split: str) -> np.ndarray:

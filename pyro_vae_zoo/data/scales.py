@@ -26,7 +26,7 @@ class Scale(NamedTuple):
     high: float
 
     def share(self, values: Tensor | np.ndarray) -> Tensor | np.ndarray:
-        """0 at the lower limit, 1 at the upper one, and beyond them what it may be.
+        """Values as shares of the scale: 0 at its lower limit, 1 at its upper one.
 
         >>> Scale(-2.0, 2.0).share(np.array([-2.0, 0.0, 4.0])).tolist()
         [0.0, 0.5, 1.5]
@@ -72,7 +72,7 @@ def scale_of(
 
 
 def range_note(scale: Scale, event_shape: Sequence[int]) -> str:
-    """Between which values an image is drawn, where that is not a matter of course.
+    """The values between which an image is drawn, where they are no matter of course.
 
     >>> range_note(Scale(2.0, 3.5), (8, 8)), range_note(Scale(0, 9), (3, 8, 8))
     ('from 2 (black) to 3.5 (white)', 'each channel from 0 to 9')
@@ -88,16 +88,17 @@ def range_note(scale: Scale, event_shape: Sequence[int]) -> str:
 
 
 def _range(values: Tensor) -> tuple[float, float]:
-    """The least and the largest of the finite ones."""
+    """The least and the largest of the finite values."""
     if not values.isfinite().all():  # blanks, or a model that has diverged
         values = values[values.isfinite()]
     if not values.numel():
         return UNIT
-    return tuple(limit.item() for limit in values.detach().aminmax())
+    low, high = values.detach().aminmax()
+    return low.item(), high.item()
 
 
 def _usual(known: Tensor) -> tuple[float, float]:
-    """Between which nearly all of the values lie."""
+    """The limits between which nearly all of the values lie."""
     rows = max(_ENOUGH // known[0].numel(), 1)
     some = known.detach()[:: -(-len(known) // rows)].flatten().double().cpu().numpy()
     some = some[np.isfinite(some)]
@@ -108,6 +109,6 @@ def _usual(known: Tensor) -> tuple[float, float]:
 
 
 def _widened(low: float, high: float) -> Scale:
-    """As they are, but for a single value, which has some air around it."""
+    """The limits as a scale; a single value has some air around it."""
     air = 0.0 if low < high else 0.5 * max(abs(low), 1.0)
     return Scale(low - air, high + air)

@@ -7,7 +7,7 @@ decided in `datasets`.
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from pyro_vae_zoo.data import download as _files
 from pyro_vae_zoo.data.download import Source, data_folders, expanded
 from pyro_vae_zoo.data.formats import BROKEN, read_mat, read_npy, read_npz
 from pyro_vae_zoo.errors import DataFileError
+from pyro_vae_zoo.files import one_line
 
 __all__ = [
     "SOURCES",
@@ -168,7 +169,7 @@ def frey(data_dir: str | os.PathLike | None) -> np.ndarray:
         try:
             faces = read_npy(io.BytesIO(data), len(data))
         except BROKEN as error:
-            raise _files.broken(path, _files.one_line(error)) from error
+            raise _files.broken(path, one_line(error)) from error
     else:
         faces = _item(_mat(data, path), "ff", path).T
     if faces.shape != source.shape or faces.dtype != np.uint8:
@@ -210,7 +211,7 @@ def _torchvision_cifar10(folders: Sequence[Path], train: bool) -> np.ndarray:
             try:
                 return CIFAR10(folder, train=train).data
             except (OSError, RuntimeError, EOFError) as error:
-                what = f"cannot be read ({_files.one_line(error)})"
+                what = f"cannot be read ({one_line(error)})"
                 raise _files.broken(folder / _CIFAR_FOLDER, what) from error
     try:
         return CIFAR10(folders[-1], train=train, download=True).data
@@ -218,7 +219,7 @@ def _torchvision_cifar10(folders: Sequence[Path], train: bool) -> np.ndarray:
         raise DataFileError(
             f"CIFAR-10 not found: looked for {folders[0] / _CIFAR_FOLDER} and "
             f"{folders[0] / 'cifar10_20k.npz'}, and the download failed "
-            f"({_files.one_line(error)}); get cifar-10-python.tar.gz from "
+            f"({one_line(error)}); get cifar-10-python.tar.gz from "
             "https://www.cs.toronto.edu/~kriz/cifar.html and unpack it there. "
             "--data digits needs no download"
         ) from error
@@ -238,7 +239,7 @@ def npz(path: Path) -> dict[str, np.ndarray]:
         arrays, keys = read_npz(path, ("train", "valid", "test"))
     except BROKEN as error:
         raise DataFileError(
-            f"{path}: cannot be read ({_files.one_line(error)}); corrupt, or object "
+            f"{path}: cannot be read ({one_line(error)}); corrupt, or object "
             "arrays where plain ones are expected"
         ) from error
     if missing := {"train", "test"} - arrays.keys():
@@ -253,7 +254,7 @@ def _mat(data: bytes, path: Path) -> dict[str, np.ndarray]:
     try:
         return read_mat(data)
     except BROKEN as error:
-        what = f"not a MATLAB file ({_files.one_line(error)})"
+        what = f"not a MATLAB file ({one_line(error)})"
         raise _files.broken(path, what) from error
 
 
@@ -269,5 +270,5 @@ def _check_size(path: Path, got: int, expected: int) -> None:
         raise _files.broken(path, f"expected {expected} bytes, got {got}")
 
 
-def _names(keys) -> str:
+def _names(keys: Iterable[str]) -> str:
     return ", ".join(map(repr, keys)) or "none"

@@ -32,9 +32,9 @@ from pyro_vae_zoo.evaluation.hmc import Annealing, State
 from pyro_vae_zoo.evaluation.importance import summarise
 from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.options import count
-from pyro_vae_zoo.pair.door import apart, sides_and_data
+from pyro_vae_zoo.pair.door import Data, apart, sides_and_data
 from pyro_vae_zoo.pair.modes import evaluating
-from pyro_vae_zoo.pair.sites import in_data_plate, is_record, latent_sites
+from pyro_vae_zoo.pair.sites import Site, in_data_plate, is_record, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
@@ -112,7 +112,7 @@ class BidirectionalBounds:
 @apart
 def annealed_log_likelihood(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Data,
     num_chains: int = 16,
     num_temps: int = 1000,
     num_leapfrog: int = 10,
@@ -184,7 +184,7 @@ def bidirectional(
     chunk_rows: int | None = None,
     progress: bool = False,
 ) -> BidirectionalBounds:
-    r"""How far off annealing is with these settings, on data drawn from the model.
+    r"""The error of annealing with these settings, on data drawn from the model.
 
     With \((z^*, x)\) drawn from the model \(z^*\) is an exact draw of p(z|x), and
 
@@ -239,8 +239,8 @@ def bidirectional(
                 lower.append(summarise(forward.T.cpu()).log_prob)
                 upper.append(-summarise(reverse.T.cpu()).log_prob)
                 accepted.append((there + back).cpu() / 2)
-    parts = map(torch.cat, (lower, upper, [x.cpu()], accepted))
-    return BidirectionalBounds(*parts, *chain)
+    bounds = torch.cat(lower), torch.cat(upper)
+    return BidirectionalBounds(*bounds, x.cpu(), torch.cat(accepted), *chain)
 
 
 def _score(model: nn.Module, x: Tensor, z: Tensor) -> State:
@@ -256,7 +256,7 @@ def _score(model: nn.Module, x: Tensor, z: Tensor) -> State:
 
 def _draw_prior(model: nn.Module, x: Tensor, num_chains: int) -> Tensor:
     """Draws of p(z), shape `(num_chains, batch, dim)`."""
-    fn = poutine.trace(model).get_trace(x).nodes["z"]["fn"]
+    fn = latent_sites(poutine.trace(model).get_trace(x))["z"]["fn"]
     z = fn.sample((num_chains,))
     return z.expand(num_chains, len(x), *fn.event_shape)
 
@@ -290,8 +290,8 @@ def _check_one_latent(model: nn.Module, x: Tensor) -> None:
 _VECTOR = "a real vector for each datum"
 
 
-def _kind(site: dict) -> str:
-    """What Hamiltonian Monte Carlo has to know of a site, in words."""
+def _kind(site: Site) -> str:
+    """The kind of a site, as Hamiltonian Monte Carlo has to know it, in words."""
     fn = site["fn"]
     support = fn.support
     while isinstance(support, constraints.independent):

@@ -1,4 +1,4 @@
-"""What a result should not pass over in silence, and what is to be done about it.
+"""Cautions about a result, and what is to be done about each.
 
 | name       | said where                                                                |
 |------------|---------------------------------------------------------------------------|
@@ -169,13 +169,14 @@ def _ess(result: Mapping[str, Any]) -> str | None:
 def _rising(
     result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> str | None:
-    """From a line through the validation ELBOs of the last epochs of the last phase."""
+    """A line through the validation ELBOs of the last phase's last epochs still rises."""
     planned = result.get("training", {}).get("epochs", len(records))
     if not records or len(records) < planned:  # stopped early: it waited in vain
         return None
     last = [r for r in records if r.get("phase") == records[-1].get("phase")]
-    values = [r.get("valid_elbo") for r in last[-max(len(last) // _SHARE, 3) :]]
-    if len(values) < 3 or not all(v is not None and math.isfinite(v) for v in values):
+    recorded = [r.get("valid_elbo") for r in last[-max(len(last) // _SHARE, 3) :]]
+    values = [v for v in recorded if v is not None and math.isfinite(v)]
+    if len(values) < max(len(recorded), 3):
         return None
     if max(values) < max(r.get("valid_elbo") or -math.inf for r in last):
         return None  # it fell before
@@ -194,7 +195,7 @@ def _rising(
 def _how_to_go_on(
     result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> str:
-    """A schedule or phases that are shared out by the epochs do not go on."""
+    """Advice to go on, or anew where schedule or phases are shared out by the epochs."""
     settings = result.get("training", {})
     shared = settings.get("schedule") == "cosine"
     shared = shared or records[0].get("phase") != records[-1].get("phase")

@@ -5,10 +5,12 @@ there are many chunks, the function that each of them is given to is compiled.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from itertools import chain
+from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
@@ -36,11 +38,21 @@ CHUNKS_WORTH_COMPILING = 500  # each of some ten milliseconds, of which a third 
 # From model, guide, data and the number of draws to what is wanted of them: tensors, and
 # whatever else is the same for all chunks.
 ChunkFunction = Callable[[nn.Module, nn.Module, Tensor, int], dict]
+# Rows, columns and the function's values of one chunk after another.
+Chunks = Generator[tuple[slice, slice, dict], None, None]
+
+
+class How(TypedDict):
+    """Keyword arguments that functions of a pair hand on to `stream`."""
+
+    seed: int | None
+    chunk_rows: int | None
+    progress: bool
 
 
 def stream(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Tensor | np.ndarray,
     num_particles: int,
     function: ChunkFunction,
     *,
@@ -48,7 +60,7 @@ def stream(
     chunk_rows: int | None = None,
     progress: bool = False,
     compile: bool | str = False,
-) -> Iterator[tuple[slice, slice, dict]]:
+) -> Chunks:
     """A function's values for chunks of data (rows) and of draws (columns).
 
     Args:
@@ -95,7 +107,7 @@ def stream(
 
 def stream_over_ranks(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Tensor | np.ndarray,
     num_particles: int,
     function: ChunkFunction,
     *,
@@ -103,28 +115,27 @@ def stream_over_ranks(
     chunk_rows: int | None = None,
     progress: bool = False,
     compile: bool | str = False,
-) -> Iterator[tuple[slice, slice, dict]]:
+) -> Chunks:
     """`stream`, for which each of several processes takes a part of the data.
 
     All of them get all chunks, on the CPU and in the order of the data.
     """
     ranks = Ranks()
-    how = {"chunk_rows": chunk_rows, "compile": compile}
+    how = partial(stream, vae, num_particles=num_particles, function=function)
+    how = partial(how, chunk_rows=chunk_rows, compile=compile)
     if not ranks.several:
-        how |= {"seed": seed, "progress": progress}
-        yield from stream(vae, x, num_particles, function, **how)
+        yield from how(x=x, seed=seed, progress=progress)
         return
     rows = ranks.share(torch.arange(len(x)))
+    mine = []
     if len(rows):
         first, last = int(rows[0]), int(rows[-1])
-        how["seed"] = None if seed is None else ranks.seed(seed)
-        how["progress"] = progress and ranks.is_first
-        chunks = stream(vae, x[first : last + 1], num_particles, function, **how)
+        own_seed = None if seed is None else ranks.seed(seed)
+        shown = progress and ranks.is_first
+        chunks = how(x=x[first : last + 1], seed=own_seed, progress=shown)
         mine = [(_moved(r, first), draws, _on_cpu(v)) for r, draws, v in chunks]
-    else:
-        mine = []
-    chunks = chain.from_iterable(ranks.gather(mine))
-    yield from sorted(chunks, key=lambda chunk: (chunk[0].start, chunk[1].start))
+    everyones = chain.from_iterable(ranks.gather(mine))
+    yield from sorted(everyones, key=lambda chunk: (chunk[0].start, chunk[1].start))
 
 
 def _moved(rows: slice, by: int) -> slice:
@@ -136,7 +147,7 @@ def _on_cpu(values: dict) -> dict:
 
 
 def chunk_sizes(num_data: int, num_particles: int, rows: int) -> tuple[int, int]:
-    """How many data and how many draws of each are in a chunk of so many rows at most.
+    """The numbers of data and of draws of each in a chunk of so many rows at most.
 
     The draws are shared out evenly, so that nearly all chunks have the same shape.
 
@@ -178,7 +189,10 @@ def _compile(
     """A function's graph for data like the example, compiled."""
     places = TensorPlaces(model=model, guide=guide)
     tensors = places.tensors()
-    pair, layout = Pair(function, model, guide), []
+    pair = Pair(function, model, guide)
+    layout: list[
+        Any
+    ] = []  # of a chunk's values: their tree, and those that are no tensors
 
     def computed(*inputs: Tensor) -> list[Tensor]:
         *rest, x = inputs
@@ -201,7 +215,7 @@ def _compile(
 
 
 def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
-    """How many datum-draws fit in memory, from the largest tensor of a small run."""
+    """The number of datum-draws that fit in memory, judged by a small run."""
     draws = 64
     terms = partial(bound_terms, model, guide, probe, draws, scaled=False)
     return rows_that_fit(terms, draws * len(probe), probe.device)

@@ -1,13 +1,14 @@
-"""The diagnostics of a pair together; `findings` says what they come to.
+"""The diagnostics of a pair together, and the numbers that they come to.
 
 Each part is left out, with the reason, where it does not apply: annealing wants one
 latent vector, the gaps want an encoder and a posterior.
 """
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,26 +20,39 @@ from pyro_vae_zoo.evaluation.ais import (
     annealed_log_likelihood,
     bidirectional,
 )
-from pyro_vae_zoo.evaluation.diagnostics import (
-    ParticleCurve,
+from pyro_vae_zoo.evaluation.covariances import (
     PosteriorCovariances,
-    curve_of,
     posterior_covariances,
 )
 from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
 from pyro_vae_zoo.evaluation.gaps import InferenceGaps, inference_gaps
-from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
+from pyro_vae_zoo.evaluation.importance import (
+    LogLikelihood,
+    summarise,
+    summary_of_khat,
+)
 from pyro_vae_zoo.evaluation.local import local_log_likelihood
+from pyro_vae_zoo.evaluation.particle_curve import ParticleCurve, curve_of
+from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.pair.vae import VAE
 
-__all__ = ["DiagnoseOptions", "Diagnosis", "diagnose", "subset"]
+__all__ = [
+    "DIAGNOSTICS_FILE",
+    "DiagnoseOptions",
+    "Diagnosis",
+    "diagnose",
+    "findings",
+    "subset",
+]
+
+DIAGNOSTICS_FILE = "diagnostics.json"
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class DiagnoseOptions:
-    """How much is spent on each part.
+    """The effort that is spent on each part.
 
     Attributes:
         num_particles: draws of q for each datum.
@@ -63,7 +77,7 @@ class DiagnoseOptions:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found; None for what does not apply, whose reason `skipped` holds.
+    """The results of all diagnostics; None for one that does not apply; see `skipped`.
 
     Attributes:
         importance: log p(x) by importance sampling from the guide.
@@ -90,8 +104,18 @@ class Diagnosis:
 
     @property
     def log_prob_from(self) -> str:
-        """Which estimate of log p(x) the gaps are counted from."""
+        """The estimate of log p(x) that the gaps are counted from."""
         return _best(self.importance, self.annealed, self.local)[0]
+
+
+class _How(TypedDict):
+    seed: int
+    progress: bool
+
+
+class _Fit(TypedDict):
+    num_steps: int
+    lr: float
 
 
 def diagnose(
@@ -100,7 +124,8 @@ def diagnose(
     """Every diagnostic of a pair on some data."""
     skipped: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    how = {"seed": options.seed, "progress": progress}
+    how: _How = {"seed": options.seed, "progress": progress}
+    fit: _Fit = {"num_steps": options.steps, "lr": options.lr}
     chains = options.chains, options.temps, options.leapfrog
 
     def part(name: str, function: Callable[[], _T]) -> _T | None:
@@ -127,11 +152,9 @@ def diagnose(
             "bidirectional",
             lambda: bidirectional(vae, options.simulated, *chains, **how),
         )
-    fit = {"num_steps": options.steps, "lr": options.lr}
     local = part("local", lambda: local_log_likelihood(vae, x, **fit, **how))
-    best = _best(importance, annealed, local)[1]
-    fit["log_prob"] = best.log_prob
-    gaps = part("gaps", lambda: inference_gaps(vae, x, **fit, **how))
+    best = _best(importance, annealed, local)[1].log_prob
+    gaps = part("gaps", lambda: inference_gaps(vae, x, log_prob=best, **fit, **how))
     covariances = part("covariances", lambda: posterior_covariances(vae, x, **how))
     parts = importance, curve, annealed, bounds, local, gaps, covariances
     return Diagnosis(*parts, skipped, seconds)
@@ -159,3 +182,107 @@ def subset(x: Tensor, num_data: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(x), generator=generator)[:num_data]
     return x[chosen.sort().values.to(x.device)]
+
+
+def findings(diagnosis: Diagnosis) -> dict:
+    """The numbers of a diagnosis, ready for JSON; what does not apply is not there.
+
+    Means over the data and their errors over it, and the single data under `per_datum`.
+    """
+    importance, local = diagnosis.importance, diagnosis.local
+    annealed, gaps = diagnosis.annealed, diagnosis.gaps
+    found: dict[str, dict[str, Any]] = {"importance": _sampled(importance)}
+    found["curve"] = asdict(diagnosis.curve)
+    per_datum = {"importance": importance.log_prob}
+    if local:
+        found["local_importance"] = _sampled(local)
+        per_datum["local_importance"] = local.log_prob
+    if gaps:
+        found["gaps"] = {"log_prob_from": diagnosis.log_prob_from} | _gaps(gaps)
+        per_datum |= {name: getattr(gaps, name) for name in _GAPS}
+    if annealed:
+        found["annealing"] = _estimate(annealed) | {
+            "ess": annealed.ess.mean().item(),
+            "acceptance": annealed.acceptance.mean().item(),
+        }
+        estimates = {"importance": importance}
+        if local:
+            estimates["local_importance"] = local
+        found["agreement"] = {k: _agreement(v, annealed) for k, v in estimates.items()}
+        per_datum["annealing"] = annealed.log_prob
+    if diagnosis.bounds:
+        found["bidirectional"] = _bounds(diagnosis.bounds)
+    if diagnosis.covariances:
+        found["covariances"] = _covariances(diagnosis.covariances)
+    return found | {
+        "skipped": diagnosis.skipped,
+        "seconds": diagnosis.seconds,
+        "per_datum": {name: values.tolist() for name, values in per_datum.items()},
+    }
+
+
+_GAPS = "approximation_gap", "amortisation_gap", "amortised_elbo", "local_elbo"
+
+
+def _gaps(gaps: InferenceGaps) -> dict:
+    found: dict[str, float] = {}
+    for name in _GAPS:
+        found |= _mean(name, getattr(gaps, name))
+    settings = {"num_particles": gaps.num_particles, "num_steps": gaps.num_steps}
+    return settings | found
+
+
+def _bounds(bounds: BidirectionalBounds) -> dict:
+    lower, upper = bounds.lower.mean().item(), bounds.upper.mean().item()
+    found = {"lower": lower, "upper": upper, "num_data": len(bounds.gap)}
+    return found | _mean("gap", bounds.gap)
+
+
+def _covariances(covariances: PosteriorCovariances) -> dict:
+    return {
+        "steps": list(covariances.steps),
+        "mean_abs_correlation": covariances.mean_abs_correlation.mean(1).tolist(),
+        "noise": covariances.noise,
+        "log_det": covariances.log_det.mean(1).tolist(),
+        "num_particles": covariances.num_particles,
+    }
+
+
+def _agreement(importance: LogLikelihood, annealed: AnnealedLikelihood) -> dict:
+    r"""Importance sampling minus annealing, mean over the data, in nats.
+
+    `std_error` is that of the draws and chains of both, `z` the difference in units of
+    it, and `std_error_of_data` that which the scatter of the single differences has.
+    """
+    difference = importance.log_prob - annealed.log_prob
+    n = len(difference)
+    squares = importance.std_error.square() + annealed.std_error.square()
+    error = squares.sum().sqrt().item() / n
+    mean = difference.mean().item()
+    return {
+        "difference": mean,
+        "std_error": error,
+        "z": mean / error if error else math.nan,
+        "std_error_of_data": error_over_data(difference),
+    }
+
+
+def _estimate(found: LogLikelihood | AnnealedLikelihood) -> dict:
+    n = len(found.log_prob)
+    mc_error = found.std_error.square().sum().sqrt().item() / n
+    return _mean("log_likelihood", found.log_prob) | {"mc_error": mc_error}
+
+
+def _sampled(found: LogLikelihood) -> dict:
+    own = {"num_particles": found.num_particles, "khat": _khat(found)}
+    return _estimate(found) | own
+
+
+def _khat(found: LogLikelihood) -> dict:
+    median, share = summary_of_khat(found.khat)
+    return {"median": median, "above_0.7": share}
+
+
+def _mean(name: str, values: Tensor) -> dict[str, float]:
+    """The mean over the data and its standard error."""
+    return {name: values.mean().item(), f"{name}_std_error": error_over_data(values)}

@@ -1,4 +1,4 @@
-r"""How good is a VAE: bounds, importance-sampled likelihoods, diagnostics.
+r"""The quality of a VAE: bounds, importance-sampled likelihoods, diagnostics.
 
 Everything is in nats per datum, larger is better. The estimate of a datum's
 log-likelihood from K draws of the guide is
@@ -19,16 +19,17 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from pyro_vae_zoo.evaluation.chunks import stream_over_ranks
+from pyro_vae_zoo.evaluation.chunks import How, stream_over_ranks
 from pyro_vae_zoo.evaluation.importance import (
     LogLikelihood,
     error_of_mean,
     summarise,
     summary_of_khat,
 )
+from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.inference.terms import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.options import count
-from pyro_vae_zoo.pair.door import apart, data_of
+from pyro_vae_zoo.pair.door import Data, apart, data_of
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -101,7 +102,7 @@ class Evaluation:
     num_data: int
 
     def to_dict(self) -> dict:
-        """All of it, ready for JSON; active units of each site as in `"12/40"`."""
+        """The evaluation ready for JSON; active units of each site as in `"12/40"`."""
         values = asdict(self)
         per_site = values.pop("active_units_per_site")
         texts = {site: f"{active}/{of}" for site, (active, of) in per_site.items()}
@@ -111,7 +112,7 @@ class Evaluation:
 @apart
 def log_likelihood(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Data,
     num_particles: int = 1000,
     *,
     seed: int | None = 0,
@@ -141,14 +142,14 @@ def log_likelihood(
     >>> log_likelihood(vae, torch.zeros(3, 8, 8), num_particles=100).log_prob.shape
     torch.Size([3])
     """
-    how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
+    how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     return summarise(draw_log_weights(vae, x, num_particles, compile=compile, **how))
 
 
 @apart
 def draw_log_weights(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Data,
     num_particles: int,
     *,
     seed: int | None = 0,
@@ -162,7 +163,7 @@ def draw_log_weights(
     """
     x, num_particles = data_of(x), count("num_particles", num_particles)
     log_weights = _empty_weights(len(x), num_particles)
-    how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
+    how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
         vae, x, num_particles, _log_weights, compile=compile, **how
     )
@@ -175,7 +176,7 @@ def draw_log_weights(
 @apart
 def evaluate(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Data,
     num_particles: int = 1000,
     *,
     seed: int | None = 0,
@@ -192,67 +193,15 @@ def evaluate(
     True
     """
     x, num_particles = data_of(x), count("num_particles", num_particles)
-    n = len(x)
-    log_weights = _empty_weights(n, num_particles)
-    reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
-    kl: dict[str, Tensor] = {}
-    units = _ActiveUnits(n)
-    shared: list[slice] = []  # data with a draw in common
-    densities: list[Tensor] = []
-    weights: list[Tensor] = []
-    how = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
+    totals = _Totals(len(x), num_particles)
+    how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
         vae, x, num_particles, _summaries, compile=compile, **how
     )
     with closing(chunks):
         for rows, columns, chunk in chunks:
-            log_weights[rows, columns] = chunk["log_weights"].cpu()
-            reconstruction += chunk["reconstruction"].cpu()
-            for site, value in chunk["kl"].items():
-                kl[site] = kl.get(site, 0) + value.cpu()
-            units.add(rows, columns, chunk["halves"])
-            if columns.start == 0:
-                if chunk["shared"]:
-                    shared.append(rows)
-                densities += [value.cpu() for value in chunk["densities"]]
-                weights += [value.cpu() for value in chunk["weights"]]
-    ll = summarise(log_weights)
-    mc_error = ll.std_error.square().sum().sqrt().item() / n
-    elbo = log_weights.mean(1)
-    draws = n * num_particles
-    active = units.count()
-    per_site = {site: (value / draws).item() for site, value in kl.items()}
-    khat_median, khat_above_07 = summary_of_khat(ll.khat)
-    initial, final = (
-        torch.cat(densities, 1).mean(1).tolist() if densities else (None,) * 2
-    )
-    return Evaluation(
-        elbo=elbo.mean().item(),
-        elbo_std_error=_std_error(elbo),
-        log_likelihood=ll.log_prob.mean().item(),
-        log_likelihood_std_error=_std_error(ll.log_prob),
-        log_likelihood_mc_error=error_of_mean(log_weights, shared)
-        if shared
-        else mc_error,
-        kl=sum(per_site.values()),
-        kl_per_site=per_site,
-        reconstruction=(reconstruction / draws).item(),
-        active_units=sum(n for n, _ in active.values()) if active else None,
-        active_units_per_site=active,
-        khat_median=khat_median,
-        khat_above_07=khat_above_07,
-        ess=ll.ess.mean().item(),
-        initial_log_density=initial,
-        final_log_density=final,
-        log_det=None if initial is None else initial - final,
-        component_weights=tuple(torch.cat(weights).mean(0).tolist())
-        if weights
-        else None,
-        bits_per_dim=-ll.log_prob.mean().item()
-        / (math.prod(x.shape[1:]) * math.log(2)),
-        num_particles=num_particles,
-        num_data=n,
-    )
+            totals.add(rows, columns, chunk)
+    return totals.evaluation(math.prod(x.shape[1:]))
 
 
 @apart
@@ -277,9 +226,10 @@ def weighted_bound(
     >>> weighted_bound(vae, x, 1) < weighted_bound(vae, x, 100)
     True
     """
-    how = {"seed": seed, "chunk_rows": chunk_rows}
     bounds = _empty_weights(len(x), num_particles)[:, 0].fill_(-math.inf)
-    chunks = stream_over_ranks(vae, x, num_particles, _weighted_bounds, **how)
+    chunks = stream_over_ranks(
+        vae, x, num_particles, _weighted_bounds, seed=seed, chunk_rows=chunk_rows
+    )
     with closing(chunks):
         for rows, columns, chunk in chunks:
             share = math.log((columns.stop - columns.start) / num_particles)
@@ -288,7 +238,7 @@ def weighted_bound(
 
 
 def _weighted_bounds(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
-    """What `weighted_bound` wants of a chunk."""
+    """The numbers of a chunk that `weighted_bound` wants."""
     terms = bound_terms(model, guide, x, draws, scaled=False, by_component=True)
     weights = (terms.log_shares + terms.log_weights).double()
     return {"bounds": weights.logsumexp(0)}
@@ -298,18 +248,14 @@ def _empty_weights(num_data: int, num_particles: int) -> Tensor:
     return torch.empty(num_data, num_particles, dtype=torch.double, device="cpu")
 
 
-def _std_error(values: Tensor) -> float:
-    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-
 def _log_weights(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
-    """What `log_likelihood` wants of a chunk."""
+    """The numbers of a chunk that `log_likelihood` wants."""
     terms = bound_terms(model, guide, x, draws, scaled=False)
     return {"log_weights": terms.log_weights.double().T}
 
 
 def _summaries(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
-    """What `evaluate` wants of a chunk."""
+    """The numbers of a chunk that `evaluate` wants."""
     terms = bound_terms(model, guide, x, draws, scaled=False)
     sites = latent_sites(terms.guide_trace).values()
     return {
@@ -325,12 +271,75 @@ def _summaries(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dic
 
 def _sums_of_halves(terms: BoundTerms) -> dict[str, Tensor]:
     """Each site's draws, summed over every other one and over the rest: (2, n, dim)."""
-    halves = {}
+    halves, sites = {}, latent_sites(terms.guide_trace)
     for name, log_prob in terms.log_guide.items():
-        z = terms.guide_trace.nodes[name]["value"].double()
-        z = z.reshape(*log_prob.shape, -1)
+        z = sites[name]["value"].double().reshape(*log_prob.shape, -1)
         halves[name] = torch.stack([z[0::2].sum(0), z[1::2].sum(0)])
     return halves
+
+
+class _Totals:
+    """The numbers of all chunks together, and the evaluation that they come to."""
+
+    def __init__(self, num_data: int, num_particles: int) -> None:
+        self.log_weights = _empty_weights(num_data, num_particles)
+        self.reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
+        self.kl: dict[str, Tensor] = {}
+        self.units = _ActiveUnits(num_data)
+        self.shared: list[slice] = []  # data with a draw in common
+        self.densities: list[Tensor] = []
+        self.weights: list[Tensor] = []
+
+    def add(self, rows: slice, columns: slice, chunk: dict) -> None:
+        self.log_weights[rows, columns] = chunk["log_weights"].cpu()
+        self.reconstruction += chunk["reconstruction"].cpu()
+        for site, value in chunk["kl"].items():
+            self.kl[site] = self.kl.get(site, 0) + value.cpu()
+        self.units.add(rows, columns, chunk["halves"])
+        if columns.start == 0:
+            if chunk["shared"]:
+                self.shared.append(rows)
+            self.densities += [value.cpu() for value in chunk["densities"]]
+            self.weights += [value.cpu() for value in chunk["weights"]]
+
+    def evaluation(self, num_elements: int) -> Evaluation:
+        n, num_particles = self.log_weights.shape
+        ll, elbo = summarise(self.log_weights), self.log_weights.mean(1)
+        log_likelihood = ll.log_prob.mean().item()
+        mc_error = ll.std_error.square().sum().sqrt().item() / n
+        if self.shared:
+            mc_error = error_of_mean(self.log_weights, self.shared)
+        draws, active = n * num_particles, self.units.count()
+        per_site = {site: (value / draws).item() for site, value in self.kl.items()}
+        khat_median, khat_above_07 = summary_of_khat(ll.khat)
+        initial = final = log_det = weights = None
+        if self.densities:
+            initial, final = torch.cat(self.densities, 1).mean(1).tolist()
+            log_det = initial - final
+        if self.weights:
+            weights = tuple(torch.cat(self.weights).mean(0).tolist())
+        return Evaluation(
+            elbo=elbo.mean().item(),
+            elbo_std_error=error_over_data(elbo),
+            log_likelihood=log_likelihood,
+            log_likelihood_std_error=error_over_data(ll.log_prob),
+            log_likelihood_mc_error=mc_error,
+            kl=sum(per_site.values()),
+            kl_per_site=per_site,
+            reconstruction=(self.reconstruction / draws).item(),
+            active_units=sum(n for n, _ in active.values()) if active else None,
+            active_units_per_site=active,
+            khat_median=khat_median,
+            khat_above_07=khat_above_07,
+            ess=ll.ess.mean().item(),
+            initial_log_density=initial,
+            final_log_density=final,
+            log_det=log_det,
+            component_weights=weights,
+            bits_per_dim=-log_likelihood / (num_elements * math.log(2)),
+            num_particles=num_particles,
+            num_data=n,
+        )
 
 
 class _ActiveUnits:
@@ -372,7 +381,7 @@ def _flow_densities(terms: BoundTerms) -> list[Tensor]:
     if len(terms.log_guide) != 1:
         return []
     ((name, final),) = terms.log_guide.items()
-    site = terms.guide_trace.nodes[name]
+    site = latent_sites(terms.guide_trace)[name]
     z, fn = site["value"], site["fn"]
     if not hasattr(fn, "transforms"):
         return [torch.stack([final, final]).double().flatten(1)]
@@ -383,11 +392,10 @@ def _flow_densities(terms: BoundTerms) -> list[Tensor]:
 
 
 def _mixture_weights(terms: BoundTerms) -> list[Tensor]:
-    """Of a single latent site that is a mixture: its weights for each datum, (n, M)."""
-    site = only_mixture(terms.guide_trace)
-    if site is None:
+    """Weights for each datum, (n, M), of a mixture that is the only latent site."""
+    q = only_mixture(terms.guide_trace)
+    if q is None:
         return []
-    q = site["fn"]
     weights = q.log_weights.double().exp().expand(*q.batch_shape, -1)
     num_data = q.batch_shape[-1]
     return [weights.reshape(-1, num_data, len(q.components))[0]]  # any particle

@@ -1,4 +1,4 @@
-r"""Where the bound is lost: what q cannot be, and what the encoder does not find.
+r"""The parts of what the bound loses: what q cannot be, and the encoder does not find.
 
 Chris Cremer, Xuechen Li, David Duvenaud: *Inference Suboptimality in Variational
 Autoencoders*, 2018, https://arxiv.org/abs/1801.03558
@@ -20,7 +20,7 @@ gap is a lower bound of that with networks for each datum, and the approximation
 upper bound.
 
 A q of each datum's own is a better proposal for importance sampling than the guide's, and
-need not stay in the family: `local_log_likelihood` of `local_q` takes a full M.
+need not stay in the family: `local_log_likelihood` of `local` takes a full M.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.importance import summarise
 from pyro_vae_zoo.evaluation.local import Fit, weights_of_each
-from pyro_vae_zoo.pair.door import apart, data_of
+from pyro_vae_zoo.pair.door import Data, apart, data_of
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["InferenceGaps", "inference_gaps"]
@@ -82,7 +82,7 @@ class InferenceGaps:
 @apart
 def inference_gaps(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Data,
     num_steps: int = 500,
     lr: float = 0.02,
     num_particles: int = 2000,

@@ -71,7 +71,7 @@ class GridDensity:
 
 @dataclass(frozen=True)
 class MixtureSteps:
-    r"""How a mixture posterior of one datum is made up, component by component.
+    r"""The make-up of a mixture posterior of one datum, component by component.
 
     Attributes:
         numbers: of the M components that take part, counted from 1.
@@ -156,7 +156,7 @@ def _guide_density(fn: pyro.distributions.Distribution) -> tuple[Tensor, GridDen
     if isinstance(fn, Mixture):
         return _mix(fn, [_guide_density(q) for q in fn.components])
     steps = getattr(fn, "transforms", ())
-    base = fn.base_dist if steps else fn
+    base = getattr(fn, "base_dist", fn) if steps else fn
     grid = z = _grid(*_box(base.sample((1000,))[:, 0]))[:, None]
     for step in steps:
         z = step(z)
@@ -168,7 +168,7 @@ def _guide_density(fn: pyro.distributions.Distribution) -> tuple[Tensor, GridDen
 def _mix(
     fn: Mixture, components: Sequence[tuple[Tensor, GridDensity]]
 ) -> tuple[Tensor, GridDensity]:
-    """Likewise of a mixture, on the grids of its components."""
+    """The points and the density of a mixture, on the grids of its components."""
     z = torch.cat([z for z, _ in components])
     weights = fn.log_weights.flatten().double().exp().cpu()
     mass = [w * q.mass for w, (_, q) in zip(weights, components, strict=True)]
@@ -196,7 +196,7 @@ def _exact_density(
     vae: VAE, x: Tensor, near: Tensor, log_joint_near: Tensor
 ) -> tuple[GridDensity, float]:
     """The density, looked for under the prior and at the points `near`, and log p(x)."""
-    prior = poutine.trace(vae.model).get_trace(x).nodes["z"]["fn"]
+    prior = latent_sites(poutine.trace(vae.model).get_trace(x))["z"]["fn"]
     low, high = _box(prior.sample((1000,))[:, 0])
     for _ in range(3):  # zoom in to where the posterior is
         grid = _grid(low, high, _COARSE)
@@ -214,7 +214,7 @@ def _exact_density(
 
 
 def _effective_lines(density: GridDensity) -> float:
-    """Among how many rows or columns, whichever are fewer, the mass is spread."""
+    """The number of rows or columns, whichever are fewer, that the mass is spread over."""
     mass = density.mass.view(density.side, density.side)
     return min(1 / mass.sum(dim).square().sum().item() for dim in (0, 1))
 
@@ -235,8 +235,8 @@ def _log_joint(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
     """The model's log p(x, z) at points `(g, 2)` for one datum, shape `(g,)`."""
     chunks = []
     for part in z.split(_CHUNK):
-        log_joint = sum(score_latents(vae.model, x, part[:, None]))
-        chunks.append(log_joint[:, 0].double().cpu())
+        log_likelihood, log_prior = score_latents(vae.model, x, part[:, None])
+        chunks.append((log_likelihood + log_prior)[:, 0].double().cpu())
     return torch.cat(chunks)
 
 

@@ -43,7 +43,7 @@ def temperatures(num_temps: int) -> Tensor:
 
 
 class State(NamedTuple):
-    """Where chains are, `(chains, batch, dim)`, and what HMC wants to know there.
+    """The places of chains, `(chains, batch, dim)`, and what HMC wants to know there.
 
     Densities have shape `(chains, batch)` and are in nats, slopes that of z.
     """
@@ -59,7 +59,7 @@ class State(NamedTuple):
         return self.log_prior + beta * self.log_likelihood
 
     def slope(self, beta: float) -> Tensor:
-        """Its gradient."""
+        """The gradient of `log_density`."""
         return self.prior_slope + beta * self.likelihood_slope
 
 
@@ -83,7 +83,7 @@ class Annealing(NamedTuple):
         return cls(*map(count, cls._fields, numbers))
 
     def batch_size(self, device: torch.device, chunk_rows: int | None) -> int:
-        """How many data are run at a time, in so many datum-chains or what suits."""
+        """The number of data that are run at a time, in so many datum-chains."""
         rows = chunk_rows or _ROWS.get(device.type, _ROWS["cpu"])
         return max(rows // self.num_chains, 1)
 

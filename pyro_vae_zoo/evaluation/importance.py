@@ -1,4 +1,4 @@
-"""What importance weights say: an estimate, its errors, and whether to trust them."""
+"""Estimates from importance weights, their errors, and whether to trust them."""
 
 import math
 from collections.abc import Sequence
@@ -60,7 +60,8 @@ def summarise(log_weights: Tensor) -> LogLikelihood:
     num_particles = log_weights.shape[1]
     rows = max(_SUMMARY_BLOCK // num_particles, 1)
     parts = [_summary_of_block(block) for block in log_weights.split(rows)]
-    return LogLikelihood(*map(torch.cat, zip(*parts, strict=True)), num_particles)
+    log_prob, std_error, ess, khat = map(torch.cat, zip(*parts, strict=True))
+    return LogLikelihood(log_prob, std_error, ess, khat, num_particles)
 
 
 def error_of_mean(log_weights: Tensor, groups: Sequence[slice]) -> float:

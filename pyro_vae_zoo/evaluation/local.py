@@ -23,7 +23,7 @@ from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.models.standard import AmortizedGuide
 from pyro_vae_zoo.options import count, real
-from pyro_vae_zoo.pair.door import apart, sides_and_data
+from pyro_vae_zoo.pair.door import Data, apart, sides_and_data
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -33,7 +33,7 @@ __all__ = ["Fit", "LocalGuide", "local_log_likelihood", "weights_of_each"]
 @apart
 def local_log_likelihood(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Data,
     num_particles: int = 2000,
     num_steps: int = 500,
     lr: float = 0.02,
@@ -76,7 +76,7 @@ def local_log_likelihood(
 
 
 class Fit(NamedTuple):
-    """How each datum's q is found."""
+    """The settings by which each datum's q is found."""
 
     num_steps: int
     lr: float
@@ -85,7 +85,7 @@ class Fit(NamedTuple):
 
 def weights_of_each(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Data,
     num_particles: int,
     fit: Fit,
     seed: int | None,
@@ -94,9 +94,9 @@ def weights_of_each(
     amortised: bool,
     full: bool,
 ) -> list[list[Tensor]]:
-    """For each batch the log-weights of each datum's q, behind the guide's if asked for."""
+    """Log-weights of each datum's q, batch by batch, behind the guide's if asked for."""
     model, guide, x, device = sides_and_data(vae, x)
-    num_particles, fit = _checked(guide, num_particles, fit)
+    guide, num_particles, fit = _checked(guide, num_particles, fit)
     found = []
     with evaluating(model, guide, device, seed):
         rows = chunk_rows_for(model, guide, x[:2].to(device))
@@ -139,7 +139,7 @@ class LocalGuide(nn.Module):
             self.lower = nn.Parameter(base.mean.new_zeros(*base.mean.shape, size))
 
     def parameters_of_the_data(self) -> list[nn.Parameter]:
-        """Lambda: what is optimised."""
+        """The parameters that are optimised, lambda."""
         found = [self.context, self.shift, self.log_scale]
         return found if self.lower is None else [*found, self.lower]
 
@@ -215,7 +215,9 @@ def _log_weights(
     return torch.cat(parts, 1)
 
 
-def _checked(guide: nn.Module, num_particles: int, fit: Fit) -> tuple[int, Fit]:
+def _checked(
+    guide: nn.Module, num_particles: int, fit: Fit
+) -> tuple[AmortizedGuide, int, Fit]:
     if not isinstance(guide, AmortizedGuide):
         raise UserError(
             "the gaps are for an AmortizedGuide, an encoder and a posterior that is a "
@@ -225,6 +227,5 @@ def _checked(guide: nn.Module, num_particles: int, fit: Fit) -> tuple[int, Fit]:
     step_particles = count("step_particles", fit.step_particles)
     if not real("lr", fit.lr) > 0:
         raise UserError(f"lr must be positive, got {fit.lr}")
-    return count("num_particles", num_particles, least=2), Fit(
-        steps, fit.lr, step_particles
-    )
+    num_particles = count("num_particles", num_particles, least=2)
+    return guide, num_particles, Fit(steps, fit.lr, step_particles)

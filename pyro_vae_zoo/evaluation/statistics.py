@@ -1,15 +1,17 @@
-"""Numbers of several seeds: the standard error of their mean, and differences."""
+"""Standard errors of means, over data and over seeds, and differences of the latter."""
 
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-__all__ = ["difference", "number", "standard_error"]
+from torch import Tensor
+
+__all__ = ["difference", "error_over_data", "number", "standard_error"]
 
 
 def number(value: float | None) -> float:
-    """JSON has null for what is not finite, and for errors that are not known.
+    """The number of a JSON value: nan for null, which stands for what is not finite.
 
     >>> number(None), number(-90.0)
     (nan, -90.0)
@@ -17,8 +19,17 @@ def number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def error_over_data(values: Tensor) -> float:
+    """Standard error of the mean of a number for each datum; nan for a single one.
+
+    >>> error_over_data(Tensor([-91.0, -89.0]))
+    1.0
+    """
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
 def standard_error(values: Sequence[float]) -> float | None:
-    """That of the mean of several seeds; None for one, nan where one is not finite.
+    """Standard error of the mean of several seeds; None for one, nan if not finite.
 
     >>> standard_error([-91.0, -89.0]), standard_error([-90.0])
     (1.0, None)
@@ -32,7 +43,7 @@ def standard_error(values: Sequence[float]) -> float | None:
 def difference(
     runs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], key: str
 ) -> tuple[float, float | None]:
-    """How far `runs` are ahead of `others`, and its standard error over the seeds.
+    """The lead of `runs` over `others`, and its standard error over the seeds.
 
     Errors are added as if the two were independent. That is conservative where a seed
     gives both the same start, so that part of its luck cancels. The error is over
@@ -43,7 +54,10 @@ def difference(
     >>> difference(ours, [{"elbo": -92.0}, {"elbo": -92.0}], "elbo")
     (2.0, 1.0)
     """
-    sides = [[number(run[key]) for run in side] for side in (runs, others)]
-    errors = [standard_error(values) for values in sides]
-    ahead = fmean(sides[0]) - fmean(sides[1])
-    return ahead, None if None in errors else math.hypot(*errors)
+    ours = [number(run[key]) for run in runs]
+    theirs = [number(run[key]) for run in others]
+    error, other_error = standard_error(ours), standard_error(theirs)
+    ahead = fmean(ours) - fmean(theirs)
+    if error is None or other_error is None:
+        return ahead, None
+    return ahead, math.hypot(error, other_error)

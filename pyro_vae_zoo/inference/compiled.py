@@ -120,7 +120,7 @@ class CompiledELBO(ObjectiveELBO):
         self._pair(model, guide).graph_for(model, guide, x, self)
 
     def kind(self, model: nn.Module, guide: nn.Module, x: Tensor) -> tuple:
-        """What the graph for a batch takes for granted; comparable, of no other use."""
+        """All that the graph for a batch takes for granted; comparable, of no other use."""
         pair = self._pair(model, guide)
         tensors, _ = pair.inputs(model, guide, x, self)
         return pair.kind(tensors, self)
@@ -194,7 +194,7 @@ class _CompiledPair:
     def inputs(
         self, model: nn.Module, guide: nn.Module, x: Tensor, loss: "CompiledELBO"
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What a graph is called with: parameters, buffers and data; and weights."""
+        """The arguments of a graph: parameters, buffers and data; and weights."""
         if self.places.state() != self.places.found:
             self.look(model, guide)
         weights = {
@@ -204,10 +204,10 @@ class _CompiledPair:
         return self.places.tensors() | {_DATA: x.contiguous()}, weights
 
     def kind(self, tensors: dict[str, Tensor], loss: "CompiledELBO") -> tuple:
-        """What a graph takes for granted: another value needs another graph."""
+        """All that a graph takes for granted: another value needs another graph."""
         trained = tuple([name for name, p in tensors.items() if p.requires_grad])
-        options = vars(loss.objective).items()
-        options = tuple([_key(v) for k, v in options if k not in _SCHEDULED])
+        settings = vars(loss.objective).items()
+        options = tuple([_key(v) for k, v in settings if k not in _SCHEDULED])
         shapes = tuple([(p.shape, p.dtype) for p in tensors.values()])
         checked = is_validation_enabled()
         return trained, checked, self.state, options, shapes, tensors[_DATA].device
@@ -230,8 +230,8 @@ class _CompiledPair:
                 check_scorable(model, guide, inputs[-1], x.device)
             _check(pair, self.places, inputs[-1])
             step = pair, loss.objective, self.places, trained, list(weights)
-            graph, moved = _trace_step(*step, inputs, checked)
-            self.graphs[kind] = loss.compiler(graph, inputs), moved
+            traced, names = _trace_step(*step, inputs, checked)
+            self.graphs[kind] = loss.compiler(traced, inputs), names
             self._settle(model, guide, kind, x, loss)
         graph, moved = self.graphs[kind]
         return graph, inputs, [tensors[name] for name in moved]
@@ -273,12 +273,20 @@ class _CompiledPair:
         """State the trained parameters as `pyro.param` does, for who watches."""
         for name, p in self.places.tensors().items():
             if p.requires_grad:
-                p.unconstrained = ref(p)
-                effectful(type="param")(lambda *_, p=p, **__: p)(name, name=name)
+                p.unconstrained = ref(p)  # type: ignore[attr-defined]  # Pyro's own
+                _as_param(p)(name, name=name)
+
+
+def _as_param(p: Tensor) -> Callable[..., Tensor]:
+    @effectful(type="param")
+    def param(name: str) -> Tensor:
+        return p
+
+    return param
 
 
 def _key(value: Any) -> Any:
-    """What tells a value from others: itself where that can be, else what it holds."""
+    """A key of a value: itself where that can be, else what it holds."""
     try:
         hash(value)
     except TypeError:
@@ -309,7 +317,8 @@ def _trace_step(
     A last output says, where that is to be checked, whether the data are inside their
     supports.
     """
-    names, moved = [*weights, *places.tensors(), _DATA], []
+    names = [*weights, *places.tensors(), _DATA]
+    moved: list[str] = []
 
     def step(*inputs: Tensor) -> list[Tensor]:
         values = dict(zip(names, inputs, strict=True))
@@ -319,11 +328,10 @@ def _trace_step(
         x = values.pop(_DATA)
         with torch.enable_grad(), ObservedSites() as observed:
             loss, elbo = pair.call_with(places.by_all_names(values), x)
-            gradients = ()
+            gradients: Sequence[Tensor | None] = ()
             if wanted:
                 gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-        by_name = zip(trained, gradients, strict=True)
-        moved[:] = [name for name, gradient in by_name if gradient is not None]
+        moved[:] = [n for n, g in zip(trained, gradients, strict=True) if g is not None]
         inside = observed.all_inside() if checked else None
         given = [g for g in (*gradients, inside) if g is not None]
         return [loss.detach(), elbo, *given]
@@ -340,13 +348,15 @@ class WithGradients(torch.autograd.Function):
     """A loss whose gradients are known already."""
 
     @staticmethod
-    def forward(ctx, loss: Tensor, gradients: Sequence[Tensor], *inputs: Tensor):
+    def forward(
+        ctx: Any, loss: Tensor, gradients: Sequence[Tensor], *inputs: Tensor
+    ) -> Tensor:
         """The loss, as a function of the inputs."""
         ctx.gradients = gradients
         return loss.view_as(loss)
 
     @staticmethod
-    def backward(ctx, slope: Tensor):
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients, once."""
         if torch.is_grad_enabled():
             raise UserError(

@@ -1,4 +1,4 @@
-r"""What Pyro's ELBOs lack for VAEs: annealed objectives.
+r"""Annealed objectives, which Pyro's ELBOs lack for VAEs.
 
 `AnnealedELBO` is a Pyro ELBO (a drop-in for `Trace_ELBO`) with the devices that papers
 train with.
@@ -23,7 +23,7 @@ from pyro_vae_zoo.inference.terms import (
     site_log_prob,
     with_particles,
 )
-from pyro_vae_zoo.pair.sites import latent_sites
+from pyro_vae_zoo.pair.sites import Site, latent_sites
 from pyro_vae_zoo.runtime import random_states
 
 __all__ = ["AnnealedELBO", "ObjectiveELBO"]
@@ -236,7 +236,7 @@ def _score_without_parameters(
         }
 
 
-def _score_anew(name: str, site: dict) -> Tensor:
+def _score_anew(name: str, site: Site) -> Tensor:
     transforms = getattr(site["fn"], "transforms", ())
     refusal = UserError(
         f"sticking-the-landing scores site {name!r} anew, which "

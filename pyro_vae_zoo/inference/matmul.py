@@ -25,7 +25,9 @@ _LEAST_ROUNDS = 3
 
 
 def choose_products(
-    graph: torch.fx.GraphModule, known: dict[str, str], measure: Callable | None = None
+    graph: torch.fx.GraphModule,
+    known: dict[str, str],
+    measure: Callable[..., str] | None = None,
 ) -> None:
     """Exchange those products of a traced graph that oneDNN computes faster.
 
@@ -38,18 +40,18 @@ def choose_products(
     """
     if not onednn_is_there():
         return
-    measure = measure or _faster
+    choose: Callable[..., str] = measure or _faster
     for node in list(graph.graph.nodes):
         product = _as_product(node)
         if product is None:
             continue
         left, right, bias = product
         values = [None if n is None else n.meta["val"] for n in product]
-        kind = _kind(*values)
+        kind = _kind(left.meta["val"], right.meta["val"])
         if kind is None:
             continue
         if kind not in known:
-            known[kind] = measure(*map(_like, values))
+            known[kind] = choose(*map(_like, values))
         if known[kind] == _ONEDNN:
             node.target, node.args = _operator(), (left, right, bias)
     graph.recompile()
@@ -57,7 +59,7 @@ def choose_products(
 
 @cache
 def onednn_is_there() -> bool:
-    """Whether this PyTorch has oneDNN, and an operator for dense float32 matrices."""
+    """True if this PyTorch has oneDNN, and an operator for dense float32 matrices."""
     return torch.backends.mkldnn.is_available() and hasattr(
         torch.ops.mkldnn, "_linear_pointwise"
     )
@@ -83,28 +85,31 @@ def _operator() -> Callable:
     return torch.ops.pyro_vae_zoo.onednn_mm.default
 
 
-def _as_product(node: torch.fx.Node) -> tuple | None:
+def _as_product(
+    node: torch.fx.Node,
+) -> tuple[torch.fx.Node, torch.fx.Node, torch.fx.Node | None] | None:
     """Factors and bias of a node that multiplies two matrices."""
+    operands = [arg for arg in node.args if isinstance(arg, torch.fx.Node)]
     if node.target == torch.ops.aten.mm.default:
-        return *node.args, None
+        left, right = operands
+        return left, right, None
     plain = node.target == torch.ops.aten.addmm.default and not node.kwargs
-    if plain and node.args[0].meta["val"].dim() == 1:
-        bias, left, right = node.args
+    if plain and operands[0].meta["val"].dim() == 1:
+        bias, left, right = operands
         return left, right, bias
     return None
 
 
-def _kind(left: Tensor, right: Tensor, bias: Tensor | None) -> str | None:
-    """What a product's speed depends on; None where oneDNN is not to be considered."""
+def _kind(left: Tensor, right: Tensor) -> str | None:
+    """Shapes and layouts that decide a product's speed; None for what is left as it is."""
     if left.device.type != "cpu" or left.dtype != torch.float:
         return None
     if left.numel() * right.shape[1] < _SMALL:
         return None
-    layouts = [_layout(left), _layout(right)]
-    if None in layouts:
+    rows, columns = _layout(left), _layout(right)
+    if rows is None or columns is None:
         return None
-    shape = f"{left.shape[0]}x{left.shape[1]}x{right.shape[1]}"
-    return f"{shape} {''.join(layouts)}"
+    return f"{left.shape[0]}x{left.shape[1]}x{right.shape[1]} {rows}{columns}"
 
 
 def _layout(matrix: Tensor) -> str | None:

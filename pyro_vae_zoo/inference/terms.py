@@ -18,7 +18,13 @@ from torch.distributions import kl_divergence
 
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.pair.sites import DATA_DIM, in_data_plate, is_record, latent_sites
+from pyro_vae_zoo.pair.sites import (
+    DATA_DIM,
+    Site,
+    in_data_plate,
+    is_record,
+    latent_sites,
+)
 
 __all__ = [
     "BoundTerms",
@@ -135,18 +141,10 @@ def bound_terms(
         UserError: where the sites of the two sides do not match, or where a shared
             site does not cancel; the message names the site.
     """
-    guide_trace = poutine.trace(with_particles).get_trace(guide, x, num_particles)
-    shape = torch.Size((num_particles, len(x)))
-    log_shares = x.new_full(shape, -math.log(num_particles))
-    mixture = only_mixture(guide_trace) if by_component else None
-    if mixture is not None:
-        log_shares = _draw_components(mixture) - math.log(num_particles)
-        shape = log_shares.shape
-    replayed = poutine.replay(with_particles, trace=guide_trace)
-    num_components = None if mixture is None else len(log_shares)
-    model_trace = poutine.trace(replayed).get_trace(
-        model, x, num_particles, num_components
+    guide_trace, model_trace, log_shares = _run(
+        model, guide, x, num_particles, by_component
     )
+    shape = log_shares.shape
     _check_sites(model_trace, guide_trace)
     scales = _scales(model_trace, guide_trace)
     if not scaled:
@@ -155,10 +153,9 @@ def bound_terms(
     log_shares = log_shares.reshape(-1, len(x))
     traces = guide_trace, model_trace
     terms = BoundTerms(x.new_zeros(()), {}, {}, {}, log_shares, scales, *traces)
-    for name, site in model_trace.nodes.items():
-        if _is_observed(site):
-            log_prob = _log_prob(name, site, shape)
-            terms.log_likelihood = terms.log_likelihood + log_prob
+    for name, site in _observed_sites(model_trace).items():
+        log_prob = each_datum(name, site_log_prob(site), shape)
+        terms.log_likelihood = terms.log_likelihood + log_prob
     ordered = _in_the_guides_order(model_trace, guide_trace) if analytic_kl else ()
     for name, site in latent_sites(guide_trace).items():
         prior = model_trace.nodes[name]
@@ -174,6 +171,28 @@ def bound_terms(
         terms.log_prior[name] = each_datum(name, log_p, shape)
         terms.log_guide[name] = each_datum(name, log_q, shape)
     return terms
+
+
+def _run(
+    model: nn.Module,
+    guide: nn.Module,
+    x: Tensor,
+    num_particles: int,
+    by_component: bool,
+) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
+    """Traces of the guide and of the model on its draws, and each draw's log-share."""
+    guide_trace = poutine.trace(with_particles).get_trace(guide, x, num_particles)
+    log_shares = x.new_full((num_particles, len(x)), -math.log(num_particles))
+    num_components = None
+    mixture = only_mixture(guide_trace) if by_component else None
+    if mixture is not None:
+        log_shares = _draw_components(guide_trace, mixture) - math.log(num_particles)
+        num_components = len(log_shares)
+    replayed = poutine.replay(with_particles, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(
+        model, x, num_particles, num_components
+    )
+    return guide_trace, model_trace, log_shares
 
 
 def score_latents(
@@ -202,8 +221,8 @@ def score_latents(
     prior = site_log_prob(trace.nodes["z"]).expand(shape)
     terms = [
         site_log_prob(site).expand(shape)
-        for name, site in trace.nodes.items()
-        if _is_observed(site) and name != "z"
+        for name, site in _observed_sites(trace).items()
+        if name != "z"
     ]
     return sum(terms[1:], terms[0]), prior
 
@@ -223,16 +242,16 @@ def with_particles(
         fn(x)
 
 
-def only_mixture(guide_trace: poutine.Trace) -> dict | None:
-    """The site of a guide that draws nothing but one mixture."""
-    sites = list(latent_sites(guide_trace).values())
-    return sites[0] if [type(s["fn"]) for s in sites] == [Mixture] else None
+def only_mixture(guide_trace: poutine.Trace) -> Mixture | None:
+    """The mixture of a guide that draws nothing else."""
+    drawn = [site["fn"] for site in latent_sites(guide_trace).values()]
+    return drawn[0] if [type(fn) for fn in drawn] == [Mixture] else None
 
 
-def _draw_components(site: dict) -> Tensor:
-    """Put draws of every component in a site; log-weights `(M, *batch_shape)`."""
-    q = site["fn"]
-    site["value"] = q.rsample_components()
+def _draw_components(guide_trace: poutine.Trace, q: Mixture) -> Tensor:
+    """Put draws of every component in the site; log-weights `(M, *batch_shape)`."""
+    (name,) = latent_sites(guide_trace)
+    guide_trace.nodes[name]["value"] = q.rsample_components()
     return q.log_weights.expand(*q.batch_shape, -1).movedim(-1, 0)
 
 
@@ -244,7 +263,7 @@ def _in_the_guides_order(
     return {name for name in p if set(p[: p.index(name)]) <= set(q[: q.index(name)])}
 
 
-def _closed_kl(site: dict, prior: dict) -> Tensor | None:
+def _closed_kl(site: Site, prior: Site) -> Tensor | None:
     if not all(_same(prior[key], site[key]) for key in ("scale", "mask")):
         return None
     try:
@@ -266,8 +285,7 @@ def _scales(
     }
     observed = {
         f"observed site {name!r}": site["scale"]
-        for name, site in model_trace.nodes.items()
-        if _is_observed(site)
+        for name, site in _observed_sites(model_trace).items()
     }
     return observed | found
 
@@ -287,19 +305,19 @@ def _without_scales(trace: poutine.Trace) -> None:
         site["scale"] = 1.0
 
 
-def _is_observed(site: dict) -> bool:
-    """True for data, not for what `pyro.deterministic` records."""
-    return site["type"] == "sample" and site["is_observed"] and not is_record(site)
+def _observed_sites(trace: poutine.Trace) -> dict[str, Site]:
+    """The sites of data, without what `pyro.deterministic` records."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["is_observed"] and not is_record(site)
+    }
 
 
-def site_log_prob(site: dict) -> Tensor:
+def site_log_prob(site: Site) -> Tensor:
     """A site's score with its scale and its mask."""
     log_prob = site["fn"].log_prob(site["value"])
     return scale_and_mask(log_prob, site["scale"], site["mask"])
-
-
-def _log_prob(name: str, site: dict, shape: torch.Size) -> Tensor:
-    return each_datum(name, site_log_prob(site), shape)
 
 
 def each_datum(name: str, log_prob: Tensor, shape: torch.Size) -> Tensor:

@@ -95,7 +95,7 @@ class Pair(nn.Module):
 
 
 class TensorPlaces:
-    """Where the parameters and buffers of some modules are; it does not hold the modules.
+    """The places of the parameters and buffers of modules, which it does not hold.
 
     Attributes:
         found: the `state` of the modules when the places were found.
@@ -142,8 +142,8 @@ class TensorPlaces:
         aliases = self._aliases.items()
         return values | {alias: values[name] for alias, name in aliases}
 
-    def state(self) -> list | None:
-        """What a graph takes from the modules besides tensors; None if it is not there.
+    def state(self) -> list:
+        """All that a graph takes from the modules besides tensors; empty if one is gone.
 
         Which modules and parameters there are, training mode, and attributes that are
         numbers, words, or tuples, lists and dictionaries of them. Asked for at each step,
@@ -160,7 +160,7 @@ class TensorPlaces:
                 state += map(id, attributes["_parameters"].values())
                 state += attributes["_buffers"]
         except (AttributeError, KeyError):  # a module or an attribute is gone
-            return None
+            return []
         return state
 
 
@@ -183,7 +183,7 @@ def _holds_plain(value: Any) -> bool:
 
 
 def contents(value: Any) -> Any:
-    """What numbers and words a value holds, comparable; of all else, which it is.
+    """The numbers and words that a value holds, comparable; of all else, its identity.
 
     >>> contents({"scales": [1.0, 2.0]})
     (('scales', (1.0, 2.0)),)
@@ -257,7 +257,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _data_dependent() -> tuple[type[Exception], ...]:
-    """What tracing fails with where Python asks for a value."""
+    """The errors of tracing where Python asks for a value."""
     # Imported here, since it brings in sympy and with it most of a second.
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
@@ -288,7 +288,7 @@ class _LastSite(Messenger):
 
     @property
     def where(self) -> str:
-        """How far a run has come, in words."""
+        """The place that a run has come to, in words."""
         return f"after site {self.name!r}" if self.name else "before the first site"
 
     def _pyro_post_sample(self, msg: dict) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from pyro_vae_zoo.pair.sites import check_observed, check_whole_plates
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
+    "Data",
     "apart",
     "check_scorable",
     "check_trainable",
@@ -27,22 +28,22 @@ __all__ = [
 ]
 
 
-Pair = VAE | tuple[nn.Module, nn.Module]
-P, T = ParamSpec("P"), TypeVar("T")
+Data = Tensor | np.ndarray | Dataset
+F = TypeVar("F", bound=Callable[..., object])
 
 
-def apart(
-    function: Callable[Concatenate[Pair, P], T],
-) -> Callable[Concatenate[Pair, P], T]:
+def apart(function: F) -> F:
     """Have a function of a pair run as if no mode surrounded it; see `undisturbed`."""
 
     @wraps(function)
-    def undisturbed_function(vae: Pair, *args: P.args, **kwargs: P.kwargs) -> T:
+    def undisturbed_function(
+        vae: VAE | tuple[nn.Module, nn.Module], *args: object, **kwargs: object
+    ) -> object:
         model, guide = sides_of(vae)
         with undisturbed(_device_of(model, guide)):
             return function(vae, *args, **kwargs)
 
-    return undisturbed_function
+    return cast(F, undisturbed_function)
 
 
 def sides_of(vae: VAE | tuple[nn.Module, nn.Module]) -> tuple[nn.Module, nn.Module]:
@@ -54,7 +55,7 @@ def sides_of(vae: VAE | tuple[nn.Module, nn.Module]) -> tuple[nn.Module, nn.Modu
     sides = (vae.model, vae.guide) if isinstance(vae, VAE) else vae
     if isinstance(sides, Sequence) and len(sides) == 2:
         if all(isinstance(side, nn.Module) for side in sides):
-            return tuple(sides)
+            return sides[0], sides[1]
         got = ", ".join(type(side).__name__ for side in sides)
         raise UserError(
             f"expected a pair (model, guide) of nn.Modules, got ({got}); functions and "
@@ -65,7 +66,7 @@ def sides_of(vae: VAE | tuple[nn.Module, nn.Module]) -> tuple[nn.Module, nn.Modu
     )
 
 
-def data_of(x: Tensor | np.ndarray | Dataset) -> Tensor | np.ndarray:
+def data_of(x: Data) -> Tensor | np.ndarray:
     """The data to judge a pair by; a data set stands for its test split.
 
     Raises:
@@ -82,7 +83,7 @@ def data_of(x: Tensor | np.ndarray | Dataset) -> Tensor | np.ndarray:
 
 
 def sides_and_data(
-    vae: VAE | tuple[nn.Module, nn.Module], x: Tensor | np.ndarray | Dataset
+    vae: VAE | tuple[nn.Module, nn.Module], x: Data
 ) -> tuple[nn.Module, nn.Module, Tensor, torch.device]:
     """Model and guide, data that suit them, and the device that both are on.
 

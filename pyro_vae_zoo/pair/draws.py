@@ -11,6 +11,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -80,7 +81,7 @@ def _in_parts(
     join: Callable[[list[T]], T],
     draws: int = 1,
 ) -> T:
-    """`run` for one part of the data after another on the VAE's device, joined."""
+    """The results of `run` for one part of the data after another, joined."""
     device = vae.device
     with evaluating(vae.model, vae.guide, device, seed=None):
         rows, numbers = len(x) * draws, x.numel() * draws
@@ -99,13 +100,13 @@ class _DrawnOnce(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: dict[str, Tensor] = {}
+        self.values: dict[str | None, Tensor | None] = {}
 
-    def _pyro_sample(self, msg: dict) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] in self.values and not msg["done"]:
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
-    def _pyro_post_sample(self, msg: dict) -> None:
+    def _pyro_post_sample(self, msg: Message) -> None:
         latent = not (msg["is_observed"] or site_is_subsample(msg))
         if latent and not in_data_plate(msg):
             self.values[msg["name"]] = msg["value"]
@@ -115,6 +116,7 @@ def _data_of(model: nn.Module, trace: poutine.Trace, mean: bool) -> Tensor:
     """The drawn data, or their means; a model of blocks puts them together."""
     sites = data_sites(trace).values()
     parts = [mean_or_draw(site) if mean else site["value"] for site in sites]
-    if hasattr(model, "join"):
-        return model.join(parts)
+    join = getattr(model, "join", None)
+    if join is not None:
+        return join(parts)
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

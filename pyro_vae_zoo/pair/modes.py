@@ -8,10 +8,12 @@ it needs them, in turns with other threads, and gives them back as they were.
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from operator import attrgetter
 
 import pyro
 import torch
-from pyro.nn import PyroModule
+from pyro.nn.module import PyroModule, _Context
+from pyro.params.param_store import StateDict
 from torch import Tensor, nn
 
 __all__ = [
@@ -24,6 +26,12 @@ __all__ = [
 ]
 
 _TURN = threading.RLock()
+
+# What has a precision of its own, since PyTorch 2.9.
+_PRECISIONS = attrgetter(
+    *("cuda.matmul", "cudnn.conv", "cudnn.rnn"),
+    *("mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn"),
+)
 
 
 def taking_turns() -> AbstractContextManager:
@@ -109,17 +117,17 @@ def ordinary(x: Tensor) -> Tensor:
         return x.clone()
 
 
-def local_context(kind: type) -> object:
+def local_context() -> _Context:
     """A context of Pyro's for a module, made for its local mode.
 
     Such a one serves the global mode too, not vice versa.
     """
-    context = kind()
+    context = _Context()
     context.param_state = _nothing_stored()
     return context
 
 
-def _nothing_stored() -> dict[str, dict]:
+def _nothing_stored() -> StateDict:
     return {"params": {}, "constraints": {}}
 
 
@@ -137,11 +145,7 @@ def _full_precision() -> Iterator[None]:
             torch.set_float32_matmul_precision(precision)
             cudnn.allow_tf32 = cudnn_tf32
         return
-    mkldnn = torch.backends.mkldnn
-    settings = (
-        *(cuda.matmul, cudnn.conv, cudnn.rnn),
-        *(mkldnn.matmul, mkldnn.conv, mkldnn.rnn),
-    )
+    settings = _PRECISIONS(torch.backends)
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:

@@ -1,10 +1,13 @@
 """The sample sites of a pair's traces: which are latent, which are data."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
@@ -14,6 +17,7 @@ from pyro_vae_zoo.errors import UserError
 __all__ = [
     "DATA_DIM",
     "ObservedSites",
+    "Site",
     "check_observed",
     "check_whole_plates",
     "data_sites",
@@ -25,10 +29,14 @@ __all__ = [
 
 DATA_DIM = -1  # of `pyro.plate("data", ...)`; particles are one to its left
 
+# What Pyro's traces and handlers say of a site; in its own `Message` the distribution
+# under "fn" is any function.
+Site = Mapping[str, Any]
+
 _DATA_NAME = re.compile(r"x(_\d+)?")
 
 
-def latent_sites(trace: poutine.Trace) -> dict[str, dict]:
+def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
     """The latent sites of a trace by name, without the plates' own ones."""
     return {
         name: site
@@ -39,7 +47,7 @@ def latent_sites(trace: poutine.Trace) -> dict[str, dict]:
     }
 
 
-def data_sites(trace: poutine.Trace) -> dict[str, dict]:
+def data_sites(trace: poutine.Trace) -> dict[str, Site]:
     """The sites of the data, `"x"` or the blocks `"x_1"` to `"x_L"`, drawn or observed.
 
     Other sites may have names that begin alike, and `pyro.deterministic` may record
@@ -54,17 +62,17 @@ def data_sites(trace: poutine.Trace) -> dict[str, dict]:
     }
 
 
-def is_record(site: dict) -> bool:
+def is_record(site: Site) -> bool:
     """True for what `pyro.deterministic` recorded, a sample site to Pyro."""
     return site["infer"].get("_deterministic", False)
 
 
-def in_data_plate(site: dict) -> bool:
+def in_data_plate(site: Site) -> bool:
     """True for a site with a draw for each datum, False for one that all data share."""
     return any(frame.dim == DATA_DIM for frame in site["cond_indep_stack"])
 
 
-def mean_or_draw(site: dict) -> Tensor:
+def mean_or_draw(site: Site) -> Tensor:
     """A site's mean; a flow has none in closed form, there the draw stands for it."""
     try:
         return site["fn"].mean
@@ -82,9 +90,8 @@ def check_observed(trace: poutine.Trace) -> None:
         UserError: for a wrong event shape and for values outside the support; it names
             the site.
     """
-    for name, site in trace.nodes.items():
-        if not _is_scored(site):
-            continue
+    scored: dict[str, Site] = {n: s for n, s in trace.nodes.items() if _is_scored(s)}
+    for name, site in scored.items():
         fn, value = site["fn"], site["value"]
         got = tuple(value.shape[value.dim() - fn.event_dim :])
         if got != tuple(fn.event_shape):
@@ -114,7 +121,7 @@ class ObservedSites(Messenger):
         """True where all values are in their supports; None where none was asked."""
         return torch.stack(self._inside).all() if self._inside else None
 
-    def _pyro_post_sample(self, msg: dict) -> None:
+    def _pyro_post_sample(self, msg: Message) -> None:
         if not _is_scored(msg):
             return
         inside = _inside(msg)
@@ -122,14 +129,15 @@ class ObservedSites(Messenger):
             self._inside.append(inside.all())
 
 
-def _is_scored(site: dict) -> bool:
+def _is_scored(site: Message) -> bool:
     """True for a site that observes data."""
-    observed = site["type"] == "sample" and site["is_observed"]
-    return observed and not (is_record(site) or site_is_subsample(site))
+    if site["type"] != "sample" or not site["is_observed"]:
+        return False
+    return not (is_record(site) or site_is_subsample(site))
 
 
-def _inside(site: dict) -> Tensor | None:
-    """Where data are in their support or masked; None where nothing can be said."""
+def _inside(site: Site) -> Tensor | None:
+    """True where data are in their support or masked; None if nothing can be said."""
     support, mask = site["fn"].support, site["mask"]
     if mask is False or _depends_on_tensors(support):
         return None

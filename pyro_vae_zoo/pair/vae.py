@@ -18,6 +18,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import pyro
@@ -35,6 +36,9 @@ from pyro_vae_zoo.pair.modes import local_context, ordinary
 __all__ = ["VAE", "Phase", "Shared"]
 
 _numbers = itertools.count()
+
+# Of a guide with one latent vector its draws, of another one a dictionary of them.
+Codes = TypeVar("Codes", Tensor, dict[str, Tensor])
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,16 @@ class Shared(PyroModule):
         return list(self.layers)
 
 
-class VAE(nn.Module):
+class VAE(nn.Module, Generic[Codes]):
     """A model p(x, z) and a guide q(z|x) that belong together.
 
     Plain `nn.Module`s are made root `PyroModule`s. Each VAE has names of its own in
     Pyro's parameter store (`vae0.model`, `vae0.guide`, ...), and so has each copy
     and each unpickled one: stock `SVI` trains any number of them side by side. The
     store's entries go when the VAE does.
+
+    A type checker knows by `VAE[Tensor]` or `VAE[dict[str, Tensor]]` what `encode` gives,
+    one latent vector or several sites; a plain `VAE` leaves it open.
 
     Args:
         model: p; `forward(x)` draws the latent sites and observes `"x"`.
@@ -114,7 +121,7 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self,
+        self: "VAE[Any]",
         model: nn.Module,
         guide: nn.Module,
         event_shape: Sequence[int],
@@ -145,7 +152,7 @@ class VAE(nn.Module):
         """Give both sides names in Pyro's parameter store that nobody else has."""
         prefix = f"vae{next(_numbers)}"
         for side, root in (("model", self.model), ("guide", self.guide)):
-            context = local_context(type(root._pyro_context))
+            context = local_context()
             for path, module in root.named_modules():
                 if isinstance(module, PyroModule):
                     module._pyro_name = ".".join(filter(None, (prefix, side, path)))
@@ -166,7 +173,7 @@ class VAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
@@ -182,7 +189,7 @@ class VAE(nn.Module):
         return next(self.parameters()).dtype
 
     def _blank(self, n: int) -> Tensor:
-        """Stands for data where only the number of them matters."""
+        """Zeros in place of data where only the number of them matters."""
         return torch.zeros(n, *self.event_shape, device=self.device, dtype=self.dtype)
 
     def check_data(self, x: Tensor | np.ndarray) -> Tensor:
@@ -229,7 +236,7 @@ class VAE(nn.Module):
         """
         return draws.reconstructions(self, self.check_data(x))
 
-    def encode(self, x: Tensor, num_samples: int = 1) -> Tensor | dict[str, Tensor]:
+    def encode(self, x: Tensor, num_samples: int = 1) -> Codes:
         """Draws z ~ q(z|x) of shape `(num_samples, len(x), latent_dim)`.
 
         A guide with several latent sites gives a dictionary of such tensors. What is
@@ -239,7 +246,7 @@ class VAE(nn.Module):
             UserError: for data that the likelihood cannot score, and for no samples.
         """
         found = draws.codes(self, self.check_data(x), num_samples)
-        return found["z"] if list(found) == ["z"] else found
+        return cast(Codes, found["z"] if list(found) == ["z"] else found)
 
 
 def _forget(prefix: str) -> None:

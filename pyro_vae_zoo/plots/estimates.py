@@ -12,9 +12,11 @@ from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.ais import AnnealedLikelihood
-from pyro_vae_zoo.evaluation.diagnostics import ParticleCurve, PosteriorCovariances
+from pyro_vae_zoo.evaluation.covariances import PosteriorCovariances
 from pyro_vae_zoo.evaluation.gaps import InferenceGaps
 from pyro_vae_zoo.evaluation.importance import LogLikelihood
+from pyro_vae_zoo.evaluation.particle_curve import ParticleCurve
+from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.plots.style import (
     COLOURS,
     FAINT,
@@ -151,7 +153,7 @@ def _draw_bars(ax: Axes, y: int, gaps: InferenceGaps) -> None:
     start = 0.0
     means = [values.mean().item() for values in _parts(gaps)]
     for values, mean, colour in zip(_parts(gaps), means, _GAP_COLOURS, strict=True):
-        error = _std_error(values)
+        error = error_over_data(values)
         ax.barh(y, mean, left=start, xerr=error, color=colour, **_BAR)
         start += mean
     sizes = " + ".join(f"{mean:.2f}" for mean in means)
@@ -195,7 +197,3 @@ def plot_correlations(
     bar.ax.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
     bar.outline.set_visible(False)
     return fig
-
-
-def _std_error(values: Tensor) -> float:
-    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0

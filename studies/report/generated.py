@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.evaluation.findings import DIAGNOSTICS_FILE
+from pyro_vae_zoo.evaluation.diagnose import DIAGNOSTICS_FILE
 from pyro_vae_zoo.files import read_json, write_atomically
 from pyro_vae_zoo.report import comparison
 from pyro_vae_zoo.report.averages import Result

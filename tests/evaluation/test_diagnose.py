@@ -11,8 +11,12 @@ from pairs import linear_gaussian, small
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions, diagnose, subset
-from pyro_vae_zoo.evaluation.findings import findings
+from pyro_vae_zoo.evaluation.diagnose import (
+    DiagnoseOptions,
+    diagnose,
+    findings,
+    subset,
+)
 from pyro_vae_zoo.report.summary import describe
 
 FAST = DiagnoseOptions(

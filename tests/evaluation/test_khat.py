@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.evaluation.findings import _khat
+from pyro_vae_zoo.evaluation.diagnose import _khat
 from pyro_vae_zoo.evaluation.importance import summarise, summary_of_khat
 
 with warnings.catch_warnings():

@@ -1,10 +1,4 @@
-r"""What a posterior's one number hides: draws that are too few, and correlations.
-
-`particle_curve` shows \(\log \hat p(x)\) as the number K of draws grows,
-`posterior_covariances` what each step of a flow does to the shape of q(z|x). What the
-bound loses, and where, is the business of `gaps`; an estimate of log p(x) that owes the
-guide nothing that of `annealing`.
-"""
+"""The covariances of q(z|x): what each step of a flow does to its shape."""
 
 import math
 from collections.abc import Sequence
@@ -18,114 +12,13 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import stream
-from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
-from pyro_vae_zoo.evaluation.importance import summarise
 from pyro_vae_zoo.inference.terms import with_particles
 from pyro_vae_zoo.options import count
-from pyro_vae_zoo.pair.door import apart, data_of
+from pyro_vae_zoo.pair.door import Data, apart, data_of
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
-__all__ = [
-    "ParticleCurve",
-    "PosteriorCovariances",
-    "curve_of",
-    "particle_curve",
-    "posterior_covariances",
-]
-
-
-@dataclass(frozen=True)
-class ParticleCurve:
-    r"""Mean over the data of \(\log \hat p_K(x)\), for each K; in nats.
-
-    Attributes:
-        num_particles: K, rising.
-        log_prob: the means.
-        std_error: sd over the data / sqrt(number of data).
-        mc_error: error from the finite number of draws. All K share them, so that the
-            curve's shape is known better than its height.
-        num_data: number of data.
-
-    >>> import pyro_vae_zoo as zoo
-    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
-    >>> curve = zoo.particle_curve(vae, torch.zeros(3, 8, 8), num_particles=20)
-    >>> curve.num_particles, len(curve.log_prob)
-    ((1, 2, 5, 10, 20), 5)
-    """
-
-    num_particles: tuple[int, ...]
-    log_prob: tuple[float, ...]
-    std_error: tuple[float, ...]
-    mc_error: tuple[float, ...]
-    num_data: int
-
-
-@apart
-def particle_curve(
-    vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
-    num_particles: int = 10_000,
-    *,
-    seed: int | None = 0,
-    progress: bool = False,
-) -> ParticleCurve:
-    r"""\(\log \hat p_K\) for K = 1, 2, 5, 10, ..., `num_particles`, of one set of draws.
-
-    For each K the draws are cut into \(\lfloor N/K \rfloor\) blocks and the estimates of
-    the blocks averaged, each unbiased for \(E \log \hat p_K(x)\), which rises with K to
-    log p(x) and begins at the ELBO. A curve that still rises at its end says that the
-    draws are too few.
-
-    Args:
-        vae: a `VAE`, or any pair `(model, guide)`.
-        x: data, shape `(n, *event_shape)`.
-        num_particles: draws for each datum.
-        seed: of the draws; None draws from the caller's random state.
-        progress: show a progress bar.
-
-    Raises:
-        UserError: for data that the likelihood cannot score.
-
-    >>> import pyro_vae_zoo as zoo
-    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
-    >>> particle_curve(vae, torch.zeros(3, 8, 8), 50).num_particles
-    (1, 2, 5, 10, 20, 50)
-    """
-    how = {"seed": seed, "progress": progress}
-    return curve_of(draw_log_weights(vae, x, num_particles, **how))
-
-
-def curve_of(log_weights: Tensor) -> ParticleCurve:
-    """The curve of given log-weights, shape `(n, num_particles)`."""
-    n, total = log_weights.shape
-    sizes = _one_two_five(total)
-    points = [_at(log_weights, k) for k in sizes]
-    return ParticleCurve(tuple(sizes), *zip(*points, strict=True), n)
-
-
-def _one_two_five(most: int) -> list[int]:
-    """1, 2, 5, 10, ... and the largest itself."""
-    decades = range(len(str(most)))
-    sizes = [digit * 10**power for power in decades for digit in (1, 2, 5)]
-    return [k for k in sizes if k < most] + [most]
-
-
-def _at(log_weights: Tensor, k: int) -> tuple[float, float, float]:
-    """The curve at K = k: mean, error over the data, error of the draws."""
-    n, total = log_weights.shape
-    blocks = log_weights[:, : total // k * k].unflatten(1, (-1, k))
-    estimates = blocks.logsumexp(2) - math.log(k)
-    if total // k == 1:  # a single block does not tell how blocks vary
-        errors = summarise(log_weights[:, :k]).std_error
-    else:
-        errors = estimates.std(1) / math.sqrt(total // k)
-    mean = estimates.mean(1)
-    spread = mean.std().item() / math.sqrt(n) if n > 1 else math.nan
-    return mean.mean().item(), spread, errors.square().sum().sqrt().item() / n
-
-
-# --------------------------------------------------------------------- covariances
+__all__ = ["PosteriorCovariances", "posterior_covariances"]
 
 
 @dataclass(frozen=True)
@@ -150,7 +43,7 @@ class PosteriorCovariances:
 
     @property
     def correlation(self) -> Tensor:
-        """Likewise, with ones on the diagonal."""
+        """The correlations of the same shape, with ones on the diagonal."""
         scale = self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         return self.covariance / (scale[..., None] * scale[..., None, :])
 
@@ -166,7 +59,7 @@ class PosteriorCovariances:
 
     @property
     def noise(self) -> float:
-        r"""What `mean_abs_correlation` is for independent latents: \(\sqrt{2/\pi N}\)."""
+        r"""The `mean_abs_correlation` of independent latents: \(\sqrt{2/\pi N}\)."""
         return math.sqrt(2 / (math.pi * self.num_particles))
 
     @property
@@ -184,7 +77,7 @@ class PosteriorCovariances:
 @apart
 def posterior_covariances(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Data,
     num_particles: int = 10_000,
     *,
     seed: int | None = 0,
@@ -213,8 +106,7 @@ def posterior_covariances(
     """
     x, num_particles = data_of(x), count("num_particles", num_particles, least=2)
     first = second = torch.zeros((), device="cpu")
-    how = {"seed": seed, "progress": progress}
-    chunks = stream(vae, x, num_particles, _moments, **how)
+    chunks = stream(vae, x, num_particles, _moments, seed=seed, progress=progress)
     with closing(chunks):
         for rows, _, chunk in chunks:
             one, two = chunk["first"].cpu(), chunk["second"].cpu()

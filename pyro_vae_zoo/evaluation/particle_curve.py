@@ -1,0 +1,108 @@
+r"""The particle curve: \(\log \hat p(x)\) as the number K of draws grows.
+
+A curve that still rises at its end says that the draws are too few.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
+from pyro_vae_zoo.evaluation.importance import summarise
+from pyro_vae_zoo.evaluation.statistics import error_over_data
+from pyro_vae_zoo.pair.door import Data, apart
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = ["ParticleCurve", "curve_of", "particle_curve"]
+
+
+@dataclass(frozen=True)
+class ParticleCurve:
+    r"""Mean over the data of \(\log \hat p_K(x)\), for each K; in nats.
+
+    Attributes:
+        num_particles: K, rising.
+        log_prob: the means.
+        std_error: sd over the data / sqrt(number of data).
+        mc_error: error from the finite number of draws. All K share them, so that the
+            curve's shape is known better than its height.
+        num_data: number of data.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> curve = zoo.particle_curve(vae, torch.zeros(3, 8, 8), num_particles=20)
+    >>> curve.num_particles, len(curve.log_prob)
+    ((1, 2, 5, 10, 20), 5)
+    """
+
+    num_particles: tuple[int, ...]
+    log_prob: tuple[float, ...]
+    std_error: tuple[float, ...]
+    mc_error: tuple[float, ...]
+    num_data: int
+
+
+@apart
+def particle_curve(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Data,
+    num_particles: int = 10_000,
+    *,
+    seed: int | None = 0,
+    progress: bool = False,
+) -> ParticleCurve:
+    r"""\(\log \hat p_K\) for K = 1, 2, 5, 10, ..., `num_particles`, of one set of draws.
+
+    For each K the draws are cut into \(\lfloor N/K \rfloor\) blocks and the estimates of
+    the blocks averaged, each unbiased for \(E \log \hat p_K(x)\), which rises with K to
+    log p(x) and begins at the ELBO. A curve that still rises at its end says that the
+    draws are too few.
+
+    Args:
+        vae: a `VAE`, or any pair `(model, guide)`.
+        x: data, shape `(n, *event_shape)`.
+        num_particles: draws for each datum.
+        seed: of the draws; None draws from the caller's random state.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: for data that the likelihood cannot score.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
+    >>> particle_curve(vae, torch.zeros(3, 8, 8), 50).num_particles
+    (1, 2, 5, 10, 20, 50)
+    """
+    return curve_of(
+        draw_log_weights(vae, x, num_particles, seed=seed, progress=progress)
+    )
+
+
+def curve_of(log_weights: Tensor) -> ParticleCurve:
+    """The curve of given log-weights, shape `(n, num_particles)`."""
+    n, total = log_weights.shape
+    sizes = _one_two_five(total)
+    points = [_at(log_weights, k) for k in sizes]
+    log_prob, std_error, mc_error = zip(*points, strict=True)
+    return ParticleCurve(tuple(sizes), log_prob, std_error, mc_error, n)
+
+
+def _one_two_five(most: int) -> list[int]:
+    """1, 2, 5, 10, ... and the largest itself."""
+    decades = range(len(str(most)))
+    sizes = [digit * 10**power for power in decades for digit in (1, 2, 5)]
+    return [k for k in sizes if k < most] + [most]
+
+
+def _at(log_weights: Tensor, k: int) -> tuple[float, float, float]:
+    """The curve at K = k: mean, error over the data, error of the draws."""
+    n, total = log_weights.shape
+    blocks = log_weights[:, : total // k * k].unflatten(1, (-1, k))
+    estimates = blocks.logsumexp(2) - math.log(k)
+    if total // k == 1:  # a single block does not tell how blocks vary
+        errors = summarise(log_weights[:, :k]).std_error
+    else:
+        errors = estimates.std(1) / math.sqrt(total // k)
+    mean, mc_error = estimates.mean(1), errors.square().sum().sqrt().item() / n
+    return mean.mean().item(), error_over_data(mean), mc_error
