@@ -38,7 +38,10 @@ __all__ = [
 ]
 
 
-A, B, O, R = TypeVar("A"), TypeVar("B"), TypeVar("O"), TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+O = TypeVar("O")
+R = TypeVar("R")
 P = ParamSpec("P")
 
 

@@ -226,6 +226,7 @@ def pick_device(name: str | torch.device) -> torch.device:
 
 
 def random_states(device: torch.device) -> list[Tensor]:
+    """The states of the generators that draws on a device come from."""
     states = [torch.get_rng_state()]
     return states + (
         [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
@@ -233,6 +234,7 @@ def random_states(device: torch.device) -> list[Tensor]:
 
 
 def set_random_states(states: list[Tensor], device: torch.device) -> None:
+    """Go back to states of `random_states`."""
     torch.set_rng_state(states[0])
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)

@@ -15,7 +15,7 @@ import argparse
 import shlex
 import sys
 import tempfile
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.files import RESULT_FILE, read_json, write_atomically, write_json
+from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report.summary import summary
 from pyro_vae_zoo.runs.folder import open_run
@@ -46,7 +48,7 @@ _TRAINED = (
     *("epochs", "best_epoch", "weights", "seconds", "compiled", "products"),
     *("device", "num_threads", "versions"),
 )
-_OF_THE_PAIR = ("latent_dim", "num_flows", "hidden_dims", "network", "activation")
+_OF_THE_PAIR = (*(option.name for option in declared(PairOptions)), "num_flows")
 
 
 def publish(
@@ -164,7 +166,7 @@ def command_of(config: dict[str, Any]) -> str:
             words += [_flag(key), _text(value).rstrip(",")]
         else:
             words += ["--option", f"{key}={_text(value)}"]
-    for option in fields(TrainOptions):
+    for option in declared(TrainOptions):
         value = config["training"].get(option.name, option.default)
         # The command line has a default of its own for the epochs.
         if option.name == "epochs" or value != option.default:

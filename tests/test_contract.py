@@ -14,7 +14,7 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.nn.likelihoods import LIKELIHOODS, make_likelihood
-from pyro_vae_zoo.nn.networks import NETWORKS
+from pyro_vae_zoo.nn.names import NETWORKS
 from pyro_vae_zoo.testing import check_vae
 
 COUPLINGS = ("affine_coupling", "spline_coupling")

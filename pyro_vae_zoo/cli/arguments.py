@@ -4,23 +4,24 @@ import argparse
 import ast
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo.data.datasets import list_datasets
+from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import list_density_models, list_guides
-from pyro_vae_zoo.nn.networks import ACTIVATIONS, NETWORKS
-from pyro_vae_zoo.training.options import OPTIMIZERS, SCHEDULES, TrainOptions
+from pyro_vae_zoo.options import Declared, declared
+from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = [
     "STEPS_BY_DEFAULT",
     "Formatter",
     "add_compile",
     "add_machine",
+    "add_options",
     "add_shared",
-    "add_training",
     "guide_specs",
     "key_value",
     "numbers",
@@ -34,16 +35,25 @@ def key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    words = {"true": True, "false": False, "inf": math.inf}
+    if value.lower() in words:
+        return key, words[value.lower()]
     try:
-        words = {"true": True, "false": False, "inf": math.inf}
-        if value.lower() in words:
-            return key, words[value.lower()]
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value  # a plain word
 
 
+def number(text: str) -> float:
+    """A number, whole where it is written so."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
 def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -55,14 +65,14 @@ def numbers(text: str) -> tuple[int, ...]:
 def guide_specs(texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """Guides, each with its own options, as `compare --guides` takes them.
 
-    Commas part guides as spaces do. One that KEY=VALUE follows goes on with the options of
-    the guide before it, one that a Python literal or nothing follows with their last value.
+    Parts are between spaces, and between commas outside of brackets. A part is a guide,
+    which may have `:KEY=VALUE` after it, or the `KEY=VALUE` of the guide before it.
 
     Raises:
-        UserError: for an option without a guide, an empty guide, and after a comma for
+        UserError: for an option without a guide, an empty part, and after a comma for
             what is neither an option nor a guide.
 
-    >>> guide_specs(["planar:num_flows=4,a=0.5,iaf", "mine.py:G:sizes=8,8"])
+    >>> guide_specs(["planar:num_flows=4,a=0.5,iaf", "mine.py:G:sizes=(8,8)"])
     [('planar', {'num_flows': 4, 'a': 0.5}), ('iaf', {}), ('mine.py:G', {'sizes': (8, 8)})]
     """
     return [spec for text in texts for spec in _between_commas(text)]
@@ -70,37 +80,24 @@ def guide_specs(texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
 
 def _between_commas(text: str) -> list[tuple[str, dict[str, Any]]]:
     wanted = f"--guides {text}: expected GUIDE or GUIDE:KEY=VALUE,..."
-    specs: list[tuple[str, list[str]]] = []
-    for part in re.split(r",(?![^(\[]*[)\]])", text):  # at those outside of brackets
+    known = list_guides() + list_density_models()
+    specs: list[tuple[str, dict[str, Any]]] = []
+    for part in re.split(r",(?![^(\[]*[)\]])", text):
         is_option = re.match(r"\w+=", part)
-        if specs and is_option:
-            specs[-1][1].append(part)
-        elif specs and specs[-1][1] and _is_literal_or_empty(part):
-            specs[-1][1][-1] += f",{part}"
-        elif is_option:
-            raise UserError(f"{wanted}, got {part!r}; which guide's option is it?")
-        elif not part:
+        if not part:
             raise UserError(f"{wanted}, got nothing; is there a comma too many?")
-        else:
-            guide, *option = re.split(r":(?=\w+=)", part, maxsplit=1)
-            if specs and not guide.count(".py:") and guide not in _named():
-                unknown = unknown_name("guide", guide, _named())
-                cause = f"or is {guide!r} an option without its value?"
-                raise UserError(f"{wanted}, got {unknown}; {cause}")
-            specs.append((guide, option))
-    return [(guide, dict(map(key_value, options))) for guide, options in specs]
-
-
-def _named() -> list[str]:
-    return list_guides() + list_density_models()
-
-
-def _is_literal_or_empty(text: str) -> bool:
-    try:
-        ast.literal_eval(text or "None")
-    except (ValueError, SyntaxError):
-        return False
-    return True
+        if is_option and not specs:
+            raise UserError(f"{wanted}, got {part!r}; which guide's option is it?")
+        if is_option:
+            specs[-1][1].update([key_value(part)])
+            continue
+        guide, *options = re.split(r":(?=\w+=)", part, maxsplit=1)
+        if specs and ".py:" not in guide and guide not in known:
+            unknown = unknown_name("guide", guide, known)
+            cause = f"or is {guide!r} of an option's value? put brackets around it"
+            raise UserError(f"{wanted}, got {unknown}; {cause}")
+        specs.append((guide, dict(map(key_value, options))))
+    return specs
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -112,8 +109,57 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+def add_options(
+    add: Callable[..., Any],
+    cls: type,
+    *,
+    unless: Collection[str] = (),
+    of_each: bool = False,
+) -> None:
+    """A flag for each option of a dataclass.
+
+    Args:
+        add: `add_argument` of a parser or a group.
+        cls: the dataclass.
+        unless: names of options that have no flag, or one of their own.
+        of_each: for options whose default is another for each guide: none is set, and
+            that of `cls` is shown.
+    """
+    for option in declared(cls):
+        if option.name not in unless:
+            _add_option(add, option, of_each)
+
+
+def _add_option(add: Callable[..., Any], option: Declared, of_each: bool) -> None:
+    name, kinds, default, about = option
+    flag, text = f"--{name.replace('_', '-')}", about.help.split(". ")[0].rstrip(".")
+    if kinds == (bool,):
+        add(flag, action="store_true", help=text)
+    elif bool in kinds:
+        yes_or_no = argparse.BooleanOptionalAction
+        add(flag, action=yes_or_no, default=argparse.SUPPRESS, help=text)
+    else:
+        shown = default
+        if of_each:
+            shown = ",".join(map(str, default)) if tuple in kinds else default
+            default, text = None, f"{text} (default: {shown})"
+        parse, metavar = next(_READ[kind] for kind in _READ if kind in kinds)
+        if about.choices:
+            add(flag, choices=about.choices, default=default, help=text)
+        else:
+            add(flag, type=parse, default=default, metavar=metavar, help=text)
+
+
+_READ: dict[type, tuple[Callable[[str], Any], str]] = {
+    tuple: (numbers, "A,B"),
+    int: (int, "N"),
+    float: (number, "F"),
+    str: (str, "WORD"),
+}
+
+
 def add_shared(command: argparse.ArgumentParser) -> None:
-    """What `train` and `compare` have in common."""
+    """Add what `train` and `compare` have in common."""
     command.add_argument(
         "--data",
         default="digits",
@@ -125,25 +171,8 @@ def add_shared(command: argparse.ArgumentParser) -> None:
     )
     add_machine(command)
     add = command.add_argument_group("the pair").add_argument
-    add("--latent-dim", type=int, metavar="N", help="size of z (default: 40)")
+    add_options(add, PairOptions, of_each=True)
     add("--num-flows", type=int, metavar="N", help="steps of a flow guide (default: 2)")
-    add(
-        "--hidden-dims",
-        type=numbers,
-        metavar="A,B",
-        help="widths of the encoder, and in reverse of the decoder (default: 300,300)",
-    )
-    add(
-        "--network", choices=NETWORKS, help="kind of encoder and decoder (default: mlp)"
-    )
-    add(
-        "--structure-epochs",
-        type=int,
-        metavar="N",
-        help="epochs in which a gated graph learns its edges, out of all; the rest is "
-        "trained with those that it has found (default: a quarter)",
-    )
-    add("--activation", choices=sorted(ACTIVATIONS), help="of an mlp (default: relu)")
     add(
         "--option",
         type=key_value,
@@ -152,10 +181,6 @@ def add_shared(command: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="any further option of the guide; may be given several times",
     )
-    add_training(command)
-
-
-def add_training(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("training").add_argument
     add(
         "--epochs",
@@ -164,75 +189,7 @@ def add_training(command: argparse.ArgumentParser) -> None:
         help=f"passes over the data (default: 20, or as many as make "
         f"{STEPS_BY_DEFAULT} steps)",
     )
-    default = TrainOptions()
-    add("--batch-size", type=int, default=default.batch_size, metavar="N", help="data")
-    add("--lr", type=float, default=default.lr, metavar="F", help="learning rate")
-    add("--optimizer", choices=OPTIMIZERS, default=default.optimizer, help="of torch")
-    add(
-        "--schedule",
-        choices=SCHEDULES,
-        default=default.schedule,
-        help="of the rate; inverse: lr / (1 + epoch/100)",
-    )
-    add(
-        "--kl-warmup",
-        type=int,
-        default=default.kl_warmup,
-        metavar="N",
-        help="epochs over which the KL's weight grows from 0 to 1",
-    )
-    add(
-        "--free-bits",
-        type=float,
-        default=default.free_bits,
-        metavar="F",
-        help="nats of KL that cost nothing, per latent site on the batch mean",
-    )
-    add(
-        "--tempering-steps",
-        type=int,
-        default=default.tempering_steps,
-        metavar="N",
-        help="steps over which log p(x,z) gains its weight (Rezende & Mohamed: 10000)",
-    )
-    add(
-        "--clip-norm", type=float, metavar="F", help="largest norm of the mean gradient"
-    )
-    add(
-        "--num-particles",
-        type=int,
-        default=default.num_particles,
-        metavar="N",
-        help="draws per datum in training",
-    )
-    add(
-        "--bound",
-        choices=("elbo", "iwae"),
-        default=default.bound,
-        help="what training maximises",
-    )
-    add(
-        "--sticking-the-landing",
-        action="store_true",
-        help="gradient without the score of the guide's parameters",
-    )
-    add(
-        "--analytic-kl",
-        action="store_true",
-        help="closed form of each latent site's KL where there is one",
-    )
-    add(
-        "--patience",
-        type=int,
-        metavar="N",
-        help="stop after N epochs without a better validation ELBO",
-    )
-    add(
-        "--keep",
-        choices=("best", "last"),
-        default=default.keep,
-        help="weights to end with: best on validation, or last",
-    )
+    add_options(add, TrainOptions, unless=("epochs", "seed"))
     add(
         "--eval-particles",
         type=int,
@@ -240,10 +197,10 @@ def add_training(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draws per datum of the final log-likelihood",
     )
-    add_compile(add, "training steps", "there are 5000 of them or more")
 
 
-def add_compile(add: Any, what: str, when: str) -> None:
+def add_compile(add: Callable[..., Any], what: str, when: str) -> None:
+    """Add `--compile` and `--no-compile`."""
     add(
         "--compile",
         action=argparse.BooleanOptionalAction,
@@ -253,6 +210,7 @@ def add_compile(add: Any, what: str, when: str) -> None:
 
 
 def add_machine(command: argparse.ArgumentParser) -> None:
+    """Add what is of the machine that computes."""
     command.add_argument(
         "--data-dir",
         type=Path,

@@ -4,23 +4,17 @@ Exit codes: 0 done, 1 training met a number that is not finite or a process of s
 2 a mistake that you can mend (one line says which), 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
+import argparse
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyro_vae_zoo.cli.inspect import (
-    diagnose_command,
-    evaluate_command,
-    explore_command,
-)
 from pyro_vae_zoo.cli.parser import make_parser
-from pyro_vae_zoo.cli.train import _compare, _density, _train
 from pyro_vae_zoo.errors import DivergedError, LostRankError, UserError
-from pyro_vae_zoo.runtime import joined
 
 __all__ = ["main", "terminated_like_interrupted"]
 
@@ -29,14 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = make_parser().parse_args(argv)
     try:
-        device = getattr(args, "device", "auto")
-        with terminated_like_interrupted(), joined(device) as ranks:
-            if ranks.several and args.command not in _SHARED:
-                raise UserError(
-                    f"{args.command} runs in one process, got {ranks.size}; torchrun is "
-                    f"for {', '.join(_SHARED)}"
-                )
-            return _COMMANDS[args.command](args) or 0
+        with terminated_like_interrupted():
+            return _run(args)
     except (UserError, OSError) as error:
         return _fail(error, 2)
     except (DivergedError, LostRankError) as error:
@@ -46,24 +34,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _run(args: argparse.Namespace) -> int:
+    # PyTorch takes seconds to import, and help and version need none of it.
+    from pyro_vae_zoo.cli import inspect, train
+    from pyro_vae_zoo.runtime import joined
+
+    commands: dict[str, Callable[[argparse.Namespace], None]] = {
+        "train": train.train_command,
+        "density": train.density_command,
+        "evaluate": inspect.evaluate_command,
+        "diagnose": inspect.diagnose_command,
+        "explore": inspect.explore_command,
+        "compare": train.compare_command,
+    }
+    with joined(getattr(args, "device", "auto")) as ranks:
+        if ranks.several and args.command not in _SHARED:
+            raise UserError(
+                f"{args.command} runs in one process, got {ranks.size}; torchrun is "
+                f"for {', '.join(_SHARED)}"
+            )
+        commands[args.command](args)
+    return 0
+
+
 def _fail(error: Exception, code: int) -> int:
     print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
     return code
 
 
-_COMMANDS = {
-    "train": _train,
-    "density": _density,
-    "evaluate": evaluate_command,
-    "diagnose": diagnose_command,
-    "explore": explore_command,
-    "compare": _compare,
-}
 _SHARED = ("train", "density", "evaluate", "compare")  # by the processes of torchrun
 
 
 def _how_to_go_on(command: str, argv: Sequence[str] | None) -> str:
-    """What to type after an interruption, where there is anything to go on with."""
+    """The words to type after an interruption, where there is anything to go on with."""
     if command not in ("train", "density", "compare"):
         return ""
     words = [w for w in (sys.argv[1:] if argv is None else argv) if w != "--overwrite"]

@@ -1,4 +1,4 @@
-"""What the command line understands; `cli` does it."""
+"""The parser of the command line."""
 
 import argparse
 from pathlib import Path
@@ -9,10 +9,11 @@ from pyro_vae_zoo.cli.arguments import (
     Formatter,
     add_compile,
     add_machine,
+    add_options,
     add_shared,
     numbers,
 )
-from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions
+from pyro_vae_zoo.evaluation.options import DiagnoseOptions
 from pyro_vae_zoo.models.registry import list_density_models, list_guides
 from pyro_vae_zoo.weights.pretrained import list_pretrained
 
@@ -144,7 +145,6 @@ def _add_diagnose(commands: Any) -> None:
         formatter_class=Formatter,
     )
     _add_reading(command)
-    default = DiagnoseOptions()
     add = command.add_argument
     add("--num-data", type=int, default=100, metavar="N", help="drawn from the split")
     add(
@@ -153,18 +153,7 @@ def _add_diagnose(commands: Any) -> None:
         metavar="DIR",
         help="folder of the results (default: RUN, or runs/NAME)",
     )
-    for name, text in (
-        ("num_particles", "draws per datum"),
-        ("chains", "of annealing, for each datum; 0: no annealing"),
-        ("temps", "annealing's steps from the prior to the posterior"),
-        ("leapfrog", "leapfrog steps of a transition"),
-        ("simulated", "data drawn from the model to bound annealing's error; 0: none"),
-        ("steps", "of the optimisation of each datum's q"),
-        ("seed", "of the data and of all draws"),
-    ):
-        flag, value = f"--{name.replace('_', '-')}", getattr(default, name)
-        add(flag, type=int, default=value, metavar="N", help=text)
-    add("--lr", type=float, default=default.lr, metavar="F", help="its first rate")
+    add_options(add, DiagnoseOptions)
     add("--json", action="store_true", help="print one JSON object and nothing else")
     add_machine(command)
     command.set_defaults(command="diagnose")
@@ -199,7 +188,7 @@ def _add_explore(commands: Any) -> None:
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
-    """What the commands that read a run have in common."""
+    """Add what the commands that read a run have in common."""
     add = command.add_argument
     add(
         "run_folder",

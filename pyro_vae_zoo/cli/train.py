@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,26 @@ from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.files import write_json
 from pyro_vae_zoo.models.create import find_guide, guide_options, resolve_guide
+from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.options import count, declared
 from pyro_vae_zoo.report.summary import filled, summary
 from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.runtime import Ranks
 from pyro_vae_zoo.training.options import TrainOptions
 
-__all__ = []
+__all__ = ["compare_command", "density_command", "train_command"]
 
 
-_MODEL_OPTIONS = ("latent_dim", "num_flows", "hidden_dims", "network", "activation")
-
-
-def _train(args: argparse.Namespace) -> None:
+def train_command(args: argparse.Namespace) -> None:
+    """Train a pair, evaluate it, draw its pictures, and say what came of it."""
     data = load_dataset(args.data, args.data_dir)
     name = f"{find_guide(args.guide)}-{data.name}"
     _train_on(data, args.out or Path("runs", f"{name}-s{args.seed}"), args)
 
 
-def _density(args: argparse.Namespace) -> None:
+def density_command(args: argparse.Namespace) -> None:
+    """Do the same for a density model, on data with a density."""
     data = load_dataset(args.data, args.data_dir)
     data = data if args.train_size is None else data.first(args.train_size)
     if args.eval_particles is None:  # without latents one draw of nothing is exact
@@ -41,17 +41,11 @@ def _density(args: argparse.Namespace) -> None:
 
 def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
     training = _training(args, data, args.seed)
-    if args.structure_epochs is not None:
-        if "structure_share" not in guide_options(resolve_guide(args.guide)):
-            raise UserError(
-                "--structure-epochs is for guides that learn a structure, as gated_dag, "
-                f"and not for {args.guide!r}"
-            )
     result = make_run(
         folder,
         args.guide,
         data,
-        _options(args, training),
+        _options(args),
         training,
         source=_source(args.data),
         device=args.device,
@@ -66,7 +60,8 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         print(filled(f"in {folder}: {files}"))
 
 
-def _compare(args: argparse.Namespace) -> None:
+def compare_command(args: argparse.Namespace) -> None:
+    """Put finished runs side by side, or train the guides that are to be compared."""
     if args.runs and args.guides:
         raise UserError(
             "compare either takes finished RUNs or trains --guides, not both"
@@ -98,7 +93,7 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
     data = load_dataset(args.data, args.data_dir)
     root = args.runs_dir or args.out
     specs = guide_specs(args.guides or list_guides())
-    given = _options(args, _training(args, data, args.seeds[0]))
+    given = _options(args)
     known = {guide: guide_options(resolve_guide(guide)) for guide, _ in specs}
     for name in given:
         if not any(name in options for options in known.values()):
@@ -133,33 +128,23 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
 
 
 def _training(args: argparse.Namespace, data: Dataset, seed: int) -> TrainOptions:
-    if args.batch_size < 1:
-        raise UserError(f"batch_size must be positive, got {args.batch_size}")
     values = {
-        f.name: getattr(args, f.name, f.default)  # some are there only if given
-        for f in fields(TrainOptions)
-        if f.name != "seed"
+        option.name: getattr(args, option.name, option.default)  # some only if given
+        for option in declared(TrainOptions)
     }
-    if values["epochs"] is None:
-        steps = -(-len(data.train) // args.batch_size)
+    if args.epochs is None:
+        steps = -(-len(data.train) // count("batch_size", args.batch_size))
         values["epochs"] = max(20, -(-STEPS_BY_DEFAULT // steps))
-    return TrainOptions(seed=seed, **values)
+    return TrainOptions(**values | {"seed": seed})
 
 
 def _source(data: str) -> str:
-    """What finds the data again, from another folder too."""
+    """A data set's name, or the path that finds its file from another folder too."""
     return str(Path(data).resolve()) if data.endswith(".npz") else data
 
 
-def _options(args: argparse.Namespace, training: TrainOptions) -> dict[str, Any]:
-    given = {name: getattr(args, name) for name in _MODEL_OPTIONS}
-    if args.structure_epochs is not None:
-        if "structure_share" in dict(args.option):
-            raise UserError("--structure-epochs and structure_share exclude each other")
-        if not 1 <= args.structure_epochs <= training.epochs:
-            raise UserError(
-                f"structure_epochs must be from 1 to the {training.epochs} epochs that "
-                f"there are, got {args.structure_epochs}"
-            )
-        given["structure_share"] = args.structure_epochs / training.epochs
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of the guide that were given."""
+    names = [*(option.name for option in declared(PairOptions)), "num_flows"]
+    given = {name: getattr(args, name) for name in names}
     return {k: v for k, v in given.items() if v is not None} | dict(args.option)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
-
-LIKELIHOODS = ("bernoulli", "gaussian", "discretized_logistic")
+from pyro_vae_zoo.nn.names import LIKELIHOODS
 
 
 def check_images(

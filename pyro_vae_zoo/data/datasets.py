@@ -29,10 +29,11 @@ from pyro_vae_zoo.data.checks import (
     largest_of_bytes,
 )
 from pyro_vae_zoo.data.dequantisation import bits_per_dim, dequantise, to_pixels
+from pyro_vae_zoo.data.names import DATASETS
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 from pyro_vae_zoo.options import count, plain
 
-__all__ = ["LIKELIHOODS", "Dataset", "check_images", "list_datasets", "load_dataset"]
+__all__ = ["LIKELIHOODS", "Dataset", "check_images", "load_dataset"]
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -234,19 +235,10 @@ def _are_bits(
     return bool(black)
 
 
-def list_datasets() -> list[str]:
-    """Names that `load_dataset` knows, besides any path that ends in `.npz`.
-
-    >>> "digits" in list_datasets()
-    True
-    """
-    return list(_LOADERS)
-
-
 def load_dataset(
     name: str | os.PathLike, data_dir: str | os.PathLike | None = None
 ) -> Dataset:
-    """The data set `name`, one of `list_datasets()` or the path of an `.npz` file.
+    """The data set `name`, one of `zoo.list_datasets()` or the path of an `.npz` file.
 
     An `.npz` file holds arrays `train`, `test` and optionally `valid` (else 10 % of
     `train`) with one image a row: `(N, H, W)`, `(N, H, W, 3)` or `(N, D)`. The dtype
@@ -269,8 +261,8 @@ def load_dataset(
     name = os.fspath(name)
     if name.endswith(".npz"):
         return _npz(_sources.expanded(name))
-    if name not in _LOADERS:
-        raise unknown_name("data set", name, [*_LOADERS, "or a path to an .npz file"])
+    if name not in DATASETS:
+        raise unknown_name("data set", name, [*DATASETS, "or a path to an .npz file"])
     return _LOADERS[name](name, data_dir)
 
 

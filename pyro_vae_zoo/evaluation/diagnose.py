@@ -32,13 +32,13 @@ from pyro_vae_zoo.evaluation.importance import (
     summary_of_khat,
 )
 from pyro_vae_zoo.evaluation.local import local_log_likelihood
+from pyro_vae_zoo.evaluation.options import DiagnoseOptions
 from pyro_vae_zoo.evaluation.particle_curve import ParticleCurve, curve_of
 from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
     "DIAGNOSTICS_FILE",
-    "DiagnoseOptions",
     "Diagnosis",
     "diagnose",
     "findings",
@@ -48,31 +48,6 @@ __all__ = [
 DIAGNOSTICS_FILE = "diagnostics.json"
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class DiagnoseOptions:
-    """The effort that is spent on each part.
-
-    Attributes:
-        num_particles: draws of q for each datum.
-        chains: of annealing, for each datum; 0 for no annealing.
-        temps: T, steps from the prior to the posterior.
-        leapfrog: leapfrog steps of a transition.
-        simulated: data drawn from the model, for annealing's own error; 0 for none.
-        steps: of the optimisation of each datum's q.
-        lr: its first rate.
-        seed: of all draws.
-    """
-
-    num_particles: int = 10_000
-    chains: int = 16
-    temps: int = 1000
-    leapfrog: int = 10
-    simulated: int = 20
-    steps: int = 500
-    lr: float = 0.02
-    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +16,9 @@ from typing_extensions import TypedDict
 
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models import registry
-from pyro_vae_zoo.models.standard import standard_model, standard_vae
-from pyro_vae_zoo.options import count, plain
+from pyro_vae_zoo.models.options import PairOptions
+from pyro_vae_zoo.models.standard import standard_model
+from pyro_vae_zoo.options import count, declared, plain
 from pyro_vae_zoo.pair.modes import taking_turns
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -163,20 +165,14 @@ def _keywords(builder: Callable) -> dict[str, Any]:
     }
 
 
-_MODEL_OPTIONS = {
-    name: inspect.signature(standard_vae).parameters[name].default
-    for name in ("latent_dim", "hidden_dims", "network", "activation")
-}
-
-
 _GUIDE_ARGUMENTS = ("event_shape", "latent_dim", "hidden_dims")
 
 
 def custom_options(guide: Callable[..., nn.Module]) -> dict[str, Any]:
     """Options of the standard model and those a user's guide declares for itself."""
-    declared = inspect.signature(guide).parameters.values()
-    own = {p.name: p.default for p in declared if p.name not in _GUIDE_ARGUMENTS}
-    return _MODEL_OPTIONS | own
+    parameters = inspect.signature(guide).parameters.values()
+    own = {p.name: p.default for p in parameters if p.name not in _GUIDE_ARGUMENTS}
+    return _keywords(PairOptions) | own
 
 
 def custom(
@@ -191,12 +187,13 @@ def custom(
     `guide` is called with `event_shape`, `latent_dim` and `hidden_dims`, and with
     those of `options` that it declares; `create` has checked their names.
     """
-    settings = {k: options.pop(k, default) for k, default in _MODEL_OPTIONS.items()}
-    model = standard_model(event_shape, likelihood, **settings)
+    names = [option.name for option in declared(PairOptions)]
+    pair = PairOptions(**{name: options.pop(name) for name in names if name in options})
+    model = standard_model(event_shape, likelihood, **asdict(pair))
     q = guide(
         event_shape=tuple(event_shape),
-        latent_dim=settings["latent_dim"],
-        hidden_dims=tuple(settings["hidden_dims"]),
+        latent_dim=pair.latent_dim,
+        hidden_dims=pair.hidden_dims,
         **options,
     )
     return VAE(model, q, event_shape)
@@ -226,6 +223,8 @@ def _import_file(path: str) -> ModuleType:
     """Run a file as a module, beside which it may import others."""
     name = Path(path).stem
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # of a file that ends in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     known, search = sys.modules.get(name), list(sys.path)
     sys.modules[name] = module  # dataclasses look themselves up there

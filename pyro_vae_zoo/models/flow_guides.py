@@ -46,6 +46,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo import transforms as zt
 from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import DiagonalGaussian, standard_vae
 from pyro_vae_zoo.pair.vae import VAE
@@ -387,4 +388,4 @@ def _flow_vae(flow: str, *, num_flows: int = 2, **options: Any) -> VAE:
 
 
 for _name, _steps_of in FLOWS.items():
-    register(_name, options_of=[standard_vae, _steps_of])(partial(_flow_vae, _name))
+    register(_name, options_of=[PairOptions, _steps_of])(partial(_flow_vae, _name))

@@ -22,6 +22,7 @@ Differences from the paper: scales through a softplus, not an exponential, and n
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -31,6 +32,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import make_decoder, make_encoder
@@ -141,21 +143,26 @@ def standard_vae(
     *,
     event_shape: Sequence[int],
     likelihood: str = "bernoulli",
-    latent_dim: int = 40,
-    hidden_dims: Sequence[int] = (300, 300),
-    network: str = "mlp",
-    activation: str = "relu",
+    **options: Any,
 ) -> VAE:
     """The standard model with `make_posterior(context_dim, latent_dim)` as guide.
 
     The decoder is drawn first and the posterior last, so that under one seed all
     guides start from the same decoder and the same encoder.
+
+    Args:
+        make_posterior: what makes a distribution of an encoding of x.
+        event_shape: shape of one datum.
+        likelihood: name of p(x|z).
+        options: see `PairOptions`.
     """
+    pair = PairOptions(**options)
+    dims, network, activation = pair.hidden_dims, pair.network, pair.activation
     model = standard_model(
-        event_shape, likelihood, latent_dim, hidden_dims, network, activation
+        event_shape, likelihood, pair.latent_dim, dims, network, activation
     )
-    encoder, context_dim = make_encoder(network, event_shape, hidden_dims, activation)
-    guide = AmortizedGuide(encoder, make_posterior(context_dim, latent_dim))
+    encoder, context_dim = make_encoder(network, event_shape, dims, activation)
+    guide = AmortizedGuide(encoder, make_posterior(context_dim, pair.latent_dim))
     return VAE(model, guide, event_shape)
 
 
@@ -177,5 +184,7 @@ def standard_model(
     return StandardModel(decoder, p_x, latent_dim)
 
 
-register("mean_field")(partial(standard_vae, DiagonalGaussian))
-register("full_rank")(partial(standard_vae, FullRankGaussian))
+register("mean_field", options_of=[PairOptions])(
+    partial(standard_vae, DiagonalGaussian)
+)
+register("full_rank", options_of=[PairOptions])(partial(standard_vae, FullRankGaussian))

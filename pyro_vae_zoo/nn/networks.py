@@ -22,19 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.nn import names
+from pyro_vae_zoo.nn.names import NETWORKS
 from pyro_vae_zoo.transforms import made
 
 __all__ = [
     "ACTIVATIONS",
-    "NETWORKS",
     "Block",
     "LatentBlock",
     "make_decoder",
     "make_encoder",
 ]
 
-ACTIVATIONS = {name: made.ACTIVATIONS[name] for name in ("relu", "elu", "tanh")}
-NETWORKS = ("mlp", "gated_mlp", "resnet", "conv")
+ACTIVATIONS = {name: made.ACTIVATIONS[name] for name in names.ACTIVATIONS}
 
 # Channels and strides of van den Berg et al. 2018; a convolution over all that is
 # left of the image follows.

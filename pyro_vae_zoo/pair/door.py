@@ -9,9 +9,10 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae_zoo.data.checks import LIKELIHOODS, as_batch
+from pyro_vae_zoo.data.checks import as_batch
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.nn.names import LIKELIHOODS
 from pyro_vae_zoo.pair.memory import rows_that_fit
 from pyro_vae_zoo.pair.modes import evaluating, ordinary, undisturbed
 from pyro_vae_zoo.pair.sites import check_observed, check_whole_plates

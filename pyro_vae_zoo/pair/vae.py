@@ -28,8 +28,9 @@ from pyro.nn import PyroModule
 from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 
-from pyro_vae_zoo.data.checks import LIKELIHOODS, as_batch, check_images
+from pyro_vae_zoo.data.checks import as_batch, check_images
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.nn.names import LIKELIHOODS
 from pyro_vae_zoo.pair import draws
 from pyro_vae_zoo.pair.modes import local_context, ordinary
 

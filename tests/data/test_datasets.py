@@ -20,7 +20,8 @@ import torch
 from pyro_vae_zoo.data import download as _files
 from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.data.checks import check_images
-from pyro_vae_zoo.data.datasets import Dataset, list_datasets, load_dataset
+from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.errors import DataFileError, UserError
 
 REAL_DATA = os.environ.get("PYRO_VAE_ZOO_DATA")

@@ -9,9 +9,9 @@ import torch
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.distributions import BernoulliLogits, DiscretizedLogistic
 from pyro_vae_zoo.nn.likelihoods import MIN_SCALE, make_likelihood
+from pyro_vae_zoo.nn.names import NETWORKS
 from pyro_vae_zoo.nn.networks import (
     ACTIVATIONS,
-    NETWORKS,
     Block,
     make_decoder,
     make_encoder,
@@ -179,7 +179,7 @@ def test_grey_images_meet_no_bernoulli_silently():
 
 
 def test_names_that_stand_in_two_places_agree():
-    """Checks and data sets stand above the likelihoods."""
+    """Names for whoever does without PyTorch, and what they are names of."""
     from pyro_vae_zoo.data import checks as _checks
     from pyro_vae_zoo.nn import likelihoods
 
