@@ -146,6 +146,7 @@ def keywords_of(
     """
 
     def enter(function: Callable[[A, B, O], R]) -> Callable[Concatenate[A, B, P], R]:
+        make = cast(Callable[..., O], cls)
         own = list(inspect.signature(function).parameters.values())[:-1]
         options = inspect.signature(cls).parameters.values()
         signature = inspect.Signature([*own, *options])
@@ -154,7 +155,7 @@ def keywords_of(
         def called(*args: Any, **keywords: Any) -> R:
             given = signature.bind(*args, **keywords).arguments
             first, second = (given.pop(p.name) for p in own)
-            return function(first, second, cls(**given))
+            return function(first, second, make(**given))
 
         called.__signature__ = signature  # type: ignore[attr-defined]
         called.__doc__ = _with_help(function.__doc__, cls)

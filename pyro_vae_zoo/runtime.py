@@ -260,7 +260,7 @@ def interrupt_flag() -> Iterator[threading.Event]:
         return
 
     def handle(number: int, frame: Any) -> None:
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
         flag.set()
 
     previous = {number: signal.signal(number, handle) for number in _STOPPING}

@@ -1,10 +1,11 @@
-"""The commands that look at what was trained: `evaluate`, `diagnose` and `explore`."""
+"""The commands for a finished run: `evaluate`, `diagnose` and `explore`."""
 
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -14,20 +15,21 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.cautions import cautions_of
 from pyro_vae_zoo.evaluation.diagnose import (
     DIAGNOSTICS_FILE,
-    DiagnoseOptions,
     diagnose,
     findings,
     subset,
 )
 from pyro_vae_zoo.evaluation.evaluate import evaluate
+from pyro_vae_zoo.evaluation.options import DiagnoseOptions
 from pyro_vae_zoo.explorer.page import explore
 from pyro_vae_zoo.files import RESULT_FILE, checked, finite, read_json, write_json
 from pyro_vae_zoo.models.create import find_guide, resolve_guide
+from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.plots.run import PICTURES, draw_diagnosis
 from pyro_vae_zoo.report.summary import describe, filled, summary
 from pyro_vae_zoo.runs.folder import open_run
-from pyro_vae_zoo.runs.records import Result
+from pyro_vae_zoo.runs.records import Result, RunConfig
 from pyro_vae_zoo.runs.run import result_of
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
 from pyro_vae_zoo.saving import load
@@ -48,8 +50,14 @@ def evaluate_command(args: argparse.Namespace) -> None:
     seed = published.get("eval_seed", 0) if seed is None else seed
     x = _first(_images(data, args.split, seed), args, data)
     progress = not (args.quiet or args.json)
-    how = {"progress": progress, "compile": getattr(args, "compile", "auto")}
-    ev = evaluate(vae, x, particles, seed=seed, **how)
+    ev = evaluate(
+        vae,
+        x,
+        particles,
+        seed=seed,
+        progress=progress,
+        compile=getattr(args, "compile", "auto"),
+    )
     known = _known_of(args.run_folder, published)
     result = known | result_of(vae, ev, config, data, args.split, x)
     result["eval_seed"] = seed
@@ -69,7 +77,7 @@ def diagnose_command(args: argparse.Namespace) -> None:
     """Everything of `diagnose`, written and drawn in the folder of the run."""
     vae, config, data, published = _read(args)
     x = subset(_images(data, args.split, args.seed), args.num_data, args.seed)
-    names = (f.name for f in fields(DiagnoseOptions))
+    names = [option.name for option in declared(DiagnoseOptions)]
     options = DiagnoseOptions(**{name: getattr(args, name) for name in names})
     out = args.out or Path("runs" if published else "", args.run_folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -111,8 +119,8 @@ def explore_command(args: argparse.Namespace) -> None:
         args.out or folder / "explore.html",
         data=data,
         split=args.split,
-        labels=labels and labels.values,
-        classes=labels and labels.names,
+        labels=None if labels is None else labels.values.tolist(),
+        classes=None if labels is None else labels.names,
         num_data=args.num_data,
         num_samples=args.num_samples,
         seed=args.seed,
@@ -122,7 +130,7 @@ def explore_command(args: argparse.Namespace) -> None:
     print(filled(f"in {page}: {size:.1f} MB, a page to open in a browser"))
 
 
-def _read(args: argparse.Namespace) -> tuple[VAE, dict, Dataset, dict]:
+def _read(args: argparse.Namespace) -> tuple[VAE, RunConfig, Dataset, dict]:
     """A pair on its device, its configuration, its data; what was published of it."""
     name = pretrained_name(args.run_folder)
     published = pretrained_info(name) if name else {}
@@ -134,8 +142,8 @@ def _read(args: argparse.Namespace) -> tuple[VAE, dict, Dataset, dict]:
             f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
             f"{data.likelihood}; evaluate it on data of its own kind"
         )
-    config = {**config, "vae": vae.config}
-    return vae.to(pick_device(args.device)), config, data, published
+    whole = cast(RunConfig, {**config, "vae": vae.config})
+    return vae.to(pick_device(args.device)), whole, data, published
 
 
 def _class_of(given: str | None, name: str) -> Callable[..., nn.Module] | None:
@@ -172,4 +180,4 @@ def _known_of(folder: Path, published: dict) -> dict:
     path = folder / RESULT_FILE
     if not path.exists():
         return {}
-    return checked(read_json(path), Result, path, "result of a run")
+    return {**checked(read_json(path), Result, path, "result of a run")}

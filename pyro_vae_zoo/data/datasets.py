@@ -23,7 +23,6 @@ from torch import Tensor
 
 from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.data.checks import (
-    LIKELIHOODS,
     check_images,
     checked,
     largest_of_bytes,
@@ -33,7 +32,7 @@ from pyro_vae_zoo.data.names import DATASETS
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 from pyro_vae_zoo.options import count, plain
 
-__all__ = ["LIKELIHOODS", "Dataset", "check_images", "load_dataset"]
+__all__ = ["Dataset", "check_images", "load_dataset"]
 
 
 @dataclass(frozen=True, eq=False, init=False)

@@ -117,8 +117,9 @@ def entry(name: str) -> Entry:
     """
     if name not in _names():
         raise unknown_name("guide", name, list_guides() + list_density_models())
-    if name not in _ENTRIES:
-        importlib.import_module(_dotted(_file_of(name)))
+    file = _file_of(name)
+    if name not in _ENTRIES and file is not None:
+        importlib.import_module(_dotted(file))
     return _ENTRIES[name]
 
 

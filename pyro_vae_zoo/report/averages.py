@@ -97,4 +97,5 @@ def rank(row: Row) -> float:
 
 def _mean_or_none(values: Iterable[float | None]) -> float | None:
     values = list(values)
-    return None if None in values else fmean(values)
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None

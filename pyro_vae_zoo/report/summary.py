@@ -2,11 +2,13 @@
 
 import math
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = ["describe", "filled", "summary"]
 
 
-def summary(result: dict) -> str:
+def summary(result: Mapping[str, Any]) -> str:
     """A result in lines of at most 80 columns."""
     k, n = result["num_particles"], result["num_data"]
     khat, latents = result["khat"], result["kl_per_site"]
@@ -63,9 +65,13 @@ def _pretrained(
 
 def filled(text: str) -> str:
     """Indented lines of at most 80 columns, unless a path needs more."""
-    indents = {"initial_indent": "  ", "subsequent_indent": "   "}
     return textwrap.fill(
-        text, 80, break_long_words=False, break_on_hyphens=False, **indents
+        text,
+        80,
+        initial_indent="  ",
+        subsequent_indent="   ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

@@ -44,8 +44,9 @@ def number_text(value: float | None, error: float | None = 0.1, sign: str = "") 
     """
     if value is None or not math.isfinite(value):
         return MISSING
-    known = error is not None and math.isfinite(error) and error > 0
-    decimals = min(_decimals(error), 2) if known else 2
+    decimals = 2
+    if error is not None and math.isfinite(error) and error > 0:
+        decimals = min(_decimals(error), 2)
     return f"{value:{sign}.{decimals}f}"
 
 
@@ -140,11 +141,11 @@ def markdown(
     table.insert(1, rule)
     text = ""
     for cells in table:
-        padded = [
+        shown = [
             cell.ljust(w) if i < left else cell.rjust(w)
             for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
         ]
-        text += f"| {' | '.join(padded)} |\n"
+        text += f"| {' | '.join(shown)} |\n"
     return text
 
 

@@ -12,7 +12,7 @@ result.json          its evaluation; written last, so it marks a finished run
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import (
@@ -27,7 +27,7 @@ from pyro_vae_zoo.files import (
     write_json,
 )
 from pyro_vae_zoo.models.create import find_guide
-from pyro_vae_zoo.runs.records import Result, RunConfig
+from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = ["begin", "look", "open_run"]
@@ -46,12 +46,12 @@ _FREE = ("epochs", "eval_particles", "source", "compile")
 
 def look(
     folder: Path,
-    config: dict,
+    config: RunConfig,
     resume: bool,
     overwrite: bool,
     check: Callable[[], None],
-) -> dict | None:
-    """Whether the run may be in this folder; one that is finished gives its result."""
+) -> Result | None:
+    """Refuse a folder that the run may not be in; one that is finished gives its result."""
     is_run = (folder / CONFIG_FILE).is_file()
     if folder.exists() and not is_run:
         if not folder.is_dir() or {p.name for p in folder.iterdir()} - {LOCK_FILE}:
@@ -71,7 +71,7 @@ def look(
     return None
 
 
-def begin(folder: Path, config: dict, resume: bool) -> None:
+def begin(folder: Path, config: RunConfig, resume: bool) -> None:
     """Remove what is not to be there any more, and say what the run is."""
     for name in (RESULT_FILE,) if resume else _FILES:
         (folder / name).unlink(missing_ok=True)
@@ -81,8 +81,8 @@ def begin(folder: Path, config: dict, resume: bool) -> None:
 
 
 def _look_at_the_past(
-    folder: Path, config: dict, is_run: bool, check: Callable[[], None]
-) -> dict | None:
+    folder: Path, config: RunConfig, is_run: bool, check: Callable[[], None]
+) -> Result | None:
     """The same for a run that is to go on."""
     if not is_run:
         raise UserError(
@@ -90,18 +90,17 @@ def _look_at_the_past(
         )
     old = _read_config(folder)
     # A class of the user's own may have moved with its file; weights must fit it anyway.
-    differing = _difference(
-        *(c | {"guide": find_guide(c["guide"])} for c in (old, config))
-    )
+    before, now = ({**c, "guide": find_guide(c["guide"])} for c in (old, config))
+    differing = _difference(before, now)
     if differing:
-        key, before, now = differing
+        key, had, has = differing
         raise UserError(
-            f"the run in {folder} has {key} = {before!r}, not {now!r}; resume with the "
+            f"the run in {folder} has {key} = {had!r}, not {has!r}; resume with the "
             "options it was started with, or choose another --out"
         )
     result = folder / RESULT_FILE
-    same = all(config[k] == old[k] for k in ("training", "eval_particles"))
-    if result.exists() and same:
+    same = [config["training"], config["eval_particles"]]
+    if result.exists() and same == [old["training"], old["eval_particles"]]:
         return checked(read_json(result), Result, result, "result of a run")
     check()
     return None
@@ -121,7 +120,7 @@ def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | Non
     return None if old == new else (key, old, new)
 
 
-def open_run(folder: Path) -> dict:
+def open_run(folder: Path) -> RunConfig:
     """The configuration of a run that is there to be read."""
     if not (folder / CONFIG_FILE).is_file():
         raise DataFileError(f"{folder} is not a run: expected {folder / CONFIG_FILE}")
@@ -132,8 +131,11 @@ def open_run(folder: Path) -> dict:
     return _read_config(folder)
 
 
-def _read_config(folder: Path) -> dict:
+def _read_config(folder: Path) -> RunConfig:
     path = folder / CONFIG_FILE
     config = checked(read_json(path), RunConfig, path, "configuration of a run")
     # Options that there were not yet when it was written are as they come.
-    return config | {"training": asdict(TrainOptions()) | config["training"]}
+    config["training"] = cast(
+        Training, asdict(TrainOptions()) | dict(config["training"])
+    )
+    return config

@@ -20,9 +20,10 @@ Number = float | None  # JSON has null for what is not finite
 
 
 class Training(TypedDict):
-    """Of the options of a training, those which a table must have."""
+    """Options of a training that tables have; see `TrainOptions` for all."""
 
     epochs: NotRequired[Count]
+    seed: NotRequired[Seed]
 
 
 class RunConfig(TypedDict):

@@ -1,27 +1,28 @@
-"""A run: train, evaluate and draw one pair, in a folder (see `run_folder`)."""
+"""A run: train, evaluate and draw one pair, in a folder (see `folder`)."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.cautions import cautions_of
-from pyro_vae_zoo.evaluation.evaluate import evaluate
+from pyro_vae_zoo.evaluation.evaluate import Evaluation, evaluate
 from pyro_vae_zoo.files import CHECKPOINT_FILE, RESULT_FILE, locked, write_json
-from pyro_vae_zoo.models.create import create, find_guide, resolve_guide
+from pyro_vae_zoo.models.create import PairConfig, create, find_guide, resolve_guide
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.plots.run import draw
 from pyro_vae_zoo.runs.folder import begin, look
+from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
 from pyro_vae_zoo.saving import load_weights, save
 from pyro_vae_zoo.training.checkpoint import check_resumable
-from pyro_vae_zoo.training.fit import fit
+from pyro_vae_zoo.training.fit import FitOptions, fit
 from pyro_vae_zoo.training.losses import checked_loss
 from pyro_vae_zoo.training.options import TrainOptions
 
@@ -41,7 +42,7 @@ def make_run(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
-) -> dict:
+) -> Result:
     """Train, evaluate and draw one pair in a run folder; return its result.
 
     Where there are several processes, all of them call, and the first one writes.
@@ -58,14 +59,14 @@ def make_run(
     pick_device(device)
     torch.manual_seed(training.seed)
     vae = create(resolve_guide(guide), data, **options)
-    _check_runs(vae, data, training)
-    config = {
+    _check_runs(guide, vae, data, training)
+    config: RunConfig = {
         "guide": guide,
         "data": data.name,
         "variant": data.variant,
         "source": source or data.name,
-        "vae": vae.config,
-        "training": asdict(training),
+        "vae": cast(PairConfig, vae.config),
+        "training": cast(Training, asdict(training)),
         "eval_particles": eval_particles,
     }
     check = partial(_check_checkpoint, folder / CHECKPOINT_FILE, vae, data, training)
@@ -79,38 +80,33 @@ def make_run(
             finished := ranks.from_first(lambda: _enter(stack, folder, look_here))
         ) is None:
             ranks.from_first(lambda: begin(folder, config, resume))
-            how = {"device": device, "resume": resume, "progress": progress}
-            finished = _finish(vae, data, config, training, folder, **how)
+            where = FitOptions(
+                **asdict(training),
+                device=device,
+                out=folder,
+                resume=resume,
+                overwrite=not resume,  # `look` has seen to it
+                progress=progress,
+            )
+            finished = _finish(vae, data, config, where, folder)
     return finished
 
 
 def _finish(
-    vae: VAE,
-    data: Dataset,
-    config: dict[str, Any],
-    training: TrainOptions,
-    folder: Path,
-    *,
-    device: str,
-    resume: bool,
-    progress: bool,
-) -> dict:
+    vae: VAE, data: Dataset, config: RunConfig, training: FitOptions, folder: Path
+) -> Result:
     """Train from where the folder is, evaluate, draw; return the result."""
     ranks = Ranks()
-    history = fit(
-        vae,
-        data,
-        device=device,
-        out=folder,
-        resume=resume,
-        overwrite=not resume,  # `look` has seen to it
-        progress=progress,
-        **asdict(training),
-    )
+    history = fit(vae, data, **training.keywords())
     ranks.from_first(lambda: save(vae, folder))
-    how = {"progress": progress, "compile": training.compile and "auto"}
-    draws = config["eval_particles"]
-    ev = evaluate(vae, data.test, draws, seed=training.seed, **how)
+    ev = evaluate(
+        vae,
+        data.test,
+        config["eval_particles"],
+        seed=training.seed,
+        progress=training.progress,
+        compile="auto" if training.compile else False,
+    )
     result = result_of(vae, ev, config, data, "test", data.test) | {
         "weights": history.weights,
         "best_epoch": history.best_epoch,
@@ -123,28 +119,28 @@ def _finish(
         result |= vae.monitor(vae)
     result["cautions"] = cautions_of(result, history.epochs, data, data.test)
 
-    def leave() -> dict:
+    def leave() -> Result:
         draw(folder, vae, data, history.epochs, result)
         write_json(folder / RESULT_FILE, result)
-        return result
+        return cast(Result, result)
 
     return ranks.from_first(leave)
 
 
-def _check_runs(vae: VAE, data: Dataset, training: TrainOptions) -> None:
+def _check_runs(guide: str, vae: VAE, data: Dataset, training: TrainOptions) -> None:
     """One loss, so that what cannot run fails before a folder is touched."""
     x = data.valid[:2].to(vae.dtype)
     with torch.random.fork_rng(devices=[]):
         try:
             for phase in vae.phases:
                 loss = checked_loss(training, phase.loss)
-                loss.differentiable_loss(vae.model, vae.guide, x)
+                loss(vae.model, vae.guide)(x)
         except UserError:
             raise
         except Exception as error:
             reason = str(error).split("\n")[0]
             raise UserError(
-                f"guide {vae.config['guide']!r} does not run on this data: "
+                f"guide {guide!r} does not run on this data: "
                 f"{type(error).__name__}: {reason}"
             ) from error
 
@@ -158,8 +154,13 @@ def _check_checkpoint(
 
 
 def result_of(
-    vae: VAE, evaluation: Any, config: dict, data: Dataset, split: str, x: torch.Tensor
-) -> dict:
+    vae: VAE,
+    evaluation: Evaluation,
+    config: RunConfig,
+    data: Dataset,
+    split: str,
+    x: torch.Tensor,
+) -> dict[str, Any]:
     """An evaluation, of the data `x`, with everything that its numbers must name."""
     values = evaluation.to_dict()
     khat = {
@@ -183,7 +184,7 @@ def result_of(
 
 
 def _enter(
-    stack: ExitStack, folder: Path, look_here: Callable[[], dict | None]
-) -> dict | None:
+    stack: ExitStack, folder: Path, look_here: Callable[[], Result | None]
+) -> Result | None:
     stack.enter_context(locked(folder))
     return look_here()

@@ -159,7 +159,10 @@ def check_resumable(
     if isinstance(states, list) and states and all(map(torch.is_tensor, states)):
         states = state["random_states"] = [states]  # of one process, as it was once
     checked(state, State, path, "checkpoint")
-    if not (_is_history(state["history"], state["epoch"]) and _are_random(states)):
+    if not (
+        _is_history(state["history"], state["epoch"])
+        and _are_random(state["random_states"])
+    ):
         raise DataFileError(f"{path} is no checkpoint: its history makes no sense")
     if None not in (fingerprint, state["data"]) and fingerprint != state["data"]:
         raise UserError(

@@ -51,7 +51,7 @@ class DeviceSteps:
         self,
         vae: VAE,
         loss: CompiledELBO,
-        optimizer: torch.optim.Adam,
+        optimizer: torch.optim.Optimizer,
         batch: Tensor,
         max_norm: float | None = None,
     ) -> None:
@@ -65,7 +65,7 @@ class DeviceSteps:
         self.done = torch.zeros((), dtype=torch.long, device=device)
         self.failed = torch.zeros((), device=device)
         # What a gradient scaler tells its optimiser: where it is one, nothing moves.
-        optimizer.found_inf = self.failed
+        setattr(optimizer, "found_inf", self.failed)  # noqa: B010 -- not declared
         for group in optimizer.param_groups:  # whose rate is to be read on the device
             rate = torch.as_tensor(group["lr"], dtype=torch.float, device=device)
             group.update(lr=rate.clone(), capturable=True)
@@ -181,9 +181,10 @@ class Replay:
         except RuntimeError as error:
             # Some releases leave the generator as in a capture, where it cannot draw.
             generator.graphsafe_set_state(state)
-            while error.__context__ is not None:  # the end of a capture fails, too
-                error = error.__context__
-            reason = str(error).split("\n")[0]
+            cause: BaseException = error
+            while cause.__context__ is not None:  # the end of a capture fails, too
+                cause = cause.__context__
+            reason = str(cause).split("\n")[0]
             warnings.warn(
                 f"steps are launched one by one, not replayed as a CUDA graph: {reason}",
                 stacklevel=4,

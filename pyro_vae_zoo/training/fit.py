@@ -3,9 +3,9 @@
 import os
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyro
 import torch
@@ -51,6 +51,10 @@ class FitOptions(TrainOptions):
         bool, Option("start anew where `out` holds a training, which is lost.")
     ] = False
     progress: Annotated[bool, Option("a progress bar with the live ELBO.")] = True
+
+    def keywords(self) -> dict[str, Any]:
+        """The keywords of `fit`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def training(self) -> TrainOptions:
         """Those that determine the training, and that a checkpoint holds."""
@@ -124,11 +128,12 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
         loop = Loop(vae.to(where), data.to(where), training, folder)
         check_trainable(vae, data)
         torch.manual_seed(ranks.seed(options.seed))
-        there = folder is not None and ranks.from_first(
-            lambda: (folder / CHECKPOINT_FILE).exists()
-        )
-        if options.resume and there:
-            loop.restore()
+        if (
+            folder is not None
+            and options.resume
+            and ranks.from_first((folder / CHECKPOINT_FILE).exists)
+        ):
+            loop.restore(folder)
         else:
             loop.begin_phase()
         loop.train(interrupted, options.progress)

@@ -374,9 +374,9 @@ class Loop:
             raise ValueError("the weights of the best epoch are not those of this VAE")
         return best
 
-    def restore(self) -> None:
+    def restore(self, folder: Path) -> None:
         """Go to where the checkpoint in the folder was written."""
-        path = self.folder / CHECKPOINT_FILE
+        path = folder / CHECKPOINT_FILE
         state = self.ranks.from_first(
             lambda: check_resumable(
                 path, self.options, self.vae.phases, self.fingerprint
@@ -386,7 +386,7 @@ class Loop:
             self.load_state_dict(state, path)
         if self.ranks.is_first:
             lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
-            write_atomically(self.folder / METRICS_FILE, lines.encode())
+            write_atomically(folder / METRICS_FILE, lines.encode())
 
 
 def _all_finite(vae: VAE) -> bool:

@@ -65,20 +65,22 @@ class Steps:
 
     @property
     def compiled(self) -> bool:
-        """Whether full batches are computed by a compiled graph."""
+        """True where full batches are computed by a compiled graph."""
         return self._compiled is not None
 
     def compile(self, x: Tensor, products: dict[str, str], must: bool) -> bool:
-        """Compile for batches like x; whether that was possible.
+        """Compile for batches like x; False where that is not possible.
 
         Args:
             x: a full batch.
             products: see `Inductor`.
-            must: whether it is an error where it is not possible, and no warning.
+            must: True for an error where it is not possible, and not a warning.
 
         Raises:
             UserError: where it must be and cannot.
         """
+        if self.objective is None:
+            return False
         compiled = CompiledELBO(self.objective, compiler=Inductor(products))
         try:
             compiled.prepare(self.vae.model, self.vae.guide, x)
@@ -124,8 +126,9 @@ class Steps:
         if self._ahead is None or not full:
             for name, weight in weights.items():
                 setattr(self.loss, name, weight)
-            loss = self._compiled if self.compiled and full else self.loss
-            return self._take(loss, x)
+            if self._compiled is not None and full:
+                return self._take(self._compiled, x)
+            return self._take(self.loss, x)
         if not self.waiting:
             self._ahead.begin(elbo_sum, step)
             self.waiting = True
@@ -135,6 +138,8 @@ class Steps:
 
     def wait(self) -> tuple[float, int]:
         """Wait for the device: the epoch's sum of bounds, and number of good steps."""
+        if self._ahead is None:
+            raise RuntimeError("no step was left to the device")
         self.waiting = False
         return self._ahead.end()
 
@@ -170,8 +175,8 @@ class Steps:
         if len(x):
             value.backward()
         self.ranks.add_gradients(self.parameters)
-        if self.options.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self._max_norm(size))
+        if (limit := self._max_norm(size)) is not None:
+            nn.utils.clip_grad_norm_(self.parameters, limit)
         self.optimizer.step()
         return elbo
 
@@ -194,7 +199,8 @@ def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:
     if isinstance(loss, ObjectiveELBO):
         objective, elbo = loss.loss_and_elbo(vae.model, vae.guide, x)
         return objective, elbo.item()
-    objective = loss.differentiable_loss(vae.model, vae.guide, x)
+    # A method of all that Pyro has, but not of their base class.
+    objective = loss.differentiable_loss(vae.model, vae.guide, x)  # type: ignore[attr-defined]
     return objective, -objective.item()
 
 
