@@ -291,7 +291,7 @@ LOAD_ALL = """
 import sys
 from pathlib import Path
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.checkpoint import load_checkpoint
+from pyro_vae_zoo.training.checkpoint import load_checkpoint
 import resource, torch
 torch.ones(3).exp()
 pages = int(open("/proc/self/statm").read().split()[0])
