@@ -98,8 +98,8 @@ class Dataset:
                 f"{likelihood!r} and {logit}"
             )
         known = vars(self)  # of a frozen object, which takes no other assignment
-        known.update(likelihood=likelihood, name=name, dynamic=dynamic)
-        known.update(logit=logit, note=note)
+        known |= {"likelihood": likelihood, "name": name, "dynamic": dynamic}
+        known |= {"logit": logit, "note": note}
         splits, kinds = {"train": train, "valid": valid, "test": test}, self._kinds()
         shape, bits = None, _are_bits(splits, kinds)
         for split, kind in kinds.items():

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.terms import bound_terms
-from pyro_vae_zoo.inference.tracing import Compiler, Inductor, Pair, TensorPlaces, trace
+from pyro_vae_zoo.inference.tracing import Inductor, Pair, TensorPlaces, trace
 from pyro_vae_zoo.pair.door import sides_and_data
 from pyro_vae_zoo.pair.memory import rows_that_fit
 from pyro_vae_zoo.pair.modes import evaluating
@@ -168,25 +168,7 @@ def _compiled(
     draws: int,
     must: bool,
 ) -> Callable[[Tensor], dict] | None:
-    """The function compiled; None, with a warning, where it cannot and need not be."""
-    try:
-        return _compile(function, model, guide, example, draws, Inductor(products=None))
-    except UserError as error:
-        if must:
-            raise
-        warnings.warn(f"evaluated without compiling: {error}", stacklevel=4)
-        return None
-
-
-def _compile(
-    function: ChunkFunction,
-    model: nn.Module,
-    guide: nn.Module,
-    example: Tensor,
-    draws: int,
-    compiler: Compiler,
-) -> Callable[[Tensor], dict]:
-    """A function's graph for data like the example, compiled."""
+    """The function compiled for data like the example; None where it cannot be."""
     places = TensorPlaces(model=model, guide=guide)
     tensors = places.tensors()
     pair = Pair(function, model, guide)
@@ -203,7 +185,14 @@ def _compile(
         return [v for v in leaves if isinstance(v, Tensor)]
 
     inputs = [*(p.detach() for p in tensors.values()), example]
-    run = compiler(trace(computed, inputs, "evaluate it with compile=False"), inputs)
+    try:
+        graph = trace(computed, inputs, "evaluate it with compile=False")
+        run = Inductor(products=None)(graph, inputs)
+    except UserError as error:
+        if must:
+            raise
+        warnings.warn(f"evaluated without compiling: {error}", stacklevel=4)
+        return None
     tree, constants = layout
 
     def compiled(x: Tensor) -> dict:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -83,30 +83,21 @@ class Diagnosis:
         return _best(self.importance, self.annealed, self.local)[0]
 
 
-class _How(TypedDict):
-    seed: int
-    progress: bool
-
-
-class _Fit(TypedDict):
-    num_steps: int
-    lr: float
-
-
 def diagnose(
     vae: VAE, x: Tensor, options: DiagnoseOptions, *, progress: bool = False
 ) -> Diagnosis:
     """Every diagnostic of a pair on some data."""
     skipped: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    how: _How = {"seed": options.seed, "progress": progress}
-    fit: _Fit = {"num_steps": options.steps, "lr": options.lr}
+    seed, steps, lr = options.seed, options.steps, options.lr
     chains = options.chains, options.temps, options.leapfrog
 
-    def part(name: str, function: Callable[[], _T]) -> _T | None:
+    def part(
+        name: str, function: Callable[..., _T], *args: object, **kwargs: object
+    ) -> _T | None:
         start = time.perf_counter()
         try:
-            return function()
+            return function(vae, *args, seed=seed, progress=progress, **kwargs)
         except UserError as error:
             skipped[name] = str(error)
             return None
@@ -114,23 +105,20 @@ def diagnose(
             seconds[name] = round(time.perf_counter() - start, 2)
 
     start = time.perf_counter()
-    log_weights = draw_log_weights(vae, x, options.num_particles, **how)
+    log_weights = draw_log_weights(
+        vae, x, options.num_particles, seed=seed, progress=progress
+    )
     importance, curve = summarise(log_weights), curve_of(log_weights)
     seconds["importance"] = round(time.perf_counter() - start, 2)
     annealed = bounds = None
     if options.chains:
-        annealed = part(
-            "annealing", lambda: annealed_log_likelihood(vae, x, *chains, **how)
-        )
+        annealed = part("annealing", annealed_log_likelihood, x, *chains)
     if annealed and options.simulated:
-        bounds = part(
-            "bidirectional",
-            lambda: bidirectional(vae, options.simulated, *chains, **how),
-        )
-    local = part("local", lambda: local_log_likelihood(vae, x, **fit, **how))
+        bounds = part("bidirectional", bidirectional, options.simulated, *chains)
+    local = part("local", local_log_likelihood, x, num_steps=steps, lr=lr)
     best = _best(importance, annealed, local)[1].log_prob
-    gaps = part("gaps", lambda: inference_gaps(vae, x, log_prob=best, **fit, **how))
-    covariances = part("covariances", lambda: posterior_covariances(vae, x, **how))
+    gaps = part("gaps", inference_gaps, x, steps, lr, log_prob=best)
+    covariances = part("covariances", posterior_covariances, x)
     parts = importance, curve, annealed, bounds, local, gaps, covariances
     return Diagnosis(*parts, skipped, seconds)
 

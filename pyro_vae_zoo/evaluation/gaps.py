@@ -7,14 +7,9 @@ Autoencoders*, 2018, https://arxiv.org/abs/1801.03558
   + \underbrace{L(q^*) - L(q_\phi)}_{\text{amortisation gap}},\]
 
 L the evidence lower bound, \(q^*\) the best q for this very x. It is looked for from the
-guide's output on, by Adam, over
-
-\[q(z|\lambda), \qquad \lambda = (h, a, M): \quad
-  z_0 = \mu(h) + a + S(h) M \epsilon, \qquad z = f_K(\dots f_1(z_0; h) \dots; h),\]
-
-the context h that the encoder gave, and shift a and scale M of the Gaussian base: M is
-diagonal for a diagonal Gaussian and lower triangular for a full one. The weights that turn
-h into flows stay as they are. For `mean_field` and `full_rank` that is the whole family.
+guide's output on, by Adam, over the context h that the encoder gave, and shift a and scale
+M of the Gaussian base (see `local`): M is diagonal for a diagonal Gaussian and lower
+triangular for a full one. For `mean_field` and `full_rank` that is the whole family.
 For a flow it is less, since its networks are shared by all data: there the amortisation
 gap is a lower bound of that with networks for each datum, and the approximation gap an
 upper bound.

@@ -248,7 +248,9 @@ def test_an_error_in_the_summary_leaves_no_context_open(wide, monkeypatch):
     def fail(*_):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(sys.modules["pyro_vae_zoo.evaluate"]._ActiveUnits, "add", fail)
+    monkeypatch.setattr(
+        sys.modules["pyro_vae_zoo.evaluation.evaluate"]._ActiveUnits, "add", fail
+    )
     with pytest.raises(RuntimeError, match="ours") as error:
         zoo.evaluate(wide, torch.randn(2, 4).double(), 10)
     assert torch.is_grad_enabled()
