@@ -123,6 +123,38 @@ def test_a_row_that_fails_is_told_and_leaves_the_others(jobs, tmp_path):
     assert last.startswith("mean_field")
 
 
+def test_reproduce_writes_a_table_and_takes_what_is_there(tmp_path):
+    argv = ["--table", "self_reflective", "--rows", "mean_field", "ladder"]
+    done = reproduce(tmp_path, *argv)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    folder = tmp_path / "out" / "self_reflective_smoke"
+    result = json.loads((folder / "ladder-s0.json").read_text())
+    assert result["source"] == "Apostolopoulou et al. 2020, table 1"
+    assert result["budget"] == "smoke"
+    assert result["data"] == "digits"
+    assert result["published"] is None  # the paper has it of other data
+    assert [record["step"] for record in result["curve"]] == [13]
+    assert result["command"].endswith("--rows ladder --seed 0")
+    assert (folder / "curves-s0.png").stat().st_size > 1000
+    weights = tmp_path / "runs" / "self_reflective-smoke" / "ladder-s0"
+    before = (weights / "model.safetensors").stat().st_mtime_ns
+    again = reproduce(tmp_path, *argv[:-1])
+    assert again.returncode == 0
+    assert (
+        json.loads((folder / "mean_field-s0.json").read_text())["row"] == "mean_field"
+    )
+    assert (weights / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_reproduce_names_the_rows(tmp_path):
+    done = reproduce(tmp_path, "--table", "self_reflective", "--rows", "iaff")
+    assert done.returncode == 2
+    assert (
+        "unknown row of table self_reflective 'iaff'; did you mean 'iaf'" in done.stderr
+    )
+
+
 # ------------------------------------------------------------ the study's own flows
 
 
