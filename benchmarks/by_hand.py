@@ -28,7 +28,7 @@ class Gated(nn.Module):
         self.gate_bias = step.kwargs["sigmoid_bias"]
 
     def forward(self, z, h):
-        """Where z goes, given h, and the log-determinants summed over the batch."""
+        """The image of z given h, and the log-determinants summed over the batch."""
         a = F.linear(z, self.hidden.weight * self.hidden_mask, self.hidden.bias)
         a = F.elu(a + self.context(h))
         out = F.linear(a, self.out.weight * self.out_mask, self.out.bias)
@@ -46,7 +46,7 @@ class Planar(nn.Module):
         self.weight, self.bias = step.nn.weight, step.nn.bias
 
     def forward(self, z, h):
-        """Where z goes, given h, and the log-determinants summed over the batch."""
+        """The image of z given h, and the log-determinants summed over the batch."""
         dim = z.shape[-1]
         b, u, w = F.linear(h, self.weight, self.bias).split([1, dim, dim], dim=-1)
         direction = unit(w)

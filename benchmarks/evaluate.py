@@ -1,4 +1,4 @@
-"""What importance sampling costs over the decoder that nobody can do without.
+"""Times importance sampling against the decoder that nobody can do without.
 
     python benchmarks/evaluate.py [--out results/benchmark_evaluate.json]
 

@@ -1,4 +1,4 @@
-"""What a training step of the gated graph costs.
+"""Times a training step of the gated graph.
 
     python benchmarks/gated_dag.py [--out results/benchmark_gated_dag.json]
 

@@ -44,11 +44,11 @@ class Step(Transform):
         self.forward = forward
 
     def __call__(self, x):
-        """Where z goes."""
+        """The image of z."""
         return self.forward(x)[0]
 
     def call_with_intermediates(self, x):
-        """Where z goes, and what `log_abs_det_jacobian` is later given."""
+        """The image of z, and what `log_abs_det_jacobian` is later given."""
         return self.forward(x)
 
     def log_abs_det_jacobian(self, x, y, intermediates=None):
@@ -56,7 +56,7 @@ class Step(Transform):
         return self.forward(x)[1] if intermediates is None else intermediates
 
     def tree_flatten(self):
-        """What NumPyro asks of every transform."""
+        """The parts that NumPyro asks of every transform."""
         return (), ((), {"forward": self.forward})
 
 

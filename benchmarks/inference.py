@@ -1,4 +1,4 @@
-"""What inference costs: milliseconds to draw z from q(z|x) for a batch of images.
+"""Times inference: milliseconds to draw z from q(z|x) for a batch of images.
 
     python benchmarks/inference.py [--out results/benchmark_inference.json]
 

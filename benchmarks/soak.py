@@ -1,4 +1,4 @@
-"""Whether memory stays flat over a long training: 20,000 steps, eager and compiled.
+"""Checks that memory stays flat over a long training: 20,000 steps, eager and compiled.
 
     python benchmarks/soak.py [--out results/benchmark_soak.json]
 

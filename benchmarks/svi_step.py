@@ -1,4 +1,4 @@
-"""What a training step costs: Pyro as it comes, by hand, compiled, in NumPyro.
+"""Times a training step: Pyro as it comes, by hand, compiled, in NumPyro.
 
     python benchmarks/svi_step.py [--out results/benchmark_svi_step.json]
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: pairs and images, runs in turn, medians, the report."""
+"""Parts of all benchmarks: pairs and images, runs in turn, medians, the report."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What a training step of the hierarchy costs over its own networks called alone.
+"""Times a training step of the hierarchy against its own networks called alone.
 
     python benchmarks/train_step.py [--out results/benchmark_train_step.json]
 

@@ -63,12 +63,12 @@ class Ranks:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than this process."""
+        """True where there is more than this process."""
         return self.size > 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True in the process that writes."""
         return self.rank == 0
 
     def seed(self, seed: int) -> int:
@@ -88,7 +88,7 @@ class Ranks:
         return tensor.tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether it holds for some rank."""
+        """True where it is for some rank."""
         return self.several and self.total(float(flag))[0] > 0 or flag
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -119,7 +119,7 @@ class Ranks:
                 _collective(dist.broadcast, tensor, 0)
 
     def from_first(self, function: Callable[[], T]) -> T:
-        """What a function returns, or raises, that the first rank alone calls."""
+        """Call a function in the first rank alone; return or raise the same in all."""
         if not self.several:
             return function()
         outcome: list[Any] = [None, None]
@@ -272,7 +272,7 @@ def interrupt_flag() -> Iterator[threading.Event]:
 
 
 def hardware(device: torch.device) -> dict:
-    """What a number was computed with."""
+    """The device, threads, processes and versions that a number was computed with."""
     name = platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

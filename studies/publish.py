@@ -125,7 +125,7 @@ def publish(
 
 
 def rounded(vae: VAE) -> dict[str, Any]:
-    """What 16 bits do to the weights: the largest error, and how many become zero.
+    """The cost of 16 bits for the weights: the largest error, and how many become zero.
 
     Raises:
         UserError: for weights that are not finite in 16 bits, which end at 65504.
@@ -236,7 +236,7 @@ def _check_size(stored: Path, path: Path) -> None:
 
 
 def _is_by(result: dict, num_particles: int, seed: int, device: torch.device) -> bool:
-    """Whether a run's result comes of the same draws, so that it compares free of noise."""
+    """True for a result of the same draws, which compares free of noise."""
     asked = (num_particles, seed, hardware(device)["device"])
     return tuple(map(result.get, ("num_particles", "seed", "device"))) == asked
 

@@ -24,7 +24,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of it: the training, and the draws of the final evaluation."""
+    """The size of a study: the training, and the draws of the final evaluation."""
 
     training: dict[str, Any]
     eval_particles: int = 1000

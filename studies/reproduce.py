@@ -98,7 +98,7 @@ def _data(table: Table, row: Row, budget: Budget, args: argparse.Namespace) -> D
 def _training(
     row: Row, budget: Budget, data: Dataset, seed: int
 ) -> tuple[TrainOptions, int]:
-    """How the row is trained, and the steps of an epoch."""
+    """The options of the row's training, and the steps of an epoch."""
     training = TrainOptions(seed=seed, **budget.training | row.training)
     steps_per_epoch = -(-len(data.train) // training.batch_size)
     if budget.steps is not None:
@@ -124,7 +124,7 @@ def _bounds(vae: VAE, data: Dataset, seed: int) -> dict[str, float]:
 
 
 def _command(table: str, budget: str, row: str, seed: int) -> str:
-    """What makes one row; results name it."""
+    """The command that makes one row; results name it."""
     return (
         f"python -m studies.reproduce --table {table} --budget {budget} --rows {row} "
         f"--seed {seed}"
@@ -132,7 +132,7 @@ def _command(table: str, budget: str, row: str, seed: int) -> str:
 
 
 def results_folder(args: argparse.Namespace) -> Path:
-    """Where the rows' JSON files go, apart for each budget."""
+    """The folder of the rows' JSON files, one for each budget."""
     return args.out / f"{args.table}_{args.budget}"
 
 

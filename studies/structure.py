@@ -73,7 +73,7 @@ def make_vae(seed: int, penalty: float) -> zoo.VAE:
 
 
 def learn(data: zoo.Dataset, seed: int, penalty: float, epochs: int) -> dict:
-    """What a training makes of the gates, and what the absent edge is worth."""
+    """Train the gates, and close the absent edge to see what it is worth."""
     vae = make_vae(seed, penalty)
     history = zoo.fit(
         vae,

@@ -173,7 +173,7 @@ def _first(x: Tensor, args: argparse.Namespace, data: Dataset) -> Tensor:
 
 
 def _known_of(folder: Path, published: dict) -> dict:
-    """What a result says of the training, besides the evaluation."""
+    """The part of a result that is of the training, not of an evaluation."""
     if published:
         keys = ("name", "recipe", "commit")
         return {key: published[key] for key in keys} | published["trained"]

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from pyro_vae_zoo.evaluation.active_units import ActiveUnits
 from pyro_vae_zoo.evaluation.chunks import How, stream_over_ranks
 from pyro_vae_zoo.evaluation.importance import (
     LogLikelihood,
@@ -285,7 +286,7 @@ class _Totals:
         self.log_weights = _empty_weights(num_data, num_particles)
         self.reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
         self.kl: dict[str, Tensor] = {}
-        self.units = _ActiveUnits(num_data)
+        self.units = ActiveUnits(num_data)
         self.shared: list[slice] = []  # data with a draw in common
         self.densities: list[Tensor] = []
         self.weights: list[Tensor] = []
@@ -340,40 +341,6 @@ class _Totals:
             num_particles=num_particles,
             num_data=n,
         )
-
-
-class _ActiveUnits:
-    """Posterior means of each latent dimension, from two independent halves.
-
-    The covariance over the data between the halves' means estimates the variance of
-    the true mean without the bias that a finite number of draws would add to it.
-    """
-
-    def __init__(self, num_data: int) -> None:
-        self.num_data = num_data
-        self.draws = 0, 0  # of each datum in each half
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, rows: slice, columns: slice, halves: dict[str, Tensor]) -> None:
-        self.draws = -(-columns.stop // 2), columns.stop // 2
-        for name, sums in halves.items():
-            if columns.start % 2:  # its first draw is of the second half
-                sums = sums.flip(0)
-            if name not in self.sums:
-                shape = (2, self.num_data, sums.shape[-1])
-                self.sums[name] = torch.zeros(shape, dtype=torch.double, device="cpu")
-            self.sums[name][:, rows] += sums.cpu()
-
-    def count(self) -> dict[str, tuple[int, int]]:
-        if min(self.draws) < 1 or self.num_data < 2:
-            return {}
-        active = {}
-        for name, sums in self.sums.items():
-            first, second = (s - s.mean(0) for s in sums)
-            covariance = (first * second).sum(0) / (self.num_data - 1)
-            variance = covariance / math.prod(self.draws)
-            active[name] = (int((variance > 0.01).sum()), len(variance))
-        return active
 
 
 def _flow_densities(terms: BoundTerms) -> list[Tensor]:

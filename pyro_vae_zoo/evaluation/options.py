@@ -1,4 +1,4 @@
-"""`DiagnoseOptions`: how much is spent on each part of a diagnosis."""
+"""`DiagnoseOptions`: the effort spent on each part of a diagnosis."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,7 +10,7 @@ __all__ = ["DiagnoseOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseOptions:
-    """How much is spent on each part.
+    """The draws, chains and steps that are spent on each part.
 
     >>> DiagnoseOptions(chains=1e2).chains
     100

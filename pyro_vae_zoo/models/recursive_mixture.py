@@ -396,6 +396,6 @@ def boosted(
 
 
 def _recursively(vae: VAE, criterion: Criterion, **how: Any) -> VAE:
-    guide = cast(MixtureGuide, vae.guide)
-    vae.phases = recursive_phases(vae.model, guide, criterion=criterion, **how)
+    sides = vae.model, cast(MixtureGuide, vae.guide)
+    vae.phases = recursive_phases(*sides, criterion=criterion, **how)
     return vae

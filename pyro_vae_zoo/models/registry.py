@@ -110,7 +110,7 @@ def list_density_models() -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """What is registered under a name; its file is imported if need be.
+    """The builder registered under a name; its file is imported if need be.
 
     Raises:
         UserError: for an unknown name; the message lists the known ones.

@@ -150,7 +150,7 @@ def csv_table(results: Sequence[Result]) -> str:
 
 
 def caption(results: Sequence[Result]) -> str:
-    """What all rows share: data, split, draws, budget, seeds, hardware."""
+    """A sentence on what all rows share: data, split, draws, budget, seeds, hardware."""
     parts = [tables.settings(results), tables.LEGEND]
     if len(results) > len(set(labels_of(results))):
         parts.append(tables.AVERAGED)

@@ -1,4 +1,4 @@
-"""What a command says of a result, in lines of at most 80 columns."""
+"""Results in words, in lines of at most 80 columns."""
 
 import math
 import textwrap
@@ -47,7 +47,7 @@ def summary(result: Mapping[str, Any]) -> str:
 def _pretrained(
     published: dict, num_particles: int, unreliable: float | None
 ) -> list[str]:
-    """How far pretrained weights are from their own number, and what else it may be."""
+    """The distance of pretrained weights from their own number, and its likely causes."""
     errors = published["mc_errors"]
     lines = [
         f"  published       {published['log_likelihood']:9.3f} nats  "
@@ -83,7 +83,7 @@ def _digits(number: float | None, digits: int = 3) -> str:
 
 
 def describe(result: dict) -> str:
-    """What was found in lines of at most 80 columns, from the dictionary of a run."""
+    """A diagnosis in lines of at most 80 columns, from the dictionary of a run."""
     settings = result["settings"]
     lines = [
         f"{result['guide']} on {result['data']}, {result['num_data']} of the "

@@ -1,4 +1,4 @@
-"""What all tables share: numbers as text, columns, Markdown, CSV and captions."""
+"""Parts of all tables: numbers as text, columns, Markdown, CSV and captions."""
 
 import csv
 import io
@@ -178,7 +178,7 @@ AVERAGED = "Rows of several seeds have their means ± standard error."
 
 
 def settings(results: Sequence[Result]) -> str:
-    """What the numbers of all rows depend on: data, split, draws, budget, seeds."""
+    """The data, split, draws, budget and seeds of all rows, in a sentence."""
     first = next((r for r in results if r["active_units"]), results[0])
     seeds = sorted({r["seed"] for r in results})
     training = _common(r["training"] for r in results)

@@ -23,7 +23,7 @@ _WARM_UP = 3  # steps before the capture, in which libraries take what memory th
 
 
 def waits_for_nothing(device: torch.device, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether steps can be left to the device: a GPU, and an Adam that can skip one."""
+    """True where steps can be left to the device: a GPU, and an Adam that can skip one."""
     fused = all(group.get("fused") for group in optimizer.param_groups)
     return device.type == "cuda" and fused
 
@@ -37,7 +37,7 @@ class DeviceSteps:
     Args:
         vae: the pair.
         loss: what is minimised. Its scheduled weights become tensors, to be moved by
-            `anneal`.
+            `set_weights`.
         optimizer: a fused Adam, which can skip a step by itself.
         batch: an example of the data for one step.
         max_norm: largest norm of the gradient of the summed loss; None for any.
@@ -69,7 +69,7 @@ class DeviceSteps:
         for group in optimizer.param_groups:  # whose rate is to be read on the device
             rate = torch.as_tensor(group["lr"], dtype=torch.float, device=device)
             group.update(lr=rate.clone(), capturable=True)
-        self._annealed: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
         self.scheduled = {
             name: torch.as_tensor(value, dtype=batch.dtype, device=device).clone()
             for name, value in loss.scheduled.items()
@@ -90,12 +90,12 @@ class DeviceSteps:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
 
-    def anneal(self, values: dict[str, float]) -> None:
+    def set_weights(self, values: dict[str, float]) -> None:
         """Move the loss's scheduled weights."""
         for name, value in values.items():
-            if self._annealed.get(name) != value:  # else that is a launch for nothing
+            if self._weights.get(name) != value:  # else that is a launch for nothing
                 self.scheduled[name].fill_(value)
-        self._annealed = dict(values)
+        self._weights = dict(values)
 
     def begin(self, elbo_sum: float = 0.0, done: int = 0) -> None:
         """Begin to count from here, with the pair and the loss as they are now."""
@@ -105,7 +105,7 @@ class DeviceSteps:
         for name, weight in self.loss.scheduled.items():
             self.scheduled[name].copy_(torch.as_tensor(weight))
             setattr(self.loss.objective, name, self.scheduled[name])
-        self._annealed = {}
+        self._weights = {}
         with pyro.validation_enabled(False):
             kind = self.loss.kind(self.vae.model, self.vae.guide, self.x)
         places = [p.data_ptr() for p in self.vae.state_dict().values()]

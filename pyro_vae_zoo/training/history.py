@@ -1,4 +1,4 @@
-"""`History`: what a training did, epoch by epoch."""
+"""`History`: the course of a training, epoch by epoch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ def validated_by(record: Mapping[str, Any]) -> str:
 
 @dataclass
 class History:
-    """What `fit` did.
+    """The course of a training, as `fit` returns it.
 
     Attributes:
         epochs: a record for each epoch, see `Epoch`.

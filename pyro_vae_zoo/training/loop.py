@@ -2,8 +2,8 @@
 
 What an epoch does depends on nothing but the options, the weights and one random
 state: the order of the data and their binarisation are functions of (seed, epoch),
-the rate and the annealing of the step's number. A checkpoint therefore continues bit
-for bit on the CPU, from the middle of an epoch too.
+the rate and a schedule's weights of the step's number. A checkpoint therefore continues
+bit for bit on the CPU, from the middle of an epoch too.
 """
 
 import json
@@ -244,7 +244,7 @@ class Loop:
 
     @property
     def _bound_name(self) -> str:
-        """What the steps' sums are of: the ELBO, or another bound."""
+        """Name of what the steps sum up: the ELBO, or another bound."""
         is_weighted = getattr(self.steps.loss, "bound", "elbo") == "iwae"
         return "bound" if is_weighted else "elbo"
 
@@ -274,12 +274,12 @@ class Loop:
 
     @property
     def phase_number(self) -> int:
-        """Which phase the present epoch belongs to."""
+        """Number of the phase that the present epoch belongs to."""
         return self.plan.number(self.epoch)
 
     @property
     def phase(self) -> Phase:
-        """That phase."""
+        """The phase that the present epoch belongs to."""
         return self.vae.phases[self.phase_number]
 
     def begin_phase(self) -> None:

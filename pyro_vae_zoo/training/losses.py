@@ -16,7 +16,7 @@ _OF_THE_LOSS = (
     *("num_particles", "bound", "free_bits", "sticking_the_landing", "analytic_kl"),
 )
 # Options by whose course the loss has a weight.
-_ANNEALED = {"kl_warmup": "kl_weight", "tempering_steps": "joint_weight"}
+_SCHEDULED = {"kl_warmup": "kl_weight", "tempering_steps": "joint_weight"}
 
 Loss = ELBO | Callable[..., ELBO] | None  # as a phase has it
 
@@ -33,7 +33,7 @@ def make_loss(options: TrainOptions, of: Loss = None) -> ELBO:
     asked = {name: getattr(options, name) for name in _OF_THE_LOSS}
     if of is not None:
         return of(**_known_to(of, asked, options))
-    others = set(_OF_THE_LOSS).union(_ANNEALED) - {"num_particles"}
+    others = set(_OF_THE_LOSS).union(_SCHEDULED) - {"num_particles"}
     if all(_is_default(options, name) for name in others):
         return Trace_ELBO(
             options.num_particles,
@@ -79,7 +79,7 @@ def _known_to(
 ) -> dict[str, Any]:
     """Those of the options that a loss declares; to set another one is an error."""
     known = inspect.signature(make).parameters
-    for name, parameter in ({name: name for name in asked} | _ANNEALED).items():
+    for name, parameter in ({name: name for name in asked} | _SCHEDULED).items():
         if parameter not in known and not _is_default(options, name):
             raise UserError(
                 f"the guide has a training of its own, which knows no {name}; leave "

@@ -1,4 +1,4 @@
-"""Which epochs of a training belong to which of the pair's phases."""
+"""`PhasePlan`: the epochs of a training, shared out among the pair's phases."""
 
 from collections.abc import Sequence
 
@@ -30,15 +30,15 @@ class PhasePlan:
         return sum(end <= epoch for end in self.ends)
 
     def length(self, number: int) -> int:
-        """How many epochs a phase has."""
+        """The number of epochs of a phase."""
         return self.ends[number] - self._start(number)
 
     def begins(self, epoch: int) -> bool:
-        """Whether another phase begins here."""
+        """True where another phase begins."""
         return epoch in self.ends and epoch < self.epochs
 
     def part(self, epoch: int) -> float:
-        """How much of its phase is done, as an epoch begins."""
+        """The part of its phase that is done as an epoch begins, in [0, 1)."""
         number = self.number(epoch)
         return (epoch - self._start(number)) / self.length(number)
 

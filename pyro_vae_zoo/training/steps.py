@@ -54,7 +54,9 @@ class Steps:
         self.full_batch = full_batch
         self.loss = make_loss(options, phase.loss)
         self.objective = compilable(options, self.loss, phase.loss)
-        self.annealed = not isinstance(phase.loss, ELBO)  # one given is used as it is
+        self.is_scheduled = not isinstance(
+            phase.loss, ELBO
+        )  # one given is used as it is
         modules = phase.modules or (vae,)
         unique = {p: None for module in modules for p in module.parameters()}
         self.parameters = list(unique)
@@ -121,7 +123,7 @@ class Steps:
             changed.
         """
         weights = {k: w for k, w in weights.items() if hasattr(self.loss, k)}
-        weights = weights if self.annealed else {}
+        weights = weights if self.is_scheduled else {}
         full = len(x) == self.full_batch
         if self._ahead is None or not full:
             for name, weight in weights.items():
@@ -132,7 +134,7 @@ class Steps:
         if not self.waiting:
             self._ahead.begin(elbo_sum, step)
             self.waiting = True
-        self._ahead.anneal(weights)
+        self._ahead.set_weights(weights)
         self._ahead.take(x)
         return None
 

@@ -60,7 +60,7 @@ def list_pretrained() -> list[str]:
 
 
 def pretrained_info(name: str) -> dict[str, Any]:
-    """What there is to know of pretrained weights: recipe, data, commit, the number.
+    """The record of pretrained weights: recipe, data, commit, the number.
 
     The log-likelihood is the mean over the split `info["split"]` of `info["data"]`, in
     nats, from `num_particles` draws under `eval_seed`; `first` has that of the first

@@ -1,4 +1,4 @@
-"""What `diagnose` found of several runs, side by side, for the README."""
+"""The README's table of several runs' diagnoses, side by side."""
 
 import textwrap
 from collections.abc import Callable, Mapping

@@ -32,7 +32,7 @@ COMMAND = "python -m studies.report"
 
 
 class _File(NamedTuple):
-    """What is stale in it, by name, and what writes it."""
+    """A generated file: what is stale in it, by name, and what writes it."""
 
     path: Path
     stale: list[str]

@@ -1,4 +1,4 @@
-"""How results become a table: the entries of `results/tables.json`."""
+"""Layouts of tables: the entries of `results/tables.json`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,7 +17,7 @@ PUBLISHED = ("log_likelihood", *(f"elbo_{split}" for split in SPLITS))
 
 @dataclass(frozen=True)
 class Layout:
-    """How results become a table.
+    """The layout of a table that results become.
 
     Args:
         panels: title -> pattern for the names of the rows in it, where what stands for
@@ -79,7 +79,7 @@ def read_layouts(path: Path) -> dict[str, Layout]:
 def layout_of(
     layouts: Mapping[str, Layout], name: str, results: Sequence[Result] = ()
 ) -> Layout:
-    """That of a folder, else of its results' table whatever the budget, else the default.
+    """A folder's layout, else that of its results' table at any budget, else the default.
 
     >>> layouts = {"flows": Layout(rows=["iaf"])}
     >>> layout_of(layouts, "flows_full", [{"table": "flows"}]).rows

@@ -112,7 +112,7 @@ def _formatted(title: str, result: Result) -> str:
 
 
 def _star(pattern: str, name: str) -> str | None:
-    """What stands for the star of a pattern, or None where the name does not fit."""
+    """The text in place of a pattern's star, or None where the name does not fit."""
     start, star, end = pattern.partition("*")
     if not star or "*" in end:
         raise UserError(f"expected a pattern with one *, got {pattern!r}")
@@ -182,7 +182,7 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
 
 
 def _agreed(runs: Sequence[Result], key: str, where: str, unsaid: Any = None) -> Any:
-    """What all seeds of a row say, and `unsaid` where they say nothing."""
+    """The value that all seeds of a row have, and `unsaid` where they have none."""
     first, *others = [run.get(key, unsaid) for run in runs]
     if any(other != first for other in others):
         raise UserError(f"{where}: its seeds have different {key}; run them anew")

@@ -11,7 +11,7 @@ from pairs import graphs_as_traced
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.evaluation import chunks
-from pyro_vae_zoo.evaluation.evaluate import _ActiveUnits
+from pyro_vae_zoo.evaluation.active_units import ActiveUnits
 
 UNTOUCHED = ("log_prob", "std_error", "ess", "khat")
 
@@ -91,7 +91,7 @@ def test_compile_is_one_of_three(compile):
 def test_every_other_draw_is_of_the_second_half(size):
     """Whatever the chunks: of which there may be many with one draw in each."""
     z = torch.randn(21, 40, 2).double()
-    units = _ActiveUnits(40)
+    units = ActiveUnits(40)
     for start in range(0, 21, size):
         part = z[start : start + size]
         halves = torch.stack([part[0::2].sum(0), part[1::2].sum(0)])

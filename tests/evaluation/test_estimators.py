@@ -249,7 +249,7 @@ def test_an_error_in_the_summary_leaves_no_context_open(wide, monkeypatch):
         raise RuntimeError("ours")
 
     monkeypatch.setattr(
-        sys.modules["pyro_vae_zoo.evaluation.evaluate"]._ActiveUnits, "add", fail
+        sys.modules["pyro_vae_zoo.evaluation.evaluate"].ActiveUnits, "add", fail
     )
     with pytest.raises(RuntimeError, match="ours") as error:
         zoo.evaluate(wide, torch.randn(2, 4).double(), 10)
