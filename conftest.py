@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -26,3 +27,12 @@ def _global_state(tmp_path, monkeypatch):
     assert torch.get_num_threads() == threads
     assert pyro.settings.get("validate_distributions_pyro") == validation
     assert torch.is_grad_enabled()
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Sixty six-pixel images, so that a run takes a second."""
+    path = tmp_path / "six.npz"
+    bits = torch.rand(60, 2, 3).lt(0.3).numpy()
+    np.savez(path, train=bits[:40], valid=bits[40:50], test=bits[50:])
+    return str(path)

@@ -32,7 +32,7 @@ class ActiveUnits:
             self.sums[name][:, rows] += sums.cpu()
 
     def count(self) -> dict[str, tuple[int, int]]:
-        """Latents whose variance is above 0.01, of all, by site; empty for too few draws."""
+        """Latents of a variance above 0.01, and all, by site; empty for too few draws."""
         if min(self.draws) < 1 or self.num_data < 2:
             return {}
         active = {}

@@ -69,9 +69,9 @@ along \(\epsilon\).
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from pyro import poutine
@@ -84,6 +84,7 @@ from pyro_vae_zoo.inference.elbo import ObjectiveELBO
 from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.models.mixture import MixtureGuide, mixture
 from pyro_vae_zoo.models.registry import register
+from pyro_vae_zoo.options import Option, normalise
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE, Phase
 
@@ -100,21 +101,17 @@ __all__ = [
 class Criterion:
     """The terms that a component ascends beside its log p(x, z).
 
-    Attributes:
-        kl_bound: C of equation 1, in nats.
-        entropy_weight: nu of boosting, which adds nu H(q_m).
-
     Raises:
         UserError: for negative values.
     """
 
-    kl_bound: float = 1.0
-    entropy_weight: float = 0.0
+    kl_bound: Annotated[float, Option("C of equation 1, in nats.", least=0)] = 1.0
+    entropy_weight: Annotated[
+        float, Option("nu of boosting, which adds nu H(q_m).", least=0)
+    ] = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value >= 0:
-                raise UserError(f"{name} must not be negative, got {value}")
+        normalise(self)
 
     def __call__(self, q: Mixture, m: int, z: Tensor) -> Tensor:
         """The terms of component m at its draws z, `(num_particles, batch)`."""

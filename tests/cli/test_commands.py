@@ -25,15 +25,6 @@ FAST = [
 
 
 @pytest.fixture
-def npz(tmp_path):
-    """Sixty six-pixel images, so that a run takes a second."""
-    path = tmp_path / "six.npz"
-    bits = torch.rand(60, 2, 3).lt(0.3).numpy()
-    np.savez(path, train=bits[:40], valid=bits[40:50], test=bits[50:])
-    return str(path)
-
-
-@pytest.fixture
 def run(npz, tmp_path):
     folder = tmp_path / "run"
     argv = ["train", "--guide", "iaf", "--data", npz, "--out", str(folder), *FAST]

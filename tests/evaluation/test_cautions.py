@@ -307,4 +307,4 @@ def test_cautions_that_are_no_texts_are_refused(tmp_path, capsys):
     path = folder / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"cautions": {"a": 1}}))
     assert cli.main(list(map(str, (*argv, "--resume")))) == 2
-    assert "cautions to be sentences by name" in capsys.readouterr().err
+    assert "cautions[...]: expected str, got int" in capsys.readouterr().err

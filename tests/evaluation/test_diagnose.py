@@ -3,7 +3,6 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from pairs import linear_gaussian, small
@@ -26,15 +25,6 @@ ARGS = [
     "--num-data", "6", "--num-particles", "50", "--chains", "4", "--temps", "8",
     "--leapfrog", "2", "--simulated", "3", "--steps", "10", "--device", "cpu",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def npz(tmp_path):
-    """Sixty six-pixel images, so that a run takes a second."""
-    path = tmp_path / "six.npz"
-    bits = torch.rand(60, 2, 3).lt(0.3).numpy()
-    np.savez(path, train=bits[:40], valid=bits[40:50], test=bits[50:])
-    return str(path)
 
 
 @pytest.fixture
