@@ -189,7 +189,7 @@ def _flag(name: str) -> str:
 def _text(value: Any) -> str:
     """As `--option` reads it, where a tuple of one number ends in a comma."""
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) + "," * (len(value) == 1)
+        return f"{value[0]}," if len(value) == 1 else ",".join(map(str, value))
     return str(value)
 
 

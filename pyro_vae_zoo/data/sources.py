@@ -15,7 +15,7 @@ import numpy as np
 from pyro_vae_zoo.data import download as _files
 from pyro_vae_zoo.data.download import Source, data_folders, expanded
 from pyro_vae_zoo.data.formats import BROKEN, read_mat, read_npy, read_npz
-from pyro_vae_zoo.errors import DataFileError
+from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import one_line
 
 __all__ = [
@@ -204,8 +204,13 @@ def cifar10(data_dir: str | os.PathLike | None) -> tuple[list[np.ndarray], str]:
 
 def _torchvision_cifar10(folders: Sequence[Path], train: bool) -> np.ndarray:
     """One half of the published set; torchvision checks each file's MD5."""
-    from torchvision.datasets import CIFAR10
-
+    try:
+        from torchvision.datasets import CIFAR10
+    except ImportError:
+        raise UserError(
+            "CIFAR-10 is read by torchvision, which is not installed: "
+            "pip install 'pyro-vae-zoo[cifar10]'"
+        ) from None
     for folder in folders:
         if (folder / _CIFAR_FOLDER).exists():
             try:

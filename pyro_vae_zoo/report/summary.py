@@ -32,7 +32,7 @@ def summary(result: Mapping[str, Any]) -> str:
     weights = result.get("component_weights")
     if weights:
         text = "  components      " + " ".join(f"{w:9.3f}" for w in weights[:6])
-        lines.append(text + " mean weights" * (len(weights) <= 4))
+        lines.append(f"{text} mean weights" if len(weights) <= 4 else text)
     if khat["above_0.7"] is not None:
         share = 100 * khat["above_0.7"]
         median = "inf" if khat["median"] is None else f"{khat['median']:.2f}"  # in JSON

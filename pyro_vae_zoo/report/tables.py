@@ -19,6 +19,7 @@ __all__ = [
     "hardware",
     "markdown",
     "number_text",
+    "plural",
     "settings",
 ]
 
@@ -177,6 +178,11 @@ LEGEND = (
 AVERAGED = "Rows of several seeds have their means ± standard error."
 
 
+def plural(word: str, count: int) -> str:
+    """A word, with an s where there are several of it."""
+    return word if count == 1 else f"{word}s"
+
+
 def settings(results: Sequence[Result]) -> str:
     """The data, split, draws, budget and seeds of all rows, in a sentence."""
     first = next((r for r in results if r["active_units"]), results[0])
@@ -190,7 +196,7 @@ def settings(results: Sequence[Result]) -> str:
         f"{first['num_data']} data. Numbers in nats per datum, larger is better; the "
         f"log-likelihood by importance sampling with {first['num_particles']} draws "
         f"of the guide. Budget: {', '.join(budget)}; {first['weights']} weights; "
-        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
+        f"{plural('seed', len(seeds))} {', '.join(map(str, seeds))}."
     )
 
 
@@ -207,6 +213,6 @@ def _common(dicts: Any) -> dict[str, Any]:
 def _hardware(result: Result) -> str:
     device, threads = result.get("device", "unknown"), result.get("num_threads")
     versions = result.get("versions") or {}
-    named = [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
+    named = [f"{threads} {plural('thread', threads)}"] if threads else []
     named += [f"{k} {v}" for k, v in versions.items() if k in ("torch", "pyro")]
     return str(device) + (f" ({', '.join(named)})" if named else "")

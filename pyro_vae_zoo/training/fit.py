@@ -177,7 +177,9 @@ def _check_batch_norm(
     full = min(batch_size, num_data)
     for size in {full, num_data % full or full}:
         if max(size // num_processes, 1) == 1:
-            each = f" for each of {num_processes} processes" * (num_processes > 1)
+            each = ""
+            if num_processes > 1:
+                each = f" for each of {num_processes} processes"
             raise UserError(
                 f"batch normalisation is trained on batches of two data or more{each}, and "
                 f"batch_size={batch_size} makes one of {size} out of {num_data} data; "

@@ -189,6 +189,7 @@ def _draw(table: _Table, digest: str, path: Path) -> None:
         for name, rows in panels.items()
     }
     title = f"{runs[0]['source']}: budget {runs[0]['budget']}"
-    title += f"\n{table.layout.note}" * bool(table.layout.note)
+    if table.layout.note:
+        title += f"\n{table.layout.note}"
     fig = plot_scores(scores, reference=table.layout.reference, title=title)
     save_figure(fig, path, metadata={"Description": f"table.csv {digest}"})

@@ -104,7 +104,7 @@ def markdown_panels(panels: Panels, layout: Layout, command: str) -> str:
     text = f"{_caption(panels, layout, command)}\n"
     for title, rows in panels.items():
         runs = [run for row in rows for run in row["seeds"]]
-        text += f"\n## {title}\n" * bool(title)
+        text += f"\n## {title}\n" if title else ""
         text += f"\n{tables.settings(runs)} {tables.hardware(runs)}\n\n"
         columns = {
             column.header: [column.text(row) for row in rows]
@@ -146,7 +146,7 @@ def _caption(panels: Panels, layout: Layout, command: str) -> str:
         text += f" Differences to {layout.reference} are on the same data."
     if any(row["elbo_difference_error"] is not None for row in rows):
         text += f" {_JUDGED}"
-    return text + f" {layout.note}." * bool(layout.note)
+    return f"{text} {layout.note}." if layout.note else text
 
 
 # How often, by simulation with Gaussian seeds: the first number is for one side that

@@ -181,7 +181,7 @@ def _below(panels: Panels, layout: Layout) -> str:
     text += f"{_listed(run['split'] for run in runs)} split, {sizes} data; "
     draws = _listed(f"{run['num_particles']:,}" for run in runs if run["active_units"])
     text += f"{draws} draws; " if draws else ""
-    text += f"seed{'s' * (len(seeds) > 1)} {_listed(map(str, seeds), ', ')}"
+    text += f"{tables.plural('seed', len(seeds))} {_listed(map(str, seeds), ', ')}"
     if any(row["num_seeds"] > 1 for row in rows):
         text += ", means ± their standard error where a row has several"
     text += _errors(panels, layout)

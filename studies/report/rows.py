@@ -69,7 +69,7 @@ def read_panels(folders: Folders, name: str, layout: Layout) -> Panels:
             raise UserError(f"{folder}: row {pairs[0][0]!r} fits no panel of {name}")
     panels = found if layout.panels else _by_data(found[""])
     return {
-        title: _rows(pairs, layout, f"{name}{f', {title}' * bool(title)}: ")
+        title: _rows(pairs, layout, f"{name}, {title}: " if title else f"{name}: ")
         for title, pairs in panels.items()
     }
 
