@@ -22,8 +22,8 @@ def number(value: float | None) -> float:
 def error_over_data(values: Tensor) -> float:
     """Standard error of the mean of a number for each datum; nan for a single one.
 
-    >>> error_over_data(Tensor([-91.0, -89.0]))
-    1.0
+    >>> error_over_data(Tensor([-96.0, -88.0, -88.0, -88.0]))
+    2.0
     """
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
