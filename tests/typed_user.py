@@ -3,10 +3,9 @@
 `test_types.py` and CI check it; it is not run.
 """
 
-from typing import assert_type
-
 import torch
 from torch import Tensor
+from typing_extensions import assert_type
 
 import pyro_vae_zoo as zoo
 

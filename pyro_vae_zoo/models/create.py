@@ -9,9 +9,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, overload
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from pyro_vae_zoo.errors import UserError, unknown_name
@@ -33,6 +33,18 @@ __all__ = [
 
 
 _GIVEN = ("event_shape", "likelihood")
+
+# For type checkers: guides whose VAEs encode to one vector, and those of several sites.
+OneVector = Literal[
+    "mean_field", "full_rank", "mixture", "recursive_mixture", "boosted", "semi_amortized",
+    "planar", "radial", "householder", "affine_autoregressive", "iaf", "affine_coupling",
+    "sylvester_orthogonal", "sylvester_householder", "sylvester_triangular",
+    "neural_autoregressive", "spline_coupling",
+]  # fmt: skip
+SeveralSites = Literal[
+    "bottom_up", "ladder", "self_reflective", "self_reflective_iaf", "gated_dag",
+    "gated_dag_iaf", "maf", "self_reflective_maf",
+]  # fmt: skip
 
 
 class PairConfig(TypedDict):
@@ -79,6 +91,33 @@ def depth(options: Mapping[str, Any]) -> dict[str, int]:
     return {}
 
 
+@overload
+def create(
+    guide: OneVector | Callable[..., nn.Module],
+    data: Any = None,
+    *,
+    event_shape: Sequence[int] | None = None,
+    likelihood: str | None = None,
+    **options: Any,
+) -> VAE[Tensor]: ...
+@overload
+def create(
+    guide: SeveralSites,
+    data: Any = None,
+    *,
+    event_shape: Sequence[int] | None = None,
+    likelihood: str | None = None,
+    **options: Any,
+) -> VAE[dict[str, Tensor]]: ...
+@overload
+def create(
+    guide: str,
+    data: Any = None,
+    *,
+    event_shape: Sequence[int] | None = None,
+    likelihood: str | None = None,
+    **options: Any,
+) -> VAE[Any]: ...
 def create(
     guide: str | Callable[..., nn.Module],
     data: Any = None,

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import pickle
+from typing import get_args
 
 import pyro
 import pyro.distributions as dist
@@ -12,10 +13,10 @@ import pytest
 import torch
 from pairs import small
 from pyro.infer import SVI, Predictive, Trace_ELBO
-from torch import nn
+from torch import Tensor, nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.models.create import guide_options
+from pyro_vae_zoo.models.create import OneVector, SeveralSites, guide_options
 
 SMALL = {"latent_dim": 3, "hidden_dims": (8,)}
 
@@ -255,3 +256,14 @@ def test_amortized_flow_works_outside_a_vae():
     q = guide.posterior(features)
     assert q.batch_shape == (3, 4)
     assert q.rsample((5,)).shape == (5, 3, 4, 2)
+
+
+def test_a_type_checker_is_told_what_each_guide_encodes_to():
+    kinds = {Tensor: get_args(OneVector), dict: get_args(SeveralSites)}
+    names = zoo.list_guides() + zoo.list_density_models()
+    assert sorted(sum(kinds.values(), ())) == sorted(names)
+    for kind, guides in kinds.items():
+        for guide in guides:
+            likelihood = "gaussian" if guide in zoo.list_density_models() else None
+            vae = zoo.create(guide, event_shape=(8, 8), likelihood=likelihood)
+            assert isinstance(vae.encode(torch.zeros(2, 8, 8)), kind)
