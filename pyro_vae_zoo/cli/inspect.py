@@ -26,7 +26,6 @@ from pyro_vae_zoo.files import RESULT_FILE, checked, finite, read_json, write_js
 from pyro_vae_zoo.models.create import find_guide, resolve_guide
 from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
-from pyro_vae_zoo.plots.run import PICTURES, draw_diagnosis
 from pyro_vae_zoo.report.summary import describe, filled, summary
 from pyro_vae_zoo.runs.folder import open_run
 from pyro_vae_zoo.runs.records import Result, RunConfig
@@ -75,6 +74,8 @@ def evaluate_command(args: argparse.Namespace) -> None:
 
 def diagnose_command(args: argparse.Namespace) -> None:
     """Everything of `diagnose`, written and drawn in the folder of the run."""
+    from pyro_vae_zoo.plots.run import PICTURES, draw_diagnosis
+
     vae, config, data, published = _read(args)
     x = subset(_images(data, args.split, args.seed), args.num_data, args.seed)
     names = [option.name for option in declared(DiagnoseOptions)]

@@ -1,12 +1,14 @@
 """The pictures of a run."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pyro import poutine
 
+from pyro_vae_zoo import plots
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.errors import UserError
@@ -16,15 +18,18 @@ from pyro_vae_zoo.evaluation.importance import LogLikelihood
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
-__all__ = ["PICTURES", "draw_diagnosis"]
+__all__ = ["PICTURES", "draw", "draw_diagnosis"]
 
 
 def draw(
-    folder: Path, vae: VAE, data: Dataset, records: list[dict], result: dict
+    folder: Path,
+    vae: VAE,
+    data: Dataset,
+    epochs: Sequence[Mapping[str, Any]],
+    result: dict,
 ) -> None:
     """The pictures of a run; those that need certain latents where they apply."""
-    from pyro_vae_zoo import plots
-
+    records = [dict(record) for record in epochs]
     x = data.test.to(vae.device)
     title = plots.figure_title(vae, data)
     z = vae.encode(x[:1])
@@ -67,8 +72,6 @@ def draw_diagnosis(
     folder: Path, diagnosis: Diagnosis, vae: VAE, data: Dataset, label: str
 ) -> None:
     """The pictures of what was found: `particles`, `gaps` and `correlations`."""
-    from pyro_vae_zoo import plots
-
     title = plots.figure_title(vae, data)
     levels: dict[str, LogLikelihood | AnnealedLikelihood] = {}
     if diagnosis.annealed:

@@ -16,7 +16,6 @@ from pyro_vae_zoo.evaluation.evaluate import Evaluation, evaluate
 from pyro_vae_zoo.files import CHECKPOINT_FILE, RESULT_FILE, locked, write_json
 from pyro_vae_zoo.models.create import PairConfig, create, find_guide, resolve_guide
 from pyro_vae_zoo.pair.vae import VAE
-from pyro_vae_zoo.plots.run import draw
 from pyro_vae_zoo.runs.folder import begin, look
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
@@ -120,6 +119,8 @@ def _finish(
     result["cautions"] = cautions_of(result, history.epochs, data, data.test)
 
     def leave() -> Result:
+        from pyro_vae_zoo.plots.run import draw  # matplotlib takes its time
+
         draw(folder, vae, data, history.epochs, result)
         write_json(folder / RESULT_FILE, result)
         return cast(Result, result)

@@ -33,7 +33,7 @@ class Epoch(TypedDict):
     log_det: NotRequired[Number]
     lr: NotRequired[Number]
     kl_weight: NotRequired[Number]
-    seconds: NotRequired[Number]
+    seconds: NotRequired[float]
 
 
 def validated_by(record: Mapping[str, Any]) -> str:
@@ -65,7 +65,7 @@ class History:
     (['train', 'train'], 'best')
     """
 
-    epochs: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     weights: str = "last"
     stopped_early: bool = False

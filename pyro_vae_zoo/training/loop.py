@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
 from pyro_vae_zoo.saving import load_weights
 from pyro_vae_zoo.training.checkpoint import check_resumable, readable, save_checkpoint
-from pyro_vae_zoo.training.history import History, validated_by
+from pyro_vae_zoo.training.history import Epoch, History, validated_by
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.phases import PhasePlan
 from pyro_vae_zoo.training.steps import Steps, what_failed
@@ -211,7 +211,7 @@ class Loop:
         trained = self.elbo_sum / len(self.data.train)
         bounds = self._bounds(trained) if self._bound_name == "bound" else {}
         self.seconds += time.perf_counter() - start
-        record = {
+        record: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "phase": self.phase.name,
             "train_elbo": None if bounds else trained,
@@ -228,7 +228,7 @@ class Loop:
         }
         if self.vae.monitor is not None:
             record = self.vae.monitor(self.vae) | record
-        self.history.epochs.append(record)
+        self.history.epochs.append(cast(Epoch, record))
         valid_name = validated_by(record)
         bar.set_postfix_str(
             f"{self._bound_name} {trained:.2f} valid {record[valid_name]:.2f}"
@@ -261,7 +261,8 @@ class Loop:
             return
         name, best = validated_by(record), -math.inf
         if history.best_epoch:  # of 0.1.0 it may lack this
-            best = history.epochs[history.best_epoch - 1].get(name, best)
+            so_far: dict[str, Any] = {**history.epochs[history.best_epoch - 1]}
+            best = so_far.get(name, best)
         if not history.best_epoch or record[name] > best:
             history.best_epoch = self.epoch
             state = self.vae.state_dict()
