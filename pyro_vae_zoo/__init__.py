@@ -12,8 +12,5 @@ Every system is a pair: `vae.model` is p(x, z), `vae.guide` is q(z|x).
 
 import lazy_loader
 
-from pyro_vae_zoo._version import __version__
-
 # The public names are those of `__init__.pyi`, each imported when it is first used.
-__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
-__all__ = [*_names, "__version__"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
