@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pyro_vae_zoo._version import __version__
-from pyro_vae_zoo.errors import LostRankError, UserError
+from pyro_vae_zoo.errors import LostRankError, UserError, first_line
 
 __all__ = [
     "Ranks",
@@ -151,7 +151,7 @@ def _collective(function: Callable, *args: Any) -> None:
     try:
         function(*args)
     except RuntimeError as error:  # how a closed connection and a time-out come here
-        reason = str(error).split("\n")[0]
+        reason = first_line(error)
         raise LostRankError(
             f"another process of this training is gone ({reason}); the last good "
             "checkpoint is kept"

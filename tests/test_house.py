@@ -41,7 +41,9 @@ def test_help_and_version_do_without_pytorch(command):
 
 
 def test_the_face_has_the_public_names_and_imports_little():
-    code = "import sys, pyro_vae_zoo as z; z.list_guides(); print('torch' in sys.modules)"
+    code = (
+        "import sys, pyro_vae_zoo as z; z.list_guides(); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False"
     assert dir(zoo) == sorted(zoo.__all__)

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import (
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.errors import UserError, first_line
 from pyro_vae_zoo.inference.matmul import choose_products
 
 __all__ = ["Compiler", "Inductor", "Pair", "TensorPlaces", "contents", "trace"]
@@ -65,7 +65,7 @@ class Inductor:
                 )
             except Exception as error:  # there is no end to how a compiler can fail
                 raise UserError(
-                    f"PyTorch could not compile the graph: {_first_line(error)}"
+                    f"PyTorch could not compile the graph: {first_line(error)}"
                 ) from error
 
 
@@ -232,7 +232,7 @@ def trace(
                 "graph would hold as it is now; register it as a buffer"
             )
         else:
-            what = f"its Python takes a tensor apart ({_first_line(error)}); {advice}"
+            what = f"its Python takes a tensor apart ({first_line(error)}); {advice}"
         raise UserError(f"the pair cannot be compiled: {last.where} {what}") from error
     if any(node.target in _READS_A_VALUE for node in graph.graph.nodes):
         raise _depends_on_values("its", advice)
@@ -273,10 +273,6 @@ def _depends_on_values(where: str, advice: str) -> UserError:
         f"the pair cannot be compiled: {where} control flow depends on values (an `if` on "
         f"a tensor, `.item()`, a mask as an index); {advice}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0] or type(error).__name__
 
 
 class _LastSite(Messenger):

@@ -10,13 +10,13 @@ from msgspec import Meta
 from typing_extensions import NotRequired, TypedDict
 
 from pyro_vae_zoo.models.create import PairConfig
+from pyro_vae_zoo.training.history import Number
 
 __all__ = ["Result", "RunConfig"]
 
 Count = Annotated[int, Meta(gt=0, le=2**63 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Units = Annotated[str, Meta(pattern=r"^\d{1,9}/\d{1,9}$")]  # active of all, as "3/40"
-Number = float | None  # JSON has null for what is not finite
 
 
 class Training(TypedDict):

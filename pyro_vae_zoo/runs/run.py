@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.errors import UserError, first_line
 from pyro_vae_zoo.evaluation.cautions import cautions_of
 from pyro_vae_zoo.evaluation.evaluate import Evaluation, evaluate
 from pyro_vae_zoo.files import CHECKPOINT_FILE, RESULT_FILE, locked, write_json
@@ -139,10 +139,9 @@ def _check_runs(guide: str, vae: VAE, data: Dataset, training: TrainOptions) -> 
         except UserError:
             raise
         except Exception as error:
-            reason = str(error).split("\n")[0]
             raise UserError(
                 f"guide {guide!r} does not run on this data: "
-                f"{type(error).__name__}: {reason}"
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error
 
 

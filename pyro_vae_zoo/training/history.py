@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 from typing_extensions import NotRequired, TypedDict
 
-__all__ = ["Epoch", "History", "validated_by"]
+__all__ = ["Epoch", "History", "Number", "validated_by"]
 
 Number = float | None  # JSON has null for what is not finite
 
