@@ -18,7 +18,7 @@ import tomllib
 
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "pictures" / "architecture.svg"
-WIDTH, PITCH, HEIGHT, AIR = 360, 62, 36, 14  # of all, of a storey, of and between rooms
+WIDTH, PITCH, HEIGHT, AIR = 400, 62, 36, 14  # of all, of a storey, of and between rooms
 HEAD = """\
 <svg class="architecture" viewBox="0 0 {} {}" xmlns="http://www.w3.org/2000/svg" \
 role="img" aria-labelledby="house house-text" fill="none">
@@ -53,13 +53,16 @@ def read_rooms() -> tuple[nx.DiGraph, dict[str, int]]:
 
 
 def share_storeys(rooms: list[str], imports: nx.DiGraph) -> dict[Place, int]:
-    """The storey of each room: the next one, where a room of the last imports it."""
+    """The storey of each room: the next, where one of the last imports it or it is full."""
     storeys: dict[Place, int] = {}
-    level = 0
+    level, taken = 0, 0.0
     for room in rooms:
-        if any(storeys[other] == level for other in imports.predecessors(room)):
-            level += 1
+        width = 2 * half_width(room) + AIR
+        imported = any(storeys[other] == level for other in imports.predecessors(room))
+        if imported or taken + width > WIDTH - 5 * AIR:  # and arrows pass
+            level, taken = level + 1, 0.0
         storeys[room] = level
+        taken += width
     return storeys
 
 
