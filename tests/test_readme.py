@@ -20,7 +20,10 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 STANDS_FOR = {"SEED": "0", "N": "1"}  # words in capitals where a number belongs
-NAMED_ONLY = {"python -m pyro_vae_zoo"}  # and not told to be typed without a command
+NAMED_ONLY = {
+    "python -m pyro_vae_zoo",
+    "python docs/house.py",
+}  # and not told to be typed without a command
 OF_OTHERS = {
     *("pip", "pytest", "OMP_NUM_THREADS=1", "bash", "ruff", "sphinx-build", "jupyter"),
     *("sbatch", "torchrun"),  # whose commands test_distributed.py runs

@@ -19,6 +19,7 @@ from torch import nn
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.compiled import CompiledELBO, CompiledTrace_ELBO
 from pyro_vae_zoo.inference.tracing import Inductor
+from pyro_vae_zoo.training.losses import make_loss
 from pyro_vae_zoo.training.options import TrainOptions
 
 IN_CI = (
@@ -330,7 +331,7 @@ def test_an_attribute_that_never_rests_is_told(recwarn):
 def test_another_criterion_of_an_objective_has_a_graph_of_its_own():
     """An attribute that is neither a number nor a word."""
     vae = pair("recursive_mixture")
-    refresh = TrainOptions().loss(vae.phases[-1].loss)
+    refresh = make_loss(TrainOptions(), vae.phases[-1].loss)
     x, loss = data(), CompiledELBO(refresh, compiler=as_it_is)
     for criterion in (
         refresh.criterion,

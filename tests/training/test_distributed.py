@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo import runtime
 from pyro_vae_zoo import runtime as distributed
 from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.errors import LostRankError
@@ -202,9 +203,9 @@ def test_what_is_for_one_process_alone(monkeypatch, capsys):
         def __init__(self):
             self.rank, self.size = 0, 2
 
-    monkeypatch.setattr(cli, "joined", lambda device: contextlib.nullcontext(Two()))
-    assert cli.main(["report"]) == 2
-    assert "report runs in one process, got 2" in capsys.readouterr().err
+    monkeypatch.setattr(runtime, "joined", lambda device: contextlib.nullcontext(Two()))
+    assert cli.main(["explore", "nothing"]) == 2
+    assert "explore runs in one process, got 2" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------- one process
