@@ -19,6 +19,8 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
+    # An editable install is then a path, which type checkers can follow.
+    package_dir={"": "."},
     packages=find_packages(include=["pyro_vae_zoo", "pyro_vae_zoo.*"]),
     package_data={
         "pyro_vae_zoo": ["py.typed", "*.pyi"],
