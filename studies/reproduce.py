@@ -31,7 +31,8 @@ from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.runtime import pick_device
 from pyro_vae_zoo.saving import load_model
 from pyro_vae_zoo.training.options import TrainOptions
-from studies.recipes import TABLES, Budget, Row, Table
+from studies.recipes import TABLES
+from studies.tables import Budget, Row, Table
 
 
 def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:

@@ -1,0 +1,47 @@
+"""A paper's table: its rows, and the budgets that they are run with."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Budget", "Row", "Table"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A guide with its options, and what the paper has for it."""
+
+    guide: str  # a registry name, or a class in a file
+    options: dict[str, Any] = field(default_factory=dict)
+    published: float | None = None  # log-likelihood on the test split
+    published_elbo: tuple[float, float, float] | None = None  # train, valid, test
+    note: str | None = None  # what must be said wherever its numbers are shown
+    is_bound: bool = True  # whether its ELBO is one
+    seeds: tuple[int, ...] = (0,)
+    train_size: int | None = None  # all there are
+    data: str | None = None  # in place of the table's
+    training: dict[str, Any] = field(default_factory=dict)  # on top of a budget's
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The size of a study: the training, and the draws of the final evaluation."""
+
+    training: dict[str, Any]
+    eval_particles: int = 1000
+    fewer_particles: int | None = None  # a second log-likelihood, for comparison
+    steps: int | None = None  # in place of epochs
+    data: str | None = None  # in place of the table's
+    options: dict[str, Any] = field(default_factory=dict)  # on top of a row's
+    train_size: int | None = None  # at most
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows on one data set, with all else equal."""
+
+    source: str
+    data: str
+    rows: dict[str, Row]
+    budgets: dict[str, Budget]
+    by_split: bool = False  # bounds on train and valid besides those on test
+    curves: bool = False  # in one picture, where the rows are few
