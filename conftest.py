@@ -7,6 +7,8 @@ import pyro
 import pytest
 import torch
 
+import pyro_vae_zoo as zoo
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
@@ -36,3 +38,10 @@ def npz(tmp_path):
     bits = torch.rand(60, 2, 3).lt(0.3).numpy()
     np.savez(path, train=bits[:40], valid=bits[40:50], test=bits[50:])
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def images():
+    torch.manual_seed(0)
+    x = torch.rand(40, 2, 3).bernoulli()
+    return zoo.Dataset(x, x[:10], x[:10])

@@ -1,5 +1,6 @@
 """Small pairs that the tests share: registry guides, and one whose p(x) is known."""
 
+import itertools
 import math
 import os
 import signal
@@ -65,6 +66,20 @@ def graphs_as_traced(monkeypatch, module) -> list:
     return graphs
 
 
+def interrupt_at(monkeypatch, *stops, number=signal.SIGINT):
+    """Have trainings send themselves a signal at these steps, counted from 0."""
+    step, steps, stops = loop.Loop._step, itertools.count(), list(stops)
+
+    def interrupting(self, x):
+        # One that is stopped takes the step that it was about to take.
+        if stops and next(steps) == stops[0]:
+            stops.pop(0)
+            os.kill(os.getpid(), number)
+        return step(self, x)
+
+    monkeypatch.setattr(loop.Loop, "_step", interrupting)
+
+
 def check_resumes_in_every_phase(make, data, options, folder, monkeypatch) -> None:
     """Trainings of `make()` with an interrupt in each phase's last epoch, of two steps.
 
@@ -76,19 +91,7 @@ def check_resumes_in_every_phase(make, data, options, folder, monkeypatch) -> No
     assert list(dict.fromkeys(phases)) == [phase.name for phase in whole.phases]
     last = {name: epoch for epoch, name in enumerate(phases)}
     stops = [2 * epoch + 1 for epoch in last.values()]
-
-    count = 0
-    step = loop.Loop._step
-
-    def interrupting(self, x):
-        nonlocal count
-        if count in stops:
-            stops.remove(count)
-            os.kill(os.getpid(), signal.SIGINT)
-        count += 1
-        return step(self, x)
-
-    monkeypatch.setattr(loop.Loop, "_step", interrupting)
+    interrupt_at(monkeypatch, *stops)
     resumed = 0
     while True:
         parts = make()
@@ -175,3 +178,13 @@ def linear_gaussian(latent_dim: int = 2, event_dim: int = 4) -> LinearGaussian:
     weight = torch.randn(event_dim, latent_dim, generator=generator)
     bias = torch.randn(event_dim, generator=generator)
     return LinearGaussian(weight, bias, scale=0.5)
+
+
+def seeded(loss, vae, x):
+    """The loss and the gradients under one seed."""
+    torch.manual_seed(7)
+    vae.zero_grad()
+    value = loss(vae.model, vae.guide, x)
+    value.backward()
+    gradients = [p.grad.clone() for p in vae.parameters() if p.grad is not None]
+    return value.detach(), gradients

@@ -75,23 +75,34 @@ def test_float64():
 
 
 @pytest.mark.parametrize("num_particles", [1, 5])
-@pytest.mark.parametrize("name", FLOWS)
-def test_no_flows_is_mean_field_bit_for_bit(name, num_particles):
-    """X4, FL3: the same seed gives the same weights, bounds and gradients."""
-    x = bits()
-    runs = []
-    for guide, options in (("mean_field", {}), (name, {"num_flows": 0})):
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [*((n, "mean_field") for n in FLOWS), ("gated_dag_iaf", "gated_dag")],
+)
+def test_no_flows_is_the_guide_without_bit_for_bit(name, plain, num_particles):
+    """X4, FL3, GV7: the same seed gives the same weights, bounds and gradients."""
+    x, runs = bits(), []
+    for guide, options in ((plain, {}), (name, {"num_flows": 0})):
         torch.manual_seed(3)
         vae = small(guide, latent_dim=3, **options)
         loss = Trace_ELBO(num_particles, max_plate_nesting=1, vectorize_particles=True)
         value = loss.differentiable_loss(vae.model, vae.guide, x)
         value.backward()
         gradients = [p.grad for p in vae.parameters()]
-        runs.append((value, gradients, zoo.log_likelihood(vae, x, 50).log_prob))
-    assert torch.equal(runs[0][0], runs[1][0])
-    for ours, theirs in zip(runs[0][1], runs[1][1], strict=True):
+        runs.append((value, zoo.log_likelihood(vae, x, 50).log_prob, *gradients))
+    for ours, theirs in zip(*runs, strict=True):
         assert torch.equal(ours, theirs)
-    assert torch.equal(runs[0][2], runs[1][2])
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("gated_dag", "top_down"), ("ladder", "priors")]
+)
+def test_networks_of_both_sides_are_shared_and_have_one_optimiser_each(name, part):
+    vae = small(name)
+    assert getattr(vae.model, part) is getattr(vae.guide, part)
+    optimizer = pyro.optim.Adam({"lr": 1e-3})
+    pyro.infer.SVI(vae.model, vae.guide, optimizer, Trace_ELBO()).step(bits())
+    assert len(optimizer.optim_objs) == len(list(vae.parameters()))
 
 
 def test_guides_start_from_the_same_networks():

@@ -11,6 +11,7 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.data import datasets
 from pyro_vae_zoo.data.names import DATASETS
 from pyro_vae_zoo.models import registry
+from pyro_vae_zoo.nn import likelihoods, names
 
 PACKAGE = Path(zoo.__file__).parent
 FOLDERS = [path for path in PACKAGE.rglob("*") if (path / "__init__.py").exists()]
@@ -51,13 +52,14 @@ def test_the_face_has_the_public_names_and_imports_little():
 
 
 def test_each_file_of_models_registers_its_names():
-    for file, names in registry.FILES.items():
+    for file, guides in registry.FILES.items():
         importlib.import_module(f"pyro_vae_zoo.models.{file}")
-        assert all(registry.entry(name).build for name in names)
+        assert all(registry.entry(name).build for name in guides)
     density = {name for name, entry in registry._ENTRIES.items() if entry.is_density}
     assert density == set(zoo.list_density_models())
     assert {*zoo.list_guides(), *density} == set(registry._ENTRIES)
 
 
-def test_each_name_of_a_data_set_has_a_loader():
+def test_each_name_stands_for_something():
     assert set(DATASETS) == set(datasets._LOADERS)
+    assert set(names.LIKELIHOODS) == set(likelihoods.LIKELIHOODS)

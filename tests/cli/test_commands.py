@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pairs import interrupt_at
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
@@ -694,20 +695,10 @@ def test_mistakes_with_densities(argv, expected, real_npz, tmp_path, capsys):
 def test_a_signal_saves_and_says_how_to_go_on(
     number, npz, tmp_path, capsys, monkeypatch
 ):
-    from pyro_vae_zoo.training import loop
-
-    step, seen = loop.Loop._step, []
-
-    def interrupting(self, x):
-        seen.append(1)
-        if len(seen) == 3:
-            os.kill(os.getpid(), number)
-        return step(self, x)
-
     folder = tmp_path / "run"
     before = signal.getsignal(number)
     argv = ["train", "--data", npz, "--out", str(folder), *FAST, "--batch-size", "10"]
-    monkeypatch.setattr(loop.Loop, "_step", interrupting)
+    interrupt_at(monkeypatch, 2, number=number)
     monkeypatch.setattr(sys, "argv", ["examples/train.py", "not these"])
     assert cli.main(argv) == 130
     words = shlex.join([*argv[1:], "--resume"])

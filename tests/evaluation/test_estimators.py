@@ -12,11 +12,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import MIXTURES, linear_gaussian, one_latent, others, perturb, small
+from pairs import MIXTURES, linear_gaussian, one_latent, others, perturb, seeded, small
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
-from pyro.ops.stats import fit_generalized_pareto
-from scipy import stats
 from torch import nn
 from torch.distributions.kl import kl_divergence
 
@@ -296,32 +294,6 @@ def test_khat_recovers_the_shape_of_a_pareto_tail(shape):
     assert abs(raw.std() / error - 1) < 0.25
 
 
-@pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
-def test_khat_agrees_with_other_implementations(shape):
-    u = torch.rand(6, 2000).double()
-    weights = ((1 - u) ** -shape - 1) / shape
-    khat = zoo.pareto_khat(weights.log())
-    num_tail = math.ceil(3 * math.sqrt(2000))
-    top = weights.topk(num_tail + 1, dim=1).values
-    for row, k in zip(top, khat, strict=True):
-        excess = row[:-1] - row[-1]
-        # Pyro's fit takes another quartile by one place: near, not equal.
-        assert abs(k - fit_generalized_pareto(excess)[0]) < 0.02
-        raw = (k * (num_tail + 10) - 5) / num_tail
-        likeliest = stats.genpareto.fit(excess.numpy(), floc=0)[0]
-        assert abs(raw - likeliest) < 0.1  # its standard error is above that
-
-
-def test_khat_of_special_weights():
-    assert zoo.pareto_khat(torch.randn(3, 24)[:, :20]).isnan().all()
-    assert zoo.pareto_khat(torch.full((2, 100), -700.0)).eq(0).all()
-    rows = torch.randn(2, 100).double() * torch.tensor([[1.0], [5.0]])
-    both = zoo.pareto_khat(rows)
-    assert both[0] < 0.7 < both[1]  # log-normal: light and heavy
-    assert torch.allclose(zoo.pareto_khat(rows - 1e4), both)  # scale-free
-    assert torch.allclose(zoo.pareto_khat(rows[1:]), both[1:])
-
-
 @pytest.mark.parametrize("level", [0.3, 22.0, 700.0])
 def test_khat_takes_rounding_for_what_it_is(level):
     """The exact posterior as guide: log p - log q is the same for all draws, nearly."""
@@ -563,16 +535,6 @@ class TwoSites(PyroModule):
 @pytest.fixture
 def chain():
     return zoo.VAE(TwoSites(True), TwoSites(False), (4,)).double()
-
-
-def seeded(loss, vae, x):
-    """The loss and the gradients under one seed."""
-    torch.manual_seed(7)
-    vae.zero_grad()
-    value = loss(vae.model, vae.guide, x)
-    value.backward()
-    gradients = [p.grad.clone() for p in vae.parameters() if p.requires_grad]
-    return value.detach(), gradients
 
 
 @pytest.mark.parametrize("num_particles", [1, 4])

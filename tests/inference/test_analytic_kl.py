@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import linear_gaussian, others, small
+from pairs import linear_gaussian, others, seeded, small
 from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
@@ -25,16 +25,6 @@ GAUSSIAN = (
     "ladder",
     "gated_dag",
 )
-
-
-def seeded(loss, vae, x):
-    """The loss and the gradients under one seed."""
-    torch.manual_seed(7)
-    vae.zero_grad()
-    value = loss(vae.model, vae.guide, x)
-    value.backward()
-    gradients = [p.grad.clone() for p in vae.parameters() if p.grad is not None]
-    return value.detach(), gradients
 
 
 @pytest.mark.parametrize("num_particles", [1, 3])

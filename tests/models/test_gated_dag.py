@@ -9,7 +9,7 @@ import pytest
 import torch
 from pairs import check_resumes_in_every_phase, perturb, small
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_vae_zoo as zoo
@@ -272,31 +272,7 @@ def test_encoding_gives_the_nodes_alone():
     assert all(value.shape == (5, 3, 2) for value in z.values())
 
 
-def test_top_down_networks_are_shared_and_have_one_optimiser_each():
-    vae = small("gated_dag")
-    assert vae.model.top_down is vae.guide.top_down
-    optimizer = pyro.optim.Adam({"lr": 1e-3})
-    SVI(vae.model, vae.guide, optimizer, Trace_ELBO()).step(bits(4).float())
-    assert len(optimizer.optim_objs) == len(list(vae.parameters()))
-
-
 # --------------------------------------------------------------------- the flow, GV7-9
-
-
-@pytest.mark.parametrize("num_particles", [1, 5])
-def test_no_flow_is_the_graph_without_bit_for_bit(num_particles):
-    """GV7: the same seed gives the same weights, bounds and gradients."""
-    x, runs = bits(4).float(), []
-    for name, options in (("gated_dag", {}), ("gated_dag_iaf", {"num_flows": 0})):
-        torch.manual_seed(3)
-        vae = small(name, num_nodes=3, **options)
-        loss = Trace_ELBO(num_particles, max_plate_nesting=1, vectorize_particles=True)
-        value = loss.differentiable_loss(vae.model, vae.guide, x)
-        value.backward()
-        gradients = [p.grad for p in vae.parameters()]
-        runs.append((value, zoo.log_likelihood(vae, x, 50).log_prob, *gradients))
-    for ours, theirs in zip(*runs, strict=True):
-        assert torch.equal(ours, theirs)
 
 
 def test_a_flow_whose_gates_are_shut_is_none():
@@ -571,13 +547,6 @@ def test_samples_are_of_the_model_in_any_mode():
 
 
 # ------------------------------------------------------------------------- training
-
-
-@pytest.fixture(scope="module")
-def images():
-    torch.manual_seed(0)
-    x = torch.rand(40, 2, 3).bernoulli()
-    return zoo.Dataset(x, x[:10], x[:10])
 
 
 def settings(**options):

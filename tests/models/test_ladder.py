@@ -1,6 +1,5 @@
 """The ladder: precision weighing, its Markov structure, shared priors."""
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -8,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pairs import perturb, small
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.models.ladder import weigh
@@ -139,14 +137,6 @@ def test_without_evidence_the_posterior_is_the_prior():
     for l in range(1, DEPTH):
         assert kl[f"z_{l}"] == pytest.approx(0.0, abs=1e-6)
     assert kl[f"z_{DEPTH}"] > 0.01
-
-
-def test_priors_are_shared_and_have_one_optimiser_each():
-    vae = small("ladder")
-    assert vae.model.priors is vae.guide.priors
-    optimizer = pyro.optim.Adam({"lr": 1e-3})
-    SVI(vae.model, vae.guide, optimizer, Trace_ELBO()).step(bits(4).float())
-    assert len(optimizer.optim_objs) == len(list(vae.parameters()))
 
 
 def test_one_layer_is_mean_field():

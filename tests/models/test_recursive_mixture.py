@@ -420,13 +420,6 @@ def test_two_components_are_exact_where_one_cannot_be(seed, schedule, data, gap_
     assert (ratio > criterion.kl_bound).double().mean() > 0.99
 
 
-@pytest.fixture(scope="module")
-def images():
-    torch.manual_seed(0)
-    x = torch.rand(40, 2, 3).bernoulli()
-    return zoo.Dataset(x, x[:10], x[:10])
-
-
 def options_of(schedule):
     epochs = {"together": 4, "sequential": 12}[schedule]
     return dict(epochs=epochs, batch_size=20, keep="last", progress=False, kl_warmup=2)

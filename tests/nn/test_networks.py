@@ -176,11 +176,3 @@ def test_grey_images_meet_no_bernoulli_silently():
         zoo.Dataset(grey, grey, grey)
     with pytest.raises(ValueError, match="support"):  # under stock Pyro too
         pyro.infer.Trace_ELBO().loss(vae.model, vae.guide, grey)
-
-
-def test_names_that_stand_in_two_places_agree():
-    """Names for whoever does without PyTorch, and what they are names of."""
-    from pyro_vae_zoo.data import checks as _checks
-    from pyro_vae_zoo.nn import likelihoods
-
-    assert set(_checks.LIKELIHOODS) == set(likelihoods.LIKELIHOODS)

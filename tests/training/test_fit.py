@@ -3,16 +3,14 @@
 import copy
 import json
 import os
-import signal
 
 import pyro
 import pytest
 import torch
-from pairs import others, small
+from pairs import interrupt_at, others, small
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.training import loop
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_vae_zoo.training.loop import epoch_order
 from pyro_vae_zoo.training.options import TrainOptions
@@ -127,15 +125,7 @@ def test_resume_continues_bit_for_bit(options, stop_at, data, tmp_path, monkeypa
     whole = make()
     expected = zoo.fit(whole, data, **settings, **options)
 
-    steps = iter(range(1000))
-    step = loop.Loop._step
-
-    def interrupting(self, x):
-        if next(steps) == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, x)
-
-    monkeypatch.setattr(loop.Loop, "_step", interrupting)
+    interrupt_at(monkeypatch, stop_at)
     with pytest.raises(KeyboardInterrupt):
         zoo.fit(make(), data, out=tmp_path, **settings, **options)
     checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
@@ -429,14 +419,7 @@ def test_a_phase_starts_once_and_not_again_when_resumed(data, tmp_path, monkeypa
     whole = pair()
     zoo.fit(whole, data, **options)
     assert started == [whole]
-    steps, step = iter(range(1000)), loop.Loop._step
-
-    def interrupting(self, x):
-        if next(steps) == 4:  # the first step of the second phase
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, x)
-
-    monkeypatch.setattr(loop.Loop, "_step", interrupting)
+    interrupt_at(monkeypatch, 4)  # the first step of the second phase
     with pytest.raises(KeyboardInterrupt):
         zoo.fit(pair(), data, out=tmp_path, **options)
     resumed = pair()

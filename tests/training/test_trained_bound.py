@@ -165,18 +165,11 @@ def test_batches_of_one_are_refused_under_batch_normalisation(batch_size):
 @pytest.mark.parametrize(
     ("num_data", "batch_size", "processes", "good"),
     [
-        (100, 100, 1, True),
-        (100, 1000, 1, True),
-        (1, 100, 1, False),
-        (100, 1, 1, False),
-        (101, 50, 1, False),
-        (100, 4, 2, True),
-        (100, 3, 2, False),
-        (103, 4, 2, False),
-        (101, 4, 2, False),
-        (8, 5, 4, False),
+        (100, 100, 1, True), (100, 1000, 1, True), (1, 100, 1, False), (100, 1, 1, False),
+        (101, 50, 1, False), (100, 4, 2, True), (100, 3, 2, False), (103, 4, 2, False),
+        (101, 4, 2, False), (8, 5, 4, False),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize(
     "norm", [nn.BatchNorm1d(3), nn.SyncBatchNorm(3), nn.LayerNorm(3)]
 )
