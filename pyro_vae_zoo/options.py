@@ -149,7 +149,7 @@ def keywords_of(
         make = cast(Callable[..., O], cls)
         own = list(inspect.signature(function).parameters.values())[:-1]
         options = inspect.signature(cls).parameters.values()
-        signature = inspect.Signature([*own, *options])
+        signature = inspect.Signature([*own, *map(_without_option, options)])
 
         @functools.wraps(function)
         def called(*args: Any, **keywords: Any) -> R:
@@ -164,10 +164,20 @@ def keywords_of(
     return enter
 
 
+def _without_option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A keyword with its type alone, as readers of a signature want it."""
+    if get_origin(parameter.annotation) is not Annotated:
+        return parameter
+    return parameter.replace(annotation=get_args(parameter.annotation)[0])
+
+
 def _with_help(doc: str | None, cls: Any) -> str | None:
     if doc is None:  # python -OO
         return None
     lines = [f"{name}: {option.help}" for name, _, _, option in declared(cls)]
+    for i, (_, kinds, _, option) in enumerate(declared(cls)):
+        if kinds == (str,) and option.choices:
+            lines[i] += f" One of {', '.join(f'`{word}`' for word in option.choices)}."
     texts = [
         textwrap.fill(line, 88, initial_indent=" " * 8, subsequent_indent=" " * 12)
         for line in lines
