@@ -15,6 +15,7 @@ from pairs import small
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import plots
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.plots.run import draw
 from pyro_vae_zoo.plots.style import COLOURS
 from pyro_vae_zoo.runs import folder as run_folder
 from pyro_vae_zoo.runs import run as runs
@@ -334,7 +335,7 @@ def test_runs_draw_what_there_is_of_a_graph(guide, options, drawn, tmp_path):
     record = {"epoch": 1, "train_elbo": -90.0, "valid_elbo": -91.0}
     record |= vae.monitor(vae) if vae.monitor else {}
     result = {"kl_per_site": {"z_1": 1.0}, "active_units": {"z_1": "1/2"}}
-    runs.draw(tmp_path, vae, zoo.load_dataset("digits"), [record], result)
+    draw(tmp_path, vae, zoo.load_dataset("digits"), [record], result)
     found = {path.stem for path in tmp_path.iterdir()}
     assert found & {"gates", "graph"} == drawn
     assert "training" in found
