@@ -10,6 +10,7 @@ import torch
 import pyro_vae_zoo as zoo
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+collect_ignore = ["tests/typed_user.py"]  # for a type checker, not to be run
 
 
 @pytest.fixture(autouse=True)

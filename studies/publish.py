@@ -45,7 +45,7 @@ MOST_BYTES_TOGETHER = 30_000_000
 # CPU, whose draws are the same wherever it is checked.
 FIRST = 100
 _TRAINED = (
-    *("epochs", "best_epoch", "weights", "seconds", "compiled", "products"),
+    *("epochs", "best_epoch", "weights", "seconds", "compiled"),
     *("device", "num_threads", "versions"),
 )
 _OF_THE_PAIR = (*(option.name for option in declared(PairOptions)), "num_flows")

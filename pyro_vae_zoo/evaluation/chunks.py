@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.terms import bound_terms
-from pyro_vae_zoo.inference.tracing import Inductor, Pair, TensorPlaces, trace
+from pyro_vae_zoo.inference.tracing import Pair, TensorPlaces, inductor, trace
 from pyro_vae_zoo.pair.door import sides_and_data
 from pyro_vae_zoo.pair.memory import rows_that_fit
 from pyro_vae_zoo.pair.modes import evaluating
@@ -187,7 +187,7 @@ def _compiled(
     inputs = [*(p.detach() for p in tensors.values()), example]
     try:
         graph = trace(computed, inputs, "evaluate it with compile=False")
-        run = Inductor(products=None)(graph, inputs)
+        run = inductor(graph, inputs)
     except UserError as error:
         if must:
             raise

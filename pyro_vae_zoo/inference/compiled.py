@@ -35,10 +35,10 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
 from pyro_vae_zoo.inference.tracing import (
     Compiler,
-    Inductor,
     Pair,
     TensorPlaces,
     contents,
+    inductor,
     trace,
 )
 from pyro_vae_zoo.pair.door import check_scorable
@@ -78,7 +78,7 @@ class CompiledELBO(ObjectiveELBO):
     ) -> None:
         # Not by ELBO's `__init__`, whose settings are among those of the objective.
         self.objective = objective
-        self.compiler = compiler or Inductor(products={})
+        self.compiler = compiler or inductor
         self._pairs: WeakKeyDictionary = WeakKeyDictionary()
 
     def __getattr__(self, name: str) -> Any:

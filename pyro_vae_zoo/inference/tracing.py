@@ -25,9 +25,8 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae_zoo.errors import UserError, first_line
-from pyro_vae_zoo.inference.matmul import choose_products
 
-__all__ = ["Compiler", "Inductor", "Pair", "TensorPlaces", "contents", "trace"]
+__all__ = ["Compiler", "Pair", "TensorPlaces", "contents", "inductor", "trace"]
 
 # From a graph and what it will be called with to what computes it.
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable]
@@ -35,38 +34,27 @@ Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable]
 _READS_A_VALUE = (torch.ops.aten._local_scalar_dense.default,)
 
 
-class Inductor:
-    """PyTorch's compiler, drawing the random numbers that eager PyTorch draws.
+def inductor(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable:
+    """The graph by PyTorch's compiler, drawing the random numbers of eager PyTorch.
 
     Args:
-        products: by which library each kind of matrix product is computed on a CPU, oneDNN
-            or PyTorch's BLAS, which changes the last bits. What is not there is measured
-            when a graph is compiled, and added. Without it all are computed by BLAS.
+        graph: what `trace` recorded.
+        inputs: whose shapes and types it is compiled for.
 
     Raises:
         UserError: where the graph cannot be compiled, as without a C++ compiler.
     """
-
-    def __init__(self, products: dict[str, str] | None = None) -> None:
-        self.products = products
-
-    def __call__(
-        self, graph: torch.fx.GraphModule, inputs: Sequence[Tensor]
-    ) -> Callable:
-        """The graph, compiled for tensors of the shapes and types of `inputs`."""
-        if self.products is not None:
-            choose_products(graph, self.products)
-        with warnings.catch_warnings(), torch.no_grad():
-            # Of PyTorch about its own compiler.
-            warnings.filterwarnings("ignore", module="torch")
-            try:
-                return torch._inductor.compile(
-                    graph, list(inputs), options={"fallback_random": True}
-                )
-            except Exception as error:  # there is no end to how a compiler can fail
-                raise UserError(
-                    f"PyTorch could not compile the graph: {first_line(error)}"
-                ) from error
+    with warnings.catch_warnings(), torch.no_grad():
+        # Of PyTorch about its own compiler.
+        warnings.filterwarnings("ignore", module="torch")
+        try:
+            return torch._inductor.compile(
+                graph, list(inputs), options={"fallback_random": True}
+            )
+        except Exception as error:  # there is no end to how a compiler can fail
+            raise UserError(
+                f"PyTorch could not compile the graph: {first_line(error)}"
+            ) from error
 
 
 class Pair(nn.Module):

@@ -112,7 +112,6 @@ def _finish(
         "epochs": len(history.epochs),
         "seconds": round(history.seconds, 2),
         "compiled": history.compiled,
-        "products": history.products,
     }
     if vae.monitor is not None:
         result |= vae.monitor(vae)

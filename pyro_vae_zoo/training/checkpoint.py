@@ -159,6 +159,8 @@ def check_resumable(
     if isinstance(states, list) and states and all(map(torch.is_tensor, states)):
         states = state["random_states"] = [states]  # of one process, as it was once
     checked(state, State, path, "checkpoint")
+    # 0.1.0 chose between two libraries for matrix products; it decides the last bits.
+    state["history"].pop("products", None)
     if not (
         _is_history(state["history"], state["epoch"])
         and _are_random(state["random_states"])

@@ -55,7 +55,6 @@ class History:
         weights: which weights the VAE has now, `best` or `last`.
         stopped_early: whether patience ran out.
         compiled: the phases whose steps were compiled.
-        products: which library multiplied the matrices of compiled steps, by shape.
 
     >>> import pyro_vae_zoo as zoo
     >>> data = zoo.load_dataset("digits")
@@ -70,7 +69,6 @@ class History:
     weights: str = "last"
     stopped_early: bool = False
     compiled: list[str] = field(default_factory=list)
-    products: dict[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:

@@ -162,7 +162,7 @@ class Loop:
         must = number in self.compiled or self.options.compile is True
         if must or self._worth_compiling():
             bar.set_description("compiling")
-            done = self.steps.compile(self._batch(0), self.history.products, must)
+            done = self.steps.compile(self._batch(0), must)
             bar.unpause()  # what is left is estimated from steps alone
             if not done:  # as it will be in the phases to come, and is said once
                 later = range(number, len(self.vae.phases))

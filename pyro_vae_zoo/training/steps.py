@@ -12,7 +12,6 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.compiled import CompiledELBO
 from pyro_vae_zoo.inference.elbo import ObjectiveELBO
 from pyro_vae_zoo.inference.terms import bound_terms
-from pyro_vae_zoo.inference.tracing import Inductor
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
 from pyro_vae_zoo.training.cuda_graphs import DeviceSteps, waits_for_nothing
@@ -70,12 +69,11 @@ class Steps:
         """True where full batches are computed by a compiled graph."""
         return self._compiled is not None
 
-    def compile(self, x: Tensor, products: dict[str, str], must: bool) -> bool:
+    def compile(self, x: Tensor, must: bool) -> bool:
         """Compile for batches like x; False where that is not possible.
 
         Args:
             x: a full batch.
-            products: see `Inductor`.
             must: True for an error where it is not possible, and not a warning.
 
         Raises:
@@ -83,7 +81,7 @@ class Steps:
         """
         if self.objective is None:
             return False
-        compiled = CompiledELBO(self.objective, compiler=Inductor(products))
+        compiled = CompiledELBO(self.objective)
         try:
             compiled.prepare(self.vae.model, self.vae.guide, x)
         except UserError as error:

@@ -18,7 +18,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.compiled import CompiledELBO, CompiledTrace_ELBO
-from pyro_vae_zoo.inference.tracing import Inductor
+from pyro_vae_zoo.inference.tracing import inductor
 from pyro_vae_zoo.training.losses import make_loss
 from pyro_vae_zoo.training.options import TrainOptions
 
@@ -82,7 +82,7 @@ def test_the_graph_is_the_eager_step(name):
 )
 def test_inductors_graph_is_the_eager_step(name, dtype):
     tolerance = 1e-5 if dtype == torch.float else 1e-10
-    assert_alike(name, Inductor(), dtype, rtol=tolerance, atol=tolerance)
+    assert_alike(name, inductor, dtype, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_another_criterion_of_an_objective_has_a_graph_of_its_own():
 
 
 def test_other_strides_and_types():
-    vae, x, loss = pair("mean_field"), data(), compiled(Inductor())
+    vae, x, loss = pair("mean_field"), data(), compiled(inductor)
     run(loss, vae, x)
     turned = x.transpose(1, 2).contiguous().transpose(1, 2)
     assert turned.stride() != x.stride()

@@ -10,7 +10,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.compiled import CompiledELBO, CompiledTrace_ELBO
-from pyro_vae_zoo.inference.tracing import Inductor
+from pyro_vae_zoo.inference.tracing import inductor
 
 EVERY = zoo.list_guides() + zoo.list_density_models()
 
@@ -63,7 +63,7 @@ def test_data_have_the_gradient_of_the_eager_step(name):
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("compiler", [as_it_is, Inductor()])
+@pytest.mark.parametrize("compiler", [as_it_is, inductor])
 def test_modules_before_the_vae_are_trained(compiler):
     vae, raw = pair("mean_field", likelihood="gaussian"), torch.randn(5, 4).double()
     found = []
@@ -218,7 +218,7 @@ def test_a_later_batch_is_checked(name):
 @pytest.mark.parametrize("likelihood", ["gaussian", "discretized_logistic"])
 def test_the_support_is_that_of_the_likelihood(likelihood):
     vae, x = pair("mean_field", likelihood=likelihood), data()
-    loss = compiled(Inductor())(vae.model, vae.guide)
+    loss = compiled(inductor)(vae.model, vae.guide)
     assert loss(x).isfinite()
     assert loss(grey(x)).isfinite()
     check_refused(loss, missing(x))

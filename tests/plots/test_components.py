@@ -16,9 +16,9 @@ from pyro_vae_zoo import plots
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.grid import mixture_densities, posterior_densities
+from pyro_vae_zoo.plots.run import draw
 from pyro_vae_zoo.plots.style import GUIDE
 from pyro_vae_zoo.runs import folder as run_folder
-from pyro_vae_zoo.runs import run as runs
 
 INACTIVE = -math.inf
 X = torch.tensor([[0.9, -0.2, 0.4, 0.1]]).double()
@@ -339,7 +339,7 @@ def test_runs_draw_components_where_there_are_some(guide, options, drawn, tmp_pa
     data = zoo.load_dataset("digits")
     options = {"latent_dim": 2, "hidden_dims": (8,)} | options
     vae = zoo.create(guide, data, **options)
-    runs.draw(tmp_path, vae, data, [], {})
+    draw(tmp_path, vae, data, [], {})
     assert (tmp_path / "components.png").exists() == drawn
     assert (tmp_path / "posterior.png").exists() == (options["latent_dim"] == 2)
     assert "components" in run_folder.PICTURES  # which --overwrite removes
