@@ -6,6 +6,7 @@ import os
 import signal
 
 import pyro.distributions as dist
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +39,12 @@ MIXTURES = ("boosted", "mixture", "recursive_mixture")
 def others() -> list[str]:
     """The guides whose `AnnealedELBO` is made of the draws that `Trace_ELBO` makes."""
     return [name for name in zoo.list_guides() if name not in MIXTURES]
+
+
+def quick(cases, *kept) -> list:
+    """The cases of a parametrised test, all but the kept marked as slow."""
+    slow = pytest.mark.slow
+    return [c if c in kept else pytest.param(c, marks=slow) for c in cases]
 
 
 def one_latent() -> list[str]:

@@ -6,7 +6,7 @@ import pyro
 import pytest
 import torch
 import torch.nn.functional as F
-from pairs import MIXTURES, perturb, small
+from pairs import MIXTURES, perturb, quick, small
 from pyro.infer import (
     SVI,
     JitTrace_ELBO,
@@ -81,11 +81,7 @@ def check_trains(name, objective, reasons):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=pytest.mark.slow if n in LONG_TO_TRACE else [])
-        for n in EVERY
-    ],
+    "name", quick(EVERY, *(n for n in EVERY if n not in LONG_TO_TRACE))
 )
 def test_torchscript_trains_as_eager_pyro_does(name):
     jit = JitTrace_ELBO(max_plate_nesting=1, ignore_jit_warnings=True)

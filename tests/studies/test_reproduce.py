@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pairs import perturb
+from pairs import perturb, quick
 from torch.autograd.functional import jacobian
 
 from studies import as_published, recipes
@@ -54,7 +54,7 @@ def test_every_table_is_smoked():
     assert {*SMOKE, "self_reflective_maf"} == set(recipes.TABLES)
 
 
-@pytest.mark.parametrize("table", SMOKE)
+@pytest.mark.parametrize("table", quick(SMOKE, "flows"))
 def test_three_rows_of_a_table(table, tmp_path):
     argv = ("--table", table, "--budget", "smoke", "--seed", "0")
     done = reproduce(tmp_path, *argv, "--rows", *SMOKE[table])
@@ -78,6 +78,7 @@ def test_three_rows_of_a_table(table, tmp_path):
             assert abs(bounds["valid"] - bounds["test"]) < 3
 
 
+@pytest.mark.slow
 def test_three_rows_of_the_density_table(tmp_path):
     sizes = {"train": 210, "valid": 20, "test": 20}
     grey = np.random.default_rng(0).integers
@@ -92,6 +93,7 @@ def test_three_rows_of_the_density_table(tmp_path):
         assert json.loads(path.read_text())["train_size"] == 200
 
 
+@pytest.mark.slow
 def test_rows_run_side_by_side_as_they_do_in_turn(tmp_path, monkeypatch):
     """Each with one thread; which row is done first is not said."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -108,7 +110,7 @@ def test_rows_run_side_by_side_as_they_do_in_turn(tmp_path, monkeypatch):
     assert curves["1"] == curves["2"]
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", quick("12", "2"))
 def test_a_row_that_fails_is_told_and_leaves_the_others(jobs, tmp_path):
     """Of two rows one finds a folder that is no run."""
     taken = tmp_path / "runs" / "flows-smoke" / "planar_1-s0"

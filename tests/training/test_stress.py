@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import MIXTURES, one_latent, small
+from pairs import MIXTURES, one_latent, quick, small
 from pyro import poutine
 
 import pyro_vae_zoo as zoo
@@ -53,10 +53,7 @@ def trained(vae, data, **options):
     return True
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [k if k == "one_datum" else pytest.param(k, marks=pytest.mark.slow) for k in DATA],
-)
+@pytest.mark.parametrize("kind", quick(DATA, "one_datum"))
 @pytest.mark.parametrize("name", zoo.list_guides())
 def test_odd_data(name, kind):
     data = DATA[kind]()
@@ -83,7 +80,7 @@ def test_a_batch_of_one(name):
 
 
 @pytest.mark.parametrize("name", zoo.list_guides())
-@pytest.mark.parametrize("latent_dim", [1, pytest.param(512, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("latent_dim", quick([1, 512], 1))
 def test_one_latent_and_many(name, latent_dim):
     if latent_dim == 1 and name in COUPLINGS:
         with pytest.raises(zoo.UserError, match="latent_dim >= 2"):
