@@ -41,6 +41,11 @@ def others() -> list[str]:
     return [name for name in zoo.list_guides() if name not in MIXTURES]
 
 
+# A guide of each family, for what takes long and is much the same for its others.
+FAMILIES = ("mean_field", "iaf", "sylvester_householder", "recursive_mixture", "ladder")
+FAMILIES += ("gated_dag", "maf")
+
+
 def quick(cases, *kept) -> list:
     """The cases of a parametrised test, all but the kept marked as slow."""
     slow = pytest.mark.slow

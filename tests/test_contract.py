@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import one_latent, perturb, small
+from pairs import one_latent, perturb, quick, small
 from pyro.infer import Trace_ELBO
 from torch import nn
 
@@ -29,7 +29,7 @@ def test_every_guide_keeps_the_contract(name):
     check_vae(small(name, latent_dim=3), bits())
 
 
-@pytest.mark.parametrize("name", zoo.list_guides())
+@pytest.mark.parametrize("name", quick(zoo.list_guides(), *FLOWS))
 def test_one_latent_dimension(name):
     if name in COUPLINGS:
         with pytest.raises(zoo.UserError, match="latent_dim >= 2"):
@@ -38,7 +38,7 @@ def test_one_latent_dimension(name):
         check_vae(small(name, latent_dim=1), bits())
 
 
-@pytest.mark.parametrize("num_flows", [0, 3])
+@pytest.mark.parametrize("num_flows", quick([0, 3], 0))
 @pytest.mark.parametrize("name", FLOWS)
 def test_number_of_flows(name, num_flows):
     check_vae(small(name, num_flows=num_flows), bits())

@@ -84,6 +84,7 @@ print(len(zoo.load_dataset("frey_faces", path.parent).train))
     assert without_home(in_environment, PYRO_VAE_ZOO_DATA=str(tmp_path)) == "1565"
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_home(tmp_path):
     """Compiled, evaluated and drawn: each of them likes to keep something at home."""
     code = f"""

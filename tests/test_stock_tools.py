@@ -6,7 +6,7 @@ import pyro
 import pytest
 import torch
 import torch.nn.functional as F
-from pairs import MIXTURES, perturb, quick, small
+from pairs import FAMILIES, MIXTURES, perturb, quick, small
 from pyro.infer import (
     SVI,
     JitTrace_ELBO,
@@ -22,7 +22,6 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.distributions import BernoulliLogits
 
 EVERY = zoo.list_guides() + zoo.list_density_models()
-LONG_TO_TRACE = ("sylvester_orthogonal", "self_reflective_maf")
 
 # What a pair cannot be trained by, and what its error says.
 NO_JIT = {"semi_amortized": "requires grad as a constant"}  # its guide takes gradients
@@ -80,9 +79,7 @@ def check_trains(name, objective, reasons):
             assert not torch.equal(ours[key], before), key
 
 
-@pytest.mark.parametrize(
-    "name", quick(EVERY, *(n for n in EVERY if n not in LONG_TO_TRACE))
-)
+@pytest.mark.parametrize("name", quick(EVERY, *FAMILIES))
 def test_torchscript_trains_as_eager_pyro_does(name):
     jit = JitTrace_ELBO(max_plate_nesting=1, ignore_jit_warnings=True)
     with warnings.catch_warnings():

@@ -9,6 +9,7 @@ import pytest
 SCRIPT = Path(__file__).parent / "typed_user.py"
 
 
+@pytest.mark.slow
 def test_a_users_script_is_checked_with_useful_types(tmp_path):
     pytest.importorskip("mypy")
     argv = [

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,12 +26,22 @@ FAST = [
 ]  # fmt: skip
 
 
+def training(npz, folder):
+    return ["train", "--guide", "iaf", "--data", npz, "--out", str(folder), *FAST]
+
+
+@pytest.fixture(scope="session")
+def trained(npz, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert cli.main(training(npz, folder)) == 0
+    return folder
+
+
 @pytest.fixture
-def run(npz, tmp_path):
+def run(trained, npz, tmp_path):
     folder = tmp_path / "run"
-    argv = ["train", "--guide", "iaf", "--data", npz, "--out", str(folder), *FAST]
-    assert cli.main(argv) == 0
-    return argv, folder
+    shutil.copytree(trained, folder)
+    return training(npz, folder), folder
 
 
 def error_of(argv, capsys, code=2):

@@ -88,6 +88,7 @@ def test_the_bound_has_the_same_mean(name):
         assert (kl >= 0).all()
 
 
+@pytest.mark.slow
 def test_gradients_have_the_same_mean_and_less_variance():
     vae = small("self_reflective").double()
     x = torch.rand(1, 2, 3).double().bernoulli()

@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import perturb, small
+from pairs import FAMILIES, perturb, quick, small
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
@@ -54,7 +54,7 @@ def gradients(objective, vae, x):
     return loss.detach(), x.grad, {n: p.grad for n, p in vae.named_parameters()}
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", quick(EVERY, *FAMILIES))
 def test_data_have_the_gradient_of_the_eager_step(name):
     likelihood = {} if name in zoo.list_density_models() else {"likelihood": "gaussian"}
     vae, x = pair(name, **likelihood), data("maf")
@@ -205,7 +205,7 @@ def check_refused(call, x):
         call(x)
 
 
-@pytest.mark.parametrize("name", BERNOULLI)
+@pytest.mark.parametrize("name", quick(BERNOULLI, *FAMILIES))
 def test_a_later_batch_is_checked(name):
     vae, x = pair(name), data()
     loss = compiled()(vae.model, vae.guide)

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import check_resumes_in_every_phase, perturb, quick, small
+from pairs import check_resumes_in_every_phase, perturb, small
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
@@ -450,7 +450,8 @@ def test_saving_keeps_what_is_frozen(frozen, tmp_path):
     assert torch.equal(zoo.log_likelihood(other, x, 20).log_prob, ours)
 
 
-@pytest.mark.parametrize("name", quick(NAMES, "gated_dag"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_random_gates_give_the_likelihood_of_their_mixture(name):
     """GV13: log E_c p(x|c), known by quadrature; a bound that rises with K."""
     vae, x = graph(name, num_nodes=2, latent_dim=1), bits(4)

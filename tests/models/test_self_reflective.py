@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pairs import perturb, small
+from pairs import perturb, quick, small
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
@@ -462,11 +462,12 @@ def test_reconstructions_use_no_observed_block():
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("bijector", BIJECTORS)
+@pytest.mark.parametrize("bijector", quick(BIJECTORS, "iaf"))
 def test_bijectors_and_priors_keep_the_contract(bijector, prior):
     check_vae(small("self_reflective", bijector=bijector, prior=prior), bits())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["gated_mlp", "resnet"])
 @pytest.mark.parametrize(
     "likelihood", ["bernoulli", "gaussian", "discretized_logistic"]

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 import pyro
 import pytest
 import torch
-from pairs import small
+from pairs import FAMILIES, quick, small
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
@@ -75,7 +75,7 @@ def seeded(function):
     return function()
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", quick(GUIDES, *FAMILIES))
 def test_a_guide_is_judged_alike_in_every_mode(name):
     vae, x = small(name), bits(name)
     jobs = (

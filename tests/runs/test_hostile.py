@@ -32,7 +32,7 @@ from pyro_vae_zoo.data.formats import read_mat, read_npy, unpack_gzip
 from pyro_vae_zoo.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
-IN_CI = 60  # cases of each of five kinds of file: 300
+IN_CI = 30  # cases of each of five kinds of file: 150
 SECONDS = 60  # until a case hangs
 
 
@@ -314,6 +314,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 def test_absurd_sizes_are_refused_before_they_are_allocated(tmp_path):
     """In a process that may have 700 MB more than it begins with."""
     shapes = {

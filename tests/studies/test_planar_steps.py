@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import pyro_vae_zoo as zoo
@@ -45,6 +46,7 @@ def test_a_step_with_a_large_bias_is_flat_and_one_at_its_beginning_is_not(tmp_pa
     assert second["abs_bias"] < 1
 
 
+@pytest.mark.slow
 def test_another_flow_is_refused(tmp_path):
     run = count(save_run(tmp_path, "householder"), cwd=tmp_path)
     assert run.returncode == 2

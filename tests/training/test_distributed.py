@@ -167,6 +167,7 @@ def test_one_process_goes_on_where_two_were(trained):
     assert len(after["random_states"]) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other(tmp_path):
     """With an error, in well under a minute, and the checkpoint can be read."""
     process = start(2, *train(tmp_path / "run", "--epochs", "100000"))

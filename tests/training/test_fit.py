@@ -7,7 +7,7 @@ import os
 import pyro
 import pytest
 import torch
-from pairs import interrupt_at, others, small
+from pairs import FAMILIES, interrupt_at, others, quick, small
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
@@ -64,7 +64,7 @@ def test_a_monitor_adds_to_the_record_and_changes_nothing_in_it(data):
     assert (record["epoch"], record["norm"]) == (1, 1.5)
 
 
-@pytest.mark.parametrize("guide", others())
+@pytest.mark.parametrize("guide", quick(others(), *FAMILIES))
 def test_twenty_steps_are_those_of_stock_svi(guide, data):
     """The weights after 20 steps, under one seed.
 

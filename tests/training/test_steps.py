@@ -9,7 +9,14 @@ import pyro
 import pytest
 import torch
 from compiling import EVERY, SLOW, Guide, Model, as_it_is
-from pairs import check_resumes_in_every_phase, graphs_as_traced, perturb, small
+from pairs import (
+    FAMILIES,
+    check_resumes_in_every_phase,
+    graphs_as_traced,
+    perturb,
+    quick,
+    small,
+)
 from pyro.infer import Trace_ELBO
 
 import pyro_vae_zoo as zoo
@@ -164,7 +171,9 @@ def test_it_is_told_once_for_all_phases(data, monkeypatch, recwarn):
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("guide", [n for n in EVERY if n not in PHASES])
+@pytest.mark.parametrize(
+    "guide", quick([n for n in EVERY if n not in PHASES], *FAMILIES)
+)
 def test_one_graph_serves_all_epochs(data, guide, as_traced):
     """Validation between them changes nothing that a graph takes for granted."""
     density = guide in zoo.list_density_models()
@@ -186,7 +195,7 @@ def test_no_compiler(data):
 # ------------------------------------------------------------------------- resuming
 
 
-@pytest.mark.parametrize("guide", ["iaf", *PHASES])
+@pytest.mark.parametrize("guide", quick(["iaf", *PHASES], "iaf", "boosted"))
 def test_it_resumes_bit_for_bit(guide, data, tmp_path, monkeypatch, as_traced):
     options = {"epochs": 4, "batch_size": 25, "compile": True, "progress": False}
     check = check_resumes_in_every_phase

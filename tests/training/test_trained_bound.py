@@ -71,13 +71,13 @@ def test_both_curves_are_of_one_quantity(name, options, data):
 @pytest.mark.parametrize("name", ["mean_field", "iaf", *MIXTURES])
 def test_weighted_bound_is_what_the_loss_says_whatever_the_chunks(name):
     vae = poor(name)
-    x = torch.full((600, 2, 3), 0.5).bernoulli()
+    x = torch.full((300, 2, 3), 0.5).bernoulli()
     loss = zoo.AnnealedELBO(30, bound="iwae")
     with torch.no_grad():
-        expected = loss.loss_and_elbo(vae.model, vae.guide, x)[1].item() / 600
-    found = [weighted_bound(vae, x, 30, chunk_rows=rows) for rows in (None, 70, 11)]
-    # Over seeds the mean of 600 data has a standard deviation of 0.02 (iaf) or less.
-    assert found == pytest.approx([expected] * 3, abs=0.1)
+        expected = loss.loss_and_elbo(vae.model, vae.guide, x)[1].item() / 300
+    found = [weighted_bound(vae, x, 30, chunk_rows=rows) for rows in (None, 11)]
+    # Over seeds the mean of 300 data has a standard deviation of 0.03 (iaf) or less.
+    assert found == pytest.approx([expected] * 2, abs=0.1)
 
 
 def test_weighted_bound_of_the_exact_posterior_is_log_p():
