@@ -54,12 +54,14 @@ class Option:
         choices: the words that it may be.
         least: the least number that it may be.
         above: a number that it must be above.
+        below: a number that it must be below.
     """
 
     help: str
     choices: Sequence[str] = ()
     least: float | None = None
     above: float | None = None
+    below: float | None = None
 
 
 class Declared(NamedTuple):
@@ -134,6 +136,8 @@ def _check_range(name: str, value: float, option: Option) -> None:
             "not be negative" if option.least == 0 else f"be at least {option.least}"
         )
         raise UserError(f"{name} must {bound}, got {value}")
+    if option.below is not None and not value < option.below:
+        raise UserError(f"{name} must be below {option.below}, got {value}")
 
 
 def keywords_of(

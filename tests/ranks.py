@@ -52,14 +52,14 @@ def difference_of_gradients(ranks, num_data):
     x, vae, expected, bound = images(num_data), make(), 0.0, 0.0
     torch.manual_seed(ranks.seed(5))
     share = ranks.share(x)
-    elbo = steps_of(vae, ranks, len(share)).take(share, {}, 0.0, 0)
+    elbo = steps_of(vae, ranks, len(share)).take(share, {}, 0.0, 0.0, 0)
     for rank, part in enumerate(x.tensor_split(ranks.size)):
         if len(part):
             alone, other = Alone(), make()
             ranks.rank, here = rank, ranks.rank
             torch.manual_seed(ranks.seed(5))
             ranks.rank = here
-            bound += steps_of(other, alone, len(part)).take(part, {}, 0.0, 0)
+            bound += steps_of(other, alone, len(part)).take(part, {}, 0.0, 0.0, 0)
             expected = expected + gradients(other)
     largest = expected.abs().max()
     return {

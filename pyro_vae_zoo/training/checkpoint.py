@@ -127,6 +127,7 @@ class State(TypedDict):
     compiled: dict[int, bool]  # by number of phase
     vae: dict[str, Any]
     best: dict[str, Any] | None
+    average: dict[str, Any] | None
     optimizer: dict[str, Any]
     random_states: list[list[Any]]  # of each process
     num_threads: Annotated[int, Meta(gt=0, le=2**16)]
@@ -153,6 +154,7 @@ def check_resumable(
     """
     state = load_checkpoint(path)
     state.setdefault("data", None)
+    state.setdefault("average", None)
     # A checkpoint from before there was a choice is of steps that were not compiled.
     state.setdefault("compiled", dict.fromkeys(range(len(phases)), False))
     states = state.get("random_states")

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import first_line
 from pyro_vae_zoo.inference.compiled import CompiledELBO
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.training.averages import Average
 
 __all__ = ["DeviceSteps", "Replay", "waits_for_nothing"]
 
+_DECAY = "decay of the average"
 _WARM_UP = 3  # steps before the capture, in which libraries take what memory they need
 
 
@@ -42,6 +44,7 @@ class DeviceSteps:
         optimizer: a fused Adam, which can skip a step by itself.
         batch: an example of the data for one step.
         max_norm: largest norm of the gradient of the summed loss; None for any.
+        average: of the weights, which each step moves.
 
     Attributes:
         elbo_sum: of the plain bounds of all data so far, float64.
@@ -55,8 +58,10 @@ class DeviceSteps:
         optimizer: torch.optim.Optimizer,
         batch: Tensor,
         max_norm: float | None = None,
+        average: Average | None = None,
     ) -> None:
         self.vae = vae
+        self.average = average
         self.loss = loss
         self.optimizer = optimizer
         self.max_norm = max_norm
@@ -65,6 +70,7 @@ class DeviceSteps:
         self.elbo_sum = torch.zeros((), dtype=torch.double, device=device)
         self.done = torch.zeros((), dtype=torch.long, device=device)
         self.failed = torch.zeros((), device=device)
+        self.decay = torch.zeros((), dtype=batch.dtype, device=device)
         # What a gradient scaler tells its optimiser: where it is one, nothing moves.
         setattr(optimizer, "found_inf", self.failed)  # noqa: B010 -- not declared
         for group in optimizer.param_groups:  # whose rate is to be read on the device
@@ -91,12 +97,14 @@ class DeviceSteps:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
 
-    def set_weights(self, values: dict[str, float]) -> None:
-        """Move the loss's scheduled weights."""
+    def set_weights(self, values: dict[str, float], decay: float = 0.0) -> None:
+        """Set the loss's scheduled weights, and the decay of the average."""
+        places = self.scheduled | {_DECAY: self.decay}
+        values = values | {_DECAY: decay}
         for name, value in values.items():
             if self._weights.get(name) != value:  # else that is a launch for nothing
-                self.scheduled[name].fill_(value)
-        self._weights = dict(values)
+                places[name].fill_(value)
+        self._weights = values
 
     def begin(self, elbo_sum: float = 0.0, done: int = 0) -> None:
         """Begin to count from here, with the pair and the loss as they are now."""
@@ -137,6 +145,8 @@ class DeviceSteps:
             self.done += good
             self.elbo_sum += torch.where(good, elbo, 0).double()
         self.optimizer.step()
+        if self.average is not None:
+            self.average.move(self.decay)
 
 
 class Replay:

@@ -10,6 +10,7 @@ import json
 import math
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -20,16 +21,17 @@ from tqdm import tqdm
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import DataFileError, DivergedError
-from pyro_vae_zoo.evaluation.evaluate import evaluate, weighted_bound
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
 from pyro_vae_zoo.saving import load_weights
+from pyro_vae_zoo.training.averages import Average, decay_at
 from pyro_vae_zoo.training.checkpoint import check_resumable, readable, save_checkpoint
 from pyro_vae_zoo.training.history import Epoch, History, validated_by
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.phases import PhasePlan
 from pyro_vae_zoo.training.steps import Steps, what_failed
+from pyro_vae_zoo.training.validation import bound_name, validated
 
 __all__ = ["Loop", "epoch_order"]
 
@@ -64,6 +66,7 @@ class Loop:
         self.ranks = Ranks()
         self.history = History()
         self.best: dict[str, Tensor] | None = None
+        self.average: Average | None = None
         self.epoch = self.step = 0  # position; `step` counts within the epoch
         self.elbo_sum = self.seconds = 0.0  # of the part of the epoch that is done
         self.plan = PhasePlan(options.epochs, vae.phases)
@@ -93,6 +96,8 @@ class Loop:
         if self.options.keep == "best" and self.best is not None:
             self.vae.load_state_dict(self.best)
             self.history.weights = "best"
+        elif self.average is not None:
+            self.vae.load_state_dict(self.average.values, strict=False)
         self.vae.eval()
 
     def _train_epoch(self, bar: tqdm, interrupted: threading.Event) -> None:
@@ -119,7 +124,7 @@ class Loop:
             bar.update()
             if self.step % 10 == 0 and elbo is not None:
                 size = len(self._whole_batch(self.step - 1))
-                name = self._bound_name
+                name = bound_name(self.steps.loss)
                 bar.set_postfix_str(f"{name} {elbo / size:.2f}", refresh=False)
             self._stop_if(interrupted)
         self._wait_for_device()
@@ -149,7 +154,9 @@ class Loop:
             "kl_weight": self.options.kl_weight(epoch),
             "joint_weight": self.options.joint_weight(step),
         }
-        elbo = self.steps.take(x, weights, self.elbo_sum, self.step)
+        done = step - self.plan.start(self.phase_number) * self.steps_per_epoch
+        decay = decay_at(done, self.options.ema or 0.0)
+        elbo = self.steps.take(x, weights, decay, self.elbo_sum, self.step)
         if elbo is not None and math.isnan(elbo):
             raise DivergedError(self._diagnosis(x))
         return elbo
@@ -199,60 +206,47 @@ class Loop:
 
     def _end_epoch(self, bar: tqdm) -> None:
         start = time.perf_counter()
-        options = self.options
         self.ranks.same(self.vae)  # statistics of batch normalisation are each its own
         if not _all_finite(self.vae):
             raise DivergedError(self._diagnosis(self.data.valid[:1]))
-        valid = evaluate(
-            self.vae, self.data.valid, num_particles=1, seed=options.seed, compile=False
-        )
-        if not math.isfinite(valid.elbo):
-            raise DivergedError(self._diagnosis(self.data.valid))
-        trained = self.elbo_sum / len(self.data.train)
-        bounds = self._bounds(trained) if self._bound_name == "bound" else {}
-        self.seconds += time.perf_counter() - start
-        record: dict[str, Any] = {
-            "epoch": self.epoch + 1,
-            "phase": self.phase.name,
-            "train_elbo": None if bounds else trained,
-            "valid_elbo": valid.elbo,
-            **bounds,
-            "kl": valid.kl,
-            "reconstruction": valid.reconstruction,
-            "initial_log_density": valid.initial_log_density,
-            "final_log_density": valid.final_log_density,
-            "log_det": valid.log_det,
-            "lr": options.rate(self.epoch),
-            "kl_weight": options.kl_weight(self.epoch + 1),
-            "seconds": round(self.seconds, 4),
-        }
-        if self.vae.monitor is not None:
-            record = self.vae.monitor(self.vae) | record
-        self.history.epochs.append(cast(Epoch, record))
-        valid_name = validated_by(record)
-        bar.set_postfix_str(
-            f"{self._bound_name} {trained:.2f} valid {record[valid_name]:.2f}"
-        )
-        self.epoch, self.step = self.epoch + 1, 0
-        self.elbo_sum = self.seconds = 0.0
-        self._keep_best(record)
+        with self._averaged():
+            record = self._judge(start)
+            self.history.epochs.append(cast(Epoch, record))
+            trained = self.elbo_sum / len(self.data.train)
+            valid = record[validated_by(record)]
+            name = bound_name(self.steps.loss)
+            bar.set_postfix_str(f"{name} {trained:.2f} valid {valid:.2f}")
+            self.epoch, self.step = self.epoch + 1, 0
+            self.elbo_sum = self.seconds = 0.0
+            self._keep_best(record)
         self._append_metrics(record)
         new_phase = self.plan.begins(self.epoch)
         if new_phase:
             self.begin_phase()
         self._save(force=new_phase)
 
-    @property
-    def _bound_name(self) -> str:
-        """Name of what the steps sum up: the ELBO, or another bound."""
-        is_weighted = getattr(self.steps.loss, "bound", "elbo") == "iwae"
-        return "bound" if is_weighted else "elbo"
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The weights to be judged in place of those that are trained."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
-    def _bounds(self, trained: float) -> dict[str, float]:
-        """The importance-weighted bound on both parts of the data."""
-        draws, seed = self.steps.loss.num_particles, self.options.seed
-        valid = weighted_bound(self.vae, self.data.valid, draws, seed=seed)
-        return {"train_bound": trained, "valid_bound": valid}
+    def _judge(self, start: float) -> dict[str, Any]:
+        """The record of an epoch whose steps are done; it is judged since `start`."""
+        options, trained = self.options, self.elbo_sum / len(self.data.train)
+        judged = validated(self.vae, self.data, self.steps.loss, trained, options.seed)
+        if not math.isfinite(judged["valid_elbo"]):
+            raise DivergedError(self._diagnosis(self.data.valid))
+        self.seconds += time.perf_counter() - start
+        record = {
+            "epoch": self.epoch + 1,
+            "phase": self.phase.name,
+            **judged,
+            "lr": options.rate(self.epoch),
+            "kl_weight": options.kl_weight(self.epoch + 1),
+            "seconds": round(self.seconds, 4),
+        }
+        if self.vae.monitor is not None:
+            record = self.vae.monitor(self.vae) | record
+        return record
 
     def _keep_best(self, record: dict) -> None:
         """Best epoch and patience, which are about the last phase alone."""
@@ -294,7 +288,11 @@ class Loop:
         """Make the steps of the phase that the present epoch belongs to."""
         full = torch.arange(min(self.options.batch_size, len(self.data.train)))
         share = len(self.ranks.share(full))
-        self.steps = Steps(self.vae, self.phase, self.options, self.ranks, share)
+        if self.options.ema is not None:
+            self.average = Average(self.vae)  # which begins anew with each phase
+        self.steps = Steps(
+            self.vae, self.phase, self.options, self.ranks, share, self.average
+        )
 
     # ------------------------------------------------------------------ the files
 
@@ -333,6 +331,7 @@ class Loop:
             "history": asdict(self.history),
             "compiled": self.compiled,
             "vae": self.vae.state_dict(),
+            "average": None if self.average is None else self.average.values,
             "optimizer": self.steps.optimizer.state_dict(),
             "random_states": self.ranks.gather(random_states(self.vae.device)),
             "num_threads": torch.get_num_threads(),  # it changes the last bits
@@ -355,6 +354,8 @@ class Loop:
         self.compiled = state["compiled"] if self.options.compile else never
         self.enter_phase()
         self.steps.load(state["optimizer"])
+        if self.average is not None:
+            self.average.load(state["average"])
         of_ranks = state["random_states"]
         if len(of_ranks) == self.ranks.size:
             set_random_states(of_ranks[self.ranks.rank], self.vae.device)

@@ -84,6 +84,16 @@ class TrainOptions:
     clip_norm: Annotated[
         float | None, Option("largest norm of the gradient of the mean loss.", above=0)
     ] = None
+    ema: Annotated[
+        float | None,
+        Option(
+            "decay of an average of the weights, which is validated, kept and evaluated "
+            "in their place. 0.999 averages about the last 1,000 steps; in the first "
+            "steps of a phase the decay is smaller.",
+            least=0,
+            below=1,
+        ),
+    ] = None
     num_particles: Annotated[int, Option("draws for each datum.", above=0)] = 1
     bound: Annotated[
         str,

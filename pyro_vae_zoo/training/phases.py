@@ -31,7 +31,7 @@ class PhasePlan:
 
     def length(self, number: int) -> int:
         """The number of epochs of a phase."""
-        return self.ends[number] - self._start(number)
+        return self.ends[number] - self.start(number)
 
     def begins(self, epoch: int) -> bool:
         """True where another phase begins."""
@@ -40,9 +40,10 @@ class PhasePlan:
     def part(self, epoch: int) -> float:
         """The part of its phase that is done as an epoch begins, in [0, 1)."""
         number = self.number(epoch)
-        return (epoch - self._start(number)) / self.length(number)
+        return (epoch - self.start(number)) / self.length(number)
 
-    def _start(self, number: int) -> int:
+    def start(self, number: int) -> int:
+        """The first epoch of a phase."""
         return self.ends[number - 1] if number else 0
 
 

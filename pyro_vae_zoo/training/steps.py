@@ -14,6 +14,7 @@ from pyro_vae_zoo.inference.elbo import ObjectiveELBO
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
+from pyro_vae_zoo.training.averages import Average
 from pyro_vae_zoo.training.cuda_graphs import DeviceSteps, waits_for_nothing
 from pyro_vae_zoo.training.losses import compilable, make_loss
 from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
@@ -31,6 +32,7 @@ class Steps:
         ranks: the processes that share each batch.
         full_batch: the size of this one's share of all batches but the last of an epoch:
             of those that are compiled.
+        average: of the weights, which each step moves.
 
     Attributes:
         loss: what is minimised.
@@ -46,8 +48,10 @@ class Steps:
         options: TrainOptions,
         ranks: Ranks,
         full_batch: int,
+        average: Average | None = None,
     ) -> None:
         self.vae = vae
+        self.average = average
         self.ranks = ranks
         self.options = options
         self.full_batch = full_batch
@@ -92,7 +96,9 @@ class Steps:
         self._compiled = compiled
         if waits_for_nothing(x.device, self.optimizer) and not self.ranks.several:
             limit = self._max_norm(len(x))
-            self._ahead = DeviceSteps(self.vae, compiled, self.optimizer, x, limit)
+            self._ahead = DeviceSteps(
+                self.vae, compiled, self.optimizer, x, limit, self.average
+            )
         return True
 
     def set_rate(self, rate: float) -> None:
@@ -104,7 +110,12 @@ class Steps:
             group["lr"] = rate
 
     def take(
-        self, x: Tensor, weights: dict[str, float], elbo_sum: float, step: int
+        self,
+        x: Tensor,
+        weights: dict[str, float],
+        decay: float,
+        elbo_sum: float,
+        step: int,
     ) -> float | None:
         """Take one step.
 
@@ -112,6 +123,7 @@ class Steps:
             x: this process's share of a batch, maybe empty; where it is not the first of
                 its epoch, `wait` was called unless it is a full one.
             weights: what the loss's `kl_weight` and `joint_weight` are now.
+            decay: of the average.
             elbo_sum: the sum of the bounds of the epoch so far.
             step: the number of its steps so far.
 
@@ -126,13 +138,12 @@ class Steps:
         if self._ahead is None or not full:
             for name, weight in weights.items():
                 setattr(self.loss, name, weight)
-            if self._compiled is not None and full:
-                return self._take(self._compiled, x)
-            return self._take(self.loss, x)
+            compiled = self._compiled if full else None
+            return self._take(compiled or self.loss, x, decay)
         if not self.waiting:
             self._ahead.begin(elbo_sum, step)
             self.waiting = True
-        self._ahead.set_weights(weights)
+        self._ahead.set_weights(weights, decay)
         self._ahead.take(x)
         return None
 
@@ -164,7 +175,7 @@ class Steps:
         for group, values in zip(self.optimizer.param_groups, own, strict=True):
             group.update(values)
 
-    def _take(self, loss: ELBO, x: Tensor) -> float:
+    def _take(self, loss: ELBO, x: Tensor, decay: float) -> float:
         before = random_states(x.device)
         self.vae.zero_grad()  # of modules that this phase does not move, too
         value, elbo = _loss_and_elbo(loss, self.vae, x) if len(x) else (x.sum(), 0.0)
@@ -178,6 +189,8 @@ class Steps:
         if (limit := self._max_norm(size)) is not None:
             nn.utils.clip_grad_norm_(self.parameters, limit)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.move(decay)
         return elbo
 
     def _max_norm(self, size: float) -> float | None:

@@ -113,7 +113,7 @@ def make_without_seed():
     "options",
     [
         {},
-        {"schedule": "inverse", "kl_warmup": 3, "clip_norm": 0.5},
+        {"schedule": "inverse", "kl_warmup": 3, "clip_norm": 0.5, "ema": 0.9},
         {"schedule": "cosine", "optimizer": "adamax", "num_particles": 3},
         {"bound": "iwae", "num_particles": 2, "tempering_steps": 10},
     ],

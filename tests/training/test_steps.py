@@ -77,7 +77,7 @@ def assert_trains_alike(guide, data, rtol=1e-8, **options):
     [
         {},
         {"num_particles": 3, "bound": "iwae"},
-        {"kl_warmup": 3, "clip_norm": 1.0, "schedule": "inverse"},
+        {"kl_warmup": 3, "clip_norm": 1.0, "schedule": "inverse", "ema": 0.9},
         {"tempering_steps": 10, "optimizer": "adamax"},
         {"sticking_the_landing": True, "optimizer": "adamax"},
     ],
@@ -198,6 +198,7 @@ def test_no_compiler(data):
 @pytest.mark.parametrize("guide", quick(["iaf", *PHASES], "iaf", "boosted"))
 def test_it_resumes_bit_for_bit(guide, data, tmp_path, monkeypatch, as_traced):
     options = {"epochs": 4, "batch_size": 25, "compile": True, "progress": False}
+    options |= {"ema": 0.9}
     check = check_resumes_in_every_phase
     check(lambda: make(guide), data, options, tmp_path, monkeypatch)
 
@@ -252,7 +253,7 @@ def test_not_to_wait_changes_nothing(data, as_traced, never_waits, monkeypatch):
         step(self)
 
     monkeypatch.setattr(replay.DeviceSteps, "_step", watched)
-    options = {"kl_warmup": 3, "clip_norm": 1.0, "schedule": "inverse"}
+    options = {"kl_warmup": 3, "clip_norm": 1.0, "schedule": "inverse", "ema": 0.9}
     # The rate is a float32 on the device.
     assert_trains_alike("iaf", data, rtol=1e-5, **options)
 

@@ -93,7 +93,7 @@ def test_weighted_bound_of_the_exact_posterior_is_log_p():
 def test_the_best_epoch_is_that_of_the_bound_that_is_trained(data, monkeypatch):
     bounds = iter([-4.0, -2.0, -3.0])
     monkeypatch.setattr(
-        "pyro_vae_zoo.training.loop.weighted_bound", lambda *a, **k: next(bounds)
+        "pyro_vae_zoo.training.validation.weighted_bound", lambda *a, **k: next(bounds)
     )
     options = {"bound": "iwae", "num_particles": 3, "epochs": 3}
     history = zoo.fit(poor(), data, **options, **HOW)
@@ -105,7 +105,7 @@ def test_the_best_epoch_is_that_of_the_bound_that_is_trained(data, monkeypatch):
 def test_patience_waits_for_the_bound_that_is_trained(data, monkeypatch):
     bounds = iter([-4.0, -2.0, -3.0, -3.0, -3.0])
     monkeypatch.setattr(
-        "pyro_vae_zoo.training.loop.weighted_bound", lambda *a, **k: next(bounds)
+        "pyro_vae_zoo.training.validation.weighted_bound", lambda *a, **k: next(bounds)
     )
     options = {"bound": "iwae", "num_particles": 3, "epochs": 5, "patience": 2}
     history = zoo.fit(poor(), data, **options, **HOW)

@@ -1,0 +1,83 @@
+"""`Average`: an exponential moving average of a pair's weights, to be judged by."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = ["Average", "decay_at"]
+
+
+def decay_at(step: int, decay: float) -> float:
+    """The decay after a step, counted from 0: smaller at first, to forget the start.
+
+    >>> decay_at(0, 0.999), decay_at(10**6, 0.999)
+    (0.1, 0.999)
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+class Average:
+    r"""The weights \(\bar\theta_t = d_t \bar\theta_{t-1} + (1 - d_t) \theta_t\) of a pair.
+
+    Buffers, such as the statistics of batch normalisation, are averages already or are
+    not to be averaged: they stay as they are.
+
+    Args:
+        vae: the pair, whose weights of now are where the average begins.
+
+    Attributes:
+        values: the average by the parameter's name.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8))
+    >>> average, p = Average(vae), next(vae.parameters())
+    >>> with torch.no_grad():
+    ...     moved = p.add_(1.0)
+    >>> average.move(0.75)
+    >>> with average.in_place():
+    ...     averaged = p.detach().clone()
+    >>> round((p - averaged).mean().item(), 4)
+    0.75
+    """
+
+    def __init__(self, vae: VAE) -> None:
+        self.vae = vae
+        self.values = {n: p.detach().clone() for n, p in vae.named_parameters()}
+
+    @property
+    def _weights(self) -> list[Tensor]:
+        return [p.detach() for p in self.vae.parameters()]
+
+    def move(self, decay: float | Tensor) -> None:
+        """Take the weights of now into the average."""
+        if isinstance(decay, float):
+            torch._foreach_lerp_(list(self.values.values()), self._weights, 1 - decay)
+            return
+        for value, weight in zip(self.values.values(), self._weights, strict=True):
+            value.lerp_(weight, 1 - decay)
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        """Go on from stored values.
+
+        Raises:
+            ValueError: where they are not of this pair's weights.
+        """
+        shapes = {name: value.shape for name, value in self.values.items()}
+        if {name: value.shape for name, value in values.items()} != shapes:
+            raise ValueError("the averaged weights are not those of this VAE")
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The pair has the averaged weights in the block, and its own after it."""
+        own = [p.clone() for p in self._weights]
+        torch._foreach_copy_(self._weights, list(self.values.values()))
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._weights, own)

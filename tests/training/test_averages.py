@@ -1,0 +1,118 @@
+"""Averaged weights: what they are an average of, and that they are those judged."""
+
+import pytest
+import torch
+from pairs import small
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.training import loop
+from pyro_vae_zoo.training.averages import decay_at
+
+
+@pytest.fixture
+def data():
+    torch.manual_seed(3)
+    x = (torch.rand(65, 2, 3) < torch.rand(2, 3)).float()
+    return zoo.Dataset(x[:45], x[45:55], x[55:])
+
+
+def make(guide="iaf"):
+    torch.manual_seed(0)
+    return small(guide).double()
+
+
+def weights_of(vae):
+    return [p.detach().clone() for p in vae.parameters()]
+
+
+def fit(vae, data, **options):
+    return zoo.fit(vae, data, batch_size=20, device="cpu", progress=False, **options)
+
+
+def test_the_average_is_that_of_the_weights_after_each_step(data, monkeypatch):
+    after, step = [], loop.Loop._step
+
+    def recorded(self, x):
+        elbo = step(self, x)
+        after.append(weights_of(self.vae))
+        return elbo
+
+    monkeypatch.setattr(loop.Loop, "_step", recorded)
+    vae = make()
+    expected = weights_of(vae)
+    fit(vae, data, epochs=5, keep="last", ema=0.5)
+    assert len(after) == 15
+    for t, weights in enumerate(after):
+        decay = min(0.5, (1 + t) / (10 + t))
+        expected = [
+            decay * a + (1 - decay) * w for a, w in zip(expected, weights, strict=True)
+        ]
+    torch.testing.assert_close(weights_of(vae), expected, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(expected[0], after[-1][0])
+
+
+def test_a_decay_of_zero_keeps_the_weights_themselves(data):
+    with_average, without = make(), make()
+    fit(with_average, data, epochs=3, ema=0)
+    fit(without, data, epochs=3)
+    for p, q in zip(weights_of(with_average), weights_of(without), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_average_is_what_is_validated_and_kept(data, keep):
+    vae = make()
+    history = fit(vae, data, epochs=4, lr=0.05, ema=0.9, keep=keep)
+    kept = history.best_epoch if keep == "best" else 4
+    valid = zoo.evaluate(vae, data.valid, num_particles=1, seed=0)
+    assert history.epochs[kept - 1]["valid_elbo"] == pytest.approx(valid.elbo, abs=1e-9)
+
+
+def test_it_changes_no_step(data):
+    """The training itself is as it was: the same draws, bounds and weights."""
+    histories = [fit(make(), data, epochs=3, ema=ema) for ema in (None, 0.99)]
+    without, averaged = ([r["train_elbo"] for r in h.epochs] for h in histories)
+    assert without == averaged
+    valid = [h.epochs[-1]["valid_elbo"] for h in histories]
+    assert valid[0] != valid[1]
+
+
+def test_it_begins_anew_with_each_phase(data):
+    """Else a phase that begins by changing weights would keep some of those before."""
+    vae = make()
+
+    def start(vae):
+        with torch.no_grad():
+            for p in vae.parameters():
+                p.fill_(0.01)
+
+    vae.phases = (zoo.Phase("one"), zoo.Phase("two", start=start))
+    fit(vae, data, epochs=2, lr=1e-6, ema=0.99, keep="last")
+    for p in weights_of(vae):
+        torch.testing.assert_close(p, torch.full_like(p, 0.01), rtol=0, atol=1e-5)
+
+
+def test_an_interrupted_training_has_an_average_to_go_on_from(data, tmp_path):
+    whole, parts = make(), make()
+    fit(whole, data, epochs=4, ema=0.9, keep="last")
+    fit(parts, data, epochs=2, ema=0.9, keep="last", out=tmp_path)
+    again = make()
+    fit(again, data, epochs=4, ema=0.9, keep="last", out=tmp_path, resume=True)
+    for p, q in zip(weights_of(whole), weights_of(again), strict=True):
+        assert torch.equal(p, q)
+    with pytest.raises(zoo.UserError, match="made with ema=0.9, now it is 0.8"):
+        fit(make(), data, epochs=4, ema=0.8, keep="last", out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("ema", "words"), [(1, "be below 1"), (-0.1, "not be negative")]
+)
+def test_decays_out_of_range(data, ema, words):
+    with pytest.raises(zoo.UserError, match=f"ema must {words}"):
+        fit(make(), data, ema=ema)
+
+
+def test_the_decay_rises():
+    decays = [decay_at(step, 0.99) for step in range(2000)]
+    assert decays == sorted(decays)
+    assert (decays[0], decays[-1]) == (0.1, 0.99)
