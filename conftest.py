@@ -44,6 +44,6 @@ def npz(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def images():
-    torch.manual_seed(0)
-    x = torch.rand(40, 2, 3).bernoulli()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 2, 3, generator=generator).bernoulli(generator=generator)
     return zoo.Dataset(x, x[:10], x[:10])

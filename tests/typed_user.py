@@ -17,7 +17,7 @@ assert_type(vae.sample(3), Tensor)
 assert_type(vae.encode(data.test), Tensor)
 assert_type(zoo.evaluate(vae, data.test, num_particles=10).log_likelihood, float)
 assert_type(zoo.log_likelihood(vae, data.test, 10).log_prob, Tensor)
-assert_type(zoo.load(zoo.save(vae, "somewhere")).event_shape, tuple[int, ...])
+assert_type(zoo.load(zoo.save(vae, "runs/iaf")).event_shape, tuple[int, ...])
 
 zoo.fit(vae, data, epochs="two")  # type: ignore[arg-type]
 zoo.fit(vae, data, epoch=2)  # type: ignore[call-arg]

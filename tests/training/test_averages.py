@@ -92,7 +92,7 @@ def test_it_begins_anew_with_each_phase(data):
         torch.testing.assert_close(p, torch.full_like(p, 0.01), rtol=0, atol=1e-5)
 
 
-def test_an_interrupted_training_has_an_average_to_go_on_from(data, tmp_path):
+def test_a_resumed_training_goes_on_with_its_average(data, tmp_path):
     whole, parts = make(), make()
     fit(whole, data, epochs=4, ema=0.9, keep="last")
     fit(parts, data, epochs=2, ema=0.9, keep="last", out=tmp_path)
