@@ -351,8 +351,12 @@ def test_evaluation_does_not_use_tf32():
 
     class Probe(nn.Module):
         def forward(self, x):
-            matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-            seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+            settings = [torch.backends.cuda.matmul, torch.backends.cudnn]
+            if hasattr(settings[0], "fp32_precision"):  # each kind has its own
+                settings[1] = torch.backends.cudnn.conv
+                seen.append(tuple(s.fp32_precision != "ieee" for s in settings))
+            else:
+                seen.append(tuple(s.allow_tf32 for s in settings))
             return x
 
     vae = small("mean_field").cuda()

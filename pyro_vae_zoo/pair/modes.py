@@ -145,12 +145,17 @@ def _full_precision() -> Iterator[None]:
             torch.set_float32_matmul_precision(precision)
             cudnn.allow_tf32 = cudnn_tf32
         return
+    # What `set_float32_matmul_precision` has set is kept apart from these, and where the two
+    # differ PyTorch refuses to tell whether products may be in TF32, as on CUDA it asks.
     settings = _PRECISIONS(torch.backends)
     before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "ieee"
+    precision = torch.get_float32_matmul_precision()  # which it tells now, at least
     try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
+        torch.set_float32_matmul_precision("highest")
         yield
     finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
+        torch.set_float32_matmul_precision(precision)
+        for setting, own in zip(settings, before, strict=True):
+            setting.fp32_precision = own

@@ -143,7 +143,7 @@ class DeviceSteps:
             self.failed.copy_(torch.maximum(self.failed, (~finite).to(torch.float)))
             good = self.failed == 0
             self.done += good
-            self.elbo_sum += torch.where(good, elbo, 0).double()
+            self.elbo_sum += torch.where(good, elbo, torch.zeros_like(elbo)).double()
         self.optimizer.step()
         if self.average is not None:
             self.average.move(self.decay)
@@ -186,12 +186,15 @@ class Replay:
         graph = torch.cuda.CUDAGraph()
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         state = generator.clone_state()
+        here = torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph):  # which runs nothing
                 function()
         except RuntimeError as error:
-            # Some releases leave the generator as in a capture, where it cannot draw.
+            # Some releases leave the generator as in a capture, where it cannot draw, and
+            # the stream of the capture as that of all to come.
             generator.graphsafe_set_state(state)
+            torch.cuda.set_stream(here)
             cause: BaseException = error
             while cause.__context__ is not None:  # the end of a capture fails, too
                 cause = cause.__context__

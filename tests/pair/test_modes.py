@@ -157,10 +157,26 @@ def test_full_precision_is_given_back():
             if hasattr(settings.cuda.matmul, "fp32_precision"):
                 assert settings.cuda.matmul.fp32_precision == "ieee"
                 assert settings.mkldnn.matmul.fp32_precision == "ieee"
-            else:
-                assert not settings.cuda.matmul.allow_tf32
+            assert not settings.cuda.matmul.allow_tf32  # which CUDA asks at each product
+            assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
     assert [flag.allow_tf32 for flag in flags] == before
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"),
+    reason="PyTorch before 2.9",
+)
+def test_full_precision_where_only_the_new_setting_was_used():
+    matmul, module = torch.backends.cuda.matmul, torch.nn.Linear(2, 2)
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        with evaluating(module, module, torch.device("cpu"), seed=None):
+            assert not matmul.allow_tf32
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
 
 
 def test_a_pair_in_double_precision_stays_so():

@@ -350,8 +350,8 @@ def test_a_step_that_is_not_finite_is_the_last():
 
 
 def test_a_function_that_cannot_be_captured_runs_as_it_is(monkeypatch):
-    """The end of a capture that has failed fails too; the generator is as it was."""
-    calls, capturing = [], False
+    """The end of a capture that has failed fails too, and leaves what it has set."""
+    calls, streams, capturing = [], [], False
     run, generator = replay.Replay(), Mock(**{"clone_state.return_value": "before"})
     monkeypatch.setattr(run, "_run_aside", lambda function: function())
 
@@ -374,12 +374,15 @@ def test_a_function_that_cannot_be_captured_runs_as_it_is(monkeypatch):
     monkeypatch.setattr(cuda, "CUDAGraph", object)
     monkeypatch.setattr(cuda, "graph", capture)
     monkeypatch.setattr(cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(cuda, "current_stream", lambda: "the caller's")
+    monkeypatch.setattr(cuda, "set_stream", streams.append)
     monkeypatch.setattr(cuda, "default_generators", (generator,))
     for _ in range(3):
         run(step)
     with pytest.warns(UserWarning, match="not replayed as a CUDA graph: operation not"):
         run(step)
     generator.graphsafe_set_state.assert_called_once_with("before")
+    assert streams == ["the caller's"]
     run(step)  # and warns once
     assert len(calls) == 5
 
