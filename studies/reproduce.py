@@ -49,6 +49,7 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         data,
         row.options | budget.options,
         training,
+        source=args.data,
         device=args.device,
         eval_particles=budget.eval_particles if latents else 1,
         resume=(folder / "config.json").exists(),
@@ -61,7 +62,9 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         result["log_likelihood_with"] = {str(particles): ll.log_prob.mean().item()}
     if table.by_split:
         result["elbo_by_split"] = _bounds(vae(), data, seed) | {"test": result["elbo"]}
-    published = not (budget.data or budget.train_size)  # else it is of other data
+    published = not (
+        args.data or budget.data or budget.train_size
+    )  # else it is of other data
     bounds = row.published_elbo if published else None
     splits = ("train", "valid", "test")
     result |= {
@@ -73,7 +76,7 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         "published_elbo": bounds and dict(zip(splits, bounds, strict=True)),
         "note": row.note,
         "is_bound": row.is_bound,
-        "command": _command(args.table, args.budget, row_name, seed),
+        "command": _command(args, row_name, seed),
         "train_size": len(data.train),
         "curve": [
             {
@@ -91,7 +94,8 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def _data(table: Table, row: Row, budget: Budget, args: argparse.Namespace) -> Dataset:
-    data = load_dataset(budget.data or row.data or table.data, args.data_dir)
+    name = args.data or budget.data or row.data or table.data
+    data = load_dataset(name, args.data_dir)
     sizes = [n for n in (row.train_size, budget.train_size) if n is not None]
     return data.first(min(sizes)) if sizes else data
 
@@ -124,11 +128,12 @@ def _bounds(vae: VAE, data: Dataset, seed: int) -> dict[str, float]:
     }
 
 
-def _command(table: str, budget: str, row: str, seed: int) -> str:
+def _command(args: argparse.Namespace, row: str, seed: int) -> str:
     """The command that makes one row; results name it."""
+    other = "" if args.data is None else f" --data {args.data}"
     return (
-        f"python -m studies.reproduce --table {table} --budget {budget} --rows {row} "
-        f"--seed {seed}"
+        f"python -m studies.reproduce --table {args.table} --budget {args.budget} "
+        f"--rows {row} --seed {seed}{other}"
     )
 
 
@@ -214,6 +219,8 @@ def _run_side_by_side(
     threads = max((os.cpu_count() or 1) // args.jobs, 1)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     folders = ["--out", args.out, "--runs-dir", args.runs_dir, "--device", args.device]
+    if args.data is not None:
+        folders += ["--data", args.data]
     if args.data_dir is not None:
         folders += ["--data-dir", args.data_dir]
     common = [
@@ -299,6 +306,11 @@ def _parse() -> argparse.Namespace:
         default=Path("runs"),
         metavar="DIR",
         help="for run folders (default: runs)",
+    )
+    add(
+        "--data",
+        metavar="NAME",
+        help="a data set or an .npz in place of the table's, of which nothing is published",
     )
     add("--data-dir", type=Path, metavar="DIR", help="where data sets lie")
     add(

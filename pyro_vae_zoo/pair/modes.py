@@ -145,7 +145,7 @@ def _full_precision() -> Iterator[None]:
             torch.set_float32_matmul_precision(precision)
             cudnn.allow_tf32 = cudnn_tf32
         return
-    # What `set_float32_matmul_precision` has set is kept apart from these, and where the two
+    # What `set_float32_matmul_precision` sets is kept apart from these, and where the two
     # differ PyTorch refuses to tell whether products may be in TF32, as on CUDA it asks.
     settings = _PRECISIONS(torch.backends)
     before = [setting.fp32_precision for setting in settings]

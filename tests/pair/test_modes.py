@@ -157,7 +157,9 @@ def test_full_precision_is_given_back():
             if hasattr(settings.cuda.matmul, "fp32_precision"):
                 assert settings.cuda.matmul.fp32_precision == "ieee"
                 assert settings.mkldnn.matmul.fp32_precision == "ieee"
-            assert not settings.cuda.matmul.allow_tf32  # which CUDA asks at each product
+            assert (
+                not settings.cuda.matmul.allow_tf32
+            )  # which CUDA asks at each product
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
     assert [flag.allow_tf32 for flag in flags] == before

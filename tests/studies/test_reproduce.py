@@ -261,3 +261,14 @@ def test_the_unconstrained_planar_map_is_no_density():
     # Where it is zero, what it scores is finite: else one draw in millions ends the run.
     flat = type(step)(torch.zeros(1, dtype=torch.double), -one, one)
     assert flat.log_abs_det_jacobian(z, flat(z)).isfinite()
+
+
+def test_other_data_are_named(npz, tmp_path):
+    argv = ("--table", "flows", "--budget", "smoke", "--rows", "mean_field")
+    done = reproduce(tmp_path, *argv, "--seed", "0", "--data", npz)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "out" / "flows_smoke" / "mean_field-s0.json"
+    result = json.loads(path.read_text())
+    assert result["data"] == "six"
+    assert result["published_elbo"] is None
+    assert result["command"].endswith(f"--rows mean_field --seed 0 --data {npz}")
