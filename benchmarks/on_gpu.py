@@ -251,7 +251,8 @@ def steps(run: Run, seconds: float) -> Outcome:
         rest = end - time.monotonic()
         outcome = Outcome("left out", reason=f"{rest:.0f} s of this part were left")
         if rest >= LEAST_OF_A_CALL or run.args.dry:
-            outcome = run.call(words, min(rest, MOST_OF_A_CALL), f"steps-{number}")
+            most = rest if run.args.dry else min(rest, MOST_OF_A_CALL)
+            outcome = run.call(words, most, f"steps-{number}")
         report["calls"][f"{network}, {size}, {precision}"] = asdict(outcome)
         result = _read(path)
         rows = result.get("time", [])

@@ -29,4 +29,10 @@ fi
 left=$((${BUDGET:-480} - SECONDS - 5))
 timeout --kill-after=5 "$left" python3 benchmarks/on_gpu.py \
     --seconds "$((left - 10))" --work "$work" --out "${OUT:-results/gpu}" \
-    ${DATA:+--data "$DATA"} "$@"
+    ${DATA:+--data "$DATA"} "$@" &
+program=$!
+trap 'kill -TERM "$program"' TERM INT # so that it writes its summary
+code=0
+wait "$program" || code=$?
+wait "$program" 2>/dev/null || true # for the end of one that was just told to
+exit "$code"
