@@ -367,6 +367,7 @@ def main() -> int:
         run.out(part).unlink(missing_ok=True)  # of an earlier run
 
     def ended(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # `timeout` sends it twice
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, ended)
