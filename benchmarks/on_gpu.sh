@@ -26,8 +26,8 @@ if [ -n "${WHEELS:-}" ]; then
     export PYTHONPATH="$PYTHONPATH:$work/site"
 fi
 # The program keeps the budget; `timeout` is there should it hang itself.
-left=$((${BUDGET:-480} - SECONDS - 5))
-timeout --kill-after=5 "$left" python3 benchmarks/on_gpu.py \
+left=$((${BUDGET:-480} - SECONDS - 13))
+timeout --kill-after=12 "$left" python3 benchmarks/on_gpu.py \
     --seconds "$((left - 10))" --work "$work" --out "${OUT:-results/gpu}" \
     ${DATA:+--data "$DATA"} "$@" &
 program=$!
