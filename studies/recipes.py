@@ -146,6 +146,8 @@ _FLOWS = {
     **_as_published(),
 }
 
+_BF16 = {"precision": "bf16"}
+
 # Pretrained weights are to be small: all together 30 MB at 16 bits.
 _NARROW = {"hidden_dims": (200, 200)}
 _BLOCKS = {"num_layers": 5, "latent_dim": 20, "hidden_dims": (80, 80)}
@@ -219,6 +221,32 @@ TABLES = {
             "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits"),
         },
         by_split=True,
+    ),
+    # Rows of `flows` and `self_reflective` by these tables' recipes, but in bfloat16.
+    "precision": Table(
+        source="networks in bfloat16, beside the same rows in float32",
+        data="mnist_static",
+        rows={
+            **{
+                f"{name}_bf16": replace(
+                    _FLOWS[name], seeds=_SEEDS, published_elbo=None, training=_BF16
+                )
+                for name in ("mean_field", "iaf_2", "sylvester_triangular_2")
+            },
+            "self_reflective_bf16": Row(
+                "self_reflective",
+                data="mnist_dynamic",
+                training=_BF16
+                | {"epochs": 20, "clip_norm": 100.0, "analytic_kl": True},
+            ),
+        },
+        budgets={
+            "cpu": Budget(
+                {"epochs": 50, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 10},
+                eval_particles=500,
+            ),
+            "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits"),
+        },
     ),
     "self_reflective": Table(
         source="Apostolopoulou et al. 2020, table 1",

@@ -33,6 +33,8 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
+from pyro_vae_zoo.inference.graph_calls import BoundGraph, WithGradients
+from pyro_vae_zoo.inference.precision import PRECISIONS, networks_in
 from pyro_vae_zoo.inference.tracing import (
     Compiler,
     Pair,
@@ -60,6 +62,7 @@ class CompiledELBO(ObjectiveELBO):
     Args:
         objective: what is compiled.
         compiler: from a graph and example inputs to what runs it; by default PyTorch's.
+        precision: in which networks multiply, `float32` or `bf16`; see `networks_in`.
 
     Raises:
         UserError: at the first call, where the pair cannot be compiled: its control flow
@@ -74,11 +77,16 @@ class CompiledELBO(ObjectiveELBO):
     """
 
     def __init__(
-        self, objective: ObjectiveELBO, *, compiler: Compiler | None = None
+        self,
+        objective: ObjectiveELBO,
+        *,
+        compiler: Compiler | None = None,
+        precision: str = "float32",
     ) -> None:
         # Not by ELBO's `__init__`, whose settings are among those of the objective.
         self.objective = objective
         self.compiler = compiler or inductor
+        self.precision = precision
         self._pairs: WeakKeyDictionary = WeakKeyDictionary()
 
     def __getattr__(self, name: str) -> Any:
@@ -119,6 +127,15 @@ class CompiledELBO(ObjectiveELBO):
         """
         self._pair(model, guide).graph_for(model, guide, x, self)
 
+    def bound(self, model: nn.Module, guide: nn.Module, x: Tensor) -> "BoundGraph":
+        """The graph for batches like x, of the pair and with the options as they are now.
+
+        Raises:
+            UserError: where the pair cannot be compiled.
+        """
+        graph, inputs, moved = self._pair(model, guide).graph_for(model, guide, x, self)
+        return BoundGraph(graph, list(inputs), list(self.scheduled), moved)
+
     def kind(self, model: nn.Module, guide: nn.Module, x: Tensor) -> tuple:
         """All that the graph for a batch takes for granted; comparable, of no other use."""
         pair = self._pair(model, guide)
@@ -148,6 +165,7 @@ class CompiledTrace_ELBO(CompiledELBO):
         num_particles: draws for each datum, in one vectorised plate.
         max_plate_nesting: 1, the plate of data.
         vectorize_particles: True; there is no other way.
+        precision: in which networks multiply: `float32` or `bf16`.
         options: further ones of `AnnealedELBO`, such as `bound="iwae"`.
 
     Raises:
@@ -166,6 +184,7 @@ class CompiledTrace_ELBO(CompiledELBO):
         max_plate_nesting: int = 1,
         *,
         vectorize_particles: bool = True,
+        precision: str = "float32",
         **options: Any,
     ) -> None:
         if max_plate_nesting != 1:
@@ -174,7 +193,10 @@ class CompiledTrace_ELBO(CompiledELBO):
             raise UserError(
                 "particles are drawn in one plate: vectorize_particles=True"
             )
-        super().__init__(AnnealedELBO(num_particles, **options))
+        if precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise UserError(f"unknown precision {precision!r}; known: {known}")
+        super().__init__(AnnealedELBO(num_particles, **options), precision=precision)
 
 
 class _CompiledPair:
@@ -230,7 +252,8 @@ class _CompiledPair:
                 check_scorable(model, guide, inputs[-1], x.device)
             _check(pair, self.places, inputs[-1])
             step = pair, loss.objective, self.places, trained, list(weights)
-            traced, names = _trace_step(*step, inputs, checked)
+            with networks_in(loss.precision):
+                traced, names = _trace_step(*step, inputs, checked)
             self.graphs[kind] = loss.compiler(traced, inputs), names
             self._settle(model, guide, kind, x, loss)
         graph, moved = self.graphs[kind]
@@ -342,32 +365,3 @@ def _trace_step(
     finally:
         for name, value in before.items():
             setattr(objective, name, value)
-
-
-class WithGradients(torch.autograd.Function):
-    """A loss whose gradients are known already."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, loss: Tensor, gradients: Sequence[Tensor], *inputs: Tensor
-    ) -> Tensor:
-        """The loss, as a function of the inputs."""
-        ctx.gradients = gradients
-        return loss.view_as(loss)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients, once."""
-        if torch.is_grad_enabled():
-            raise UserError(
-                "create_graph=True asks for gradients of gradients, which a compiled loss "
-                "does not have; use AnnealedELBO or Trace_ELBO there"
-            )
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            raise RuntimeError(
-                "a compiled loss is differentiated once; compute it again for more"
-            )
-        if slope.device.type != "cpu" or slope.item() != 1:
-            gradients = torch._foreach_mul(gradients, slope)  # one launch on a GPU
-        return None, None, *gradients

@@ -112,6 +112,7 @@ def _finish(
         "epochs": len(history.epochs),
         "seconds": round(history.seconds, 2),
         "compiled": history.compiled,
+        "precision": history.precision,
     }
     if vae.monitor is not None:
         result |= vae.monitor(vae)

@@ -55,6 +55,7 @@ class History:
         weights: which weights the VAE has now, `best` or `last`.
         stopped_early: whether patience ran out.
         compiled: the phases whose steps were compiled.
+        precision: in which the networks multiplied, `float32` or `bf16`.
 
     >>> import pyro_vae_zoo as zoo
     >>> data = zoo.load_dataset("digits")
@@ -69,6 +70,7 @@ class History:
     weights: str = "last"
     stopped_early: bool = False
     compiled: list[str] = field(default_factory=list)
+    precision: str = "float32"
 
     @property
     def seconds(self) -> float:

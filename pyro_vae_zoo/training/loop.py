@@ -22,6 +22,7 @@ from tqdm import tqdm
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import DataFileError, DivergedError
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
+from pyro_vae_zoo.inference.precision import chosen
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
 from pyro_vae_zoo.saving import load_weights
@@ -30,7 +31,7 @@ from pyro_vae_zoo.training.checkpoint import check_resumable, readable, save_che
 from pyro_vae_zoo.training.history import Epoch, History, validated_by
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.phases import PhasePlan
-from pyro_vae_zoo.training.steps import Steps, what_failed
+from pyro_vae_zoo.training.steps import Steps, all_finite, what_failed
 from pyro_vae_zoo.training.validation import bound_name, validated
 
 __all__ = ["Loop", "epoch_order"]
@@ -64,7 +65,8 @@ class Loop:
         self.folder = folder
         self.fingerprint = None if folder is None else data.fingerprint()
         self.ranks = Ranks()
-        self.history = History()
+        precision = self.ranks.from_first(lambda: chosen(options.precision, vae.device))
+        self.history = History(precision=precision)
         self.best: dict[str, Tensor] | None = None
         self.average: Average | None = None
         self.epoch = self.step = 0  # position; `step` counts within the epoch
@@ -113,7 +115,8 @@ class Loop:
         self._compile_steps(bar)
         self.steps.set_rate(options.rate(self.epoch))
         name = self.phase.name + " " if len(self.vae.phases) > 1 else ""
-        bar.set_description(f"{name}epoch {self.epoch + 1}/{options.epochs}")
+        low = "bf16 " if self.history.precision == "bf16" else ""
+        bar.set_description(f"{low}{name}epoch {self.epoch + 1}/{options.epochs}")
         while self.step < self.steps_per_epoch:
             x = self._batch(self.step)
             elbo = self._step(x)
@@ -133,7 +136,7 @@ class Loop:
     def _batch(self, step: int) -> Tensor:
         """This process's data of a step, counted from 0 within the epoch."""
         index = self.ranks.share(self._whole_batch(step))
-        return self.images[index].to(self.vae.dtype)
+        return self.images.index_select(0, index).to(self.vae.dtype)
 
     def _whole_batch(self, step: int) -> Tensor:
         size = self.options.batch_size
@@ -207,7 +210,7 @@ class Loop:
     def _end_epoch(self, bar: tqdm) -> None:
         start = time.perf_counter()
         self.ranks.same(self.vae)  # statistics of batch normalisation are each its own
-        if not _all_finite(self.vae):
+        if not all_finite(self.vae):
             raise DivergedError(self._diagnosis(self.data.valid[:1]))
         with self._averaged():
             record = self._judge(start)
@@ -291,7 +294,13 @@ class Loop:
         if self.options.ema is not None:
             self.average = Average(self.vae)  # which begins anew with each phase
         self.steps = Steps(
-            self.vae, self.phase, self.options, self.ranks, share, self.average
+            self.vae,
+            self.phase,
+            self.options,
+            self.ranks,
+            share,
+            self.average,
+            self.history.precision,
         )
 
     # ------------------------------------------------------------------ the files
@@ -316,7 +325,7 @@ class Loop:
         if self.folder is None or not (force or self.ranks.from_first(lambda: due)):
             return
         self._wait_for_device()
-        if not _all_finite(self.vae):
+        if not all_finite(self.vae):
             return  # the next step stops; the checkpoint before is the good one
         state, path = self.state_dict(), self.folder / CHECKPOINT_FILE
         self.ranks.from_first(lambda: save_checkpoint(path, state))
@@ -389,7 +398,3 @@ class Loop:
         if self.ranks.is_first:
             lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
             write_atomically(folder / METRICS_FILE, lines.encode())
-
-
-def _all_finite(vae: VAE) -> bool:
-    return all(bool(p.isfinite().all()) for p in vae.parameters())

@@ -11,15 +11,18 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.compiled import CompiledELBO
 from pyro_vae_zoo.inference.elbo import ObjectiveELBO
+from pyro_vae_zoo.inference.graph_calls import BoundGraph
+from pyro_vae_zoo.inference.precision import networks_in
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
 from pyro_vae_zoo.training.averages import Average
 from pyro_vae_zoo.training.cuda_graphs import DeviceSteps, waits_for_nothing
+from pyro_vae_zoo.training.fused_adam import FusedAdam
 from pyro_vae_zoo.training.losses import compilable, make_loss
 from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
 
-__all__ = ["Steps", "make_optimizer", "what_failed"]
+__all__ = ["Steps", "all_finite", "make_optimizer", "what_failed"]
 
 
 class Steps:
@@ -33,6 +36,7 @@ class Steps:
         full_batch: the size of this one's share of all batches but the last of an epoch:
             of those that are compiled.
         average: of the weights, which each step moves.
+        precision: in which networks multiply; see `networks_in`.
 
     Attributes:
         loss: what is minimised.
@@ -49,9 +53,11 @@ class Steps:
         ranks: Ranks,
         full_batch: int,
         average: Average | None = None,
+        precision: str = "float32",
     ) -> None:
         self.vae = vae
         self.average = average
+        self.precision = precision
         self.ranks = ranks
         self.options = options
         self.full_batch = full_batch
@@ -66,6 +72,9 @@ class Steps:
         self.optimizer = make_optimizer(options.optimizer, self.parameters, options.lr)
         self.waiting = False
         self._compiled: CompiledELBO | None = None
+        self._bound: BoundGraph | None = None  # the graph of this epoch
+        self._adam: FusedAdam | None = None  # moves what has a gradient in it
+        self._all = list(vae.parameters())
         self._ahead: DeviceSteps | None = None  # where the host waits for none
 
     @property
@@ -85,7 +94,7 @@ class Steps:
         """
         if self.objective is None:
             return False
-        compiled = CompiledELBO(self.objective)
+        compiled = CompiledELBO(self.objective, precision=self.precision)
         try:
             compiled.prepare(self.vae.model, self.vae.guide, x)
         except UserError as error:
@@ -102,7 +111,8 @@ class Steps:
         return True
 
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate."""
+        """Set the learning rate of an epoch, before which the pair may have changed."""
+        self._bound = self._adam = None
         if self._ahead is not None:
             self._ahead.set_rate(rate)
             return
@@ -139,7 +149,7 @@ class Steps:
             for name, weight in weights.items():
                 setattr(self.loss, name, weight)
             compiled = self._compiled if full else None
-            return self._take(compiled or self.loss, x, decay)
+            return self._take(compiled, x, weights, decay)
         if not self.waiting:
             self._ahead.begin(elbo_sum, step)
             self.waiting = True
@@ -175,23 +185,54 @@ class Steps:
         for group, values in zip(self.optimizer.param_groups, own, strict=True):
             group.update(values)
 
-    def _take(self, loss: ELBO, x: Tensor, decay: float) -> float:
+    def _take(
+        self,
+        compiled: CompiledELBO | None,
+        x: Tensor,
+        weights: dict[str, float],
+        decay: float,
+    ) -> float:
         before = random_states(x.device)
-        self.vae.zero_grad()  # of modules that this phase does not move, too
-        value, elbo = _loss_and_elbo(loss, self.vae, x) if len(x) else (x.sum(), 0.0)
-        total, elbo, size = self.ranks.total(value.item(), elbo, len(x))
-        if not (math.isfinite(elbo) and math.isfinite(total)):
+        for p in self._all:  # of modules that this phase does not move, too
+            p.grad = None
+        bound = None if compiled is None else self._bound_to(compiled, x)
+        value, elbo = x.new_zeros(()), x.new_zeros(())
+        if bound is not None:
+            value, elbo = bound(x, weights)
+        elif len(x):
+            with networks_in(self.precision):
+                value, elbo = _loss_and_elbo(compiled or self.loss, self.vae, x)
+        total, bound_sum, size = self.ranks.total(value.item(), elbo.item(), len(x))
+        if not (math.isfinite(bound_sum) and math.isfinite(total)):
             set_random_states(before, x.device)
             return math.nan
-        if len(x):
+        if value.requires_grad:
             value.backward()
         self.ranks.add_gradients(self.parameters)
         if (limit := self._max_norm(size)) is not None:
             nn.utils.clip_grad_norm_(self.parameters, limit)
-        self.optimizer.step()
+        self._move(bound)
         if self.average is not None:
             self.average.move(decay)
-        return elbo
+        return bound_sum
+
+    def _bound_to(self, compiled: CompiledELBO, x: Tensor) -> BoundGraph | None:
+        """The graph of this epoch, where autograd need not call anybody's hook."""
+        if self._bound is None:
+            if any(
+                p._backward_hooks or p._post_accumulate_grad_hooks for p in self._all
+            ):
+                return None
+            self._bound = compiled.bound(self.vae.model, self.vae.guide, x)
+        return self._bound
+
+    def _move(self, bound: BoundGraph | None) -> None:
+        if bound is not None and self._adam is not None:
+            self._adam()
+            return
+        self.optimizer.step()
+        if bound is not None and FusedAdam.knows(self.optimizer):
+            self._adam = FusedAdam(self.optimizer, bound.moved)
 
     def _max_norm(self, size: float) -> float | None:
         # The loss is a sum over the batch, the option is about its mean.
@@ -207,14 +248,18 @@ def make_optimizer(
     return getattr(torch.optim, kind)(parameters, lr=lr, **settings)
 
 
-def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, float]:
+def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
     """The objective and the plain bound of a batch, both sums over its data."""
     if isinstance(loss, ObjectiveELBO):
-        objective, elbo = loss.loss_and_elbo(vae.model, vae.guide, x)
-        return objective, elbo.item()
+        return loss.loss_and_elbo(vae.model, vae.guide, x)
     # A method of all that Pyro has, but not of their base class.
     objective = loss.differentiable_loss(vae.model, vae.guide, x)  # type: ignore[attr-defined]
-    return objective, -objective.item()
+    return objective, -objective.detach()
+
+
+def all_finite(vae: VAE) -> bool:
+    """True where no weight is infinite or NaN."""
+    return all(bool(p.isfinite().all()) for p in vae.parameters())
 
 
 @torch.no_grad()
