@@ -5,6 +5,8 @@ same weights and trains as many. The maths is the zoo's: the masks and gates of 
 amortised and constrained planar maps, one draw in place of each expectation.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -63,10 +65,15 @@ STEPS = {"iaf": Gated, "planar": Planar}
 
 
 class ByHand(nn.Module):
-    """A batch of images to the negative bound of one draw, summed over the batch."""
+    """A batch of images to the negative bound of one draw, summed over the batch.
 
-    def __init__(self, vae):
+    With `autocast` all networks multiply in bfloat16, as PyTorch's autocast has them; the
+    bound is summed in float32.
+    """
+
+    def __init__(self, vae, autocast=False):
         super().__init__()
+        self.autocast = autocast
         posterior = vae.guide.posterior
         self.encoder, self.decoder = vae.guide.encoder, vae.model.decoder
         self.base, self.flows = getattr(posterior, "base", posterior).linear, ()
@@ -76,16 +83,23 @@ class ByHand(nn.Module):
 
     def forward(self, x):
         """The negative bound."""
-        h = self.encoder(x)
-        loc, raw = self.base(h).chunk(2, dim=-1)
+        low = partial(
+            torch.autocast, x.device.type, torch.bfloat16, enabled=self.autocast
+        )
+        with low():
+            h = self.encoder(x)
+            base = self.base(h)
+        loc, raw = base.float().chunk(2, dim=-1)
         scale = F.softplus(raw + SOFTPLUS_OF_ONE) + MIN_SCALE
         noise = torch.randn_like(loc)
         z = loc + scale * noise
         # log q(z|x) - log p(z), whose constants cancel
         difference = -scale.log().sum() - 0.5 * noise.square().sum()
         for step in self.flows:
-            z, log_det = step(z, h)
+            with low():
+                z, log_det = step(z, h)
             difference = difference - log_det
         difference = difference + 0.5 * z.square().sum()
-        logits = self.decoder(z)
-        return F.softplus((1 - 2 * x.flatten(1)) * logits).sum() + difference
+        with low():
+            logits = self.decoder(z)
+        return F.softplus((1 - 2 * x.flatten(1)) * logits.float()).sum() + difference

@@ -160,18 +160,28 @@ def inference(vae, lr):
     )
 
 
-def training(vae, x, lr):
-    """A training step on x, ready to run; it returns the loss."""
-    svi, data = inference(vae, lr), array(x)
-    state = svi.init(jax.random.key(0), data)
-    update = jax.jit(svi.update)
-
-    def run():
-        nonlocal state
-        state, loss = jax.block_until_ready(update(state, data))
-        return loss
-
-    return run
+def train(vae, data, epochs, lr, scan):
+    """Train in a loop of jitted updates, or by a jitted scan over an epoch's updates."""
+    svi, data = inference(vae, lr), array(data)
+    state = svi.init(jax.random.key(0), data[: epochs.batch_size])
+    update = lambda state, index, data: svi.update(state, data[index])  # noqa: E731
+    one = jax.jit(update)
+    every = jax.jit(
+        lambda state, order, data: jax.lax.scan(
+            lambda state, index: update(state, index, data), state, order
+        )
+    )
+    epochs.judge = lambda x: -float(svi.evaluate(state, array(x))) / len(x)
+    for order in epochs:
+        order = jnp.array(order.cpu().numpy())
+        if scan:
+            state, losses = every(state, order, data)
+        else:
+            losses = []
+            for index in order:
+                state, loss = one(state, index, data)
+                losses.append(loss)
+        epochs.loss += float(jnp.sum(jnp.asarray(losses)))
 
 
 def check(vae, x, lr, tolerance):

@@ -230,23 +230,21 @@ def steps(run: Run, seconds: float) -> Outcome:
     that fails or is stopped takes nothing from the others.
     """
     end = time.monotonic() + seconds
-    flags = _flags_of("svi_step.py", run)
-    precisions = ("float32", "tf32", "bf16") if "--precision" in flags else ("float32",)
+    precisions = ("float32", "tf32", "bf16")
     calls = [(n, net, p) for n in SIZES for net in NETWORKS for p in precisions]
     if run.args.dry:
         calls = [(20, "mean_field", "float32")]
     report: dict = {"time": [], "calls": {}}
-    if "--precision" not in flags:
-        report["left_out"] = "tf32 and bf16: svi_step.py has no --precision"
     worst = Outcome("done")
     for number, (size, network, precision) in enumerate(calls):
         path = run.args.work / f"steps-{number}.json"
         words = [HERE / "svi_step.py", "--device", run.device, "--networks", network]
         words += ["--batch-sizes", size, "--repeats", 10, "--out", path]
-        words += ["--precision", precision] if "--precision" in flags else []
-        if "--only" in flags:  # the others once, in float32
-            others = precision == "float32" and not run.args.dry
-            words += ["--only", "ours", *(["drop-in", "hand+c"] if others else [])]
+        words += ["--tf32"] if precision == "tf32" else []
+        others = ["SVI", "drop-in", "hand+c"]  # once, in float32
+        if run.args.dry or precision != "float32":
+            others = []
+        words += ["--only", "ours+bf16" if precision == "bf16" else "ours", *others]
         words += ["--check"] if run.args.dry else []
         rest = end - time.monotonic()
         outcome = Outcome("left out", reason=f"{rest:.0f} s of this part were left")
@@ -267,15 +265,6 @@ def steps(run: Run, seconds: float) -> Outcome:
         return Outcome("failed", reason="no call had time to begin; see `calls`")
     reason = f"{worst.reason}; see `calls`" if worst.reason else ""
     return Outcome(worst.state, 0.0, reason, worst.last_lines)
-
-
-def _flags_of(script: str, run: Run) -> set[str]:
-    """The flags of a benchmark: what it lacks is left out, and said."""
-    outcome = run.call([HERE / script, "--help"], 40, f"{script}-help")
-    text = (run.args.work / f"{script}-help.log").read_text(errors="replace")
-    return (
-        set(re.findall(r"--[a-z][a-z-]*", text)) if outcome.state == "done" else set()
-    )
 
 
 def importance(run: Run, seconds: float) -> Outcome:

@@ -1,0 +1,178 @@
+"""Draws the validation bound of static MNIST over seconds of training, by contestant.
+
+    python benchmarks/time_to_bound.py --out results/time_to_bound
+
+The contestants of `svi_step.py` train `mean_field` and `iaf` (K = 2) with one recipe: Adam
+at 1e-3, batches of 100, no warm-up. Each is alone in its process and on the machine; its
+clock stands still while the bound is computed, one draw for each of 10,000 images, and
+runs while it compiles. Then ours alone is trained with what `fit` has besides: larger
+batches and rates, an average of the weights, a warm-up of the KL, a falling rate.
+
+What is written: a JSON file and a picture for each network, and a table of the seconds to
+a bound of -96 and of -94.
+"""
+
+import json
+import multiprocessing
+import sys
+import time
+
+import torch
+from contestants import NETWORKS, contestants
+from svi_step import confine
+from timing import make, parser, write
+
+import pyro_vae_zoo as zoo
+
+WHO = ("SVI", "hand+c", "scan", "ours")
+BATCH_SIZE = 100
+BOUNDS = (-96.0, -94.0)
+RECIPES = {  # arguments of `fit`
+    "as above": {},
+    "batches of 250, lr 2e-3": {"batch_size": 250, "lr": 2e-3},
+    "falling rate": {"lr": 2e-3, "schedule": "cosine"},
+    "average": {"ema": 0.999},
+    "average, lr 2e-3": {"lr": 2e-3, "ema": 0.999},
+    "warm-up, average, lr 2e-3": {"lr": 2e-3, "ema": 0.999, "kl_warmup": 5},
+}
+
+
+class Epochs:
+    """Orders of the training data; between two of them the bound on others is computed.
+
+    Who trains may set `judge`, a function of data to their mean bound.
+    """
+
+    def __init__(self, vae, data, epochs, batch_size=BATCH_SIZE):
+        self.vae, self.data, self.epochs, self.batch_size = (
+            vae,
+            data,
+            epochs,
+            batch_size,
+        )
+        self.loss, self.start, self.seconds, self.curve = (
+            0.0,
+            time.perf_counter(),
+            0,
+            [],
+        )
+        self.judge = lambda x: zoo.evaluate(vae, x, num_particles=1, seed=0).elbo
+
+    def __iter__(self):
+        """An order for each epoch."""
+        n = len(self.data.train) // self.batch_size
+        for _ in range(self.epochs):
+            order = torch.randperm(len(self.data.train))[: n * self.batch_size]
+            yield order.reshape(n, self.batch_size)
+            self.seconds += time.perf_counter() - self.start
+            bound = self.judge(self.data.valid)
+            self.curve.append((round(self.seconds, 2), round(bound, 3)))
+            print(f"    {self.seconds:7.1f} s {bound:9.2f}", file=sys.stderr)
+            self.start = time.perf_counter()
+
+
+def race(pipe, name, network, epochs, threads):
+    """What the process of a contestant does."""
+    confine(threads)
+    guide, options = NETWORKS[network]
+    data, vae = zoo.load_dataset("mnist_static"), make(guide, **options)
+    run = Epochs(vae, data, epochs)
+    torch.manual_seed(0)
+    contestants(guide)[name](vae, data.train, run)
+    pipe.send(run.curve)
+
+
+def train(pipe, name, network, epochs, threads):
+    """The same for a recipe of ours; `fit` keeps the time of steps and of validation."""
+    confine(threads)
+    guide, options = NETWORKS[network]
+    data, vae = zoo.load_dataset("mnist_static"), make(guide, **options)
+    start = time.perf_counter()
+    history = zoo.fit(vae, data, epochs=epochs, device="cpu", **RECIPES[name])
+    curve, seconds = [], time.perf_counter() - start - history.seconds  # to compile
+    for record in history.epochs:
+        seconds += record["seconds"]
+        curve.append((round(seconds, 2), round(record["valid_elbo"], 3)))
+    pipe.send(curve)
+
+
+def alone(target, *args):
+    """The curve of a process that has the machine for itself."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=target, args=(there, *args))
+    process.start()
+    there.close()
+    curve = here.recv()
+    process.join()
+    return curve
+
+
+def seconds_to(curve, bound):
+    """The first time at which a curve has reached a bound, or None."""
+    return next((seconds for seconds, value in curve if value >= bound), None)
+
+
+def draw(curves, network, path):
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    for name, curve in curves.items():
+        axes.plot(*zip(*curve, strict=True), label=name)
+    best = max(value for curve in curves.values() for _, value in curve)
+    axes.set(xlabel="seconds", ylabel="bound on validation images (nats)")
+    axes.set(title=network, ylim=(best - 12, best + 1))
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def show(rows):
+    print(f"{'':40}" + "".join(f"{f'to {bound:g}':>12}" for bound in BOUNDS))
+    for row in rows:
+        reached = (seconds_to(row["curve"], bound) for bound in BOUNDS)
+        cells = ["-" if s is None else f"{s:.0f} s" for s in reached]
+        what = f"{row['network']}, {row['what']}"
+        print(f"{what:40}" + "".join(f"{cell:>12}" for cell in cells))
+
+
+def arguments():
+    options = parser(__doc__, repeats=1)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--epochs", type=int, default=30)
+    options.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=["mean_field", "iaf_2"]
+    )
+    options.add_argument("--only", nargs="+", help="contestants or recipes")
+    return options.parse_args()
+
+
+def main():
+    args = arguments()
+    confine(args.threads)
+    rows = []
+    for network in args.networks:
+        entries = [(race, who) for who in WHO] + [(train, name) for name in RECIPES]
+        for target, name in entries:
+            if args.only and name not in args.only:
+                continue
+            print(f"{network}, {name}", file=sys.stderr)
+            curve = alone(target, name, network, args.epochs, args.threads)
+            kind = "contestant" if target is race else "recipe of fit"
+            rows.append(
+                {"network": network, "kind": kind, "what": name, "curve": curve}
+            )
+            if args.out:
+                args.out.mkdir(parents=True, exist_ok=True)
+                write({"curves": rows}, args.out / "time_to_bound.json")
+    show(rows)
+    if args.out:
+        for network in args.networks:
+            of_it = [row for row in rows if row["network"] == network]
+            curves = {row["what"]: row["curve"] for row in of_it}
+            draw(curves, network, args.out / f"{network}.png")
+        print(json.dumps({"written": str(args.out)}))
+
+
+if __name__ == "__main__":
+    main()
