@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import MISFITS, MODEL_FILE, checked, write_atomically
-from pyro_vae_zoo.models.create import PairConfig, create
+from pyro_vae_zoo.models.create import PairConfig, Place, create
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.weights.pretrained import pretrained_file, pretrained_name
 
@@ -73,7 +73,10 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def load_model(
-    path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
+    path: str | os.PathLike,
+    *,
+    guide: Callable[..., nn.Module] | None = None,
+    prior: Place = None,
 ) -> VAE:
     """Load what `save` saved; `zoo.load`, but for the names of pretrained weights."""
     path = Path(path)
@@ -89,12 +92,14 @@ def load_model(
     if config is None:
         raise UserError(f"{path} does not say how to build its VAE; build it yourself")
     config = _checked_config(config, path)
-    made_of = _which_guide(config["guide"], guide, path)
+    made_of = _which("guide", config["guide"], guide, path)
+    prior = _which("prior", config.get("prior"), prior, path)
     with construction_limited(path, tensors.values()):
         vae = create(
             made_of,
             event_shape=config["event_shape"],
             likelihood=config["likelihood"],
+            prior=prior,
             **config["options"],
         )
     return load_weights(vae, tensors, path)
@@ -104,7 +109,7 @@ def _checked_config(config: Any, path: Path) -> PairConfig:
     """A pair's configuration, before anything is built by it."""
     config = checked(config, PairConfig, path, "VAE of the zoo's")
     # Options are keywords of `create`, beside those that it has of its own.
-    if {"guide", "data", "event_shape", "likelihood"} & {*config["options"]}:
+    if {"guide", "data", "event_shape", "likelihood", "prior"} & {*config["options"]}:
         raise DataFileError(f"{path} does not describe a VAE: got {str(config)[:200]}")
     return config
 
@@ -131,15 +136,14 @@ def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
     return vae
 
 
-def _which_guide(
-    name: str, guide: Callable | None, path: Path
-) -> str | Callable[..., nn.Module]:
-    if guide is None and name.startswith("custom:"):
+def _which(place: str, name: str | None, given: Place, path: Path) -> Any:
+    """What a pair had in a place: the given, or the zoo's own by its name."""
+    if given is None and name is not None and name.startswith("custom:"):
         raise UserError(
-            f"{path} holds the guide {name[7:]!r}, not one of the zoo's; pass its class: "
-            f"zoo.load(path, guide={name[7:]})"
+            f"{path} holds the {place} {name[7:]!r}, not one of the zoo's; pass its class: "
+            f"zoo.load(path, {place}={name[7:]})"
         )
-    return guide or name
+    return name if given is None else given
 
 
 _MEGA = 1 << 20
@@ -194,7 +198,10 @@ def construction_limited(path: Path, tensors: Iterable[Tensor]) -> Iterator[None
 
 
 def load(
-    path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
+    path: str | os.PathLike,
+    *,
+    guide: Callable[..., nn.Module] | None = None,
+    prior: Place = None,
 ) -> VAE:
     """Load what `save` saved, from its file, its folder or a run folder; or by name.
 
@@ -203,6 +210,7 @@ def load(
             path.
         guide: the class of the guide, where it is not one of the zoo's: a file
             never makes `load` import code.
+        prior: likewise of the prior, or the prior itself.
 
     Raises:
         DataFileError: for a missing or corrupt file, and for pretrained weights that
@@ -217,4 +225,4 @@ def load(
     True
     """
     name = pretrained_name(path)
-    return load_model(pretrained_file(name) if name else path, guide=guide)
+    return load_model(pretrained_file(name) if name else path, guide=guide, prior=prior)

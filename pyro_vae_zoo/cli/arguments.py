@@ -21,6 +21,7 @@ __all__ = [
     "add_compile",
     "add_machine",
     "add_options",
+    "add_places",
     "add_shared",
     "guide_specs",
     "key_value",
@@ -173,13 +174,14 @@ def add_shared(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("the pair").add_argument
     add_options(add, PairOptions, of_each=True)
     add("--num-flows", type=int, metavar="N", help="steps of a flow guide (default: 2)")
+    add_places(add, " (default: standard)")
     add(
         "--option",
         type=key_value,
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any further option of the guide; may be given several times",
+        help="any further option of the guide or of a part; may be given several times",
     )
     add = command.add_argument_group("training").add_argument
     add(
@@ -197,6 +199,13 @@ def add_shared(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draws per datum of the final log-likelihood",
     )
+
+
+def add_places(add: Callable[..., Any], default: str = "") -> None:
+    """Add what stands in the other places of a pair than the guide's."""
+    names = "standard, mixture, vamp, flow"
+    text = f"p(z): {names}, or one of your own{default}"
+    add("--prior", metavar="NAME|FILE.py:Class", help=text)
 
 
 def add_compile(add: Callable[..., Any], what: str, when: str) -> None:

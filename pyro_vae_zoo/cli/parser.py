@@ -10,6 +10,7 @@ from pyro_vae_zoo.cli.arguments import (
     add_compile,
     add_machine,
     add_options,
+    add_places,
     add_shared,
     numbers,
 )
@@ -203,6 +204,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
         help="of the data",
     )
     add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
+    add_places(add)
     add("--data", metavar="FILE.npz", help="where the data lie now")
 
 

@@ -1,36 +1,40 @@
 """Builds a VAE: a name or a class of the user's, and its options, to a pair."""
 
-import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
 from torch import Tensor, nn
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models import registry
 from pyro_vae_zoo.models.options import PairOptions
-from pyro_vae_zoo.models.standard import standard_model
+from pyro_vae_zoo.models.priors import PRIORS, check_prior
+from pyro_vae_zoo.models.standard import StandardModel, standard_model
 from pyro_vae_zoo.options import count, declared, plain
 from pyro_vae_zoo.pair.modes import taking_turns
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
+    "PLACES",
     "PairConfig",
     "create",
     "depth",
     "find_guide",
     "guide_options",
-    "resolve_guide",
+    "pair_options",
+    "place_name",
+    "place_options",
 ]
 
+
+# What stands in a place: a name of the zoo, a module, or what makes one.
+Place: TypeAlias = str | nn.Module | Callable[..., nn.Module] | None
+
+PLACES = ("prior",)  # of which `create` has keywords, configurations have names
 
 _GIVEN = ("event_shape", "likelihood")
 
@@ -54,6 +58,7 @@ class PairConfig(TypedDict):
     event_shape: list[int]
     likelihood: str
     options: dict[str, Any]
+    prior: NotRequired[str]  # where it is not N(0, I)
 
 
 def guide_options(guide: str | Callable[..., nn.Module]) -> dict[str, Any]:
@@ -98,6 +103,7 @@ def create(
     *,
     event_shape: Sequence[int] | None = None,
     likelihood: str | None = None,
+    prior: Place = None,
     **options: Any,
 ) -> VAE[Tensor]: ...
 @overload
@@ -116,6 +122,7 @@ def create(
     *,
     event_shape: Sequence[int] | None = None,
     likelihood: str | None = None,
+    prior: Place = None,
     **options: Any,
 ) -> VAE[Any]: ...
 def create(
@@ -124,6 +131,7 @@ def create(
     *,
     event_shape: Sequence[int] | None = None,
     likelihood: str | None = None,
+    prior: Place = None,
     **options: Any,
 ) -> VAE:
     """Build a VAE by the name of its guide, for a data set or for a shape.
@@ -135,7 +143,11 @@ def create(
         data: a `zoo.Dataset`; gives `event_shape` and `likelihood`.
         event_shape: shape of one datum, where there is no `data`.
         likelihood: `bernoulli` (default), `gaussian` or `discretized_logistic`.
-        options: the guide's options; `guide_options(name)` lists them.
+        prior: p(z) of a guide of one vector: `standard` (default), `mixture`, `vamp` or
+            `flow`; a module whose `forward()` gives a distribution over z, or what makes
+            one, called with `latent_dim` and its own options.
+        options: the guide's options, which `guide_options(name)` lists, and the prior's,
+            which `place_options(prior)` does.
 
     Raises:
         UserError: for unknown names and options (the message lists the known ones)
@@ -144,6 +156,9 @@ def create(
     >>> vae = create("planar", event_shape=(8, 8), latent_dim=3, num_flows=1)
     >>> vae.event_shape, vae.config["guide"]
     ((8, 8), 'planar')
+    >>> flow = create("iaf", event_shape=(8, 8), prior="flow", prior_num_flows=4)
+    >>> flow.config["prior"], flow.config["options"]
+    ('flow', {'prior_num_flows': 4})
     """
     if data is None and event_shape is None:
         raise UserError("create needs a data set or an event_shape; got neither")
@@ -153,8 +168,53 @@ def create(
         likelihood = "bernoulli" if data is None else data.likelihood
     if not event_shape or min(event_shape) < 1:
         raise UserError(f"event_shape must be positive sizes, got {event_shape}")
-    known = guide_options(guide)
     options = {name: plain(value) for name, value in options.items()}
+    of_prior = place_options(prior)
+    _check_options(guide, guide_options(guide), of_prior, options)
+    own = {name: v for name, v in options.items() if name not in of_prior}
+    is_density = guide in registry.list_density_models()
+    if is_density and data is not None and data.is_quantised():
+        raise UserError(
+            f"{guide} is a density of real numbers, which grey levels have none of: it "
+            f"would grow without bound at the few values of {data.name}; dequantise "
+            "them with zoo.Dataset(..., 'gaussian', logit=0.05)"
+        )
+    if isinstance(guide, str):
+        name, builder = guide, registry.entry(guide).build
+    else:
+        name, builder = f"custom:{guide.__name__}", partial(custom, guide)
+    try:
+        with taking_turns():  # weights are drawn
+            vae = builder(event_shape=event_shape, likelihood=likelihood, **own)
+            if prior not in (None, "standard"):
+                given = {k: v for k, v in options.items() if k in of_prior}
+                vae = _with_prior(vae, name, prior, data, given)
+    except TypeError as error:
+        raise UserError(f"guide {name!r} cannot be built so: {error}") from error
+    vae.config = {
+        "guide": name,
+        "event_shape": list(event_shape),
+        "likelihood": likelihood,
+        "options": options,
+    }
+    if prior not in (None, "standard"):
+        vae.config["prior"] = place_name(prior)
+    return vae
+
+
+def _check_options(
+    guide: str | Callable[..., nn.Module],
+    known: Mapping[str, Any],
+    of_prior: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> None:
+    """Refuse options that neither guide nor prior has, and values of another kind."""
+    if both := sorted({*known} & {*of_prior}):
+        raise UserError(
+            f"option {both[0]} is one of the guide's and of the prior's; give that of your "
+            "own another name"
+        )
+    known = {**known, **of_prior}
     for name, value in options.items():
         if name not in known:
             who = repr(guide) if isinstance(guide, str) else guide.__name__
@@ -170,28 +230,90 @@ def create(
                 f"option {name} takes one number or several, with commas: expected "
                 f"({value},), on the command line {name}={value}, got {value}"
             )
-    is_density = guide in registry.list_density_models()
-    if is_density and data is not None and data.is_quantised():
+
+
+def pair_options(
+    guide: str | Callable[..., nn.Module], prior: Place = None
+) -> dict[str, Any]:
+    """The options of a guide and of what stands in the other places of its pair.
+
+    >>> sorted({*pair_options("iaf", prior="mixture")} - {*guide_options("iaf")})
+    ['prior_components']
+    """
+    return guide_options(guide) | place_options(prior)
+
+
+def place_options(place: Place) -> dict[str, Any]:
+    """The options of what stands in a place, with their defaults.
+
+    >>> place_options("mixture")
+    {'prior_components': 50}
+    """
+    made_by = _maker(place)
+    if made_by is None or isinstance(made_by, nn.Module):
+        return {}
+    parameters = inspect.signature(made_by).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in _SIZES}
+
+
+def place_name(place: Place) -> str:
+    """The name of what stands in a place, as configurations have it."""
+    if isinstance(place, str):
+        return place
+    name = getattr(place, "__name__", type(place).__name__)
+    return f"custom:{name}"
+
+
+_SIZES = ("event_shape", "latent_dim", "hidden_dims", "guide")
+
+
+def _maker(place: Place) -> nn.Module | Callable[..., nn.Module] | None:
+    if not isinstance(place, str):
+        return place
+    if place not in PRIORS:
+        raise unknown_name("prior", place, PRIORS)
+    return PRIORS[place]
+
+
+def _with_prior(
+    vae: VAE, guide: str, prior: Place, data: Any, options: dict[str, Any]
+) -> VAE:
+    """The pair with another prior; its guide stays."""
+    model, made_by = vae.model, _maker(prior)
+    if not isinstance(model, StandardModel):
         raise UserError(
-            f"{guide} is a density of real numbers, which grey levels have none of: it "
-            f"would grow without bound at the few values of {data.name}; dequantise "
-            "them with zoo.Dataset(..., 'gaussian', logit=0.05)"
+            f"a prior is a place of guides of one latent vector, and {guide!r} is none; "
+            "its model has the priors of its own latents"
         )
-    if isinstance(guide, str):
-        name, builder = guide, registry.entry(guide).build
+    if made_by is None or isinstance(made_by, nn.Module):
+        module = made_by
     else:
-        name, builder = f"custom:{guide.__name__}", partial(custom, guide)
-    try:
-        with taking_turns():  # weights are drawn
-            vae = builder(event_shape=event_shape, likelihood=likelihood, **options)
-    except TypeError as error:
-        raise UserError(f"guide {name!r} cannot be built so: {error}") from error
-    vae.config = {
-        "guide": name,
-        "event_shape": list(event_shape),
-        "likelihood": likelihood,
-        "options": options,
-    }
+        sizes = {
+            "event_shape": vae.event_shape,
+            "latent_dim": model.latent_dim,
+            "guide": vae.guide,
+        }
+        declared_ones = inspect.signature(made_by).parameters
+        asked = {k: v for k, v in sizes.items() if k in declared_ones}
+        try:
+            module = made_by(**asked, **options)
+        except UserError as error:
+            raise UserError(f"guide {guide!r}: {error}") from error
+    if hasattr(module, "guide") and any(p.modules is not None for p in vae.phases):
+        raise UserError(
+            f"guide {guide!r}: the prior {prior!r} is made of the guide, whose parts are "
+            "trained by turns, and would move those whose turn it is not; choose another"
+        )
+    if not isinstance(module, nn.Module):
+        raise UserError(f"expected a prior, an nn.Module, got {type(module).__name__}")
+    model.prior = module
+    start_at = getattr(module, "start_at", None)
+    if data is not None and callable(start_at):
+        start_at(data.epoch(0, 0))
+    # Anew: each module of a pair has a name in Pyro's store, and takes it before it runs.
+    pair = model, vae.guide, vae.event_shape
+    vae = VAE(*pair, phases=vae.phases, monitor=vae.monitor)
+    check_prior(module, model.latent_dim)
     return vae
 
 
@@ -236,47 +358,6 @@ def custom(
         **options,
     )
     return VAE(model, q, event_shape)
-
-
-def resolve_guide(text: str) -> str | Callable[..., nn.Module]:
-    """A registry name as it is, `FILE.py:Class` as the class in that file.
-
-    Raises:
-        UserError: for a file or a class that is not there, or does not import.
-    """
-    path, colon, name = text.rpartition(":")
-    if not colon or not path.endswith(".py"):
-        if text.endswith(".py"):
-            raise UserError(f"expected FILE.py:Class, got {text!r}: which class in it?")
-        return text
-    if not os.path.isfile(path):
-        raise UserError(f"expected a guide in {path}; there is no such file")
-    module = _import_file(path)
-    if not hasattr(module, name):
-        known = [n for n, v in vars(module).items() if isinstance(v, type)]
-        raise UserError(f"{path} has no {name!r}; it has {', '.join(known)}")
-    return getattr(module, name)
-
-
-def _import_file(path: str) -> ModuleType:
-    """Run a file as a module, beside which it may import others."""
-    name = Path(path).stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # of a file that ends in .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    known, search = sys.modules.get(name), list(sys.path)
-    sys.modules[name] = module  # dataclasses look themselves up there
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's code may raise
-        raise UserError(f"{path} does not import: {error!r}") from error
-    finally:
-        sys.path[:] = search
-        if known is not None:
-            sys.modules[name] = known
-    return module
 
 
 def find_guide(name: str) -> str:

@@ -199,7 +199,7 @@ def affine_coupling(
     _check_coupling(latent_dim, num_flows)
     half = latent_dim // 2
     sizes = [latent_dim - half] * 2
-    return _alternate(
+    return alternate(
         latent_dim,
         [
             T.ConditionalAffineCoupling(
@@ -225,7 +225,7 @@ def spline_coupling(
 ) -> Steps:
     """Durkan et al. 2019: a coupling whose elementwise maps are rational splines."""
     _check_coupling(latent_dim, num_flows)
-    return _alternate(
+    return alternate(
         latent_dim,
         [
             zt.conditional_spline_coupling(
@@ -362,8 +362,8 @@ def _mades(
     ]
 
 
-def _alternate(latent_dim: int, couplings: Steps) -> Steps:
-    """The couplings with a reversal before each but the first."""
+def alternate(latent_dim: int, couplings: Steps) -> Steps:
+    """The couplings, with a reversal of the order before each but the first."""
     steps: list[ConditionalTransformModule] = []
     for coupling in couplings:
         if steps:

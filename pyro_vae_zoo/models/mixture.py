@@ -111,15 +111,20 @@ class MixtureGuide(PyroModule):
         # Which of them take part; in training they come in one by one.
         self.register_buffer("active", torch.ones(len(posteriors), dtype=torch.bool))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Draw z given x."""
+    def distribution(self, x: Tensor) -> Mixture:
+        """q(z|x), of batch shape `(len(x),)`."""
         encoders, posteriors = list(self.encoders), list(self.posteriors)
         contexts = [encoder(x) for encoder in encoders]
         contexts *= self.num_components // len(contexts)
         logits = self.weights(contexts).masked_fill(~self.active, -torch.inf)
         components = [q(h) for q, h in zip(posteriors, contexts, strict=True)]
+        return Mixture(logits.log_softmax(-1), components)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw z given x."""
+        q = self.distribution(x)
         with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", Mixture(logits.log_softmax(-1), components))
+            return pyro.sample("z", q)
 
     def component(self, m: int) -> tuple[nn.Module, ...]:
         """The modules of one component; a shared encoder counts as the first's."""

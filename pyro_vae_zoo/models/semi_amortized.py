@@ -26,6 +26,7 @@ in closed form, and one draw estimates the rest. Those draws are fresh in each p
 is q given the draws that z comes from, and any such q has unbiased weights.
 """
 
+import math
 from collections.abc import Sequence
 
 import pyro
@@ -39,6 +40,7 @@ from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import (
     DiagonalGaussian,
     StandardModel,
+    StandardPrior,
     standard_model,
 )
 from pyro_vae_zoo.nn.networks import make_encoder
@@ -99,8 +101,7 @@ class SemiAmortizedGuide(PyroModule):
                 loc, log_variance = parameters
                 scale = (0.5 * log_variance).exp()
                 z = loc + scale * torch.randn_like(loc)
-                kl = 0.5 * (loc.square() + scale.square() - 1 - log_variance).sum(-1)
-                bound = likelihood(decoder(z)).log_prob(x) - kl
+                bound = likelihood(decoder(z)).log_prob(x) - self.kl(z, *parameters)
                 slopes = torch.autograd.grad(
                     bound.sum(), parameters, create_graph=through
                 )
@@ -113,6 +114,14 @@ class SemiAmortizedGuide(PyroModule):
             parameters = [p.detach() for p in parameters]
         loc, log_variance = parameters
         return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
+
+    def kl(self, z: Tensor, loc: Tensor, log_variance: Tensor) -> Tensor:
+        """KL(q || p(z)) in closed form for N(0, I), from the draw z for other priors."""
+        if isinstance(self.generator.prior, StandardPrior):
+            variance = (0.5 * log_variance).exp().square()
+            return 0.5 * (loc.square() + variance - 1 - log_variance).sum(-1)
+        entropy = 0.5 * (log_variance + math.log(2 * math.pi * math.e)).sum(-1)
+        return -entropy - self.generator.prior().log_prob(z)
 
 
 def clip(slopes: Sequence[Tensor], max_norm: float) -> list[Tensor]:
