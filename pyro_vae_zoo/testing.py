@@ -17,6 +17,8 @@ from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.terms import bound_terms
+from pyro_vae_zoo.models.priors import check_prior
+from pyro_vae_zoo.models.standard import StandardModel
 from pyro_vae_zoo.pair.sites import check_whole_plates, data_sites, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -72,6 +74,15 @@ def _require(holds: bool, message: str) -> None:
         raise AssertionError(message)
 
 
+def check_standard_prior(vae: VAE, x: Tensor) -> None:
+    """The prior of a `StandardModel` is one distribution over z, without a batch."""
+    if isinstance(vae.model, StandardModel):
+        try:
+            check_prior(vae.model.prior, vae.model.latent_dim)
+        except UserError as error:
+            raise AssertionError(str(error)) from error
+
+
 def check_sites(vae: VAE, x: Tensor) -> None:
     """Both sides draw the same latent sites, alike in shape and in the data plate."""
     guide_trace = poutine.trace(vae.guide).get_trace(x)
@@ -94,8 +105,16 @@ def check_sites(vae: VAE, x: Tensor) -> None:
                 "data" in plates or shared,
                 f"site {name!r} of the {side} lies outside pyro.plate('data', len(x))",
             )
-    observed = [s for s in data_sites(model_trace).values() if s["is_observed"]]
+    sites = data_sites(model_trace).items()
+    observed = {name: site for name, site in sites if site["is_observed"]}
     _require(len(observed) > 0, "the model observes no site 'x'")
+    for name, site in observed.items():
+        got, expected = tuple(site["fn"].event_shape), tuple(site["value"].shape[1:])
+        _require(
+            got == expected,
+            f"site {name!r} observes data of event shape {expected}, and its likelihood "
+            f"has event shape {got}; is `.to_event({len(expected)})` missing?",
+        )
     for trace in (guide_trace, model_trace):
         try:
             check_whole_plates(trace)

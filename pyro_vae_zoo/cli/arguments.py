@@ -10,8 +10,9 @@ from typing import Any
 
 from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import list_density_models, list_guides
+from pyro_vae_zoo.nn.names import LIKELIHOODS, NETWORKS
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.options import Declared, declared
 from pyro_vae_zoo.training.options import TrainOptions
 
@@ -159,8 +160,8 @@ _READ: dict[type, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def add_shared(command: argparse.ArgumentParser) -> None:
-    """Add what `train` and `compare` have in common."""
+def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
+    """Add what `train`, `density` and `compare` have in common."""
     command.add_argument(
         "--data",
         default="digits",
@@ -174,7 +175,8 @@ def add_shared(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("the pair").add_argument
     add_options(add, PairOptions, of_each=True)
     add("--num-flows", type=int, metavar="N", help="steps of a flow guide (default: 2)")
-    add_places(add, " (default: standard)")
+    if not density:
+        add_places(add)
     add(
         "--option",
         type=key_value,
@@ -201,11 +203,19 @@ def add_shared(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_places(add: Callable[..., Any], default: str = "") -> None:
-    """Add what stands in the other places of a pair than the guide's."""
-    names = "standard, mixture, vamp, flow"
-    text = f"p(z): {names}, or one of your own{default}"
-    add("--prior", metavar="NAME|FILE.py:Class", help=text)
+def add_places(add: Callable[..., Any]) -> None:
+    """Add what stands in the places of a pair beside the guide's."""
+    networks = f"{', '.join(NETWORKS)} or your own"
+    texts = {
+        "prior": "p(z): standard (default), mixture, vamp, flow or your own",
+        "likelihood": f"p(x|z) (default: the data's): {', '.join(LIKELIHOODS)}, your own",
+        "encoder": f"of a guide of one vector: {networks}",
+        "decoder": networks,
+    }
+    for place, text in texts.items():
+        add(f"--{place}", metavar="NAME|FILE.py:Name", help=text)
+    text = "a function that makes the whole VAE, in place of a guide"
+    add("--model", metavar="FILE.py:make_vae", help=text)
 
 
 def add_compile(add: Callable[..., Any], what: str, when: str) -> None:

@@ -29,7 +29,8 @@ from pyro_vae_zoo.files import (
     resolve,
     write_json,
 )
-from pyro_vae_zoo.models.create import PLACES, find_guide
+from pyro_vae_zoo.models.create import find_guide
+from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report.summary import describe, filled, summary
@@ -143,13 +144,16 @@ def _read(args: argparse.Namespace) -> tuple[VAE, RunConfig, Dataset, dict]:
     published = pretrained_info(name) if name else {}
     config = published or open_run(args.run_folder)
     asked = {"guide": config["guide"], **config.get("places", {})}
+    if "model" in asked:
+        del asked["guide"]
     parts = {
         place: _own(place, getattr(args, place, None), asked.get(place, ""))
-        for place in ("guide", *PLACES)
+        for place in ("guide", "model", *PLACES)
     }
     vae = load(args.run_folder, **parts)
     data = load_dataset(args.data or config["source"], args.data_dir)
-    if data.likelihood != vae.likelihood:
+    own = "likelihood" in asked or "model" in asked
+    if data.likelihood != vae.likelihood and not own:
         raise UserError(
             f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
             f"{data.likelihood}; evaluate it on data of its own kind"

@@ -81,7 +81,7 @@ def _add_density(commands: Any) -> None:
         "--train-size", type=int, metavar="N", help="train on the first N images only"
     )
     _add_run(command, "runs/<model>-<data>-n<train size>-s<seed>")
-    add_shared(command)
+    add_shared(command, density=True)
     # A flow's steps multiply; large ones diverge within an epoch.
     command.set_defaults(
         command="density", data="cifar10", lr=1e-4, clip_norm=1e3, eval_particles=None

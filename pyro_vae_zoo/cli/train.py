@@ -9,9 +9,10 @@ from pyro_vae_zoo.cli.arguments import STEPS_BY_DEFAULT, guide_specs
 from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.files import resolve, write_json
-from pyro_vae_zoo.models.create import PLACES, find_guide, guide_options, pair_options
-from pyro_vae_zoo.models.options import PairOptions
+from pyro_vae_zoo.models.create import find_guide, guide_options, pair_options
+from pyro_vae_zoo.models.parts import PLACES, whole_options
 from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.options import count, declared
 from pyro_vae_zoo.report.summary import filled, summary
 from pyro_vae_zoo.runs.run import make_run
@@ -24,6 +25,8 @@ __all__ = ["compare_command", "density_command", "train_command"]
 def train_command(args: argparse.Namespace) -> None:
     """Train a pair, evaluate it, draw its pictures, and say what came of it."""
     data = load_dataset(args.data, args.data_dir)
+    if args.model:
+        args.guide = args.model
     parts = [args.guide, *(getattr(args, place) or "" for place in PLACES), data.name]
     name = "-".join(find_guide(part) for part in parts if part)
     _train_on(data, args.out or Path("runs", f"{name}-s{args.seed}"), args)
@@ -93,8 +96,12 @@ def _write_comparison(args: argparse.Namespace) -> None:
 def _train_all(args: argparse.Namespace) -> list[Path]:
     data = load_dataset(args.data, args.data_dir)
     root = args.runs_dir or args.out
-    specs = guide_specs(args.guides or list_guides())
     given = _options(args)
+    model = given.pop("model", None)
+    guides = args.guides or ([] if model else list_guides())
+    specs = guide_specs(guides)
+    if model is not None:  # one more, beside the guides
+        specs.append((model, {"model": model}))
     known = [_known(guide, given | own) for guide, own in specs]
     for name in given:
         if not any(name in options for options in known):
@@ -106,7 +113,8 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
             if name not in of_pair:
                 raise unknown_name(f"option of guide {guide!r}", name, of_pair)
         options = {k: v for k, v in given.items() if k in of_pair} | own
-        values = [f"{k}={find_guide(str(v))}" for k, v in own.items()]
+        shown = {k: find_guide(str(v)) for k, v in own.items() if k != "model"}
+        values = [f"{k}={v}" for k, v in shown.items()]
         label = "-".join([find_guide(guide), *values])
         for seed in args.seeds:
             training = _training(args, data, seed)
@@ -132,6 +140,8 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
 
 def _known(guide: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a guide and of what stands in the other places, and these."""
+    if "model" in options:
+        return whole_options(resolve(options["model"], "model")) | {"model": None}
     parts = {name: resolve(options[name], name) for name in PLACES if name in options}
     return pair_options(resolve(guide, "guide"), **parts) | dict.fromkeys(PLACES)
 
@@ -154,6 +164,8 @@ def _source(data: str) -> str:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Options of the guide that were given."""
-    names = [*(option.name for option in declared(PairOptions)), "num_flows", *PLACES]
+    names = [*(option.name for option in declared(PairOptions)), "num_flows"]
     given = {name: getattr(args, name) for name in names}
+    # A density model has no places.
+    given |= {name: getattr(args, name, None) for name in (*PLACES, "model")}
     return {k: v for k, v in given.items() if v is not None} | dict(args.option)

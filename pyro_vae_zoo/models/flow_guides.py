@@ -46,9 +46,9 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo import transforms as zt
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import register
-from pyro_vae_zoo.models.standard import DiagonalGaussian, standard_vae
+from pyro_vae_zoo.models.standard import DiagonalGaussian, Parts, standard_vae
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.transforms.conditioning import condition_all
 from pyro_vae_zoo.transforms.made import alternating_order
@@ -380,11 +380,13 @@ def _check_coupling(latent_dim: int, num_flows: int) -> None:
         )
 
 
-def _flow_vae(flow: str, *, num_flows: int = 2, **options: Any) -> VAE:
+def _flow_vae(
+    flow: str, *, num_flows: int = 2, parts: Parts | None = None, **options: Any
+) -> VAE:
     """The standard model with a flow as guide."""
     own = {name: options.pop(name) for name in flow_options(flow) if name in options}
     posterior = partial(AmortizedFlow, flow=flow, num_flows=num_flows, **own)
-    return standard_vae(posterior, **options)
+    return standard_vae(posterior, parts=parts, **options)
 
 
 for _name, _steps_of in FLOWS.items():

@@ -30,6 +30,7 @@ components may be other than diagonal Gaussians.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pyro
 import torch
@@ -45,9 +46,9 @@ from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import (
     DiagonalGaussian,
     FullRankGaussian,
+    Parts,
     standard_model,
 )
-from pyro_vae_zoo.nn.networks import make_encoder
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.transforms.made import alternating_order
 
@@ -181,7 +182,8 @@ def _make_posterior(component: str, num_flows: int) -> Callable[[int, int], nn.M
 def mixture(
     *,
     event_shape: Sequence[int],
-    likelihood: str = "bernoulli",
+    likelihood: Any = "bernoulli",
+    parts: Parts | None = None,
     latent_dim: int = 40,
     hidden_dims: Sequence[int] = (300, 300),
     network: str = "mlp",
@@ -203,11 +205,12 @@ def mixture(
     if weights not in kinds:
         raise unknown_name("weights", weights, kinds)
     make_posterior = _make_posterior(component, num_flows)
+    parts = parts or Parts()
     model = standard_model(
-        event_shape, likelihood, latent_dim, hidden_dims, network, activation
+        event_shape, likelihood, latent_dim, hidden_dims, network, activation, parts
     )
     made = [
-        make_encoder(network, event_shape, hidden_dims, activation)
+        parts.make_encoder(network, event_shape, hidden_dims, activation)
         for _ in range(1 if shared_trunk else num_components)
     ]
     context_dim = made[0][1]

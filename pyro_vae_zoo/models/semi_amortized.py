@@ -28,6 +28,7 @@ is q given the draws that z comes from, and any such q has unbiased weights.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -39,11 +40,11 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import (
     DiagonalGaussian,
+    Parts,
     StandardModel,
     StandardPrior,
     standard_model,
 )
-from pyro_vae_zoo.nn.networks import make_encoder
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["SemiAmortizedGuide"]
@@ -140,7 +141,8 @@ def clip(slopes: Sequence[Tensor], max_norm: float) -> list[Tensor]:
 def semi_amortized(
     *,
     event_shape: Sequence[int],
-    likelihood: str = "bernoulli",
+    likelihood: Any = "bernoulli",
+    parts: Parts | None = None,
     latent_dim: int = 40,
     hidden_dims: Sequence[int] = (300, 300),
     network: str = "mlp",
@@ -155,10 +157,12 @@ def semi_amortized(
     for name, value in (("step_size", step_size), ("max_norm", max_norm)):
         if not value > 0:
             raise UserError(f"{name} must be positive, got {value}")
+    parts = parts or Parts()
     model = standard_model(
-        event_shape, likelihood, latent_dim, hidden_dims, network, activation
+        event_shape, likelihood, latent_dim, hidden_dims, network, activation, parts
     )
-    encoder, context_dim = make_encoder(network, event_shape, hidden_dims, activation)
+    how = network, event_shape, hidden_dims, activation
+    encoder, context_dim = parts.make_encoder(*how)
     posterior = DiagonalGaussian(context_dim, latent_dim)
     guide = SemiAmortizedGuide(
         encoder, posterior, model, num_steps, step_size, max_norm

@@ -22,6 +22,7 @@ Differences from the paper: scales through a softplus, not an exponential, and n
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,10 +35,10 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import make_decoder, make_encoder
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
@@ -171,11 +172,29 @@ class AmortizedGuide(PyroModule):
             return pyro.sample("z", self.distribution(x))  # q(z|x)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What stands in the places of encoder and decoder, where it is not the zoo's.
+
+    Attributes:
+        encoder: makes an encoder and the number of its features; called for each there is.
+        decoder: the decoder.
+    """
+
+    encoder: Callable[[], tuple[nn.Module, int]] | None = None
+    decoder: nn.Module | None = None
+
+    def make_encoder(self, *how: Any) -> tuple[nn.Module, int]:
+        """The encoder that stands there, or one of the zoo's."""
+        return make_encoder(*how) if self.encoder is None else self.encoder()
+
+
 def standard_vae(
     make_posterior: Callable[[int, int], nn.Module],
     *,
     event_shape: Sequence[int],
-    likelihood: str = "bernoulli",
+    likelihood: Any = "bernoulli",
+    parts: Parts | None = None,
     **options: Any,
 ) -> VAE:
     """The standard model with `make_posterior(context_dim, latent_dim)` as guide.
@@ -186,34 +205,38 @@ def standard_vae(
     Args:
         make_posterior: what makes a distribution of an encoding of x.
         event_shape: shape of one datum.
-        likelihood: name of p(x|z).
+        likelihood: p(x|z), by name or as `make_likelihood` takes it.
+        parts: other networks.
         options: see `PairOptions`.
     """
-    pair = PairOptions(**options)
+    pair, parts = PairOptions(**options), parts or Parts()
     dims, network, activation = pair.hidden_dims, pair.network, pair.activation
     model = standard_model(
-        event_shape, likelihood, pair.latent_dim, dims, network, activation
+        event_shape, likelihood, pair.latent_dim, dims, network, activation, parts
     )
-    encoder, context_dim = make_encoder(network, event_shape, dims, activation)
+    encoder, context_dim = parts.make_encoder(network, event_shape, dims, activation)
     guide = AmortizedGuide(encoder, make_posterior(context_dim, pair.latent_dim))
     return VAE(model, guide, event_shape)
 
 
 def standard_model(
     event_shape: Sequence[int],
-    likelihood: str,
+    likelihood: Any,
     latent_dim: int,
     hidden_dims: Sequence[int],
     network: str,
     activation: str,
+    parts: Parts | None = None,
 ) -> StandardModel:
     """A `StandardModel` with a decoder of that kind."""
     if latent_dim < 1:
         raise UserError(f"latent_dim must be at least 1, got {latent_dim}")
     p_x = make_likelihood(likelihood, event_shape)
-    decoder = make_decoder(
-        network, latent_dim, event_shape, p_x.num_params, hidden_dims, activation
-    )
+    decoder = parts.decoder if parts else None
+    if decoder is None:
+        decoder = make_decoder(
+            network, latent_dim, event_shape, p_x.num_params, hidden_dims, activation
+        )
     return StandardModel(decoder, p_x, latent_dim)
 
 

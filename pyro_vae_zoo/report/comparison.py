@@ -20,7 +20,8 @@ from pyro_vae_zoo.files import (
     read_json,
     write_atomically,
 )
-from pyro_vae_zoo.models.create import PLACES, depth, guide_options
+from pyro_vae_zoo.models.create import depth, guide_options
+from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.models.registry import list_guides
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import (

@@ -43,7 +43,11 @@ class Result(TypedDict):
     """`result.json`: an evaluation, with everything that its numbers must name."""
 
     guide: str
-    prior: NotRequired[str]  # where one was asked for
+    prior: NotRequired[str]  # what stands in a place, where it was asked for
+    likelihood: NotRequired[str]
+    encoder: NotRequired[str]
+    decoder: NotRequired[str]
+    model: NotRequired[str]
     data: str
     variant: str
     split: str

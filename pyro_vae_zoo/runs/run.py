@@ -20,7 +20,8 @@ from pyro_vae_zoo.files import (
     resolve,
     write_json,
 )
-from pyro_vae_zoo.models.create import PLACES, PairConfig, create, find_guide
+from pyro_vae_zoo.models.create import PairConfig, create, find_guide
+from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runs.folder import begin, look
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
@@ -64,9 +65,10 @@ def make_run(
         raise UserError(f"eval_particles must be at least 1, got {eval_particles}")
     pick_device(device)
     torch.manual_seed(training.seed)
-    places = {name: options[name] for name in PLACES if name in options}
+    places = {name: options[name] for name in (*PLACES, "model") if name in options}
     parts = {name: resolve(text, name) for name, text in places.items()}
-    vae = create(resolve(guide, "guide"), data, **options | parts)
+    made_of = None if "model" in parts else resolve(guide, "guide")
+    vae = create(made_of, data, **options | parts)
     _check_runs(guide, vae, data, training)
     config: RunConfig = {
         "guide": guide,
