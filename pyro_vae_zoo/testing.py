@@ -45,6 +45,7 @@ def check_vae(vae: VAE, x: Tensor) -> None:
         # Pyro says of each frozen parameter that it is frozen.
         warnings.filterwarnings("ignore", ".*not registered in the param store")
         for check in (
+            check_parts,
             check_sites,
             check_shapes,
             check_matches_trace_elbo,
@@ -74,13 +75,22 @@ def _require(holds: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def check_standard_prior(vae: VAE, x: Tensor) -> None:
-    """The prior of a `StandardModel` is one distribution over z, without a batch."""
-    if isinstance(vae.model, StandardModel):
-        try:
-            check_prior(vae.model.prior, vae.model.latent_dim)
-        except UserError as error:
-            raise AssertionError(str(error)) from error
+def check_parts(vae: VAE, x: Tensor) -> None:
+    """A `StandardModel`: one prior for all data, a likelihood of a datum's shape."""
+    if not isinstance(vae.model, StandardModel):
+        return
+    prior, decoder = vae.model.prior, vae.model.decoder
+    try:
+        check_prior(prior, vae.model.latent_dim)
+    except UserError as error:
+        raise AssertionError(str(error)) from error
+    p = vae.model.likelihood(decoder(prior().sample((len(x),))))
+    got, expected = tuple(p.event_shape), tuple(x.shape[1:])
+    _require(
+        got == expected,
+        f"the likelihood of data of event shape {expected} has event shape {got}; is "
+        f"`.to_event({len(expected)})` missing?",
+    )
 
 
 def check_sites(vae: VAE, x: Tensor) -> None:
@@ -105,16 +115,8 @@ def check_sites(vae: VAE, x: Tensor) -> None:
                 "data" in plates or shared,
                 f"site {name!r} of the {side} lies outside pyro.plate('data', len(x))",
             )
-    sites = data_sites(model_trace).items()
-    observed = {name: site for name, site in sites if site["is_observed"]}
+    observed = [s for s in data_sites(model_trace).values() if s["is_observed"]]
     _require(len(observed) > 0, "the model observes no site 'x'")
-    for name, site in observed.items():
-        got, expected = tuple(site["fn"].event_shape), tuple(site["value"].shape[1:])
-        _require(
-            got == expected,
-            f"site {name!r} observes data of event shape {expected}, and its likelihood "
-            f"has event shape {got}; is `.to_event({len(expected)})` missing?",
-        )
     for trace in (guide_trace, model_trace):
         try:
             check_whole_plates(trace)

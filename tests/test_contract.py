@@ -57,15 +57,11 @@ def test_networks_and_likelihoods(network, likelihood):
     sizes = {"binomial": {"total_count": 16}, "categorical": {"num_classes": 4}}
     own = sizes.get(likelihood, {})
     vae = small("planar", (5, 4), network=network, likelihood=likelihood, **own)
-    counts = torch.randint(4, (4, 5, 4)).float()
-    x = (
-        dict.fromkeys(COUNTS, counts)
-        | {
-            "bernoulli": bits(4, (5, 4)),
-            "gaussian": torch.randn(4, 5, 4),
-            "discretized_logistic": torch.randint(256, (4, 5, 4)) / 255,
-        }[likelihood]
-    )
+    examples = dict.fromkeys(COUNTS, torch.randint(4, (4, 5, 4)).float())
+    examples["bernoulli"] = bits(4, (5, 4))
+    examples["gaussian"] = torch.randn(4, 5, 4)
+    examples["discretized_logistic"] = torch.randint(256, (4, 5, 4)) / 255
+    x = examples[likelihood]
     check_vae(vae, x)
 
 
@@ -383,8 +379,8 @@ BATCH_NORM = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6))
     [
         ({"prior": ForEachDatum()}, "which the plate of data repeats"),
         ({"prior": NoGradient()}, "model.prior.loc gets no gradient"),
-        ({"likelihood": WrongEvent()}, "its likelihood has event shape"),
-        ({"likelihood": FlatEvent()}, "its likelihood has event shape"),
+        ({"likelihood": WrongEvent()}, "the likelihood of data of event shape"),
+        ({"likelihood": FlatEvent()}, "the likelihood of data of event shape"),
         ({"decoder": Centred()}, "rest of the batch"),
         ({"decoder": BATCH_NORM}, "rest of the batch|does not run"),
     ],

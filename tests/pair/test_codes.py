@@ -57,10 +57,8 @@ def test_draws_of_the_prior():
 @pytest.mark.parametrize("name", ["ladder", "gated_dag"])
 def test_of_several_latents_there_are_none(name):
     vae = small(name)
-    with pytest.raises(zoo.UserError, match="one latent vector 'z', got latents 'z_"):
+    with pytest.raises(zoo.UserError, match="one latent vector 'z', got latents '"):
         vae.embed(bits())
     for ask in (lambda: vae.decode(torch.zeros(1, 2)), lambda: vae.sample_prior(3)):
-        with pytest.raises(
-            zoo.UserError, match="one latent vector 'z', got latents 'z_"
-        ):
+        with pytest.raises(zoo.UserError, match="one latent vector 'z', got latents '"):
             ask()
