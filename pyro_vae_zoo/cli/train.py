@@ -102,7 +102,7 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
     specs = guide_specs(guides)
     if model is not None:  # one more, beside the guides
         specs.append((model, {"model": model}))
-    known = [_known(guide, given | own) for guide, own in specs]
+    known = [_known(guide, given | own, data) for guide, own in specs]
     for name in given:
         if not any(name in options for options in known):
             raise unknown_name("option", name, sorted(set().union(*known)))
@@ -138,11 +138,12 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
     return [plan[0] for plan in plans]
 
 
-def _known(guide: str, options: dict[str, Any]) -> dict[str, Any]:
+def _known(guide: str, options: dict[str, Any], data: Dataset) -> dict[str, Any]:
     """The options of a guide and of what stands in the other places, and these."""
     if "model" in options:
         return whole_options(resolve(options["model"], "model")) | {"model": None}
     parts = {name: resolve(options[name], name) for name in PLACES if name in options}
+    parts = {"likelihood": data.likelihood, **parts}
     return pair_options(resolve(guide, "guide"), **parts) | dict.fromkeys(PLACES)
 
 

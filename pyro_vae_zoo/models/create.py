@@ -207,8 +207,8 @@ def create(
         raise UserError("create needs a guide, or model=; got neither")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):
-        largest = sizes_in(likelihood, float(data.train.max()))
-        options |= {k: v for k, v in largest.items() if k not in options}
+        largest = max(float(x.max()) for x in (data.train, data.valid, data.test))
+        options = sizes_in(likelihood, largest) | options
     own = _checked_options(guide, given, options)
     _check_density(guide, data)
     name = place_name(guide)

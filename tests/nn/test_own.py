@@ -74,6 +74,7 @@ def test_counts_train_and_are_judged(likelihood, tmp_path):
     x = torch.randint(0, 4, (60, 6)).float()
     data = zoo.Dataset(x[:40], x[40:50], x[50:], likelihood)
     vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(8,))
+    assert x.max() == 3
     known = {"binomial": {"total_count": 3}, "categorical": {"num_classes": 4}}
     own = {"latent_dim": 2, "hidden_dims": (8,)}
     assert vae.config["options"] == own | known.get(likelihood, {})
