@@ -263,7 +263,11 @@ def _log_weights(
 
 
 def _check_one_vector(guide: nn.Module, x: Tensor) -> None:
-    sites = latent_sites(poutine.trace(guide).get_trace(x))
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(
+        devices=devices
+    ):  # the draws that count are as they were
+        sites = latent_sites(poutine.trace(guide).get_trace(x))
     if [*sites] != ["z"] or sites["z"]["value"].ndim != 2:
         found = ", ".join(map(repr, sites)) or "none"
         raise UserError(
