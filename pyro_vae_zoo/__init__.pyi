@@ -31,6 +31,7 @@ from .inference.elbo import AnnealedELBO as AnnealedELBO
 from .models.create import create as create
 from .models.create import guide_options as guide_options
 from .models.flow_guides import AmortizedFlow as AmortizedFlow
+from .models.parts import place_options as place_options
 from .models.registry import list_density_models as list_density_models
 from .models.registry import list_guides as list_guides
 from .models.registry import register as register

@@ -1,13 +1,19 @@
-"""Files of ours: written whole or not at all, read with an error that names them."""
+"""Files of ours: written whole or not at all, read with an error that names them.
 
+And a user's, of which something is asked for by name.
+"""
+
+import importlib.util
 import json
 import math
 import os
 import platform
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO, TypeVar
 
 import msgspec
@@ -28,6 +34,7 @@ __all__ = [
     "locked",
     "one_line",
     "read_json",
+    "resolve",
     "write_atomically",
     "write_json",
     "written",
@@ -165,3 +172,48 @@ def _by_whom(path: Path) -> str:
         text = path.read_text()[:100].strip()
         return f" by {text}" if text.isprintable() and text else ""
     return ""
+
+
+def resolve(text: str, what: str = "class") -> Any:
+    """A name as it is, `FILE.py:Name` as what has that name in the file.
+
+    Raises:
+        UserError: for a file or a name that is not there, or does not import.
+
+    >>> resolve("iaf")
+    'iaf'
+    """
+    path, colon, name = text.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        if text.endswith(".py"):
+            raise UserError(f"expected FILE.py:Name, got {text!r}: which {what} in it?")
+        return text
+    if not os.path.isfile(path):
+        raise UserError(f"expected a {what} in {path}; there is no such file")
+    module = _import_file(path)
+    if not hasattr(module, name):
+        own = vars(module).items()
+        known = [n for n, v in own if getattr(v, "__module__", None) == module.__name__]
+        raise UserError(f"{path} has no {name!r}; it has {', '.join(known)}")
+    return getattr(module, name)
+
+
+def _import_file(path: str) -> ModuleType:
+    """Run a file as a module, beside which it may import others."""
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # of a file that ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    known, search = sys.modules.get(name), list(sys.path)
+    sys.modules[name] = module  # dataclasses look themselves up there
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever the user's code may raise
+        raise UserError(f"{path} does not import: {error!r}") from error
+    finally:
+        sys.path[:] = search
+        if known is not None:
+            sys.modules[name] = known
+    return module

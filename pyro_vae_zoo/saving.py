@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import MISFITS, MODEL_FILE, checked, write_atomically
 from pyro_vae_zoo.models.create import PairConfig, create
+from pyro_vae_zoo.models.parts import PLACES, Place
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.weights.pretrained import pretrained_file, pretrained_name
 
@@ -44,6 +46,11 @@ def save(
         dtype: of the floating weights in the file, such as `torch.float16` for one of
             half the size, which loads as float32 again; as they are by default.
 
+    Raises:
+        UserError: for an option that JSON cannot hold.
+
+    A VAE that `create` has not made is saved with a warning: weights alone.
+
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
     >>> import tempfile
@@ -52,6 +59,7 @@ def save(
     >>> again.config == vae.config
     True
     """
+    text = _config_text(vae)
     path = Path(path)
     if path.suffix != ".safetensors":
         path.mkdir(parents=True, exist_ok=True)
@@ -59,8 +67,37 @@ def save(
     own = _tensors(vae)
     first = {id(t): name for name, t in reversed(own.items())}.values()
     tensors = {name: _cast(own[name].detach(), dtype).clone() for name in first}
-    write_atomically(path, to_safetensors(tensors, {_KEY: json.dumps(vae.config)}))
+    write_atomically(path, to_safetensors(tensors, {_KEY: text}))
     return path
+
+
+def _config_text(vae: VAE) -> str:
+    """What builds the VAE, as text; a warning where nothing does."""
+    if vae.config is None:
+        warnings.warn(
+            "the weights alone are saved: zoo.load cannot build this VAE again, which "
+            "zoo.create has not made; zoo.create(model=make_vae) can, of a function that "
+            "makes it",
+            stacklevel=3,
+        )
+    try:
+        return json.dumps(vae.config)
+    except TypeError:
+        for name, value in vae.config["options"].items() if vae.config else ():
+            if not _is_json(value):
+                raise UserError(
+                    f"option {name} cannot be saved, and zoo.load would not build the VAE "
+                    f"again: expected numbers, words or lists of them, got {value!r}"
+                ) from None
+        raise
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _tensors(vae: VAE) -> dict[str, Tensor]:
@@ -73,7 +110,14 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def load_model(
-    path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
+    path: str | os.PathLike,
+    *,
+    guide: Callable[..., nn.Module] | None = None,
+    likelihood: Place = None,
+    prior: Place = None,
+    encoder: Place = None,
+    decoder: Place = None,
+    model: Callable[..., VAE] | None = None,
 ) -> VAE:
     """Load what `save` saved; `zoo.load`, but for the names of pretrained weights."""
     path = Path(path)
@@ -89,12 +133,23 @@ def load_model(
     if config is None:
         raise UserError(f"{path} does not say how to build its VAE; build it yourself")
     config = _checked_config(config, path)
-    made_of = _which_guide(config["guide"], guide, path)
+    parts = {"likelihood": likelihood, "prior": prior}
+    parts |= {"encoder": encoder, "decoder": decoder}
+    known: dict[str, Any] = dict(config)
+    if model is None:
+        made_of = _which("guide", config["guide"], guide, path)
+        parts = {
+            name: _which(name, known.get(name), parts[name], path) for name in PLACES
+        }
+    else:
+        by_name = not config["likelihood"].startswith("custom:")
+        made_of, parts = None, {"likelihood": config["likelihood"] if by_name else None}
     with construction_limited(path, tensors.values()):
         vae = create(
             made_of,
             event_shape=config["event_shape"],
-            likelihood=config["likelihood"],
+            model=model,
+            **parts,
             **config["options"],
         )
     return load_weights(vae, tensors, path)
@@ -104,7 +159,7 @@ def _checked_config(config: Any, path: Path) -> PairConfig:
     """A pair's configuration, before anything is built by it."""
     config = checked(config, PairConfig, path, "VAE of the zoo's")
     # Options are keywords of `create`, beside those that it has of its own.
-    if {"guide", "data", "event_shape", "likelihood"} & {*config["options"]}:
+    if {"guide", "data", "event_shape", "model", *PLACES} & {*config["options"]}:
         raise DataFileError(f"{path} does not describe a VAE: got {str(config)[:200]}")
     return config
 
@@ -131,15 +186,20 @@ def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
     return vae
 
 
-def _which_guide(
-    name: str, guide: Callable | None, path: Path
-) -> str | Callable[..., nn.Module]:
-    if guide is None and name.startswith("custom:"):
-        raise UserError(
-            f"{path} holds the guide {name[7:]!r}, not one of the zoo's; pass its class: "
-            f"zoo.load(path, guide={name[7:]})"
-        )
-    return guide or name
+def _which(place: str, name: str | None, given: Any, path: Path) -> Any:
+    """What a pair had in a place: the given, or the zoo's own by its name.
+
+    Raises:
+        UserError: where it is the user's and not given.
+    """
+    for prefix, kind in (("custom:", place), ("model:", "model")):
+        if given is None and name is not None and name.startswith(prefix):
+            own = name.removeprefix(prefix)
+            raise UserError(
+                f"{path} holds the {kind} {own!r}, not one of the zoo's; pass its class: "
+                f"zoo.load(path, {kind}={own})"
+            )
+    return name if given is None else given
 
 
 _MEGA = 1 << 20
@@ -194,7 +254,14 @@ def construction_limited(path: Path, tensors: Iterable[Tensor]) -> Iterator[None
 
 
 def load(
-    path: str | os.PathLike, *, guide: Callable[..., nn.Module] | None = None
+    path: str | os.PathLike,
+    *,
+    guide: Callable[..., nn.Module] | None = None,
+    likelihood: Place = None,
+    prior: Place = None,
+    encoder: Place = None,
+    decoder: Place = None,
+    model: Callable[..., VAE] | None = None,
 ) -> VAE:
     """Load what `save` saved, from its file, its folder or a run folder; or by name.
 
@@ -203,6 +270,11 @@ def load(
             path.
         guide: the class of the guide, where it is not one of the zoo's: a file
             never makes `load` import code.
+        likelihood: likewise of the likelihood, or the likelihood itself.
+        prior: of the prior.
+        encoder: of the encoder.
+        decoder: of the decoder.
+        model: the function that makes the whole VAE, where one did.
 
     Raises:
         DataFileError: for a missing or corrupt file, and for pretrained weights that
@@ -217,4 +289,12 @@ def load(
     True
     """
     name = pretrained_name(path)
-    return load_model(pretrained_file(name) if name else path, guide=guide)
+    return load_model(
+        pretrained_file(name) if name else path,
+        guide=guide,
+        likelihood=likelihood,
+        prior=prior,
+        encoder=encoder,
+        decoder=decoder,
+        model=model,
+    )

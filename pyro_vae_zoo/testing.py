@@ -17,6 +17,8 @@ from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.terms import bound_terms
+from pyro_vae_zoo.models.priors import check_prior
+from pyro_vae_zoo.models.standard import StandardModel
 from pyro_vae_zoo.pair.sites import check_whole_plates, data_sites, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -43,6 +45,7 @@ def check_vae(vae: VAE, x: Tensor) -> None:
         # Pyro says of each frozen parameter that it is frozen.
         warnings.filterwarnings("ignore", ".*not registered in the param store")
         for check in (
+            check_parts,
             check_sites,
             check_shapes,
             check_matches_trace_elbo,
@@ -70,6 +73,24 @@ def _require(holds: bool, message: str) -> None:
     """An `assert` that `python -O` does not remove."""
     if not holds:
         raise AssertionError(message)
+
+
+def check_parts(vae: VAE, x: Tensor) -> None:
+    """A `StandardModel`: one prior for all data, a likelihood of a datum's shape."""
+    if not isinstance(vae.model, StandardModel):
+        return
+    prior, decoder = vae.model.prior, vae.model.decoder
+    try:
+        check_prior(prior, vae.model.latent_dim)
+    except UserError as error:
+        raise AssertionError(str(error)) from error
+    p = vae.model.likelihood(decoder(prior().sample((len(x),))))
+    got, expected = tuple(p.event_shape), tuple(x.shape[1:])
+    _require(
+        got == expected,
+        f"the likelihood of data of event shape {expected} has event shape {got}; is "
+        f"`.to_event({len(expected)})` missing?",
+    )
 
 
 def check_sites(vae: VAE, x: Tensor) -> None:

@@ -25,8 +25,8 @@ from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.files import RESULT_FILE, read_json, write_atomically, write_json
-from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report.summary import summary

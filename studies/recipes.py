@@ -71,6 +71,32 @@ def _as_published() -> dict[str, Row]:
     return rows
 
 
+def _priors() -> dict[str, Row]:
+    """Each prior with two guides, all else equal; and what may keep it from overfitting."""
+    networks = {"latent_dim": 40, "hidden_dims": (300, 300), "network": "gated_mlp"}
+    published = {"standard": -88.3, "vamp": -85.7, "flow": -84.6}
+    rows = {}
+    for guide in ("mean_field", "iaf"):
+        for prior in ("standard", "mixture", "vamp", "flow"):
+            if (guide, prior) == ("iaf", "vamp"):
+                continue  # which cannot score draws of others
+            rows[f"{guide}_{prior}"] = Row(
+                guide,
+                networks | {"prior": prior},
+                published=published.get(prior) if guide == "mean_field" else None,
+                seeds=_SEEDS,
+            )
+    smaller = {"prior_num_flows": 4, "prior_hidden_dims": (64,)}
+    rows["mean_field_flow_small"] = Row(
+        "mean_field", networks | {"prior": "flow"} | smaller, seeds=_SEEDS
+    )
+    dropout = {"prior": "vamp", "pseudo_dropout": 0.3}
+    rows["mean_field_vamp_dropout"] = Row(
+        "mean_field", networks | dropout, seeds=_SEEDS
+    )
+    return rows
+
+
 # One Gaussian layer of 100 latents, as wide as makes its networks those of the others.
 _ONE_LAYER = {"latent_dim": 100, "hidden_dims": (1000, 1000), "activation": "elu"}
 
@@ -387,6 +413,18 @@ TABLES = {
                 options={"flow_hidden_dims": (8,)},
                 train_size=200,
             ),
+        },
+    ),
+    "priors": Table(
+        source="Tomczak & Welling 2018, table 1; Chen et al. 2017, table 1",
+        curves=True,
+        data="mnist_static",
+        rows=_priors(),
+        budgets={
+            "full": Budget({"epochs": 1000, "patience": 50}, eval_particles=5000),
+            # The best epoch on validation is kept: a learned prior overfits.
+            "cpu": Budget({"epochs": 50, "schedule": "cosine", "kl_warmup": 5}, 500),
+            "smoke": Budget({"epochs": 2}, eval_particles=5, data="digits"),
         },
     ),
 }

@@ -22,8 +22,8 @@ from pathlib import Path
 from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluation.evaluate import evaluate, log_likelihood
-from pyro_vae_zoo.files import read_json, write_json
-from pyro_vae_zoo.models.create import guide_options, resolve_guide
+from pyro_vae_zoo.files import read_json, resolve, write_json
+from pyro_vae_zoo.models.create import guide_options
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report import read_metrics
 from pyro_vae_zoo.report.summary import summary
@@ -41,7 +41,7 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
     row, budget = table.rows[row_name], table.budgets[args.budget]
     data = _data(table, row, budget, args)
     training, steps_per_epoch = _training(row, budget, data, seed)
-    latents = "latent_dim" in guide_options(resolve_guide(row.guide))
+    latents = "latent_dim" in guide_options(resolve(row.guide))
     folder = args.runs_dir / f"{args.table}-{args.budget}" / f"{row_name}-s{seed}"
     result = make_run(
         folder,
@@ -114,7 +114,7 @@ def _training(
 
 def _trained(folder: Path, row: Row, args: argparse.Namespace) -> VAE:
     """The pair of a finished run."""
-    guide = resolve_guide(row.guide)
+    guide = resolve(row.guide)
     vae = load_model(folder, guide=guide if callable(guide) else None)
     return vae.to(pick_device(args.device))
 

@@ -58,6 +58,30 @@ def one_latent() -> list[str]:
     return [n for n in zoo.list_guides() if isinstance(small(n).model, standard)]
 
 
+# The priors, small, and the guides that the prior `vamp` can be made of.
+SMALL_PRIORS = {
+    "standard": {},
+    "mixture": {"prior_components": 3},
+    "vamp": {"pseudo_inputs": 4},
+    "flow": {"prior_num_flows": 2, "prior_hidden_dims": (8,)},
+}
+LEARNED = [name for name in SMALL_PRIORS if name != "standard"]
+VAMPS = ("mean_field", "full_rank", "householder", "planar", "radial", "mixture")
+VAMPS += ("affine_coupling", "spline_coupling")
+
+
+def with_prior(prior: str, guide: str = "mean_field", **options) -> zoo.VAE:
+    """A small pair of a guide and a prior, the same each time."""
+    torch.manual_seed(0)
+    return small(guide, prior=prior, **SMALL_PRIORS[prior], **options)
+
+
+def pairs_of_both() -> list[str]:
+    """Each learned prior with each guide that it can be with, as `prior:guide`."""
+    both = itertools.product(LEARNED, one_latent())
+    return [f"{p}:{g}" for p, g in both if p != "vamp" or g in VAMPS]
+
+
 def perturb(module: nn.Module, scale: float = 1.0) -> None:
     """Move weights by 1/sqrt(fan_in), biases by 0.3: their size when trained."""
     with torch.no_grad():

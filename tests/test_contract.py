@@ -14,7 +14,7 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.nn.likelihoods import LIKELIHOODS, make_likelihood
-from pyro_vae_zoo.nn.names import NETWORKS
+from pyro_vae_zoo.nn.names import COUNTS, NETWORKS
 from pyro_vae_zoo.testing import check_vae
 
 COUPLINGS = ("affine_coupling", "spline_coupling")
@@ -54,12 +54,14 @@ def test_couplings_of_one_dimension_without_steps(name):
     [(n, "bernoulli") for n in NETWORKS] + [("mlp", p) for p in LIKELIHOODS],
 )
 def test_networks_and_likelihoods(network, likelihood):
-    vae = small("planar", (5, 4), network=network, likelihood=likelihood)
-    x = {
-        "bernoulli": bits(4, (5, 4)),
-        "gaussian": torch.randn(4, 5, 4),
-        "discretized_logistic": torch.randint(256, (4, 5, 4)) / 255,
-    }[likelihood]
+    sizes = {"binomial": {"total_count": 16}, "categorical": {"num_classes": 4}}
+    own = sizes.get(likelihood, {})
+    vae = small("planar", (5, 4), network=network, likelihood=likelihood, **own)
+    examples = dict.fromkeys(COUNTS, torch.randint(4, (4, 5, 4)).float())
+    examples["bernoulli"] = bits(4, (5, 4))
+    examples["gaussian"] = torch.randn(4, 5, 4)
+    examples["discretized_logistic"] = torch.randint(256, (4, 5, 4)) / 255
+    x = examples[likelihood]
     check_vae(vae, x)
 
 
@@ -308,6 +310,85 @@ def test_the_reason_is_said():
     assert "reads the values of x" in reason(model=ReadsX)
     assert "not finite" in reason(guide=Infinite)
     assert "observes no site" in reason(model=ObservesNothing)
+
+
+def standard(prior=None, likelihood=None, decoder=None):
+    """A small pair of parts, put together by hand."""
+    decoder = nn.Linear(2, 6) if decoder is None else decoder
+    likelihood = (
+        make_likelihood("bernoulli", (2, 3)) if likelihood is None else likelihood
+    )
+    model = zoo.StandardModel(decoder, likelihood, 2, prior)
+    return zoo.VAE(model, Guide(), (2, 3))
+
+
+class Prior(nn.Module):
+    """All is well as it stands."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(2))
+
+    def forward(self):
+        return dist.Normal(self.loc, 1.0).to_event(1)
+
+
+class ForEachDatum(Prior):
+    """Ignores the plate: it has a batch of its own."""
+
+    def forward(self):
+        return dist.Normal(self.loc.expand(8, 2), 1.0).to_event(1)
+
+
+class NoGradient(Prior):
+    def forward(self):
+        return dist.Normal(self.loc.detach(), 1.0).to_event(1)
+
+
+class WrongEvent(nn.Module):
+    num_params = 1
+
+    def forward(self, params):
+        return dist.Bernoulli(logits=params.unflatten(-1, (2, 3))).to_event(1)
+
+
+class FlatEvent(nn.Module):
+    num_params = 1
+
+    def forward(self, params):
+        return dist.Bernoulli(logits=params).to_event(1)
+
+
+class Centred(nn.Module):
+    """Depends on the batch without a layer that is known to."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 6)
+
+    def forward(self, z):
+        h = self.linear(z)
+        return h - h.mean(-2, keepdim=True)
+
+
+BATCH_NORM = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6))
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"prior": ForEachDatum()}, "which the plate of data repeats"),
+        ({"prior": NoGradient()}, "model.prior.loc gets no gradient"),
+        ({"likelihood": WrongEvent()}, "the likelihood of data of event shape"),
+        ({"likelihood": FlatEvent()}, "the likelihood of data of event shape"),
+        ({"decoder": Centred()}, "rest of the batch"),
+        ({"decoder": BATCH_NORM}, "rest of the batch|does not run"),
+    ],
+)
+def test_broken_parts_are_found(parts, words):
+    check_vae(standard(Prior()), bits())
+    with pytest.raises(AssertionError, match=words):
+        check_vae(standard(**parts), bits())
 
 
 def test_checking_leaves_the_pair_alone():

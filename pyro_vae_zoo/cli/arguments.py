@@ -10,8 +10,9 @@ from typing import Any
 
 from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import list_density_models, list_guides
+from pyro_vae_zoo.nn.names import LIKELIHOODS, NETWORKS
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.options import Declared, declared
 from pyro_vae_zoo.training.options import TrainOptions
 
@@ -21,6 +22,7 @@ __all__ = [
     "add_compile",
     "add_machine",
     "add_options",
+    "add_places",
     "add_shared",
     "guide_specs",
     "key_value",
@@ -158,8 +160,8 @@ _READ: dict[type, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def add_shared(command: argparse.ArgumentParser) -> None:
-    """Add what `train` and `compare` have in common."""
+def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
+    """Add what `train`, `density` and `compare` have in common."""
     command.add_argument(
         "--data",
         default="digits",
@@ -173,13 +175,15 @@ def add_shared(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("the pair").add_argument
     add_options(add, PairOptions, of_each=True)
     add("--num-flows", type=int, metavar="N", help="steps of a flow guide (default: 2)")
+    if not density:
+        add_places(add)
     add(
         "--option",
         type=key_value,
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any further option of the guide; may be given several times",
+        help="any further option of the guide or of a part; may be given several times",
     )
     add = command.add_argument_group("training").add_argument
     add(
@@ -197,6 +201,21 @@ def add_shared(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draws per datum of the final log-likelihood",
     )
+
+
+def add_places(add: Callable[..., Any]) -> None:
+    """Add what stands in the places of a pair beside the guide's."""
+    networks = f"{', '.join(NETWORKS)} or your own"
+    texts = {
+        "prior": "p(z): standard (default), mixture, vamp, flow or your own",
+        "likelihood": f"p(x|z) (default: the data's): {', '.join(LIKELIHOODS)}, your own",
+        "encoder": f"of a guide of one vector: {networks}",
+        "decoder": networks,
+    }
+    for place, text in texts.items():
+        add(f"--{place}", metavar="NAME|FILE.py:Name", help=text)
+    text = "a function that makes the whole VAE, in place of a guide"
+    add("--model", metavar="FILE.py:make_vae", help=text)
 
 
 def add_compile(add: Callable[..., Any], what: str, when: str) -> None:

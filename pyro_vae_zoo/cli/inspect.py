@@ -2,12 +2,11 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.data.labels import labels_of
@@ -22,8 +21,16 @@ from pyro_vae_zoo.evaluation.diagnose import (
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.evaluation.options import DiagnoseOptions
 from pyro_vae_zoo.explorer.page import explore
-from pyro_vae_zoo.files import RESULT_FILE, checked, finite, read_json, write_json
-from pyro_vae_zoo.models.create import find_guide, resolve_guide
+from pyro_vae_zoo.files import (
+    RESULT_FILE,
+    checked,
+    finite,
+    read_json,
+    resolve,
+    write_json,
+)
+from pyro_vae_zoo.models.create import find_guide
+from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report.summary import describe, filled, summary
@@ -136,9 +143,17 @@ def _read(args: argparse.Namespace) -> tuple[VAE, RunConfig, Dataset, dict]:
     name = pretrained_name(args.run_folder)
     published = pretrained_info(name) if name else {}
     config = published or open_run(args.run_folder)
-    vae = load(args.run_folder, guide=_class_of(args.guide, config["guide"]))
+    asked = {"guide": config["guide"], **config.get("places", {})}
+    if "model" in asked:
+        del asked["guide"]
+    parts = {
+        place: _own(place, getattr(args, place, None), asked.get(place, ""))
+        for place in ("guide", "model", *PLACES)
+    }
+    vae = load(args.run_folder, **parts)
     data = load_dataset(args.data or config["source"], args.data_dir)
-    if data.likelihood != vae.likelihood:
+    own = "likelihood" in asked or "model" in asked
+    if data.likelihood != vae.likelihood and not own:
         raise UserError(
             f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
             f"{data.likelihood}; evaluate it on data of its own kind"
@@ -147,15 +162,15 @@ def _read(args: argparse.Namespace) -> tuple[VAE, RunConfig, Dataset, dict]:
     return vae.to(pick_device(args.device)), whole, data, published
 
 
-def _class_of(given: str | None, name: str) -> Callable[..., nn.Module] | None:
-    """The class of a run's guide, where it is the user's own and was given."""
-    guide = resolve_guide(given) if given else None
-    if ".py:" in (given or name) and guide is None:
+def _own(place: str, given: str | None, name: str) -> Any:
+    """What stands in a run's place, where it is the user's own and was given."""
+    found = resolve(given, place) if given else None
+    if ".py:" in (given or name) and found is None:
         raise UserError(
-            f"the run's guide is {name}, code that is only run when you ask for it: "
-            f"add --guide {name}"
+            f"the run's {place} is {name}, code that is only run when you ask for it: "
+            f"add --{place} {name}"
         )
-    return guide if callable(guide) else None
+    return found if callable(found) else None
 
 
 def _images(data: Dataset, split: str, seed: int) -> Tensor:

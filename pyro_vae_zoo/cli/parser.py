@@ -10,6 +10,7 @@ from pyro_vae_zoo.cli.arguments import (
     add_compile,
     add_machine,
     add_options,
+    add_places,
     add_shared,
     numbers,
 )
@@ -80,7 +81,7 @@ def _add_density(commands: Any) -> None:
         "--train-size", type=int, metavar="N", help="train on the first N images only"
     )
     _add_run(command, "runs/<model>-<data>-n<train size>-s<seed>")
-    add_shared(command)
+    add_shared(command, density=True)
     # A flow's steps multiply; large ones diverge within an epoch.
     command.set_defaults(
         command="density", data="cifar10", lr=1e-4, clip_norm=1e3, eval_particles=None
@@ -203,6 +204,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
         help="of the data",
     )
     add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
+    add_places(add)
     add("--data", metavar="FILE.npz", help="where the data lie now")
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from pyro_vae_zoo.cli.arguments import STEPS_BY_DEFAULT, guide_specs
 from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.files import write_json
-from pyro_vae_zoo.models.create import find_guide, guide_options, resolve_guide
-from pyro_vae_zoo.models.options import PairOptions
+from pyro_vae_zoo.files import resolve, write_json
+from pyro_vae_zoo.models.create import find_guide, guide_options, pair_options
+from pyro_vae_zoo.models.parts import PLACES, whole_options
 from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.options import count, declared
 from pyro_vae_zoo.report.summary import filled, summary
 from pyro_vae_zoo.runs.run import make_run
@@ -24,7 +25,10 @@ __all__ = ["compare_command", "density_command", "train_command"]
 def train_command(args: argparse.Namespace) -> None:
     """Train a pair, evaluate it, draw its pictures, and say what came of it."""
     data = load_dataset(args.data, args.data_dir)
-    name = f"{find_guide(args.guide)}-{data.name}"
+    if args.model:
+        args.guide = args.model
+    parts = [args.guide, *(getattr(args, place) or "" for place in PLACES), data.name]
+    name = "-".join(find_guide(part) for part in parts if part)
     _train_on(data, args.out or Path("runs", f"{name}-s{args.seed}"), args)
 
 
@@ -92,19 +96,26 @@ def _write_comparison(args: argparse.Namespace) -> None:
 def _train_all(args: argparse.Namespace) -> list[Path]:
     data = load_dataset(args.data, args.data_dir)
     root = args.runs_dir or args.out
-    specs = guide_specs(args.guides or list_guides())
     given = _options(args)
-    known = {guide: guide_options(resolve_guide(guide)) for guide, _ in specs}
+    model = given.pop("model", None)
+    guides = args.guides or ([] if model else list_guides())
+    specs = guide_specs(guides)
+    if model is not None:  # one more, beside the guides
+        specs.append((model, {"model": model}))
+    known = [_known(guide, given | own, data) for guide, own in specs]
     for name in given:
-        if not any(name in options for options in known.values()):
-            raise unknown_name("option", name, sorted(set().union(*known.values())))
+        if not any(name in options for options in known):
+            raise unknown_name("option", name, sorted(set().union(*known)))
     plans = []
-    for guide, own in specs:  # all of them are checked before the first is trained
+    # All of them are checked before the first is trained.
+    for (guide, own), of_pair in zip(specs, known, strict=True):
         for name in own:
-            if name not in known[guide]:
-                raise unknown_name(f"option of guide {guide!r}", name, known[guide])
-        options = {k: v for k, v in given.items() if k in known[guide]} | own
-        label = "-".join([find_guide(guide), *(f"{k}={v}" for k, v in own.items())])
+            if name not in of_pair:
+                raise unknown_name(f"option of guide {guide!r}", name, of_pair)
+        options = {k: v for k, v in given.items() if k in of_pair} | own
+        shown = {k: find_guide(str(v)) for k, v in own.items() if k != "model"}
+        values = [f"{k}={v}" for k, v in shown.items()]
+        label = "-".join([find_guide(guide), *values])
         for seed in args.seeds:
             training = _training(args, data, seed)
             plans.append((root / f"{label}-s{seed}", guide, options, training))
@@ -127,6 +138,15 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
     return [plan[0] for plan in plans]
 
 
+def _known(guide: str, options: dict[str, Any], data: Dataset) -> dict[str, Any]:
+    """The options of a guide and of what stands in the other places, and these."""
+    if "model" in options:
+        return whole_options(resolve(options["model"], "model")) | {"model": None}
+    parts = {name: resolve(options[name], name) for name in PLACES if name in options}
+    parts = {"likelihood": data.likelihood, **parts}
+    return pair_options(resolve(guide, "guide"), **parts) | dict.fromkeys(PLACES)
+
+
 def _training(args: argparse.Namespace, data: Dataset, seed: int) -> TrainOptions:
     values = {
         option.name: getattr(args, option.name, option.default)  # some only if given
@@ -147,4 +167,6 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Options of the guide that were given."""
     names = [*(option.name for option in declared(PairOptions)), "num_flows"]
     given = {name: getattr(args, name) for name in names}
+    # A density model has no places.
+    given |= {name: getattr(args, name, None) for name in (*PLACES, "model")}
     return {k: v for k, v in given.items() if v is not None} | dict(args.option)

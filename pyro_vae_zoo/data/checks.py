@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.nn.names import LIKELIHOODS
+from pyro_vae_zoo.nn.names import COUNTS, LIKELIHOODS
 
 
 def check_images(
@@ -174,6 +174,11 @@ def _check_values(x: Tensor, kind: str, what: str) -> None:
             f"{what} has grey pixels: expected only 0 and 1 for "
             f"likelihood='bernoulli', {got}; binarise, or use likelihood='gaussian' or "
             "'discretized_logistic', or dynamic=True to redraw train every epoch"
+        )
+    if kind in COUNTS and not (low >= 0 and (x == x.round()).all()):
+        raise UserError(
+            f"{what}: expected counts or classes, whole numbers from 0, for "
+            f"likelihood={kind!r}, {got}; shares of a total are to be multiplied by it"
         )
     if kind == "grey" and not unit:
         raise UserError(

@@ -48,8 +48,10 @@ class Dataset:
         train: training images.
         valid: validation images.
         test: test images.
-        likelihood: `"bernoulli"` (values 0 and 1), `"gaussian"` (any), or
-            `"discretized_logistic"` (grey levels k/255).
+        likelihood: `"bernoulli"` (values 0 and 1), `"gaussian"` (any),
+            `"discretized_logistic"` (grey levels k/255), or of counts and classes, whole
+            numbers from 0, `"binomial"`, `"poisson"`, `"negative_binomial"` or
+            `"categorical"`.
         name: short name, used for run folders and tables.
         dynamic: `train` holds Bernoulli probabilities, redrawn by `epoch`.
         logit: lambda of the logit that dequantised grey levels go through, see

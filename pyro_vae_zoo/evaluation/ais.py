@@ -296,7 +296,8 @@ def _kind(site: Site) -> str:
     """The kind of a site, as Hamiltonian Monte Carlo has to know it, in words."""
     fn = site["fn"]
     support = fn.support
-    while isinstance(support, constraints.independent):
+    # Around it are those of `to_event` and of PyTorch's mixtures.
+    while hasattr(support, "base_constraint"):
         support = support.base_constraint
     if not in_data_plate(site):
         return "outside the plate 'data'"

@@ -56,12 +56,15 @@ def cautions_of(
     """
     found = {
         "absurd": _absurd(result, data, x),
-        "scale": _scale(data),
+        "scale": None if _has_scales(result) else _scale(data),
         "collapse": _collapse(result),
         "ess": _ess(result),
         "rising": _rising(result, records),
     }
     return {name: text for name, text in found.items() if text}
+
+
+_WITH_A_BASELINE = ("bernoulli", "gaussian", "discretized_logistic")
 
 
 def baseline(data: Dataset, x: Tensor, *, shared_scale: bool = True) -> float:
@@ -98,7 +101,9 @@ def baseline(data: Dataset, x: Tensor, *, shared_scale: bool = True) -> float:
 def _absurd(
     result: Mapping[str, Any], data: Dataset | None, x: Tensor | None
 ) -> str | None:
-    if data is None or x is None:
+    if data is None or x is None or data.likelihood not in _WITH_A_BASELINE:
+        return None
+    if result.get("likelihood") or result.get("model"):  # another than the data's
         return None
     without = baseline(data, x, shared_scale=bool(result["kl_per_site"]))
     got = result["log_likelihood"]
@@ -136,6 +141,12 @@ def _scale(data: Dataset | None) -> str | None:
         "Gaussian likelihood has one scale; take off the training mean of each feature "
         "and divide by its standard deviation"
     )
+
+
+def _has_scales(result: Mapping[str, Any]) -> bool:
+    """True where each feature has a scale of its own, or the likelihood is another."""
+    own = result.get("likelihood") or result.get("model")
+    return bool(own or result.get("options", {}).get("feature_scales"))
 
 
 def _collapse(result: Mapping[str, Any]) -> str | None:

@@ -95,8 +95,9 @@ def inference_gaps(
     Its logarithm is too low where the draws are too few, and so is the approximation gap.
 
     Args:
-        vae: a `VAE`, or any pair `(model, guide)`, whose guide is an `AmortizedGuide`
-            with a Gaussian or a flow on a Gaussian: `mean_field`, `full_rank`, the flows.
+        vae: a `VAE`, or any pair `(model, guide)`, of one real vector `"z"`. The q of a
+            Gaussian or a flow on a Gaussian stays in its family; of any other guide it
+            is a full Gaussian, and the amortisation gap may be negative.
         x: data, shape `(n, *event_shape)`.
         num_steps: of the optimisation; zero leaves the guide's q.
         lr: Adam's first rate.
@@ -108,8 +109,8 @@ def inference_gaps(
         progress: show a progress bar.
 
     Raises:
-        UserError: for other guides, for data that the likelihood cannot score, and for
-            numbers out of range.
+        UserError: for pairs of other latents, for data that the likelihood cannot score,
+            and for numbers out of range.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)

@@ -6,6 +6,9 @@ r"""A q for each datum: what the encoder gives, optimised for that datum alone.
 the context h, at first as the encoder gave it, and shift a and scale M of the Gaussian
 base: M is diagonal for a diagonal Gaussian and lower triangular for a full one, or for all
 of them where it may be. The weights that turn h into flows stay as they are.
+
+Of any other guide, a mixture or one of the user's, nothing is known but its draws: there
+\(q = N(m + a, S M M^\top S)\), M lower triangular, m and S mean and scales of its draws.
 """
 
 from typing import NamedTuple
@@ -13,6 +16,7 @@ from typing import NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -20,11 +24,12 @@ from tqdm import tqdm
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import PARTICLES_PER_CHUNK, chunk_rows_for
 from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
-from pyro_vae_zoo.inference.terms import bound_terms
+from pyro_vae_zoo.inference.terms import bound_terms, with_particles
 from pyro_vae_zoo.models.standard import AmortizedGuide
 from pyro_vae_zoo.options import count, real
 from pyro_vae_zoo.pair.door import Data, apart, sides_and_data
 from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["Fit", "LocalGuide", "local_log_likelihood", "weights_of_each"]
@@ -60,7 +65,8 @@ def local_log_likelihood(
         progress: show a progress bar.
 
     Raises:
-        UserError: as `inference_gaps`.
+        UserError: for pairs of other latents than one real vector, for data that the
+            likelihood cannot score, and for numbers out of range.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
@@ -96,9 +102,10 @@ def weights_of_each(
 ) -> list[list[Tensor]]:
     """Log-weights of each datum's q, batch by batch, behind the guide's if asked for."""
     model, guide, x, device = sides_and_data(vae, x)
-    guide, num_particles, fit = _checked(guide, num_particles, fit)
+    num_particles, fit = _checked(num_particles, fit)
     found = []
     with evaluating(model, guide, device, seed):
+        _check_one_vector(guide, x[:1].to(device))
         rows = chunk_rows_for(model, guide, x[:2].to(device))
         draws = max(fit.step_particles, PARTICLES_PER_CHUNK // 4)
         batches = x.split(max(rows // draws, 1))
@@ -106,7 +113,7 @@ def weights_of_each(
         with tqdm(total=total, desc="optimise q", disable=not progress) as bar:
             for batch in batches:
                 batch = batch.to(device)
-                q = LocalGuide(guide, batch, full)
+                q = _local(guide, batch, full)
                 _optimise(model, q, batch, fit, bar)
                 block = max(rows // len(batch), 1)
                 sides = [guide, q] if amortised else [q]
@@ -162,6 +169,47 @@ class LocalGuide(nn.Module):
         return dist.TransformedDistribution(base, steps) if steps else base
 
 
+class LocalGaussian(nn.Module):
+    """A full Gaussian for each datum, at first of the mean and the scales of q's draws.
+
+    Args:
+        guide: whose draws they are.
+        x: the data.
+        num_draws: of the guide, for each datum.
+    """
+
+    def __init__(self, guide: nn.Module, x: Tensor, num_draws: int = 200) -> None:
+        super().__init__()
+        trace = poutine.trace(with_particles).get_trace(guide, x, num_draws)
+        z = latent_sites(trace)["z"]["value"]
+        scale = z.std(0).clamp(min=1e-4)
+        self.loc = nn.Parameter(z.mean(0))
+        self.log_scale = nn.Parameter(scale.log())
+        self.lower = nn.Parameter(torch.zeros(*scale.shape, scale.shape[-1]).to(scale))
+
+    def parameters_of_the_data(self) -> list[nn.Parameter]:
+        """The parameters that are optimised."""
+        return [self.loc, self.log_scale, self.lower]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw z."""
+        ones = torch.ones_like(self.log_scale).diag_embed()
+        factor = self.log_scale.exp().unsqueeze(-1) * (self.lower.tril(-1) + ones)
+        with pyro.plate("data", len(x), dim=-1):
+            q = dist.MultivariateNormal(self.loc, scale_tril=factor)
+            return pyro.sample("z", q)
+
+
+def _local(guide: nn.Module, x: Tensor, full: bool) -> LocalGuide | LocalGaussian:
+    """The q of each datum that a guide's kind allows."""
+    if isinstance(guide, AmortizedGuide):
+        try:
+            return LocalGuide(guide, x, full)
+        except UserError:  # no flow and no Gaussian
+            pass
+    return LocalGaussian(guide, x)
+
+
 def _scale_tril(base: TorchDistributionMixin) -> Tensor:
     if isinstance(base, dist.MultivariateNormal):
         return base.scale_tril
@@ -176,14 +224,13 @@ def _base(q: TorchDistributionMixin) -> TorchDistributionMixin:
         return base
     kinds = dict.fromkeys((type(base).__name__, type(inner).__name__))
     raise UserError(
-        "the gaps are for Gaussian posteriors and flows on a Gaussian, got "
-        f"{' of '.join(kinds)}"
+        f"expected a Gaussian or a flow on a Gaussian, got {' of '.join(kinds)}"
     )
 
 
 def _optimise(
     model: nn.Module,
-    q: LocalGuide,
+    q: LocalGuide | LocalGaussian,
     x: Tensor,
     fit: Fit,
     bar: tqdm,
@@ -215,17 +262,24 @@ def _log_weights(
     return torch.cat(parts, 1)
 
 
-def _checked(
-    guide: nn.Module, num_particles: int, fit: Fit
-) -> tuple[AmortizedGuide, int, Fit]:
-    if not isinstance(guide, AmortizedGuide):
+def _check_one_vector(guide: nn.Module, x: Tensor) -> None:
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(
+        devices=devices
+    ):  # the draws that count are as they were
+        sites = latent_sites(poutine.trace(guide).get_trace(x))
+    if [*sites] != ["z"] or sites["z"]["value"].ndim != 2:
+        found = ", ".join(map(repr, sites)) or "none"
         raise UserError(
-            "the gaps are for an AmortizedGuide, an encoder and a posterior that is a "
-            f"Gaussian or a flow; got {type(guide).__name__}"
+            "a q of each datum's own is for pairs whose only latent is a real vector 'z', "
+            f"got latents {found}"
         )
+
+
+def _checked(num_particles: int, fit: Fit) -> tuple[int, Fit]:
     steps = count("num_steps", fit.num_steps, least=0)
     step_particles = count("step_particles", fit.step_particles)
     if not real("lr", fit.lr) > 0:
         raise UserError(f"lr must be positive, got {fit.lr}")
     num_particles = count("num_particles", num_particles, least=2)
-    return guide, num_particles, Fit(steps, fit.lr, step_particles)
+    return num_particles, Fit(steps, fit.lr, step_particles)

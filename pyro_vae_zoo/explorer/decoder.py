@@ -6,7 +6,8 @@ arrays, in 16 bits; `apply` is what such a program has to do with them, in numpy
 | op         | h becomes                                     | arrays           |
 |------------|-----------------------------------------------|------------------|
 | `linear`   | `weight @ h + bias` (bias may be None)         | `weight`, `bias` |
-| `relu`, `elu`, `tanh`, `sigmoid` | that of each element     |                  |
+| `relu`, `elu`, `tanh`, `sigmoid`, `silu` | that of each element |              |
+| `exp`      | the exponential of each, kept within +-`bound` |                  |
 | `glu`      | the first half times the sigmoid of the second |                  |
 | `residual` | `shortcut` of h plus `net` of h                | lists of steps   |
 | `affine`   | `scale * h + shift`                            |                  |
@@ -25,8 +26,13 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.nn.likelihoods import FRESH_LOG_SCALE, MIN_LOG_SCALE
-from pyro_vae_zoo.nn.networks import GatedLinear, Residual
+from pyro_vae_zoo.nn.likelihoods import (
+    FRESH_LOG_SCALE,
+    MAX_LOG_RATE,
+    MIN_LOG_SCALE,
+    Likelihood,
+)
+from pyro_vae_zoo.nn.networks import FoldBatch, GatedLinear, Residual
 
 __all__ = ["apply", "layers_of", "mean_layers", "pack"]
 
@@ -53,14 +59,23 @@ def layers_of(network: nn.Module) -> Layers:
         case Residual():
             shortcut, net = layers_of(network.shortcut), layers_of(network.net)
             return [{"op": "residual", "shortcut": shortcut, "net": net}]
-        case nn.ReLU() | nn.ELU(alpha=1.0) | nn.Tanh() | nn.Sigmoid():
+        case nn.ReLU() | nn.ELU(alpha=1.0) | nn.Tanh() | nn.Sigmoid() | nn.SiLU():
             return [{"op": type(network).__name__.lower()}]
-        case nn.Identity():
+        case nn.Identity() | nn.Flatten(start_dim=1, end_dim=-1):
             return []
+        case FoldBatch() if _is_dense(network.net):  # of one's own; h has one batch
+            return layers_of(network.net)
     raise UserError(
         "expected a decoder of dense layers (network mlp, gated_mlp or resnet), got "
         f"{type(network).__name__}; a convolutional decoder, or one of your own?"
     )
+
+
+def _is_dense(network: nn.Module) -> bool:
+    try:
+        return bool(layers_of(network))
+    except UserError:
+        return False
 
 
 def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
@@ -76,9 +91,15 @@ def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
     Raises:
         UserError: for a likelihood of the user's own.
     """
-    match getattr(likelihood, "name", None):
+    name = likelihood.name if isinstance(likelihood, Likelihood) else None
+    match name:
         case "bernoulli":
             return [{"op": "sigmoid"}]
+        case "binomial":
+            count = {"op": "affine", "scale": likelihood.total_count, "shift": 0.0}
+            return [{"op": "sigmoid"}, count]
+        case "poisson" | "negative_binomial":
+            return [{"op": "exp", "bound": MAX_LOG_RATE}]
         case "gaussian":
             if logit is None:
                 return []
@@ -89,7 +110,8 @@ def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
             scales = {"fresh": FRESH_LOG_SCALE, "floor": MIN_LOG_SCALE}
             return [{"op": "levels", **scales}]
     raise UserError(
-        "expected a likelihood of the zoo (bernoulli, gaussian, discretized_logistic), "
+        "expected a likelihood of the zoo that has a mean (bernoulli, binomial, gaussian, "
+        "discretized_logistic, poisson, negative_binomial), "
         f"got {type(likelihood).__name__}, whose mean the page does not know"
     )
 
@@ -153,6 +175,8 @@ _OPS: dict[str, Callable[[np.ndarray, dict[str, Any]], np.ndarray]] = {
     "elu": lambda h, step: np.where(h > 0, h, np.expm1(np.minimum(h, 0))),
     "tanh": lambda h, step: np.tanh(h),
     "sigmoid": lambda h, step: expit(h),
+    "silu": lambda h, step: h * expit(h),
+    "exp": lambda h, step: np.exp(h.clip(-step["bound"], step["bound"])),
     "glu": _glu,
     "residual": lambda h, step: apply(step["shortcut"], h) + apply(step["net"], h),
     "affine": lambda h, step: step["scale"] * h + step["shift"],

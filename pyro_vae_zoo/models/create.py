@@ -1,38 +1,47 @@
 """Builds a VAE: a name or a class of the user's, and its options, to a pair."""
 
-import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 from torch import Tensor, nn
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models import registry
-from pyro_vae_zoo.models.options import PairOptions
-from pyro_vae_zoo.models.standard import standard_model
+from pyro_vae_zoo.models.parts import (
+    PLACES,
+    Place,
+    checked_likelihood,
+    own_networks,
+    place_name,
+    place_options,
+    whole,
+    with_prior,
+)
+from pyro_vae_zoo.models.standard import Parts, standard_model
+from pyro_vae_zoo.nn.likelihoods import make_likelihood, sizes_in
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.options import count, declared, plain
 from pyro_vae_zoo.pair.modes import taking_turns
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
+    "PLACES",
     "PairConfig",
     "create",
     "depth",
     "find_guide",
     "guide_options",
-    "resolve_guide",
+    "pair_options",
+    "place_name",
+    "place_options",
 ]
 
 
-_GIVEN = ("event_shape", "likelihood")
+_GIVEN = ("event_shape", "likelihood", "parts")
 
 # For type checkers: guides whose VAEs encode to one vector, and those of several sites.
 OneVector = Literal[
@@ -50,10 +59,15 @@ SeveralSites = Literal[
 class PairConfig(TypedDict):
     """The arguments of `create` that built a pair, stored with its weights."""
 
-    guide: str  # a registry name, or `custom:` and that of a class
+    guide: (
+        str  # a registry name, or `custom:` or `model:` and that of a class or function
+    )
     event_shape: list[int]
     likelihood: str
     options: dict[str, Any]
+    prior: NotRequired[str]  # where it is not N(0, I)
+    encoder: NotRequired[str]
+    decoder: NotRequired[str]
 
 
 def guide_options(guide: str | Callable[..., nn.Module]) -> dict[str, Any]:
@@ -97,7 +111,10 @@ def create(
     data: Any = None,
     *,
     event_shape: Sequence[int] | None = None,
-    likelihood: str | None = None,
+    likelihood: Place = None,
+    prior: Place = None,
+    encoder: Place = None,
+    decoder: Place = None,
     **options: Any,
 ) -> VAE[Tensor]: ...
 @overload
@@ -106,27 +123,39 @@ def create(
     data: Any = None,
     *,
     event_shape: Sequence[int] | None = None,
-    likelihood: str | None = None,
+    likelihood: Place = None,
     **options: Any,
 ) -> VAE[dict[str, Tensor]]: ...
 @overload
 def create(
-    guide: str,
+    guide: str | None = None,
     data: Any = None,
     *,
     event_shape: Sequence[int] | None = None,
-    likelihood: str | None = None,
+    likelihood: Place = None,
+    prior: Place = None,
+    encoder: Place = None,
+    decoder: Place = None,
+    model: Callable[..., VAE] | None = None,
     **options: Any,
 ) -> VAE[Any]: ...
 def create(
-    guide: str | Callable[..., nn.Module],
+    guide: str | Callable[..., nn.Module] | None = None,
     data: Any = None,
     *,
     event_shape: Sequence[int] | None = None,
-    likelihood: str | None = None,
+    likelihood: Place = None,
+    prior: Place = None,
+    encoder: Place = None,
+    decoder: Place = None,
+    model: Callable[..., VAE] | None = None,
     **options: Any,
 ) -> VAE:
     """Build a VAE by the name of its guide, for a data set or for a shape.
+
+    In each place a name, a module, or what makes one stands: a class or function, called
+    with those of `event_shape`, `latent_dim`, `hidden_dims`, `num_params` (of the
+    likelihood) and `guide` that it declares, and with its own options.
 
     Args:
         guide: a registry name (`zoo.list_guides()`, `zoo.list_density_models()`), or a
@@ -134,16 +163,28 @@ def create(
             `guide(event_shape=..., latent_dim=..., hidden_dims=..., **its options)`.
         data: a `zoo.Dataset`; gives `event_shape` and `likelihood`.
         event_shape: shape of one datum, where there is no `data`.
-        likelihood: `bernoulli` (default), `gaussian` or `discretized_logistic`.
-        options: the guide's options; `guide_options(name)` lists them.
+        likelihood: a name of `likelihoods` (`bernoulli` by default), or a module from the
+            decoder's output, of `num_params` for each element, to a distribution.
+        prior: p(z) of a guide of one vector: `standard` (default), `mixture`, `vamp` or
+            `flow`, or a module whose `forward()` gives a distribution over z.
+        encoder: of a guide of one vector: a kind of network, or a module from
+            `(n, *event_shape)` to features `(n, F)`.
+        decoder: likewise, from `(n, latent_dim)` to the likelihood's parameters.
+        model: a function that makes the whole VAE, in place of a guide, called with those
+            of `event_shape` and `likelihood` that it declares, and with its options.
+        options: of the guide and of what stands in the other places; `guide_options(name)`
+            and `place_options(what)` list them.
 
     Raises:
-        UserError: for unknown names and options (the message lists the known ones)
-            and for sizes that are out of range.
+        UserError: for unknown names and options (the message lists the known ones), for
+            sizes that are out of range, and for parts that do not fit or mix data.
 
     >>> vae = create("planar", event_shape=(8, 8), latent_dim=3, num_flows=1)
     >>> vae.event_shape, vae.config["guide"]
     ((8, 8), 'planar')
+    >>> flow = create("iaf", event_shape=(8, 8), prior="flow", prior_num_flows=4)
+    >>> flow.config["prior"], flow.config["options"]
+    ('flow', {'prior_num_flows': 4})
     """
     if data is None and event_shape is None:
         raise UserError("create needs a data set or an event_shape; got neither")
@@ -153,8 +194,113 @@ def create(
         likelihood = "bernoulli" if data is None else data.likelihood
     if not event_shape or min(event_shape) < 1:
         raise UserError(f"event_shape must be positive sizes, got {event_shape}")
-    known = guide_options(guide)
     options = {name: plain(value) for name, value in options.items()}
+    places = {"prior": prior, "encoder": encoder, "decoder": decoder}
+    given = {name: part for name, part in places.items() if part is not None}
+    if model is not None:
+        if guide is not None or given:
+            raise UserError(
+                "model= makes the whole VAE: leave out guide and other parts"
+            )
+        return whole(model, event_shape, likelihood, options)
+    if guide is None:
+        raise UserError("create needs a guide, or model=; got neither")
+    given["likelihood"] = likelihood
+    if data is not None and isinstance(likelihood, str):
+        largest = max(float(x.max()) for x in (data.train, data.valid, data.test))
+        options = sizes_in(likelihood, largest) | options
+    own = _checked_options(guide, given, options)
+    _check_density(guide, data)
+    name = place_name(guide)
+    try:
+        with taking_turns():  # weights are drawn
+            vae = _assembled(guide, event_shape, data, given, own)
+    except TypeError as error:
+        raise UserError(f"guide {name!r} cannot be built so: {error}") from error
+    if prior == "standard":
+        del given["prior"]
+    vae.config = {
+        "guide": name,
+        "event_shape": list(event_shape),
+        "options": options,
+        **{place: place_name(part) for place, part in given.items()},
+    }
+    return vae
+
+
+def _check_density(guide: str | Callable[..., nn.Module], data: Any) -> None:
+    is_density = guide in registry.list_density_models()
+    if is_density and data is not None and data.is_quantised():
+        raise UserError(
+            f"{guide} is a density of real numbers, which grey levels have none of: it "
+            f"would grow without bound at the few values of {data.name}; dequantise "
+            "them with zoo.Dataset(..., 'gaussian', logit=0.05)"
+        )
+
+
+def _assembled(
+    guide: str | Callable[..., nn.Module],
+    event_shape: tuple[int, ...],
+    data: Any,
+    given: Mapping[str, Place],
+    own: Mapping[str, dict[str, Any]],
+) -> VAE:
+    """The pair of parts and of the options of each."""
+    name = place_name(guide)
+    pair = _keywords(PairOptions) | own["guide"]
+    sizes: dict[str, Any] = {"event_shape": event_shape}
+    sizes |= {key: pair[key] for key in ("latent_dim", "hidden_dims")}
+    likelihood = given["likelihood"]
+    if own["likelihood"] or not isinstance(likelihood, str):
+        likelihood = checked_likelihood(likelihood, event_shape, own["likelihood"])
+    builder: Callable[..., VAE] = partial(custom, cast(Callable[..., nn.Module], guide))
+    takers: tuple[Callable, ...] = (custom,)
+    if isinstance(guide, str):
+        found = registry.entry(guide)
+        builder, takers = found.build, (found.build, *found.options_of)
+    networks = {k: given[k] for k in ("encoder", "decoder") if k in given}
+    if networks:
+        if not any("parts" in inspect.signature(f).parameters for f in takers):
+            raise UserError(
+                f"{' and '.join(networks)} are places of guides of one latent vector, and "
+                f"{name!r} is none; it has networks for each of its latents"
+            )
+        if "encoder" in networks and not isinstance(guide, str):
+            raise UserError(
+                f"the guide {name!r} has an encoder of its own; leave it out"
+            )
+        if "decoder" in networks:
+            likelihood = make_likelihood(likelihood, event_shape)
+        parts = own_networks(networks, own, sizes, pair, likelihood)
+        builder = partial(builder, parts=parts)
+    vae = builder(event_shape=event_shape, likelihood=likelihood, **own["guide"])
+    if given.get("prior", "standard") == "standard":
+        return vae
+    return with_prior(vae, name, given["prior"], data, sizes, own["prior"])
+
+
+def _checked_options(
+    guide: str | Callable[..., nn.Module],
+    given: Mapping[str, Place],
+    options: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """The options of guide and other parts, by their owner.
+
+    Raises:
+        UserError: for an option that none has or two have, and for a value of another kind.
+    """
+    owners = {"guide": guide_options(guide)}
+    owners |= {place: place_options(part, place) for place, part in given.items()}
+    known: dict[str, Any] = {}
+    for owner, names in owners.items():
+        for name in names:
+            if name in known:
+                first = next(o for o in owners if name in owners[o])
+                raise UserError(
+                    f"option {name} is one of the {first}'s and of the {owner}'s; give "
+                    "that of your own another name"
+                )
+        known |= names
     for name, value in options.items():
         if name not in known:
             who = repr(guide) if isinstance(guide, str) else guide.__name__
@@ -170,29 +316,21 @@ def create(
                 f"option {name} takes one number or several, with commas: expected "
                 f"({value},), on the command line {name}={value}, got {value}"
             )
-    is_density = guide in registry.list_density_models()
-    if is_density and data is not None and data.is_quantised():
-        raise UserError(
-            f"{guide} is a density of real numbers, which grey levels have none of: it "
-            f"would grow without bound at the few values of {data.name}; dequantise "
-            "them with zoo.Dataset(..., 'gaussian', logit=0.05)"
-        )
-    if isinstance(guide, str):
-        name, builder = guide, registry.entry(guide).build
-    else:
-        name, builder = f"custom:{guide.__name__}", partial(custom, guide)
-    try:
-        with taking_turns():  # weights are drawn
-            vae = builder(event_shape=event_shape, likelihood=likelihood, **options)
-    except TypeError as error:
-        raise UserError(f"guide {name!r} cannot be built so: {error}") from error
-    vae.config = {
-        "guide": name,
-        "event_shape": list(event_shape),
-        "likelihood": likelihood,
-        "options": options,
+    return {
+        o: {k: options[k] for k in names if k in options} for o, names in owners.items()
     }
-    return vae
+
+
+def pair_options(
+    guide: str | Callable[..., nn.Module], **parts: Place
+) -> dict[str, Any]:
+    """The options of a guide and of what stands in the other places of its pair.
+
+    >>> sorted({*pair_options("iaf", prior="mixture")} - {*guide_options("iaf")})
+    ['prior_components']
+    """
+    found = [place_options(part, place) for place, part in parts.items()]
+    return guide_options(guide) | {k: v for of in found for k, v in of.items()}
 
 
 def _keywords(builder: Callable) -> dict[str, Any]:
@@ -218,7 +356,8 @@ def custom(
     guide: Callable[..., nn.Module],
     *,
     event_shape: Sequence[int],
-    likelihood: str,
+    likelihood: Any,
+    parts: Parts | None = None,
     **options: Any,
 ) -> VAE:
     """The standard model with a user's guide, built as the command line builds it.
@@ -228,7 +367,7 @@ def custom(
     """
     names = [option.name for option in declared(PairOptions)]
     pair = PairOptions(**{name: options.pop(name) for name in names if name in options})
-    model = standard_model(event_shape, likelihood, **asdict(pair))
+    model = standard_model(event_shape, likelihood, **asdict(pair), parts=parts)
     q = guide(
         event_shape=tuple(event_shape),
         latent_dim=pair.latent_dim,
@@ -236,47 +375,6 @@ def custom(
         **options,
     )
     return VAE(model, q, event_shape)
-
-
-def resolve_guide(text: str) -> str | Callable[..., nn.Module]:
-    """A registry name as it is, `FILE.py:Class` as the class in that file.
-
-    Raises:
-        UserError: for a file or a class that is not there, or does not import.
-    """
-    path, colon, name = text.rpartition(":")
-    if not colon or not path.endswith(".py"):
-        if text.endswith(".py"):
-            raise UserError(f"expected FILE.py:Class, got {text!r}: which class in it?")
-        return text
-    if not os.path.isfile(path):
-        raise UserError(f"expected a guide in {path}; there is no such file")
-    module = _import_file(path)
-    if not hasattr(module, name):
-        known = [n for n, v in vars(module).items() if isinstance(v, type)]
-        raise UserError(f"{path} has no {name!r}; it has {', '.join(known)}")
-    return getattr(module, name)
-
-
-def _import_file(path: str) -> ModuleType:
-    """Run a file as a module, beside which it may import others."""
-    name = Path(path).stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # of a file that ends in .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    known, search = sys.modules.get(name), list(sys.path)
-    sys.modules[name] = module  # dataclasses look themselves up there
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's code may raise
-        raise UserError(f"{path} does not import: {error!r}") from error
-    finally:
-        sys.path[:] = search
-        if known is not None:
-            sys.modules[name] = known
-    return module
 
 
 def find_guide(name: str) -> str:

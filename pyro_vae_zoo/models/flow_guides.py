@@ -46,9 +46,9 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo import transforms as zt
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.models.options import PairOptions
 from pyro_vae_zoo.models.registry import register
-from pyro_vae_zoo.models.standard import DiagonalGaussian, standard_vae
+from pyro_vae_zoo.models.standard import DiagonalGaussian, Parts, standard_vae
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.transforms.conditioning import condition_all
 from pyro_vae_zoo.transforms.made import alternating_order
@@ -199,7 +199,7 @@ def affine_coupling(
     _check_coupling(latent_dim, num_flows)
     half = latent_dim // 2
     sizes = [latent_dim - half] * 2
-    return _alternate(
+    return alternate(
         latent_dim,
         [
             T.ConditionalAffineCoupling(
@@ -225,7 +225,7 @@ def spline_coupling(
 ) -> Steps:
     """Durkan et al. 2019: a coupling whose elementwise maps are rational splines."""
     _check_coupling(latent_dim, num_flows)
-    return _alternate(
+    return alternate(
         latent_dim,
         [
             zt.conditional_spline_coupling(
@@ -362,8 +362,8 @@ def _mades(
     ]
 
 
-def _alternate(latent_dim: int, couplings: Steps) -> Steps:
-    """The couplings with a reversal before each but the first."""
+def alternate(latent_dim: int, couplings: Steps) -> Steps:
+    """The couplings, with a reversal of the order before each but the first."""
     steps: list[ConditionalTransformModule] = []
     for coupling in couplings:
         if steps:
@@ -380,11 +380,13 @@ def _check_coupling(latent_dim: int, num_flows: int) -> None:
         )
 
 
-def _flow_vae(flow: str, *, num_flows: int = 2, **options: Any) -> VAE:
+def _flow_vae(
+    flow: str, *, num_flows: int = 2, parts: Parts | None = None, **options: Any
+) -> VAE:
     """The standard model with a flow as guide."""
     own = {name: options.pop(name) for name in flow_options(flow) if name in options}
     posterior = partial(AmortizedFlow, flow=flow, num_flows=num_flows, **own)
-    return standard_vae(posterior, **options)
+    return standard_vae(posterior, parts=parts, **options)
 
 
 for _name, _steps_of in FLOWS.items():

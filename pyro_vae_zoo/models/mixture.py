@@ -30,6 +30,7 @@ components may be other than diagonal Gaussians.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pyro
 import torch
@@ -45,9 +46,9 @@ from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import (
     DiagonalGaussian,
     FullRankGaussian,
+    Parts,
     standard_model,
 )
-from pyro_vae_zoo.nn.networks import make_encoder
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.transforms.made import alternating_order
 
@@ -111,15 +112,20 @@ class MixtureGuide(PyroModule):
         # Which of them take part; in training they come in one by one.
         self.register_buffer("active", torch.ones(len(posteriors), dtype=torch.bool))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Draw z given x."""
+    def distribution(self, x: Tensor) -> Mixture:
+        """q(z|x), of batch shape `(len(x),)`."""
         encoders, posteriors = list(self.encoders), list(self.posteriors)
         contexts = [encoder(x) for encoder in encoders]
         contexts *= self.num_components // len(contexts)
         logits = self.weights(contexts).masked_fill(~self.active, -torch.inf)
         components = [q(h) for q, h in zip(posteriors, contexts, strict=True)]
+        return Mixture(logits.log_softmax(-1), components)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Draw z given x."""
+        q = self.distribution(x)
         with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", Mixture(logits.log_softmax(-1), components))
+            return pyro.sample("z", q)
 
     def component(self, m: int) -> tuple[nn.Module, ...]:
         """The modules of one component; a shared encoder counts as the first's."""
@@ -176,7 +182,8 @@ def _make_posterior(component: str, num_flows: int) -> Callable[[int, int], nn.M
 def mixture(
     *,
     event_shape: Sequence[int],
-    likelihood: str = "bernoulli",
+    likelihood: Any = "bernoulli",
+    parts: Parts | None = None,
     latent_dim: int = 40,
     hidden_dims: Sequence[int] = (300, 300),
     network: str = "mlp",
@@ -198,11 +205,12 @@ def mixture(
     if weights not in kinds:
         raise unknown_name("weights", weights, kinds)
     make_posterior = _make_posterior(component, num_flows)
+    parts = parts or Parts()
     model = standard_model(
-        event_shape, likelihood, latent_dim, hidden_dims, network, activation
+        event_shape, likelihood, latent_dim, hidden_dims, network, activation, parts
     )
     made = [
-        make_encoder(network, event_shape, hidden_dims, activation)
+        parts.make_encoder(network, event_shape, hidden_dims, activation)
         for _ in range(1 if shared_trunk else num_components)
     ]
     context_dim = made[0][1]

@@ -54,10 +54,10 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.models.bijectors import AffineBijector, FlowBijector
 from pyro_vae_zoo.models.flow_guides import FLOWS, Reverse
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import positive
+from pyro_vae_zoo.nn.bijectors import AffineBijector, FlowBijector
 from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import Block, LatentBlock, check_network, make_encoder
 from pyro_vae_zoo.nn.partition import Partition

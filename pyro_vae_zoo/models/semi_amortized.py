@@ -26,7 +26,9 @@ in closed form, and one draw estimates the rest. Those draws are fresh in each p
 is q given the draws that z comes from, and any such q has unbiased weights.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -38,10 +40,11 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import (
     DiagonalGaussian,
+    Parts,
     StandardModel,
+    StandardPrior,
     standard_model,
 )
-from pyro_vae_zoo.nn.networks import make_encoder
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["SemiAmortizedGuide"]
@@ -99,8 +102,7 @@ class SemiAmortizedGuide(PyroModule):
                 loc, log_variance = parameters
                 scale = (0.5 * log_variance).exp()
                 z = loc + scale * torch.randn_like(loc)
-                kl = 0.5 * (loc.square() + scale.square() - 1 - log_variance).sum(-1)
-                bound = likelihood(decoder(z)).log_prob(x) - kl
+                bound = likelihood(decoder(z)).log_prob(x) - self.kl(z, *parameters)
                 slopes = torch.autograd.grad(
                     bound.sum(), parameters, create_graph=through
                 )
@@ -113,6 +115,14 @@ class SemiAmortizedGuide(PyroModule):
             parameters = [p.detach() for p in parameters]
         loc, log_variance = parameters
         return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
+
+    def kl(self, z: Tensor, loc: Tensor, log_variance: Tensor) -> Tensor:
+        """KL(q || p(z)) in closed form for N(0, I), from the draw z for other priors."""
+        if isinstance(self.generator.prior, StandardPrior):
+            variance = (0.5 * log_variance).exp().square()
+            return 0.5 * (loc.square() + variance - 1 - log_variance).sum(-1)
+        entropy = 0.5 * (log_variance + math.log(2 * math.pi * math.e)).sum(-1)
+        return -entropy - self.generator.prior().log_prob(z)
 
 
 def clip(slopes: Sequence[Tensor], max_norm: float) -> list[Tensor]:
@@ -131,7 +141,8 @@ def clip(slopes: Sequence[Tensor], max_norm: float) -> list[Tensor]:
 def semi_amortized(
     *,
     event_shape: Sequence[int],
-    likelihood: str = "bernoulli",
+    likelihood: Any = "bernoulli",
+    parts: Parts | None = None,
     latent_dim: int = 40,
     hidden_dims: Sequence[int] = (300, 300),
     network: str = "mlp",
@@ -146,10 +157,12 @@ def semi_amortized(
     for name, value in (("step_size", step_size), ("max_norm", max_norm)):
         if not value > 0:
             raise UserError(f"{name} must be positive, got {value}")
+    parts = parts or Parts()
     model = standard_model(
-        event_shape, likelihood, latent_dim, hidden_dims, network, activation
+        event_shape, likelihood, latent_dim, hidden_dims, network, activation, parts
     )
-    encoder, context_dim = make_encoder(network, event_shape, hidden_dims, activation)
+    how = network, event_shape, hidden_dims, activation
+    encoder, context_dim = parts.make_encoder(*how)
     posterior = DiagonalGaussian(context_dim, latent_dim)
     guide = SemiAmortizedGuide(
         encoder, posterior, model, num_steps, step_size, max_norm

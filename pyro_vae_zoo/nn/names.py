@@ -2,4 +2,6 @@
 
 NETWORKS = ("mlp", "gated_mlp", "resnet", "conv")
 ACTIVATIONS = ("relu", "elu", "tanh")
-LIKELIHOODS = ("bernoulli", "gaussian", "discretized_logistic")
+COUNTS = ("binomial", "poisson", "negative_binomial", "categorical")  # whole numbers
+LIKELIHOODS = ("bernoulli", "gaussian", "discretized_logistic", *COUNTS)
+SIZED = ("binomial", "categorical")  # up to a largest one, that the model knows

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.data.checks import as_batch
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.nn.names import LIKELIHOODS
+from pyro_vae_zoo.nn.names import LIKELIHOODS, SIZED
 from pyro_vae_zoo.pair.memory import rows_that_fit
 from pyro_vae_zoo.pair.modes import evaluating, ordinary, undisturbed
 from pyro_vae_zoo.pair.sites import check_observed, check_whole_plates
@@ -97,7 +97,7 @@ def sides_and_data(
     held = _held(model, guide)
     x = ordinary(x.to(held[0].dtype if held else x.dtype))
     device = held[0].device if held else x.device
-    if not isinstance(vae, VAE) or vae.likelihood not in LIKELIHOODS:
+    if not isinstance(vae, VAE) or vae.likelihood not in {*LIKELIHOODS} - {*SIZED}:
         check_scorable(model, guide, x, device)
     return model, guide, x, device
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.memory import rows_that_fit
 from pyro_vae_zoo.pair.modes import evaluating
@@ -28,7 +30,14 @@ from pyro_vae_zoo.pair.sites import (
 if TYPE_CHECKING:
     from pyro_vae_zoo.pair.vae import VAE
 
-__all__ = ["codes", "reconstructions", "samples"]
+__all__ = [
+    "codes",
+    "decoded",
+    "embeddings",
+    "prior_draws",
+    "reconstructions",
+    "samples",
+]
 
 T = TypeVar("T")
 
@@ -72,6 +81,72 @@ def codes(vae: "VAE", x: Tensor, num_samples: int) -> dict[str, Tensor]:
         return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
     return _in_parts(vae, x, run, join, draws=num_samples)
+
+
+def embeddings(vae: "VAE", x: Tensor, num_samples: int) -> Tensor:
+    """Means of q(z|x), in closed form or over draws; `(len(x), latent_dim)`.
+
+    Raises:
+        UserError: for guides of other latents than one vector `"z"`.
+    """
+    num_samples = count("num_samples", num_samples)
+
+    def run(batch: Tensor) -> Tensor:
+        sites = latent_sites(poutine.trace(vae.guide).get_trace(batch))
+        if [*sites] != ["z"] or sites["z"]["value"].ndim != 2:
+            raise UserError(
+                "embed is for guides of one latent vector 'z', got latents "
+                f"{', '.join(map(repr, sites)) or 'none'}; encode gives draws of each"
+            )
+        try:
+            return sites["z"]["fn"].mean
+        except NotImplementedError:  # of a flow none is known
+            with pyro.plate("particles", num_samples, dim=-2):
+                trace = poutine.trace(vae.guide).get_trace(batch)
+            return latent_sites(trace)["z"]["value"].mean(0)
+
+    return _in_parts(vae, x, run, torch.cat, draws=num_samples)
+
+
+def decoded(vae: "VAE", z: Tensor) -> Tensor:
+    """E[x|z] for given latents `(n, latent_dim)`, `(n, *event_shape)`.
+
+    Raises:
+        UserError: for models of other latents than one vector `"z"`, and z of another
+            size.
+    """
+
+    def run(z: Tensor) -> Tensor:
+        blank = vae._blank(len(z))
+        conditioned = poutine.condition(poutine.uncondition(vae.model), data={"z": z})
+        return _data_of(
+            vae.model, poutine.trace(conditioned).get_trace(blank), mean=True
+        )
+
+    with evaluating(vae.model, vae.guide, vae.device, seed=None):
+        size = tuple(_prior_of(vae, 1).event_shape)
+    if z.ndim != 2 or tuple(z.shape[1:]) != size:
+        raise UserError(f"expected z of shape (n, {size[0]}), got {tuple(z.shape)}")
+    return _in_parts(vae, z, run, torch.cat)
+
+
+def prior_draws(vae: "VAE", n: int) -> Tensor:
+    """`n` draws of p(z), `(n, latent_dim)`; errors as of `decoded`."""
+    n = count("number of draws", n)
+    with evaluating(vae.model, vae.guide, vae.device, seed=None):
+        return _prior_of(vae, n).sample()
+
+
+def _prior_of(vae: "VAE", n: int) -> TorchDistributionMixin:
+    """p(z) of n data, for a model of one latent vector."""
+    trace = poutine.trace(vae.model).get_trace(vae._blank(n))
+    sites = latent_sites(trace)
+    if [*sites] != ["z"] or len(sites["z"]["fn"].event_shape) != 1:
+        raise UserError(
+            "this is for models of one latent vector 'z', got latents "
+            f"{', '.join(map(repr, sites)) or 'none'}"
+        )
+    return sites["z"]["fn"]
 
 
 def _in_parts(

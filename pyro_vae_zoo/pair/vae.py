@@ -30,7 +30,9 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.data.checks import as_batch, check_images
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.nn.likelihoods import Likelihood
 from pyro_vae_zoo.nn.names import LIKELIHOODS
+from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair import draws
 from pyro_vae_zoo.pair.modes import local_context, ordinary
 
@@ -179,10 +181,13 @@ class VAE(nn.Module, Generic[Codes]):
 
     @property
     def likelihood(self) -> str | None:
-        """Name of the likelihood; None for a model of the user's own without one."""
+        """Name of the likelihood, if it is one of the zoo's or has been given one."""
         if self.config is not None:
             return self.config["likelihood"]
-        return getattr(getattr(self.model, "likelihood", None), "name", None)
+        own = getattr(self.model, "likelihood", None)
+        name = getattr(own, "name", None)
+        # A module of the user's may have a name of the zoo's, and other data.
+        return name if name not in LIKELIHOODS or isinstance(own, Likelihood) else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -248,6 +253,57 @@ class VAE(nn.Module, Generic[Codes]):
         """
         found = draws.codes(self, self.check_data(x), num_samples)
         return cast(Codes, found["z"] if list(found) == ["z"] else found)
+
+    def embed(self, x: Tensor, num_samples: int = 100) -> Tensor:
+        """E[z] under q(z|x) of each datum, `(len(x), latent_dim)`: what to plot or probe.
+
+        In closed form where there is one, else the mean over `num_samples` draws.
+
+        Raises:
+            UserError: for guides of other latents than one vector, and for data that the
+                likelihood cannot score.
+
+        >>> import pyro_vae_zoo as zoo
+        >>> vae = zoo.create("iaf", event_shape=(8, 8), latent_dim=2, hidden_dims=(16,))
+        >>> vae.embed(torch.zeros(4, 8, 8)).shape
+        torch.Size([4, 2])
+        """
+        return draws.embeddings(self, self.check_data(x), num_samples)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """E[x|z] for latents `(n, latent_dim)`, shape `(n, *event_shape)`.
+
+        Raises:
+            UserError: for models of other latents than one vector, and z of another size.
+        """
+        return draws.decoded(self, ordinary(z.to(self.device, self.dtype)))
+
+    def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
+        """E[x|z] on the line between the embeddings of two data, ends included.
+
+        Args:
+            a: a datum, shape `event_shape`.
+            b: another one.
+            steps: how many there are, at least two.
+
+        Returns:
+            `(steps, *event_shape)`.
+
+        Raises:
+            UserError: as `embed` and `decode`.
+        """
+        steps = count("steps", steps, least=2)
+        first, last = self.embed(torch.stack([a, b])).unbind(0)
+        share = torch.linspace(0, 1, steps, device=first.device, dtype=first.dtype)
+        return self.decode(torch.lerp(first, last, share[:, None]))
+
+    def sample_prior(self, n: int) -> Tensor:
+        """`n` draws of p(z), `(n, latent_dim)`.
+
+        Raises:
+            UserError: for models of other latents than one vector, and fewer than one draw.
+        """
+        return draws.prior_draws(self, n)
 
 
 def _forget(prefix: str) -> None:

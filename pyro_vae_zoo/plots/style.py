@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.files import write_atomically
 from pyro_vae_zoo.models.create import depth, guide_options
+from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.models.registry import list_density_models, list_guides
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -68,6 +69,11 @@ def figure_title(vae: VAE, data: Dataset | str | None = None) -> str:
     if guide in list_guides() + list_density_models():
         options = guide_options(guide) | options
     guide += "".join(f", {symbol} = {n}" for symbol, n in depth(options).items())
+    guide += "".join(
+        f", {name} {config[name]}"
+        for name in PLACES
+        if name in config and name != "likelihood"
+    )
     if isinstance(data, Dataset):
         data = f"{data.name}: {data.variant}"
     return f"{guide}\n{data}" if data else guide

@@ -21,6 +21,7 @@ from pyro_vae_zoo.files import (
     write_atomically,
 )
 from pyro_vae_zoo.models.create import depth, guide_options
+from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.models.registry import list_guides
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import (
@@ -197,7 +198,8 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     }
     labels = []
     for r, one in zip(results, settings, strict=True):
-        shown = depth(one)
+        shown: dict[str, Any] = {n: r[n] for n in PLACES if n in r}
+        shown |= depth(one)
         said = "num_layers" if "L" in shown else "num_flows"
         shown |= {k: one[k] for k in differing if k in one and k != said}
         extra = ", ".join(f"{key} = {value}" for key, value in shown.items())

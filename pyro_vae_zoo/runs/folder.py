@@ -89,8 +89,7 @@ def _look_at_the_past(
             f"nothing to resume: there is no run in {folder}; leave out --resume"
         )
     old = _read_config(folder)
-    # A class of the user's own may have moved with its file; weights must fit it anyway.
-    before, now = ({**c, "guide": find_guide(c["guide"])} for c in (old, config))
+    before, now = map(_without_files, (old, config))
     differing = _difference(before, now)
     if differing:
         key, had, has = differing
@@ -104,6 +103,16 @@ def _look_at_the_past(
         return checked(read_json(result), Result, result, "result of a run")
     check()
     return None
+
+
+def _without_files(config: RunConfig) -> dict[str, Any]:
+    """A configuration without the places of files.
+
+    A class of the user's own may have moved with its file; weights must fit it anyway.
+    """
+    places = config.get("places", {})
+    names = {place: find_guide(text) for place, text in places.items()}
+    return {**config, "guide": find_guide(config["guide"]), "places": names}
 
 
 def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:

@@ -34,6 +34,7 @@ class RunConfig(TypedDict):
     variant: str
     source: str  # what finds the data again
     vae: PairConfig
+    places: NotRequired[dict[str, str]]  # what stands there, a name or FILE.py:Name
     training: Training
     eval_particles: Count
 
@@ -42,6 +43,11 @@ class Result(TypedDict):
     """`result.json`: an evaluation, with everything that its numbers must name."""
 
     guide: str
+    prior: NotRequired[str]  # what stands in a place, where it was asked for
+    likelihood: NotRequired[str]
+    encoder: NotRequired[str]
+    decoder: NotRequired[str]
+    model: NotRequired[str]
     data: str
     variant: str
     split: str

@@ -13,8 +13,15 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError, first_line
 from pyro_vae_zoo.evaluation.cautions import cautions_of
 from pyro_vae_zoo.evaluation.evaluate import Evaluation, evaluate
-from pyro_vae_zoo.files import CHECKPOINT_FILE, RESULT_FILE, locked, write_json
-from pyro_vae_zoo.models.create import PairConfig, create, find_guide, resolve_guide
+from pyro_vae_zoo.files import (
+    CHECKPOINT_FILE,
+    RESULT_FILE,
+    locked,
+    resolve,
+    write_json,
+)
+from pyro_vae_zoo.models.create import PairConfig, create, find_guide
+from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runs.folder import begin, look
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
@@ -47,7 +54,8 @@ def make_run(
     Where there are several processes, all of them call, and the first one writes.
 
     Everything that can be wrong is found before the folder is touched. `source` is
-    what `load_dataset` finds the data by, where it is not their name.
+    what `load_dataset` finds the data by, where it is not their name. Among the options
+    are what stands in the places of the pair, `prior` for one: a name or FILE.py:Name.
 
     Raises:
         UserError: for bad options, a folder that is no run, is taken or in use, and a
@@ -57,7 +65,10 @@ def make_run(
         raise UserError(f"eval_particles must be at least 1, got {eval_particles}")
     pick_device(device)
     torch.manual_seed(training.seed)
-    vae = create(resolve_guide(guide), data, **options)
+    places = {name: options[name] for name in (*PLACES, "model") if name in options}
+    parts = {name: resolve(text, name) for name, text in places.items()}
+    made_of = None if "model" in parts else resolve(guide, "guide")
+    vae = create(made_of, data, **options | parts)
     _check_runs(guide, vae, data, training)
     config: RunConfig = {
         "guide": guide,
@@ -68,6 +79,8 @@ def make_run(
         "training": cast(Training, asdict(training)),
         "eval_particles": eval_particles,
     }
+    if places:
+        config["places"] = places
     check = partial(_check_checkpoint, folder / CHECKPOINT_FILE, vae, data, training)
     look_here = partial(look, folder, config, resume, overwrite, check)
     ranks = Ranks()
@@ -167,8 +180,10 @@ def result_of(
         "median": values.pop("khat_median"),
         "above_0.7": values.pop("khat_above_07"),
     }
+    places = config.get("places", {})
     return {
         "guide": find_guide(config["guide"]),
+        **{name: find_guide(text) for name, text in places.items()},
         "data": data.name,
         "variant": data.variant,
         "split": split,

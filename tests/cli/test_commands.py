@@ -321,7 +321,7 @@ def test_a_folder_that_is_no_run(npz, tmp_path, capsys):
         (["--num-particles", "0"], ["num_particles must be positive, got 0"]),
         (["--network", "vit"], ["--network", "mlp", "gated_mlp", "conv"]),
         (["--guide", "nowhere.py:Guide"], ["nowhere.py", "no such file"]),
-        (["--guide", "examples/my_guide.py"], ["FILE.py:Class"]),
+        (["--guide", "examples/my_guide.py"], ["FILE.py:Name"]),
         (["--colour", "red"], ["--colour"]),
         (
             ["--guide", "gated_dag", "--option", "structure=full"]

@@ -5,6 +5,7 @@ Tolerances are multiples of standard errors, as in `test_estimators`.
 
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -318,19 +319,45 @@ def test_the_caller_is_left_alone(truth):
     assert all(p.grad is None and p.requires_grad for p in vae.parameters())
 
 
-def test_gaps_of_other_guides_are_refused(truth):
-    x = torch.rand(3, 2, 3).bernoulli()
-    with pytest.raises(UserError, match="AmortizedGuide.*got SemiAmortizedGuide"):
-        zoo.inference_gaps(small("semi_amortized"), x)
+class Laplace(nn.Module):
+    def forward(self, context):
+        loc = context[..., :2]
+        return dist.Laplace(loc, torch.ones_like(loc)).to_event(1)
 
-    class Laplace(nn.Module):
-        def forward(self, context):
-            loc = context[..., :2]
-            return dist.Laplace(loc, torch.ones_like(loc)).to_event(1)
 
+def test_any_guide_of_one_vector_has_gaps(truth):
+    """Those of a full Gaussian, which finds the posterior of a linear model."""
+
+    class Draws(nn.Module):  # of the user's: no encoder, no posterior
+        def forward(self, x):
+            q = truth.posterior(x)
+            with pyro.plate("data", len(x)):
+                law = dist.Laplace(q.mean + 0.3, 2 * q.variance.sqrt()).to_event(1)
+                return pyro.sample("z", law)
+
+    x = truth.marginal.sample((3,))
+    exact = truth.marginal.log_prob(x)
+    gaps = zoo.inference_gaps((truth.model(), Draws()), x, 400, log_prob=exact)
+    assert (gaps.approximation_gap.abs() < 5 * gaps.local_error + 0.01).all()
+    assert (gaps.amortisation_gap > 0.1).all()
+    ll = zoo.local_log_likelihood((truth.model(), Draws()), x, 2000, 200)
+    assert ((ll.log_prob - exact).abs() < 5 * ll.std_error + 1e-3).all()
+
+    bits = torch.rand(3, 2, 3).bernoulli()
     guide = AmortizedGuide(nn.Flatten(), Laplace())
-    with pytest.raises(UserError, match="on a Gaussian, got Independent of Laplace"):
-        zoo.inference_gaps((small("mean_field").model, guide), x)
+    for pair in (
+        (small("mean_field").model, guide),
+        small("semi_amortized"),
+        small("mixture"),
+    ):
+        assert zoo.inference_gaps(pair, bits, 5).local_elbo.isfinite().all()
+
+
+def test_gaps_of_several_latents_are_refused():
+    x = torch.rand(3, 2, 3).bernoulli()
+    for name in ("ladder", "gated_dag"):
+        with pytest.raises(UserError, match="is a real vector 'z', got latents"):
+            zoo.inference_gaps(small(name), x)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from pairs import perturb, quick, small
+from pairs import LEARNED, pairs_of_both, perturb, quick, small, with_prior
 
 import pyro_vae_zoo as zoo
 
@@ -19,7 +19,22 @@ LONG = ("gated_dag_iaf", "self_reflective", "self_reflective_iaf", "bottom_up")
     "name", quick(zoo.list_guides(), *{*zoo.list_guides()}.difference(LONG))
 )
 def test_probabilities_of_all_images_sum_to_one(name):
-    vae = small(name)
+    check_sum(small(name))
+
+
+@pytest.mark.parametrize(
+    "both", quick(pairs_of_both(), *(f"{prior}:mean_field" for prior in LEARNED))
+)
+def test_they_do_under_every_prior(both):
+    prior, guide = both.split(":")
+    vae = with_prior(prior, guide)
+    start = [p.detach().clone() for p in vae.model.prior.parameters()]
+    check_sum(vae)
+    assert not all(map(torch.equal, start, vae.model.prior.parameters()))
+
+
+def check_sum(vae):
+    """Train a pair of six pixels, and sum over all images."""
     # Rows mostly repeat themselves, so that z says much and the flows are used.
     agree = (IMAGES[:, 0] == IMAGES[:, 1]).sum(-1)
     x = IMAGES[torch.multinomial(8.0**agree, 300, replacement=True)]
@@ -36,7 +51,7 @@ def test_probabilities_of_all_images_sum_to_one(name):
     # One image at a time: the errors of the 64 estimates are independent, even where all
     # data of a chunk have a draw in common, as the gates of a graph.
     how = {"num_particles": 20_000}
-    if "structure" in zoo.guide_options(name):
+    if "structure" in zoo.guide_options(vae.config["guide"]):
         how = {"num_particles": 8_000, "chunk_rows": 256}
     ll = zoo.log_likelihood(vae, IMAGES, **how)
     p = ll.log_prob.exp()

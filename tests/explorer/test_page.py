@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from pyro_vae_zoo.evaluation.grid import GridDensity
 from pyro_vae_zoo.explorer import decoder as portable
 from pyro_vae_zoo.explorer.page import page_contents, page_of
 from pyro_vae_zoo.explorer.posteriors import principal_axes
-from pyro_vae_zoo.nn.likelihoods import make_likelihood
+from pyro_vae_zoo.nn.likelihoods import LIKELIHOODS, make_likelihood
 from pyro_vae_zoo.nn.networks import make_decoder
+from pyro_vae_zoo.nn.own import own_decoder
 from pyro_vae_zoo.plots.posterior import region_edges
 
 NETWORKS = [("mlp", "relu"), ("mlp", "elu"), ("mlp", "tanh")]
@@ -48,13 +50,25 @@ def test_a_decoder_as_data_decodes_the_same(network, activation):
     assert 0 < np.abs(found - exact.numpy()).max() < 0.02  # they are rounded
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "gaussian", "discretized_logistic"])
-def test_the_mean_of_each_likelihood(name):
-    likelihood = make_likelihood(name, (2, 3))
+def test_a_dense_decoder_of_ones_own_as_data():
+    own = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 20), nn.Flatten())
+    decoder = own_decoder(own, 3, (4, 5), 1)
+    z = torch.randn(50, 3)
+    found = portable.apply(portable.layers_of(decoder), z.double().numpy())
+    np.testing.assert_allclose(found, decoder(z).detach(), atol=1e-2)
+
+
+MEANS = ["bernoulli", "gaussian", "discretized_logistic", "poisson"]
+MEANS += ["negative_binomial", partial(LIKELIHOODS["binomial"], total_count=16)]
+
+
+@pytest.mark.parametrize("likelihood", MEANS)
+def test_the_mean_of_each_likelihood(likelihood):
+    likelihood = make_likelihood(likelihood, (2, 3))
     params = 3 * torch.randn(9, 6 * likelihood.num_params)
     found = portable.apply(portable.mean_layers(likelihood), params.double().numpy())
     expected = likelihood(params).mean.detach().flatten(1)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_mean_of_dequantised_data_is_a_picture():

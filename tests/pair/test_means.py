@@ -1,6 +1,7 @@
 """Whatever is called a mean is one: the average of its distribution's own draws."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pyro.distributions as dist
@@ -73,7 +74,9 @@ def bundle():
         "rank one": RankOnePrecision(loc, diag, torch.ones(3)),
     }
     for name in LIKELIHOODS:
-        likelihood = make_likelihood(name, (2, 3))
+        sizes = {"binomial": {"total_count": 16}, "categorical": {"num_classes": 4}}
+        make = partial(LIKELIHOODS[name], **sizes.get(name, {}))
+        likelihood = make_likelihood(make, (2, 3))
         found[name] = likelihood(2 * torch.randn(6 * likelihood.num_params))
     return found
 

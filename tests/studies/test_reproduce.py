@@ -47,6 +47,7 @@ SMOKE = {
         "mean_field-mnist_static",
     ),
     "self_reflective": ("self_reflective", "ladder", "mean_field"),
+    "priors": ("mean_field_vamp", "iaf_flow", "mean_field_mixture"),
 }
 
 

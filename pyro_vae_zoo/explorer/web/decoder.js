@@ -50,6 +50,8 @@ const ops = {
   elu: h => h.map(v => v > 0 ? v : Math.expm1(v)),
   tanh: h => h.map(Math.tanh),
   sigmoid: h => h.map(sigmoid),
+  silu: h => h.map(v => v * sigmoid(v)),
+  exp: (h, {bound}) => h.map(v => Math.exp(Math.min(Math.max(v, -bound), bound))),
   glu(h) {
     const n = h.length / 2;
     return h.subarray(0, n).map((v, i) => v * sigmoid(h[n + i]));

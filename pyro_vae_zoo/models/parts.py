@@ -1,0 +1,223 @@
+"""The places of a pair, and what stands there: names, the user's modules, what makes them.
+
+`create` puts a pair together of a guide and of what these functions make: a prior, a
+likelihood, an encoder, a decoder; or takes the whole of a function of the user's.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias, cast
+
+from torch import nn
+
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.models.priors import PRIORS, check_prior
+from pyro_vae_zoo.models.standard import Parts, StandardModel
+from pyro_vae_zoo.nn.likelihoods import LIKELIHOODS, check_likelihood, make_likelihood
+from pyro_vae_zoo.nn.names import NETWORKS
+from pyro_vae_zoo.nn.networks import make_decoder, make_encoder
+from pyro_vae_zoo.nn.own import own_decoder, own_encoder
+from pyro_vae_zoo.pair.modes import taking_turns
+from pyro_vae_zoo.pair.vae import VAE
+
+__all__ = [
+    "PLACES",
+    "Place",
+    "checked_likelihood",
+    "own_networks",
+    "place_name",
+    "place_options",
+    "whole",
+    "whole_options",
+    "with_prior",
+]
+
+# What stands in a place: a name of the zoo, a module, or what makes one.
+Place: TypeAlias = str | nn.Module | Callable[..., nn.Module] | None
+
+# Of which `create` has keywords, and configurations have names.
+PLACES = ("prior", "likelihood", "encoder", "decoder")
+
+
+def place_options(part: Place, place: str = "prior") -> dict[str, Any]:
+    """The options of what stands in a place, with their defaults.
+
+    >>> place_options("mixture")
+    {'prior_components': 50}
+    >>> place_options("binomial", "likelihood")
+    {'total_count': None}
+    """
+    maker = _maker(place, part)
+    if maker is None or isinstance(maker, nn.Module):
+        return {}
+    parameters = inspect.signature(maker).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in _SIZES}
+
+
+def place_name(part: Place) -> str:
+    """The name of what stands in a place, as configurations have it."""
+    if isinstance(part, str):
+        return part
+    return f"custom:{getattr(part, '__name__', type(part).__name__)}"
+
+
+_SIZES = ("event_shape", "latent_dim", "hidden_dims", "num_params", "guide")
+
+
+def _maker(place: str, part: Place) -> nn.Module | Callable[..., nn.Module] | None:
+    """The module that stands in a place, or what makes it; None for a kind of network."""
+    if not isinstance(part, str):
+        return part
+    if place in ("encoder", "decoder"):
+        if part not in NETWORKS:
+            raise unknown_name(place, part, NETWORKS)
+        return None
+    known: Mapping[str, Any] = PRIORS if place == "prior" else LIKELIHOODS
+    if part not in known:
+        raise unknown_name(place, part, known)
+    return known[part]
+
+
+def with_prior(
+    vae: VAE,
+    guide: str,
+    prior: Place,
+    data: Any,
+    sizes: Mapping[str, Any],
+    own: Mapping[str, Any],
+) -> VAE:
+    """The pair with another prior; its guide stays."""
+    model = vae.model
+    if not isinstance(model, StandardModel):
+        raise UserError(
+            f"a prior is a place of guides of one latent vector, and {guide!r} is none; "
+            "its model has the priors of its own latents"
+        )
+    try:
+        module = _made("prior", prior, {**sizes, "guide": vae.guide}, own)
+    except UserError as error:
+        raise UserError(f"guide {guide!r}: {error}") from error
+    if hasattr(module, "guide") and any(p.modules is not None for p in vae.phases):
+        raise UserError(
+            f"guide {guide!r}: the prior {prior!r} is made of the guide, whose parts are "
+            "trained by turns, and would move those whose turn it is not; choose another"
+        )
+    model.prior = module
+    start_at = getattr(module, "start_at", None)
+    if data is not None and callable(start_at):
+        start_at(data.epoch(0, 0))
+    # Anew: each module of a pair has a name in Pyro's store, and takes it before it runs.
+    pair = model, vae.guide, vae.event_shape
+    vae = VAE(*pair, phases=vae.phases, monitor=vae.monitor)
+    check_prior(module, model.latent_dim)
+    return vae
+
+
+def own_networks(
+    networks: Mapping[str, Place],
+    own: Mapping[str, dict[str, Any]],
+    sizes: dict[str, Any],
+    pair: Mapping[str, Any],
+    likelihood: Any,
+) -> Parts:
+    """Encoder and decoder that stand in these places, as builders take them."""
+    event_shape, latent_dim = sizes["event_shape"], sizes["latent_dim"]
+    hidden, activation = sizes["hidden_dims"], pair["activation"]
+    decoder, encoder = networks.get("decoder"), networks.get("encoder")
+    made = None
+    make: Callable[[], tuple[nn.Module, int]] | None = None
+    if isinstance(decoder, str):
+        size = latent_dim, event_shape, likelihood.num_params
+        made = make_decoder(decoder, *size, hidden, activation)
+    elif decoder is not None:
+        num_params = likelihood.num_params
+        made = _made(
+            "decoder", decoder, sizes | {"num_params": num_params}, own["decoder"]
+        )
+        made = own_decoder(made, latent_dim, event_shape, num_params)
+    if isinstance(encoder, str):
+        make = partial(make_encoder, encoder, event_shape, hidden, activation)
+    elif encoder is not None:
+        make = partial(_own_encoder, encoder, sizes, own["encoder"], [])
+    return Parts(make, made)
+
+
+def _own_encoder(
+    encoder: Place,
+    sizes: Mapping[str, Any],
+    own: Mapping[str, Any],
+    made: list[nn.Module],
+) -> tuple[nn.Module, int]:
+    """One more encoder, and the number of its features; `made` holds those before it."""
+    made.append(_made("encoder", encoder, sizes, own))
+    if any(made[-1] is other for other in made[:-1]):
+        raise UserError(
+            "each component of this guide has an encoder: expected the class of yours, or "
+            "what makes one, got a single module"
+        )
+    return own_encoder(made[-1], sizes["event_shape"])
+
+
+def _made(
+    place: str, part: Place, sizes: Mapping[str, Any], own: Mapping[str, Any]
+) -> Any:
+    """The module that stands in a place."""
+    maker = _maker(place, part)
+    if maker is None or isinstance(maker, nn.Module):
+        return maker
+    known = inspect.signature(maker).parameters
+    made = maker(**{k: v for k, v in sizes.items() if k in known}, **own)
+    if not isinstance(made, nn.Module):
+        kind = type(made).__name__
+        raise UserError(f"expected the {place} an nn.Module, got {kind}")
+    return made
+
+
+def checked_likelihood(
+    likelihood: Place, event_shape: tuple[int, ...], own: Mapping[str, Any]
+) -> Any:
+    """A likelihood, or what makes one of any event shape, if it gives a datum's p(x|.)."""
+    maker = _maker("likelihood", likelihood)
+    if not isinstance(maker, nn.Module):
+        maker = partial(cast(Callable[..., nn.Module], maker), **own)
+    check_likelihood(make_likelihood(maker, event_shape), event_shape)
+    return maker
+
+
+def whole_options(make: Callable[..., VAE]) -> dict[str, Any]:
+    """The options of a function that makes a VAE, with their defaults."""
+    parameters = inspect.signature(make).parameters.values()
+    given = "event_shape", "likelihood"
+    return {p.name: p.default for p in parameters if p.name not in given}
+
+
+def whole(
+    make: Callable[..., VAE],
+    event_shape: tuple[int, ...],
+    likelihood: Place,
+    options: dict[str, Any],
+) -> VAE:
+    """A VAE that a function of the user's makes as a whole."""
+    name = getattr(make, "__name__", type(make).__name__)
+    known, own = inspect.signature(make).parameters, whole_options(make)
+    for option in options:
+        if option not in own:
+            raise unknown_name(f"option of model {name!r}", option, own)
+    sizes = {"event_shape": event_shape, "likelihood": likelihood}
+    with taking_turns():
+        vae = make(**{k: v for k, v in sizes.items() if k in known}, **options)
+    if not isinstance(vae, VAE) or tuple(vae.event_shape) != event_shape:
+        got = type(vae).__name__
+        got = f"one of {vae.event_shape}" if isinstance(vae, VAE) else got
+        raise UserError(
+            f"expected of {name} a zoo.VAE of data of {event_shape}, got {got}"
+        )
+    by_name = "likelihood" in known and isinstance(likelihood, str)
+    vae.config = {
+        "guide": f"model:{name}",
+        "event_shape": list(event_shape),
+        "likelihood": likelihood if by_name else f"custom:{name}",
+        "options": options,
+    }
+    return vae

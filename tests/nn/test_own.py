@@ -1,0 +1,295 @@
+"""Likelihoods, encoders and decoders: of counts, of the user's, and what is refused."""
+
+import itertools
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import perturb, quick, small
+from torch import nn
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.nn.likelihoods import Binomial, make_likelihood
+from pyro_vae_zoo.testing import check_vae
+
+SIZES = {"binomial": {"total_count": 2}, "categorical": {"num_classes": 3}}
+COUNTS = ("binomial", "poisson", "negative_binomial", "categorical")
+
+
+def vae_of(likelihood, guide="full_rank", event_shape=(3,), **options):
+    torch.manual_seed(0)
+    options |= SIZES.get(likelihood, {})
+    return small(guide, event_shape, likelihood=likelihood, **options)
+
+
+# ------------------------------------------------------------------------- densities
+
+
+@pytest.mark.parametrize("likelihood", COUNTS)
+def test_probabilities_of_all_counts_sum_to_one(likelihood):
+    """Of each likelihood, and by importance sampling of the pair."""
+    p = make_likelihood(vae_of(likelihood).model.likelihood, (3,))
+    largest = 2 if likelihood in SIZES else 60
+    x = torch.arange(largest + 1.0)[:, None].expand(-1, 3)
+    params = torch.randn(3 * p.num_params)
+    each = p(params).base_dist.log_prob(x).exp().sum(0)
+    assert torch.allclose(each, torch.ones(3), atol=1e-4)
+
+    vae = vae_of(likelihood, event_shape=(2,))
+    perturb(vae, 0.2)
+    top = 2 if likelihood in SIZES else 24
+    all_x = torch.tensor(list(itertools.product(range(top + 1), repeat=2))).float()
+    ll = zoo.log_likelihood(vae, all_x, 40_000)
+    probability = ll.log_prob.exp()
+    error = (probability * ll.std_error).square().sum().sqrt()
+    assert 4 * error < 0.02
+    assert abs(probability.sum() - 1) < 0.02
+
+
+def test_a_binomial_is_pytorchs():
+    logits = torch.tensor([-40.0, -1.0, 0.5, 40.0])
+    k = torch.tensor([[0.0, 1.0, 4.0, 16.0], [1.0, 3.0, 0.0, 15.0]])
+    theirs = torch.distributions.Binomial(16, logits=logits.double()).log_prob(
+        k.double()
+    )
+    assert torch.allclose(Binomial(16, logits).log_prob(k).double(), theirs, rtol=1e-5)
+    assert Binomial(16, logits).expand((2, 4)).sample((7,)).shape == (7, 2, 4)
+
+
+def test_a_scale_for_each_feature():
+    torch.manual_seed(0)
+    x = torch.randn(500, 2) * torch.tensor([0.1, 3.0])
+    data = zoo.Dataset(x[:300], x[300:400], x[400:], "gaussian")
+    options = {"latent_dim": 1, "hidden_dims": (8,), "feature_scales": True}
+    vae = zoo.create("mean_field", data, **options)
+    assert vae.model.likelihood.scale.shape == (2,)
+    zoo.fit(vae, data, epochs=40, lr=3e-2, progress=False, compile=False)
+    small_one, large_one = vae.model.likelihood.scale.tolist()
+    assert 5 * small_one < large_one
+
+
+@pytest.mark.parametrize("likelihood", COUNTS)
+def test_counts_train_and_are_judged(likelihood, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randint(0, 4, (60, 6)).float()
+    data = zoo.Dataset(x[:40], x[40:50], x[50:], likelihood)
+    vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(8,))
+    assert x.max() == 3
+    known = {"binomial": {"total_count": 3}, "categorical": {"num_classes": 4}}
+    own = {"latent_dim": 2, "hidden_dims": (8,)}
+    assert vae.config["options"] == own | known.get(likelihood, {})
+    zoo.fit(vae, data, epochs=2, progress=False, compile=False)
+    check_vae(vae, data.train[:8])
+    again = zoo.load(zoo.save(vae, tmp_path))
+    both = [zoo.evaluate(v, data.test, 10).elbo for v in (vae, again)]
+    assert both[0] == both[1]
+    assert vae.sample(2).dtype == torch.float32
+    with pytest.raises(zoo.UserError, match="whole numbers from 0"):
+        zoo.evaluate(vae, data.test + 0.5)
+
+
+def test_what_a_size_does_not_allow_is_refused():
+    with pytest.raises(zoo.UserError, match="'binomial' needs total_count, got none"):
+        zoo.create("mean_field", event_shape=(3,), likelihood="binomial")
+    vae = vae_of("binomial")
+    with pytest.raises(zoo.UserError, match=r"got values in \[3, 3\]"):
+        zoo.evaluate(vae, torch.full((4, 3), 3.0))
+
+
+# ------------------------------------------------------------------------ the user's
+
+
+class Flipped(nn.Module):
+    name, num_params = "flipped bits", 1
+
+    def __init__(self, event_shape, flip=0.1):
+        super().__init__()
+        self.event_shape, self.flip = tuple(event_shape), flip
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, params):
+        p = (params + self.shift).unflatten(-1, self.event_shape).sigmoid()
+        return dist.Bernoulli(self.flip + (1 - 2 * self.flip) * p).to_event(
+            len(self.event_shape)
+        )
+
+
+class NoNumber(Flipped):
+    num_params = None
+
+
+class NoEvent(Flipped):
+    def forward(self, params):
+        return dist.Bernoulli(logits=params.unflatten(-1, self.event_shape))
+
+
+def bits(n=8):
+    return torch.rand(n, 2, 3).bernoulli()
+
+
+@pytest.mark.parametrize("given", [Flipped, Flipped((2, 3))])
+def test_a_likelihood_of_the_users_works_everywhere(given, tmp_path):
+    vae = small("full_rank", likelihood=given)
+    assert vae.config["likelihood"] == "custom:Flipped"
+    x = bits(40)
+    data = zoo.Dataset(x[:20], x[20:30], x[30:])
+    zoo.fit(vae, data, epochs=1, progress=False, compile=False)
+    check_vae(vae, x[:8])
+    assert zoo.evaluate(vae, data, 5).num_data == 10
+    assert zoo.annealed_log_likelihood(vae, x[:2], 4, 5).log_prob.isfinite().all()
+    assert zoo.inference_gaps(vae, x[:2], 5).amortisation_gap.isfinite().all()
+    with pytest.raises(zoo.UserError, match="support of Bernoulli"):
+        zoo.evaluate(vae, x + 0.5)
+    path = zoo.save(vae, tmp_path)
+    with pytest.raises(zoo.UserError, match=r"zoo.load\(path, likelihood=Flipped\)"):
+        zoo.load(path)
+    zoo.load(path, likelihood=Flipped)
+
+
+def test_by_hand_a_name_of_the_zoos_is_no_promise():
+    """Values are checked by what the module is, not by what it is called."""
+
+    class Halves(Flipped):
+        name = "bernoulli"
+
+        def forward(self, params):
+            p = dist.Normal(params.unflatten(-1, self.event_shape), 1.0)
+            return p.to_event(len(self.event_shape))
+
+    like = small("mean_field")
+    model = zoo.StandardModel(like.model.decoder, Halves((2, 3)), 2)
+    vae = zoo.VAE(model, like.guide, (2, 3))
+    assert vae.likelihood is None
+    assert zoo.evaluate(vae, torch.full((4, 2, 3), 0.5), 5).num_data == 4
+
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1) - x.flatten(1).mean(0))
+
+
+NORMED = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5))
+
+
+@pytest.mark.parametrize(
+    ("place", "part", "words"),
+    [
+        ("likelihood", NoNumber, "expected a whole num_params, got None"),
+        ("likelihood", NoEvent, r"is `.to_event\(\)` missing"),
+        ("likelihood", lambda: 3, "expected a likelihood, an nn.Module, got int"),
+        ("likelihood", "poison", "unknown likelihood 'poison'; did you mean 'poisson'"),
+        (
+            "encoder",
+            NORMED,
+            "2 of the encoder is a BatchNorm1d: its output for a datum",
+        ),
+        ("encoder", Mixing, "Mixing cannot be the encoder: its output for a datum"),
+        ("encoder", nn.Linear(3, 2), "is a Flatten missing"),
+        ("encoder", nn.Linear(7, 2), r"does not run on \(4, 2, 3\)"),
+        ("encoder", "vit", "unknown encoder 'vit'"),
+        ("decoder", nn.Linear(2, 7), "to 1 x 6 = 6 numbers for each datum"),
+        ("decoder", nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6)), "BatchNorm1d"),
+        ("decoder", lambda: None, "expected the decoder an nn.Module, got NoneType"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(place, part, words):
+    with pytest.raises(zoo.UserError, match=words):
+        small("mean_field", **{place: part})
+
+
+class Encoder(nn.Sequential):
+    def __init__(self, event_shape, width=5):
+        super().__init__(
+            nn.Flatten(), nn.Linear(torch.Size(event_shape).numel(), width)
+        )
+
+
+def decoder(latent_dim, event_shape, num_params):
+    """Of an image, in the shape of one."""
+    layers = nn.Linear(latent_dim, 6), nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 1, 1)
+    return nn.Sequential(*layers)
+
+
+GUIDES = ("mean_field", "iaf", "mixture", "recursive_mixture", "semi_amortized")
+
+
+@pytest.mark.parametrize("guide", quick(GUIDES, "iaf"))
+def test_networks_of_the_users(guide, tmp_path):
+    vae = small(guide, encoder=Encoder, decoder=decoder, width=7)
+    names = vae.config["encoder"], vae.config["decoder"]
+    assert names == ("custom:Encoder", "custom:decoder")
+    check_vae(vae, bits())
+    again = zoo.load(zoo.save(vae, tmp_path), encoder=Encoder, decoder=decoder)
+    x = bits()
+    both = [zoo.log_likelihood(v, x, 20).log_prob for v in (vae, again)]
+    assert torch.equal(*both)
+
+
+def test_networks_by_their_kind_and_as_modules():
+    vae = small("iaf", (8, 8), encoder="conv", decoder=nn.Linear(2, 64))
+    assert type(vae.guide.encoder).__name__ == "FoldBatch"
+    assert vae.model.decoder(torch.zeros(3, 4, 2)).shape == (3, 4, 64)
+    with pytest.raises(
+        zoo.UserError, match="are places of guides of one latent vector"
+    ):
+        zoo.create("ladder", event_shape=(2, 3), encoder=Encoder, decoder=decoder)
+    one = Encoder((2, 3))
+    with pytest.raises(
+        zoo.UserError, match="each component of this guide has an encoder"
+    ):
+        small("mixture", encoder=one)
+
+
+# ------------------------------------------------------------------- the whole of it
+
+
+def make_vae(event_shape, latent_dim=3):
+    return small("mean_field", event_shape, latent_dim=latent_dim)
+
+
+def test_a_whole_pair(tmp_path):
+    vae = zoo.create(model=make_vae, event_shape=(2, 3), latent_dim=4)
+    assert vae.config == {
+        "guide": "model:make_vae",
+        "event_shape": [2, 3],
+        "likelihood": "custom:make_vae",
+        "options": {"latent_dim": 4},
+    }
+    path = zoo.save(vae, tmp_path)
+    with pytest.raises(zoo.UserError, match=r"zoo.load\(path, model=make_vae\)"):
+        zoo.load(path)
+    again = zoo.load(path, model=make_vae)
+    assert again.model.latent_dim == 4
+    with pytest.raises(zoo.UserError, match="unknown option of model 'make_vae' 'dim'"):
+        zoo.create(model=make_vae, event_shape=(2, 3), dim=4)
+    with pytest.raises(zoo.UserError, match="leave out guide and other parts"):
+        zoo.create("iaf", model=make_vae, event_shape=(2, 3))
+    with pytest.raises(zoo.UserError, match="got neither"):
+        zoo.create(event_shape=(2, 3))
+    with pytest.raises(
+        zoo.UserError, match="expected of nothing a zoo.VAE .*, got NoneType"
+    ):
+        zoo.create(model=nothing, event_shape=(2, 3))
+
+
+def nothing():
+    return None
+
+
+def test_saving_says_what_cannot_be_built_again(tmp_path):
+    vae = small("mean_field")
+    bare = zoo.VAE(vae.model, vae.guide, (2, 3))
+    with pytest.warns(UserWarning, match="the weights alone are saved"):
+        zoo.save(bare, tmp_path)
+
+    class Odd(Flipped):
+        def __init__(self, event_shape, law=None):
+            super().__init__(event_shape)
+
+    odd = small("mean_field", likelihood=Odd, law=dist.Normal(0.0, 1.0))
+    with pytest.raises(zoo.UserError, match="option law cannot be saved"):
+        zoo.save(odd, tmp_path)
