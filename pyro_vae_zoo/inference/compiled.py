@@ -127,7 +127,7 @@ class CompiledELBO(ObjectiveELBO):
         """
         self._pair(model, guide).graph_for(model, guide, x, self)
 
-    def bound(self, model: nn.Module, guide: nn.Module, x: Tensor) -> "BoundGraph":
+    def bind(self, model: nn.Module, guide: nn.Module, x: Tensor) -> "BoundGraph":
         """The graph for batches like x, of the pair and with the options as they are now.
 
         Raises:

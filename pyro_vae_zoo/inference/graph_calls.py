@@ -61,7 +61,7 @@ class BoundGraph:
     >>> x = torch.zeros(3, 4)
     >>> loss = CompiledELBO(zoo.AnnealedELBO(), compiler=lambda graph, inputs: graph)
     >>> with pyro.validation_enabled(False):
-    ...     bound = loss.bound(vae.model, vae.guide, x)
+    ...     bound = loss.bind(vae.model, vae.guide, x)
     >>> value, elbo = bound(x, {"kl_weight": 1.0})
     >>> bool(value.isclose(-elbo)), all(p.grad is not None for p in vae.parameters())
     (True, True)

@@ -223,7 +223,7 @@ class Steps:
                 p._backward_hooks or p._post_accumulate_grad_hooks for p in self._all
             ):
                 return None
-            self._bound = compiled.bound(self.vae.model, self.vae.guide, x)
+            self._bound = compiled.bind(self.vae.model, self.vae.guide, x)
         return self._bound
 
     def _move(self, bound: BoundGraph | None) -> None:

@@ -464,7 +464,7 @@ class Number(Student):
         ),
         (Breaks, r"Breaks.forward\(\) is to give p\(z\), and raises"),
         (Number, "is to give a distribution of Pyro's, got Parameter"),
-        (lambda latent_dim: 3, "expected a prior, an nn.Module, got int"),
+        (lambda latent_dim: 3, "expected the prior an nn.Module, got int"),
     ],
 )
 def test_priors_that_are_none_are_refused(prior, words):
