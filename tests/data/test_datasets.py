@@ -150,7 +150,7 @@ def test_uint8_grey_levels_are_divided_by_255():
             "discretized_logistic",
             ["1 of 4", "grid"],
         ),
-        (torch.zeros(3, 4), "poisson", ["'poisson'", "'bernoulli'", "'gaussian'"]),
+        (torch.zeros(3, 4), "weibull", ["'weibull'", "'bernoulli'", "'gaussian'"]),
     ],
 )
 def test_what_is_wrong_with_a_users_tensors(train, likelihood, words):

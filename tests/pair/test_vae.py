@@ -122,7 +122,8 @@ def test_a_module_shared_by_both_sides_is_one(tmp_path):
     # One step of Adam moves by the rate, once.
     assert vae.model.shared.shift.abs().tolist() == pytest.approx([0.1, 0.1], rel=1e-3)
     assert vae.model.shared.shift is vae.guide.shared.shift
-    zoo.save(vae, tmp_path)
+    with pytest.warns(UserWarning, match="the weights alone are saved"):
+        zoo.save(vae, tmp_path)
 
 
 def test_functions_are_no_pair():
@@ -205,8 +206,8 @@ def test_create_lists_what_it_knows():
         make("plannar")
     with pytest.raises(zoo.UserError, match="unknown option .*'latent'.*latent_dim"):
         zoo.create("iaf", event_shape=(2, 3), latent=3)
-    with pytest.raises(zoo.UserError, match="known: bernoulli, gaussian"):
-        make(likelihood="poisson")
+    with pytest.raises(zoo.UserError, match="known: bernoulli, .*, gaussian"):
+        make(likelihood="weibull")
     with pytest.raises(zoo.UserError, match="a data set or an event_shape"):
         zoo.create("iaf")
     with pytest.raises(zoo.UserError, match="event_shape must be at least 1"):

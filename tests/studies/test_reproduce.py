@@ -47,6 +47,7 @@ SMOKE = {
         "mean_field-mnist_static",
     ),
     "self_reflective": ("self_reflective", "ladder", "mean_field"),
+    "precision": ("mean_field_bf16", "iaf_2_bf16"),
     "priors": ("mean_field_vamp", "iaf_flow", "mean_field_mixture"),
 }
 
