@@ -144,13 +144,16 @@ def load_model(
     else:
         by_name = not config["likelihood"].startswith("custom:")
         made_of, parts = None, {"likelihood": config["likelihood"] if by_name else None}
+    options = dict(config["options"])
+    for name in [name for name in parts if name in options]:  # of a hierarchy's own
+        parts[name] = options.pop(name)
     with construction_limited(path, tensors.values()):
         vae = create(
             made_of,
             event_shape=config["event_shape"],
             model=model,
             **parts,
-            **config["options"],
+            **options,
         )
     return load_weights(vae, tensors, path)
 
@@ -159,7 +162,7 @@ def _checked_config(config: Any, path: Path) -> PairConfig:
     """A pair's configuration, before anything is built by it."""
     config = checked(config, PairConfig, path, "VAE of the zoo's")
     # Options are keywords of `create`, beside those that it has of its own.
-    if {"guide", "data", "event_shape", "model", *PLACES} & {*config["options"]}:
+    if {"guide", "data", "event_shape", "model", "likelihood"} & {*config["options"]}:
         raise DataFileError(f"{path} does not describe a VAE: got {str(config)[:200]}")
     return config
 

@@ -205,6 +205,9 @@ def create(
         return whole(model, event_shape, likelihood, options)
     if guide is None:
         raise UserError("create needs a guide, or model=; got neither")
+    for name in [name for name in given if name in guide_options(guide)]:
+        options[name] = given.pop(name)  # of a hierarchy, whose priors are its own
+    prior = given.get("prior")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):
         largest = max(float(x.max()) for x in (data.train, data.valid, data.test))

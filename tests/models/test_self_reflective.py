@@ -467,6 +467,16 @@ def test_bijectors_and_priors_keep_the_contract(bijector, prior):
     check_vae(small("self_reflective", bijector=bijector, prior=prior), bits())
 
 
+@pytest.mark.parametrize("prior", PRIORS)
+def test_its_own_option_prior_is_saved_and_loaded(prior, tmp_path):
+    """Others have a place of that name in the pair."""
+    vae = small("self_reflective", prior=prior)
+    zoo.save(vae, tmp_path)
+    again = zoo.load(tmp_path)
+    assert again.config["options"]["prior"] == prior
+    assert type(again.model.priors[1]) is type(vae.model.priors[1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["gated_mlp", "resnet"])
 @pytest.mark.parametrize(
