@@ -45,7 +45,14 @@ from pyro_vae_zoo.weights.pretrained import (
     pretrained_name,
 )
 
-__all__ = ["diagnose_command", "evaluate_command", "explore_command"]
+__all__ = [
+    "data_of",
+    "diagnose_command",
+    "evaluate_command",
+    "explore_command",
+    "images_of",
+    "pair_of",
+]
 
 
 def evaluate_command(args: argparse.Namespace) -> None:
@@ -54,7 +61,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     particles, seed = args.num_particles, args.seed
     particles = published.get("num_particles", 1000) if particles is None else particles
     seed = published.get("eval_seed", 0) if seed is None else seed
-    x = _first(_images(data, args.split, seed), args, data)
+    x = _first(images_of(data, args.split, seed), args, data)
     progress = not (args.quiet or args.json)
     ev = evaluate(
         vae,
@@ -84,7 +91,7 @@ def diagnose_command(args: argparse.Namespace) -> None:
     from pyro_vae_zoo.plots.run import PICTURES, draw_diagnosis
 
     vae, config, data, published = _read(args)
-    x = subset(_images(data, args.split, args.seed), args.num_data, args.seed)
+    x = subset(images_of(data, args.split, args.seed), args.num_data, args.seed)
     names = [option.name for option in declared(DiagnoseOptions)]
     options = DiagnoseOptions(**{name: getattr(args, name) for name in names})
     out = args.out or Path("runs" if published else "", args.run_folder)
@@ -123,7 +130,7 @@ def explore_command(args: argparse.Namespace) -> None:
     labels = labels_of(source, args.split, args.data_dir)
     page = explore(
         vae,
-        _images(data, args.split, args.seed),
+        images_of(data, args.split, args.seed),
         args.out or folder / "explore.html",
         data=data,
         split=args.split,
@@ -140,6 +147,16 @@ def explore_command(args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace) -> tuple[VAE, RunConfig, Dataset, dict]:
     """A pair on its device, its configuration, its data; what was published of it."""
+    vae, config, published = pair_of(args)
+    return vae, config, data_of(args, vae, config), published
+
+
+def pair_of(args: argparse.Namespace) -> tuple[VAE, RunConfig, dict]:
+    """A pair on its device, its configuration, and what was published of it.
+
+    Raises:
+        UserError: for a part of the user's own that is not given.
+    """
     name = pretrained_name(args.run_folder)
     published = pretrained_info(name) if name else {}
     config = published or open_run(args.run_folder)
@@ -151,15 +168,24 @@ def _read(args: argparse.Namespace) -> tuple[VAE, RunConfig, Dataset, dict]:
         for place in ("guide", "model", *PLACES)
     }
     vae = load(args.run_folder, **parts)
+    whole = cast(RunConfig, {**config, "vae": vae.config})
+    return vae.to(pick_device(args.device)), whole, published
+
+
+def data_of(args: argparse.Namespace, vae: VAE, config: RunConfig) -> Dataset:
+    """The data of a run, or those that were given in their place.
+
+    Raises:
+        UserError: for data of another kind than the pair's.
+    """
     data = load_dataset(args.data or config["source"], args.data_dir)
-    own = "likelihood" in asked or "model" in asked
+    own = {"likelihood", "model"} & {*config.get("places", {})}
     if data.likelihood != vae.likelihood and not own:
         raise UserError(
             f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
             f"{data.likelihood}; evaluate it on data of its own kind"
         )
-    whole = cast(RunConfig, {**config, "vae": vae.config})
-    return vae.to(pick_device(args.device)), whole, data, published
+    return data
 
 
 def _own(place: str, given: str | None, name: str) -> Any:
@@ -173,7 +199,7 @@ def _own(place: str, given: str | None, name: str) -> Any:
     return found if callable(found) else None
 
 
-def _images(data: Dataset, split: str, seed: int) -> Tensor:
+def images_of(data: Dataset, split: str, seed: int) -> Tensor:
     """Those of a split; the training images of a dynamic set are one draw of them."""
     return data.epoch(seed, 0) if split == "train" else getattr(data, split)
 
