@@ -19,7 +19,6 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.files import write_atomically, written
 from pyro_vae_zoo.nn.names import COUNTS
 from pyro_vae_zoo.pair.vae import VAE
-from pyro_vae_zoo.report.summary import filled
 
 __all__ = ["encode_command", "sample_command"]
 
@@ -70,7 +69,11 @@ def _codes(vae: VAE, x: Tensor, num_samples: int) -> dict[str, Tensor]:
     """Posterior means `(len(x), latent_dim)`, or draws with one more dimension before."""
     if num_samples < 0:
         raise UserError(f"num_samples must not be negative, got {num_samples}")
-    found = vae.encode(x, num_samples) if num_samples else vae.embed(x)
+    try:
+        found = vae.encode(x, num_samples) if num_samples else vae.embed(x)
+    except UserError as error:
+        hint = "" if num_samples else "; --num-samples 1 draws them"
+        raise UserError(f"{error}{hint}") from error
     return {"z": found} if isinstance(found, Tensor) else found
 
 
@@ -139,4 +142,4 @@ def _say(
         print(json.dumps(record | what | {"arrays": shapes}, indent=2))
         return
     shown = ", ".join(f"{k} {tuple(shape)}" for k, shape in shapes.items())
-    print(filled(f"in {out}: {shown}; seed {args.seed}"))
+    print(f"in {out}: {shown}; seed {args.seed}")

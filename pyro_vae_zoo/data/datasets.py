@@ -178,9 +178,7 @@ class Dataset:
             return None
         splits = {s: getattr(self, s) for s in classes.values}
         device = self.train.device
-        return {
-            s: classes.values[s][: len(x)].to(device) for s, x in splits.items()
-        }
+        return {s: classes.values[s][: len(x)].to(device) for s, x in splits.items()}
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
