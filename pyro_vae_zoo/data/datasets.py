@@ -13,9 +13,10 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +30,11 @@ from pyro_vae_zoo.data.checks import (
 )
 from pyro_vae_zoo.data.dequantisation import bits_per_dim, dequantise, to_pixels
 from pyro_vae_zoo.data.names import DATASETS
+from pyro_vae_zoo.data.streamed.randomness import digest_of
+from pyro_vae_zoo.data.streamed.rows import Rows, mapped, part, some
+from pyro_vae_zoo.data.streamed.steps import Binarised, Check, Dequantised
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
-from pyro_vae_zoo.options import count, plain
+from pyro_vae_zoo.options import count
 
 __all__ = ["Dataset", "check_images", "load_dataset"]
 
@@ -42,7 +46,8 @@ class Dataset:
     Tensors or numpy arrays of shape `(N, *event_shape)` are checked and stored as
     float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`. For a discretised
     logistic or a dynamic set uint8 values up to 255 become k/255; where no split has one
-    above 1 they are bits, and stay what they are.
+    above 1 they are bits, and stay what they are. An array that is mapped from a file stays
+    there, and is read and checked batch by batch: its split is a `Rows`.
 
     Args:
         train: training images.
@@ -103,15 +108,27 @@ class Dataset:
         known |= {"likelihood": likelihood, "name": name, "dynamic": dynamic}
         known |= {"logit": logit, "note": note}
         splits, kinds = {"train": train, "valid": valid, "test": test}, self._kinds()
+        splits = {split: mapped(x) for split, x in splits.items()}
         shape, bits = None, _are_bits(splits, kinds)
         for split, kind in kinds.items():
-            x = checked(splits[split], shape, kind, split, bits)
-            shape = x.shape[1:]
+            x = splits[split]
+            if isinstance(x, Rows):
+                x = x.then(Check(shape, kind, split, bits))
+                x.sample()  # fails here, where one of these rows is bad
+                known[split], shape = x, x.event_shape
+                continue
+            x = checked(x, shape, kind, split, bits)
+            shape = tuple(x.shape[1:])
             known[split] = x.detach().float()
         if logit is not None:
-            generator = torch.Generator(self.train.device).manual_seed(777)
-            for split in ("valid", "test"):
-                known[split] = dequantise(known[split], logit, generator)
+            generator: torch.Generator | None = None  # one, for both
+            for number, split in enumerate(("valid", "test")):
+                x = known[split]
+                if isinstance(x, Rows):
+                    known[split] = x.then(Dequantised(digest_of(777, number), logit))
+                    continue
+                generator = generator or torch.Generator(x.device).manual_seed(777)
+                known[split] = dequantise(x, logit, generator)
 
     def _kinds(self) -> dict[str, str]:
         """The kind of values that each split has to have; see `checked`."""
@@ -123,7 +140,9 @@ class Dataset:
     def fingerprint(self) -> str:
         """A digest of the data that are trained and validated on, and of what they are.
 
-        The same on every device.
+        The same on every device. Of data that are not in memory it is made of their shape,
+        of 256 rows spread over them, and of the size of the file and the time at which it
+        was changed, which a copy keeps if it is made by `cp -p`.
 
         >>> x = torch.eye(4)
         >>> Dataset(x, x, x).fingerprint() == Dataset(x, x, 1 - x).fingerprint()
@@ -132,6 +151,9 @@ class Dataset:
         what = self.likelihood, self.dynamic, self.logit
         digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
         for x in (self.train, self.valid):
+            if isinstance(x, Rows):
+                x.fingerprint(digest)
+                continue
             digest.update(repr(tuple(x.shape)).encode())
             digest.update(x.cpu().contiguous().numpy().data)
         return digest.hexdigest()
@@ -148,11 +170,21 @@ class Dataset:
         return f"{self.note}, {sizes}"
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data set with its tensors on `device`."""
-        moved = copy.copy(self)
+        """The same data set with its tensors on `device`; `Rows` stay where they are."""
+        return self._changed(lambda x: x if isinstance(x, Rows) else x.to(device))
+
+    def read_by(self, num_workers: int) -> "Dataset":
+        """The same data set, whose `Rows` are read ahead by so many processes."""
+        n = count("num_workers", num_workers, least=0)
+        return self._changed(
+            lambda x: replace(x, num_workers=n) if isinstance(x, Rows) else x
+        )
+
+    def _changed(self, function: Callable[[Any], Any]) -> "Dataset":
+        changed = copy.copy(self)
         for split in ("train", "valid", "test"):
-            object.__setattr__(moved, split, getattr(self, split).to(device))
-        return moved
+            object.__setattr__(changed, split, function(getattr(self, split)))
+        return changed
 
     def first(self, n: int) -> "Dataset":
         """The same data set with its first `n` training images only.
@@ -166,7 +198,7 @@ class Dataset:
                 f"expected 1 to {len(self.train)} training images of {self.name}, got {n}"
             )
         fewer = copy.copy(self)
-        object.__setattr__(fewer, "train", self.train[:n])
+        object.__setattr__(fewer, "train", part(self.train, slice(n)))
         return fewer
 
     def is_quantised(self) -> bool:
@@ -178,8 +210,9 @@ class Dataset:
         """
         if self.likelihood != "gaussian" or self.logit is not None:
             return False
-        values = len(self.test.unique())
-        return values <= 256 and 4 * values <= self.test.numel()
+        test = some(self.test)
+        values = len(test.unique())
+        return values <= 256 and 4 * values <= test.numel()
 
     def pixels(self, x: Tensor) -> Tensor:
         """The pixels in a picture of `x`, data or samples of a model of them."""
@@ -191,6 +224,9 @@ class Dataset:
         Of dequantised data it is in bits for each of 256 grey levels.
         """
         if self.logit is not None:
+            if isinstance(x, Rows):  # each part counts by its size
+                parts = [(len(p), bits_per_dim(nats, p, self.logit)) for p in x.split(1000)]
+                return sum(n * bits for n, bits in parts) / len(x)
             return bits_per_dim(nats, x, self.logit)
         return -nats / (math.prod(self.event_shape) * math.log(2))
 
@@ -199,17 +235,24 @@ class Dataset:
 
         The draw is a function of `(seed, epoch)` alone, so that a resumed run sees
         the same images; it is made on the device of `train` and leaves the global
-        random state untouched.
+        random state untouched. Of `Rows` it is, for each row, one of `(seed, epoch, row)`.
         """
+        digest = digest_of(seed, epoch)
+        if isinstance(self.train, Rows):
+            return self._drawn(replace(self.train, key=digest), digest)
         if not self.dynamic and self.logit is None:
             return self.train
-        digest = hashlib.sha256(f"{plain(seed)}/{plain(epoch)}".encode()).digest()
         generator = torch.Generator(self.train.device)
         generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         if self.logit is not None:
             return dequantise(self.train, self.logit, generator)
         uniform = torch.empty_like(self.train).uniform_(generator=generator)
         return uniform.lt_(self.train)
+
+    def _drawn(self, rows: Rows, key: bytes) -> Any:
+        if self.logit is not None:
+            return rows.then(Dequantised(key, self.logit))
+        return rows.then(Binarised(key)) if self.dynamic else rows
 
     def __repr__(self) -> str:
         return (
@@ -223,7 +266,7 @@ def _are_bits(
 ) -> bool:
     """True for uint8 values that are 0 and 1 in all splits of grey levels."""
     grey = [s for s, k in kinds.items() if k in ("grey", "discretized_logistic")]
-    largest = {s: largest_of_bytes(splits[s]) for s in grey}
+    largest = {s: largest_of_bytes(some(splits[s])) for s in grey}
     known = {s: value for s, value in largest.items() if value is not None}
     black = [s for s, value in known.items() if value <= 1]
     if black and len(black) < len(known):
