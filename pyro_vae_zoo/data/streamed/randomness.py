@@ -8,7 +8,7 @@ order of very many rows by a permutation that can be computed anywhere.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ def digest_of(seed: int, epoch: int) -> bytes:
     return hashlib.sha256(f"{plain(seed)}/{plain(epoch)}".encode()).digest()
 
 
-def uniform_rows(key: bytes, rows: Iterable[int], size: int) -> Tensor:
+def uniform_rows(key: bytes, rows: Sequence[int] | np.ndarray, size: int) -> Tensor:
     """Uniform numbers in [0, 1) for each row, float32, shape `(len(rows), size)`.
 
     A row's are a function of the key and its number alone.
@@ -106,11 +106,12 @@ def uniform_rows(key: bytes, rows: Iterable[int], size: int) -> Tensor:
     >>> torch.equal(some[1:2], one)
     True
     """
-    words = np.frombuffer(key, "<u8", 2)
-    numbers = [
-        np.random.Philox(key=words, counter=[0, row, 0, 0]).random_raw(-(-size // 2))
-        for row in map(int, rows)
-    ]
+    bits = np.random.Philox(key=np.frombuffer(key, "<u8", 2))
+    state, words = bits.state, np.empty((len(rows), -(-size // 2)), "<u8")
+    for place, row in zip(words, rows, strict=True):
+        state["state"]["counter"][:] = 0, int(row), 0, 0
+        bits.state = state
+        place[:] = bits.random_raw(words.shape[1])
     # The upper 24 of 32 bits: as many as a float32 has.
-    whole = np.stack(numbers).astype("<u8", copy=False).view("<u4")[:, :size]
-    return torch.from_numpy((whole >> np.uint32(8)).astype(np.float32) * 2.0**-24)
+    whole = words.view("<u4")[:, :size] >> np.uint32(8)
+    return torch.from_numpy(whole.astype(np.float32) * np.float32(2.0**-24))

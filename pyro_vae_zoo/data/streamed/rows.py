@@ -100,6 +100,15 @@ class Rows:
         """Number of data, and shape of one."""
         return torch.Size((len(self), *self.event_shape))
 
+    @property
+    def device(self) -> torch.device:
+        """Where rows are when they were read."""
+        return torch.device("cpu")
+
+    def detach(self) -> "Rows":
+        """These rows, which have no gradients."""
+        return self
+
     def read(self, index: Index) -> Tensor:
         """Rows as the steps leave them, in whichever process that is."""
         rows = self._numbers(index)
@@ -124,9 +133,11 @@ class Rows:
         n = len(self)
         return self[np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))]
 
-    def part(self, which: slice) -> "Rows":
+    def part(self, which: slice | np.ndarray) -> "Rows":
         """Some of these rows, of which none is read."""
-        return replace(self, span=cast(range, self.span)[which])
+        if isinstance(which, slice):
+            return replace(self, span=cast(range, self.span)[which])
+        return replace(self, span=self._numbers(which))
 
     def then(self, step: Callable[[Tensor, np.ndarray], Tensor]) -> "Rows":
         """These rows, with one more step after they were read."""
@@ -197,9 +208,11 @@ def mapped(x: Any) -> Any:
     return Rows(ArrayFile.of(x))
 
 
-def part(x: Tensor | Rows, which: slice) -> Tensor:
+def part(x: Tensor | Rows, which: slice | np.ndarray) -> Tensor:
     """A part of data, of which `Rows` reads nothing: for type checkers it is a tensor."""
-    return cast(Tensor, x.part(which)) if isinstance(x, Rows) else x[which]
+    if isinstance(x, Rows):
+        return cast(Tensor, x.part(which))
+    return x[which if isinstance(which, slice) else torch.from_numpy(which)]
 
 
 def some(x: Tensor | Rows, most: int = _SAMPLE) -> Tensor:
