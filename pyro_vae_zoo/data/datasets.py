@@ -134,12 +134,12 @@ class Dataset:
         known = vars(self)  # of a frozen object, which takes no other assignment
         known |= {"likelihood": likelihood, "name": name, "dynamic": dynamic}
         known |= {"logit": logit, "standardisation": None, "_classes": None}
-        given = {"train": train, "valid": valid, "test": test}
+        given: dict[str, Any] = {"train": train, "valid": valid, "test": test}
         given = {split: mapped(x) for split, x in given.items() if x is not None}
         kinds = self._kinds()
         shape, bits, splits = None, _are_bits(given, kinds), {}
         for split, x in given.items():
-            check = checked_rows if isinstance(x, Rows) else checked
+            check: Any = checked_rows if isinstance(x, Rows) else checked
             x = check(x, shape, kinds[split], split, bits, wide=True)
             splits[split], shape = x.detach(), x.shape[1:]
         rows: dict[str, np.ndarray] = {}
@@ -157,7 +157,7 @@ class Dataset:
             known["standardisation"] = found = standardisation_of(splits["train"])
             splits = {split: standardised(x, found) for split, x in splits.items()}
         for split in ("train", "valid", "test"):
-            own = owned_rows if isinstance(splits[split], Rows) else owned
+            own: Any = owned_rows if isinstance(splits[split], Rows) else owned
             known[split] = own(splits[split], given.get(split), likelihood, split)
         self._draw(tuple(shares))
 
@@ -194,9 +194,7 @@ class Dataset:
             return None
         splits = {s: getattr(self, s) for s in classes.values}
         device = self.train.device
-        return {
-            s: classes.values[s][: len(x)].to(device) for s, x in splits.items()
-        }
+        return {s: classes.values[s][: len(x)].to(device) for s, x in splits.items()}
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -328,7 +326,9 @@ class Dataset:
         """
         if self.logit is not None:
             if isinstance(x, Rows):  # each part counts by its size
-                parts = [(len(p), bits_per_dim(nats, p, self.logit)) for p in x.split(1000)]
+                parts = [
+                    (len(p), bits_per_dim(nats, p, self.logit)) for p in x.split(1000)
+                ]
                 return sum(n * bits for n, bits in parts) / len(x)
             return bits_per_dim(nats, x, self.logit)
         return -nats / (math.prod(self.event_shape) * math.log(2))
@@ -365,9 +365,7 @@ class Dataset:
         )
 
 
-def _are_bits(
-    splits: Mapping[str, Tensor | np.ndarray], kinds: Mapping[str, str]
-) -> bool:
+def _are_bits(splits: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
     """True for uint8 values that are 0 and 1 in all splits of grey levels."""
     grey = [s for s in splits if kinds[s] in ("grey", "discretized_logistic")]
     largest = {s: largest_of_bytes(some(splits[s])) for s in grey}

@@ -91,6 +91,8 @@ def _moments(train: Tensor | Rows, over: tuple[int, ...]) -> tuple[Tensor, Tenso
         scale, own = torch.std_mean(x.double(), over, correction=0, keepdim=True)
         scale, own = scale[0], own[0]
         step, total = own - mean, num + len(x)
-        squares = squares + scale.square() * len(x) + step.square() * num * len(x) / total
+        squares = (
+            squares + scale.square() * len(x) + step.square() * num * len(x) / total
+        )
         mean, num = mean + step * len(x) / total, total
     return (squares / num).sqrt(), mean

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from pyro_vae_zoo.data.streamed.randomness import permutation

@@ -6,9 +6,8 @@ device, out of which a batch is selected. Others are read ahead, by processes wh
 are some, and fetched by the GPU out of pinned memory: no step waits that need not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
-import torch
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
@@ -48,7 +47,7 @@ class Feed:
         self.vae = vae
         self.ranks = ranks
         self.num_steps = -(-len(data.train) // options.batch_size)
-        self._ahead: Iterator[Tensor] | None = None
+        self._ahead: Generator[Tensor, None, None] | None = None
 
     def begin(self, epoch: int, step: int) -> None:
         """Make ready for the steps of an epoch, from one of them on."""
@@ -81,7 +80,7 @@ class Feed:
     def close(self) -> None:
         """End what reads ahead."""
         if self._ahead is not None:
-            self._ahead.close()  # type: ignore[attr-defined] -- a generator
+            self._ahead.close()
         self._ahead = None
 
     def _share(self, step: int) -> Tensor:

@@ -22,6 +22,8 @@ from pyro_vae_zoo.errors import UserError
 __all__ = ["Rows", "mapped", "part", "some"]
 
 Index = slice | Tensor | np.ndarray | Sequence[int]
+# From values and the numbers of their rows to values.
+Step = Callable[[Tensor, np.ndarray], Tensor]
 _SAMPLE = 256  # rows by which data are judged that nobody reads as a whole
 
 
@@ -69,7 +71,7 @@ class Rows:
 
     source: Source
     span: range | np.ndarray | None = None
-    steps: tuple[Callable[[Tensor, np.ndarray], Tensor], ...] = ()
+    steps: tuple[Step, ...] = ()
     key: bytes = bytes(32)
     finish: Callable[[Tensor], Tensor] | None = None
     num_workers: int = 0
@@ -114,7 +116,7 @@ class Rows:
         rows = self._numbers(index)
         x = self.source.read(rows, self.key)
         for step in self.steps:
-            x = _row_by_row(lambda x, at, step=step: step(x, rows[at]), x, rows, self)
+            x = self._done(step, x, rows)
         return x
 
     def finished(self, x: Tensor, index: Index) -> Tensor:
@@ -122,7 +124,7 @@ class Rows:
         finish = self.finish
         if finish is None:
             return x
-        return _row_by_row(lambda x, at: finish(x), x, self._numbers(index), self)
+        return self._done(lambda x, rows: finish(x), x, self._numbers(index))
 
     def split(self, size: int) -> "Batches":
         """All rows in their order, so many at a time; read ahead by the workers."""
@@ -139,7 +141,7 @@ class Rows:
             return replace(self, span=cast(range, self.span)[which])
         return replace(self, span=self._numbers(which))
 
-    def then(self, step: Callable[[Tensor, np.ndarray], Tensor]) -> "Rows":
+    def then(self, step: Step) -> "Rows":
         """These rows, with one more step after they were read."""
         return replace(self, steps=(*self.steps, step))
 
@@ -148,6 +150,19 @@ class Rows:
         digest.update(repr((tuple(self.shape), self.source.stamp())).encode())
         digest.update(self.sample().contiguous().numpy().data)
 
+    def _done(self, step: Step, x: Tensor, rows: np.ndarray) -> Tensor:
+        """What a step makes of rows; its error is that of the first bad one alone."""
+        try:
+            return step(x, rows)
+        except UserError:
+            for i, row in enumerate(rows):
+                try:
+                    step(x[i : i + 1], rows[i : i + 1])
+                except UserError as error:
+                    where = f"row {row} of {self.source.name}"
+                    raise UserError(f"{where}: {error}") from error
+            raise
+
     def _numbers(self, index: Index) -> np.ndarray:
         """The numbers of the source's rows at some places of these."""
         span = cast(range, self.span)
@@ -155,27 +170,14 @@ class Rows:
             return np.asarray(span[index], np.int64)
         places = np.asarray(index, np.int64)
         n = len(span)
-        if places.ndim != 1 or (len(places) and not -n <= places.min() <= places.max() < n):
+        if places.ndim != 1 or (
+            len(places) and not -n <= places.min() <= places.max() < n
+        ):
             raise IndexError(f"expected places from {-n} to {n - 1}, got {index}")
         places = np.where(places < 0, places + n, places)
         if isinstance(span, range):
             return span.start + span.step * places
         return span[places]
-
-
-def _row_by_row(
-    function: Callable[[Tensor, Any], Tensor], x: Tensor, rows: np.ndarray, of: Rows
-) -> Tensor:
-    """What a function makes of rows at once; its error is that of the first bad one."""
-    try:
-        return function(x, slice(None))
-    except UserError:
-        for i, row in enumerate(rows):
-            try:
-                function(x[i : i + 1], slice(i, i + 1))
-            except UserError as error:
-                raise UserError(f"row {row} of {of.source.name}: {error}") from error
-        raise
 
 
 class Batches:
@@ -208,11 +210,13 @@ def mapped(x: Any) -> Any:
     return Rows(ArrayFile.of(x))
 
 
-def part(x: Tensor | Rows, which: slice | np.ndarray) -> Tensor:
+def part(x: Tensor | np.ndarray | Rows, which: slice | np.ndarray) -> Tensor:
     """A part of data, of which `Rows` reads nothing: for type checkers it is a tensor."""
     if isinstance(x, Rows):
         return cast(Tensor, x.part(which))
-    return x[which if isinstance(which, slice) else torch.from_numpy(which)]
+    if isinstance(x, Tensor) and not isinstance(which, slice):
+        return x[torch.from_numpy(which)]
+    return cast(Tensor, x[which])
 
 
 def some(x: Tensor | Rows, most: int = _SAMPLE) -> Tensor:

@@ -107,11 +107,15 @@ class ArrayFile:
         size = self.dtype.itemsize * int(np.prod(self.shape[1:]))
         found = np.empty((len(rows), size), np.uint8)
         together = len(rows) > 1 and self.stride == size
-        if together and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-            self._fill(memoryview(found).cast("B"), int(rows[0]))
+        if (
+            together
+            and rows[-1] - rows[0] == len(rows) - 1
+            and (np.diff(rows) == 1).all()
+        ):
+            self._fill(found.data.cast("B"), int(rows[0]))
         else:
             for place, row in zip(found, rows.tolist(), strict=True):
-                self._fill(memoryview(place), row)
+                self._fill(place.data, row)
         values = found.view(self.dtype).reshape(len(rows), *self.shape[1:])
         if self.dtype.kind == "b":
             values = values.view(np.uint8) != 0  # whatever the bytes are
@@ -176,7 +180,9 @@ class Items:
         return torch.stack(found)
 
     def _datum(self, row: int, key: bytes) -> Tensor:
-        digest = hashlib.blake2b(key + row.to_bytes(8, "little"), digest_size=8).digest()
+        digest = hashlib.blake2b(
+            key + row.to_bytes(8, "little"), digest_size=8
+        ).digest()
         seed = int.from_bytes(digest, "little")
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -184,7 +190,9 @@ class Items:
         try:
             item = self.dataset[row]
             item = item[0] if isinstance(item, tuple | list) else item
-            return item if isinstance(item, Tensor) else torch.from_numpy(np.array(item))
+            return (
+                item if isinstance(item, Tensor) else torch.from_numpy(np.array(item))
+            )
         except Exception as error:  # whatever the user's code may raise
             raise UserError(
                 f"row {row} of {self.name} cannot be read: {type(error).__name__}: "

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -34,7 +34,7 @@ class Readable(Protocol):
 
 def read_ahead(
     rows: Readable, places: Iterable[Any], num_workers: int, pinned: bool = False
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Rows at some places after others, in their order.
 
     Args:
