@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.labels import labels_of
 from pyro_vae_zoo.data.loading import load_dataset
+from pyro_vae_zoo.data.streamed.rows import part
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.cautions import cautions_of
 from pyro_vae_zoo.evaluation.diagnose import (
@@ -186,7 +187,7 @@ def _first(x: Tensor, args: argparse.Namespace, data: Dataset) -> Tensor:
             f"num_data: expected 1 to the {len(x)} images of the {args.split} split of "
             f"{data.name}, got {args.num_data}"
         )
-    return x[: args.num_data]
+    return part(x, slice(args.num_data))
 
 
 def _known_of(folder: Path, published: dict) -> dict:

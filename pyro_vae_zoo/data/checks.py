@@ -239,10 +239,10 @@ def _check_values(x: Tensor, kind: str, what: str) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         wrong = ~x.isfinite()
         row = int(wrong.flatten(1).any(1).nonzero()[0])
+        where = f", the first in row {row}" if len(x) > 1 else ""
         raise UserError(
             f"{what}: expected finite values, got {int(wrong.sum())} NaN or infinite "
-            f"of {x.numel()}, the first in row {row}; clean them or check the "
-            "preprocessing"
+            f"of {x.numel()}{where}; clean them or check the preprocessing"
         )
     got = f"got values in [{low:.6g}, {high:.6g}]"
     unit = 0 <= low and high <= 1

@@ -8,8 +8,9 @@ log-likelihood by more than most posteriors do, so no number should go without i
 import copy
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +26,17 @@ from pyro_vae_zoo.data.dequantisation import bits_per_dim, dequantise, to_pixels
 from pyro_vae_zoo.data.labels import Classes, Given, classes_of
 from pyro_vae_zoo.data.own import arrays, folders, items, tables
 from pyro_vae_zoo.data.standardised import Standardisation, standardisation_of
+from pyro_vae_zoo.data.streamed.randomness import digest_of
+from pyro_vae_zoo.data.streamed.rows import Rows, part, some
+from pyro_vae_zoo.data.streamed.steps import (
+    Binarised,
+    Dequantised,
+    checked_rows,
+    owned_rows,
+    standardised,
+)
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.options import count, plain
+from pyro_vae_zoo.options import count
 
 __all__ = ["Dataset", "check_images"]
 
@@ -38,7 +48,8 @@ class Dataset:
     Tensors or numpy arrays of shape `(N, *event_shape)` are checked, copied and stored as
     float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`. For a discretised
     logistic or a dynamic set uint8 values up to 255 become k/255; where no split has one
-    above 1 they are bits, and stay what they are.
+    above 1 they are bits, and stay what they are. An array that is mapped from a file stays
+    there, and is read and checked batch by batch: its split is a `Rows`.
 
     Args:
         train: training data.
@@ -119,27 +130,28 @@ class Dataset:
         known |= {"logit": logit, "standardisation": None, "_classes": None}
         given, shares = arrays.given_and_shares(train, valid, test)
         kinds = self._kinds()
-        shape, bits, splits = None, are_bits(given, kinds), {}
+        bits = are_bits({split: some(x) for split, x in given.items()}, kinds)
+        shape, splits = None, {}
         for split, x in given.items():
-            x = checked(x, shape, kinds[split], split, bits, wide=True)
+            check: Any = checked_rows if isinstance(x, Rows) else checked
+            x = check(x, shape, kinds[split], split, bits, wide=True)
             splits[split], shape = x.detach(), x.shape[1:]
         rows: dict[str, np.ndarray] = {}
         sizes = {split: len(x) for split, x in splits.items()}
         if shares:
-            rows, whole = (
-                arrays.split_rows(sizes["train"], shares, seed),
-                splits["train"],
-            )
-            splits |= {split: whole[torch.from_numpy(r)] for split, r in rows.items()}
+            rows = arrays.split_rows(sizes["train"], shares, seed)
+            whole = splits["train"]
+            splits |= {split: part(whole, r) for split, r in rows.items()}
             note += f", {arrays.share_note(shares, seed)}"
         known["note"] = note
         if labels is not None:
             known["_classes"] = classes_of(labels, rows, sizes, label_names)
         if standardise:
             known["standardisation"] = found = standardisation_of(splits["train"])
-            splits = {split: found.standardise(x) for split, x in splits.items()}
+            splits = {split: standardised(x, found) for split, x in splits.items()}
         for split in ("train", "valid", "test"):
-            known[split] = owned(splits[split], given.get(split), likelihood, split)
+            own: Any = owned_rows if isinstance(splits[split], Rows) else owned
+            known[split] = own(splits[split], given.get(split), likelihood, split)
         self._draw(tuple(shares))
 
     split = classmethod(arrays.split)
@@ -151,9 +163,12 @@ class Dataset:
     def _draw(self, taken: Sequence[str]) -> None:
         """Draw once what is judged by, where training data are redrawn every epoch."""
         generator = torch.Generator(self.train.device).manual_seed(777)
-        for split in ("valid", "test"):
+        for number, split in enumerate(("valid", "test")):
             x = getattr(self, split)
-            if self.logit is not None:
+            if isinstance(x, Rows):
+                redrawn = self.logit is not None or split in taken
+                vars(self)[split] = self._drawn(x, digest_of(777, number), redrawn)
+            elif self.logit is not None:
                 vars(self)[split] = dequantise(x, self.logit, generator)
             elif self.dynamic and split in taken:
                 uniform = torch.empty_like(x).uniform_(generator=generator)
@@ -195,7 +210,9 @@ class Dataset:
     def fingerprint(self) -> str:
         """A digest of the data that are trained and validated on, and of what they are.
 
-        The same on every device.
+        The same on every device. Of data that are not in memory it is made of their shape,
+        of 256 rows spread over them, and of the size of the file and the time at which it
+        was changed, which a copy keeps if it is made by `cp -p`.
 
         >>> x = torch.eye(4)
         >>> Dataset(x, x, x).fingerprint() == Dataset(x, x, 1 - x).fingerprint()
@@ -204,6 +221,9 @@ class Dataset:
         what = self.likelihood, self.dynamic, self.logit
         digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
         for x in (self.train, self.valid):
+            if isinstance(x, Rows):
+                x.fingerprint(digest)
+                continue
             digest.update(repr(tuple(x.shape)).encode())
             digest.update(x.cpu().contiguous().numpy().data)
         return digest.hexdigest()
@@ -220,11 +240,21 @@ class Dataset:
         return f"{self.note}, {sizes}"
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data set with its tensors on `device`."""
-        moved = copy.copy(self)
+        """The same data set with its tensors on `device`; `Rows` stay where they are."""
+        return self._changed(lambda x: x if isinstance(x, Rows) else x.to(device))
+
+    def read_by(self, num_workers: int) -> "Dataset":
+        """The same data set, whose `Rows` are read ahead by so many processes."""
+        n = count("num_workers", num_workers, least=0)
+        return self._changed(
+            lambda x: replace(x, num_workers=n) if isinstance(x, Rows) else x
+        )
+
+    def _changed(self, function: Callable[[Any], Any]) -> "Dataset":
+        changed = copy.copy(self)
         for split in ("train", "valid", "test"):
-            object.__setattr__(moved, split, getattr(self, split).to(device))
-        return moved
+            object.__setattr__(changed, split, function(getattr(self, split)))
+        return changed
 
     def first(self, n: int) -> "Dataset":
         """The same data set with its first `n` training images only.
@@ -238,7 +268,7 @@ class Dataset:
                 f"expected 1 to {len(self.train)} training images of {self.name}, got {n}"
             )
         fewer = copy.copy(self)
-        object.__setattr__(fewer, "train", self.train[:n])
+        object.__setattr__(fewer, "train", part(self.train, slice(n)))
         return fewer
 
     def is_quantised(self) -> bool:
@@ -250,8 +280,9 @@ class Dataset:
         """
         if self.likelihood != "gaussian" or self.logit is not None:
             return False
-        values = len(self.test.unique())
-        return values <= 256 and 4 * values <= self.test.numel()
+        test = some(self.test)
+        values = len(test.unique())
+        return values <= 256 and 4 * values <= test.numel()
 
     def pixels(self, x: Tensor) -> Tensor:
         """The data as they were given, of `x`, data or samples of a model of them.
@@ -293,6 +324,11 @@ class Dataset:
         `nats` are of the data as given, as `evaluate` has them.
         """
         if self.logit is not None:
+            if isinstance(x, Rows):  # each part counts by its size
+                parts = [
+                    (len(p), bits_per_dim(nats, p, self.logit)) for p in x.split(1000)
+                ]
+                return sum(n * bits for n, bits in parts) / len(x)
             return bits_per_dim(nats, x, self.logit)
         return -nats / (math.prod(self.event_shape) * math.log(2))
 
@@ -301,17 +337,25 @@ class Dataset:
 
         The draw is a function of `(seed, epoch)` alone, so that a resumed run sees
         the same images; it is made on the device of `train` and leaves the global
-        random state untouched.
+        random state untouched. Of `Rows` it is, for each row, one of `(seed, epoch, row)`.
         """
+        digest = digest_of(seed, epoch)
+        if isinstance(self.train, Rows):
+            return self._drawn(replace(self.train, key=digest), digest)
         if not self.dynamic and self.logit is None:
             return self.train
-        digest = hashlib.sha256(f"{plain(seed)}/{plain(epoch)}".encode()).digest()
         generator = torch.Generator(self.train.device)
         generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         if self.logit is not None:
             return dequantise(self.train, self.logit, generator)
         uniform = torch.empty_like(self.train).uniform_(generator=generator)
         return uniform.lt_(self.train)
+
+    def _drawn(self, rows: Rows, key: bytes, redrawn: bool = True) -> Any:
+        """Rows that are drawn where they are read, as functions of key and row."""
+        if self.logit is not None:
+            return rows.then(Dequantised(key, self.logit))
+        return rows.then(Binarised(key)) if self.dynamic and redrawn else rows
 
     def __repr__(self) -> str:
         return (

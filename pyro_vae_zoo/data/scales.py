@@ -11,12 +11,14 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.streamed.rows import some
 
 __all__ = ["UNIT", "Scale", "range_note", "scale_of"]
 
 _UNIT_LIKELIHOODS = ("bernoulli", "discretized_logistic")
 _BEYOND = 1e-3  # share of the data on either side that an image's scale leaves out
 _ENOUGH = 1_000_000  # values, for a quantile of them
+_ROWS = 10_000  # of data that are not in memory, likewise
 
 
 class Scale(NamedTuple):
@@ -61,7 +63,7 @@ def scale_of(
     """
     if isinstance(known, Dataset):
         likelihood = known.likelihood if known.logit is None else "bernoulli"
-        known = known.train
+        known = some(known.train, _ROWS)
     if likelihood in _UNIT_LIKELIHOODS:
         return UNIT
     low, high = _range(known)

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
+from pyro_vae_zoo.data.streamed.randomness import permutation
+from pyro_vae_zoo.data.streamed.rows import Rows
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.ais import (
     AnnealedLikelihood,
@@ -142,9 +143,8 @@ def subset(x: Tensor, num_data: int, seed: int) -> Tensor:
     """So many of the data, drawn without replacement; all of them where that is less."""
     if num_data < 1:
         raise UserError(f"num_data must be at least 1, got {num_data}")
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(x), generator=generator)[:num_data]
-    return x[chosen.sort().values.to(x.device)]
+    chosen = permutation(len(x), seed)[:num_data].sort().values
+    return x[chosen] if isinstance(x, Rows) else x[chosen.to(x.device)]
 
 
 def findings(diagnosis: Diagnosis) -> dict:

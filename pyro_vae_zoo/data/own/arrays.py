@@ -4,12 +4,13 @@ What values mean is said by their dtype, or asked for: units are not guessed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from pyro_vae_zoo.data.labels import Given
+from pyro_vae_zoo.data.streamed.rows import mapped
 from pyro_vae_zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,15 +80,15 @@ def share_note(shares: Mapping[str, float], seed: int = 0) -> str:
 
 def given_and_shares(
     train: Array, valid: Array | float | None, test: Array | float | None
-) -> tuple[dict[str, Array], dict[str, float]]:
+) -> tuple[dict[str, Any], dict[str, float]]:
     """The splits that are there, and the shares of `train` that the others are."""
-    given: dict[str, Array] = {"train": train}
+    given = {"train": mapped(train)}
     shares: dict[str, float] = {}
     for name, x in (("valid", valid), ("test", test)):
         if x is None or isinstance(x, float | int):
             shares[name] = SHARE if x is None else x
         else:
-            given[name] = x
+            given[name] = mapped(x)
     return given, shares
 
 
