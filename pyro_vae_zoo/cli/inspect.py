@@ -60,7 +60,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     progress = not (args.quiet or args.json)
     ev = evaluate(
         vae,
-        x,
+        data.judged_on(x),
         particles,
         seed=seed,
         progress=progress,
@@ -92,7 +92,7 @@ def diagnose_command(args: argparse.Namespace) -> None:
     out = args.out or Path("runs" if published else "", args.run_folder)
     out.mkdir(parents=True, exist_ok=True)
     progress = not (args.quiet or args.json)
-    found = diagnose(vae, x, options, progress=progress)
+    found = diagnose(vae, data.judged_on(x), options, progress=progress)
     guide = find_guide(config["guide"])
     result = finite(
         {

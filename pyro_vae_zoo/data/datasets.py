@@ -284,15 +284,18 @@ class Dataset:
         values = len(test.unique())
         return values <= 256 and 4 * values <= test.numel()
 
-    def pixels(self, x: Tensor) -> Tensor:
-        """The data as they were given, of `x`, data or samples of a model of them.
+    def as_given(self, x: Tensor) -> Tensor:
+        """Numbers in the user's units, of data `x` or samples that are standardised."""
+        return x if self.standardisation is None else self.standardisation.undo(x)
 
-        Grey levels in [0, 1] of what went through a logit, and numbers in the user's units
-        of what was standardised.
+    def pixels(self, x: Tensor) -> Tensor:
+        """The pixels in a picture of `x`, data or samples of a model of them.
+
+        Grey levels in [0, 1] of what went through a logit, else the data as given.
         """
-        if self.standardisation is not None:
-            return self.standardisation.undo(x)
-        return x if self.logit is None else to_pixels(x, self.logit)
+        if self.logit is not None:
+            return to_pixels(x, self.logit)
+        return self.as_given(x)
 
     @property
     def log_jacobian(self) -> float:
@@ -308,13 +311,10 @@ class Dataset:
     def judged_on(self, x: Tensor) -> "Dataset":
         """The same data set with `x`, some of its data, in place of its test split.
 
-        What is judged by these knows the units of their density; it has no test labels.
+        Whatever is judged by these knows the units of their density; it has no labels.
         """
         other = copy.copy(self)
-        vars(other)["test"] = x
-        if (classes := self._known_classes()) is not None:
-            values = {s: v for s, v in classes.values.items() if s != "test"}
-            vars(other)["_classes"] = Classes(values, classes.names)
+        vars(other).update({"test": x, "_classes": None})
         return other
 
     def bits_per_dim(self, nats: float, x: Tensor) -> float:

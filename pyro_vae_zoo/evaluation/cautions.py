@@ -97,7 +97,7 @@ def baseline(data: Dataset, x: Tensor, *, shared_scale: bool = True) -> float:
         scale = train.std(0, correction=0) * math.sqrt(3) / math.pi
         log_scale = scale.log().clamp(min=MIN_LOG_SCALE)
         log_prob = DiscretizedLogistic(mean, log_scale).log_prob(x)
-    return log_prob.sum(1, dtype=torch.double).mean().item()
+    return log_prob.sum(1, dtype=torch.double).mean().item() + data.log_jacobian
 
 
 def _absurd(

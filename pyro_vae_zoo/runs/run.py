@@ -113,7 +113,7 @@ def _finish(
     ranks.from_first(lambda: save(vae, folder))
     ev = evaluate(
         vae,
-        data.test,
+        data,
         config["eval_particles"],
         seed=training.seed,
         progress=training.progress,
