@@ -69,11 +69,8 @@ def scale_of(
         return UNIT
     low, high = _range(known)
     if known.dim() > 2:
-        return (
-            UNIT
-            if -_ROUNDING <= low and high <= 1 + _ROUNDING
-            else _widened(*_usual(known))
-        )
+        unit = -_ROUNDING <= low and high <= 1 + _ROUNDING
+        return UNIT if unit else _widened(*_usual(known))
     ranges = [_usual(known), *map(_range, drawn)]
     return _widened(min(r[0] for r in ranges), max(r[1] for r in ranges))
 

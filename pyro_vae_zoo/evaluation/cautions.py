@@ -140,8 +140,8 @@ def _scale(data: Dataset | None) -> str | None:
     return (
         f"the data are not standardised: means from {means.min():.3g} to "
         f"{means.max():.3g}, scales from {scales.min():.3g} to {largest:.3g}, and the "
-        "Gaussian likelihood has one scale; take off the training mean of each feature "
-        "and divide by its standard deviation"
+        "Gaussian likelihood has one scale; standardise=True takes off the training mean "
+        "of each feature and divides by its standard deviation"
     )
 
 
