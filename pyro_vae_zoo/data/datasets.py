@@ -297,6 +297,23 @@ class Dataset:
             return to_pixels(x, self.logit)
         return self.as_given(x)
 
+    def standardised_as(self, other: "Dataset") -> "Dataset":
+        """The same data, standardised with the mean and the scale of another data set.
+
+        >>> x = torch.tensor([[0.0], [2.0]])  # of mean 1 and scale 1
+        >>> a, b = (Dataset(x, x, x, "gaussian", standardise=True) for x in (x, 3 * x))
+        >>> b.standardised_as(a).train.flatten()
+        tensor([-1.,  5.])
+        """
+        if self.standardisation is None or other.standardisation is None:
+            raise UserError(
+                "standardised_as: expected two data sets that are standardised"
+            )
+        step = other.standardisation.after(self.standardisation)
+        changed = self._changed(lambda x: standardised(x, step))
+        vars(changed)["standardisation"] = other.standardisation
+        return changed
+
     @property
     def log_jacobian(self) -> float:
         r"""The constant \(\log|dy/dx|\), in nats, of standardised y; else 0.

@@ -57,6 +57,11 @@ class Standardisation:
         """The y of x, float32."""
         return ((x.double() - self.mean.to(x.device)) / self.scale.to(x.device)).float()
 
+    def after(self, other: "Standardisation") -> "Standardisation":
+        """The step from the y of another one to the y of this one."""
+        mean, scale = (self.mean - other.mean) / other.scale, self.scale / other.scale
+        return Standardisation(mean, scale, self.event_shape)
+
     def undo(self, y: Tensor) -> Tensor:
         """The x of y, of its dtype.
 
