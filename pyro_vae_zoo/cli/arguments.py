@@ -21,6 +21,7 @@ __all__ = [
     "STEPS_BY_DEFAULT",
     "Formatter",
     "add_compile",
+    "add_data_options",
     "add_machine",
     "add_options",
     "add_places",
@@ -205,9 +206,11 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
     command.add_argument(
         "--data",
         default="digits",
-        metavar="NAME|FILE.npz",
-        help=f"data set: {', '.join(list_datasets())}, or your own arrays",
+        metavar="NAME|PATH",
+        help=f"data set: {', '.join(list_datasets())}, or your own: a folder of images, a "
+        "table .csv, arrays .npy or .npz",
     )
+    add_data_options(command)
     command.add_argument(
         "--overwrite", action="store_true", help="start a run anew where there is one"
     )
@@ -240,6 +243,21 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
         default=1000,
         metavar="N",
         help="draws per datum of the final log-likelihood",
+    )
+
+
+def add_data_options(command: argparse.ArgumentParser) -> None:
+    """Add how data of the user's own are read."""
+    command.add_argument(
+        "--data-option",
+        dest="data_options",
+        type=key_value,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how your own data are read, may be given several times: likelihood=, "
+        "standardise=true, valid=0.2, test=0.2, seed=; of a table labels=COLUMN, drop=; of "
+        "images size=, grey=true, threshold=0.5; of images and arrays dynamic=true, logit=",
     )
 
 

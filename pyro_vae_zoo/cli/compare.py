@@ -100,6 +100,7 @@ def _train(
             plan.options,
             plan.training,
             source=source_of(args.data),
+            data_options=dict(args.data_options),
             device=args.device,
             eval_particles=args.eval_particles,
             resume=plan.folder.exists() and not args.overwrite,

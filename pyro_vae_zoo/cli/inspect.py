@@ -8,9 +8,12 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.labels import labels_of
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.data.loading import load_dataset
+from pyro_vae_zoo.data.names import list_datasets
+from pyro_vae_zoo.data.streamed.rows import part
+from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluation.cautions import cautions_of
 from pyro_vae_zoo.evaluation.diagnose import (
     DIAGNOSTICS_FILE,
@@ -47,6 +50,7 @@ from pyro_vae_zoo.weights.pretrained import (
 
 __all__ = [
     "data_of",
+    "found_data",
     "diagnose_command",
     "evaluate_command",
     "explore_command",
@@ -65,7 +69,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     progress = not (args.quiet or args.json)
     ev = evaluate(
         vae,
-        x,
+        data.judged_on(x),
         particles,
         seed=seed,
         progress=progress,
@@ -97,7 +101,7 @@ def diagnose_command(args: argparse.Namespace) -> None:
     out = args.out or Path("runs" if published else "", args.run_folder)
     out.mkdir(parents=True, exist_ok=True)
     progress = not (args.quiet or args.json)
-    found = diagnose(vae, x, options, progress=progress)
+    found = diagnose(vae, data.judged_on(x), options, progress=progress)
     guide = find_guide(config["guide"])
     result = finite(
         {
@@ -178,7 +182,7 @@ def data_of(args: argparse.Namespace, vae: VAE, config: RunConfig) -> Dataset:
     Raises:
         UserError: for data of another kind than the pair's.
     """
-    data = load_dataset(args.data or config["source"], args.data_dir)
+    data = found_data(args, config)
     own = {"likelihood", "model"} & {*config.get("places", {})}
     if data.likelihood != vae.likelihood and not own:
         raise UserError(
@@ -186,6 +190,29 @@ def data_of(args: argparse.Namespace, vae: VAE, config: RunConfig) -> Dataset:
             f"{data.likelihood}; evaluate it on data of its own kind"
         )
     return data
+
+
+def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
+    """The data of a run, where they lie now, or others, read as those of the run were.
+
+    What is standardised has the mean and the scale of the data that the run was trained on.
+
+    Raises:
+        UserError: where these are not there, and others were given.
+    """
+    name, read_as = args.data or config["source"], config.get("data_options", {})
+    read_as = {} if name in list_datasets() else read_as
+    data = load_dataset(name, args.data_dir, read_as | dict(args.data_options))
+    if data.standardisation is None or data.variant == config["variant"]:
+        return data
+    try:
+        own = load_dataset(config["source"], args.data_dir, config.get("data_options"))
+    except DataFileError as error:
+        raise UserError(
+            f"{name} are other data than the run's, and want to be standardised by the "
+            f"mean and the scale of the run's own, which are not there: {error}"
+        ) from error
+    return data.standardised_as(own)
 
 
 def _own(place: str, given: str | None, name: str) -> Any:
@@ -211,7 +238,7 @@ def _first(x: Tensor, args: argparse.Namespace, data: Dataset) -> Tensor:
             f"num_data: expected 1 to the {len(x)} images of the {args.split} split of "
             f"{data.name}, got {args.num_data}"
         )
-    return x[: args.num_data]
+    return part(x, slice(args.num_data))
 
 
 def _known_of(folder: Path, published: dict) -> dict:

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae_zoo.cli.inspect import data_of, images_of, pair_of
-from pyro_vae_zoo.data.datasets import load_dataset
+from pyro_vae_zoo.cli.inspect import data_of, found_data, images_of, pair_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.files import write_atomically, written
 from pyro_vae_zoo.nn.names import COUNTS
@@ -32,7 +31,7 @@ def sample_command(args: argparse.Namespace) -> None:
     out = _file(args, published, "samples.npz", (".npz", ".csv", ".png"))
     data = None
     if vae.likelihood not in _AS_GIVEN:
-        data = load_dataset(args.data or config["source"], args.data_dir)
+        data = found_data(args, config)
     with _seeded(args.seed):
         x = vae.sample(args.num_samples, mean=args.mean)
     x = x if data is None else data.pixels(x)

@@ -9,6 +9,7 @@ from pyro_vae_zoo.cli.arguments import (
     KINDS,
     Formatter,
     add_compile,
+    add_data_options,
     add_machine,
     add_options,
     add_places,
@@ -296,7 +297,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     """Add what the commands that evaluate a run have in common."""
     _add_pair(command)
     _add_split(command)
-    command.add_argument("--data", metavar="FILE.npz", help="where the data lie now")
+    command.add_argument("--data", metavar="PATH", help="where the data lie now")
 
 
 def _add_pair(command: argparse.ArgumentParser) -> None:
@@ -310,6 +311,7 @@ def _add_pair(command: argparse.ArgumentParser) -> None:
     )
     add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
     add_places(add)
+    add_data_options(command)
 
 
 def _add_split(command: argparse.ArgumentParser) -> None:

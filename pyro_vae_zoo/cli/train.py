@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo.cli.arguments import STEPS_BY_DEFAULT
-from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.loading import load_dataset
+from pyro_vae_zoo.data.names import list_datasets
+from pyro_vae_zoo.data.sources import expanded
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.models.create import find_guide, guide_options
 from pyro_vae_zoo.models.parts import PLACES
@@ -52,7 +55,8 @@ def checked_data(args: argparse.Namespace) -> Dataset:
     Raises:
         UserError: where the same name or file has other data now.
     """
-    data, size = load_dataset(args.data, args.data_dir), _train_size(args)
+    options = dict(args.data_options)
+    data, size = load_dataset(args.data, args.data_dir, options), _train_size(args)
     data = data if size is None else data.first(size)
     same = {"data": args.data, "train_size": size, "variant": data.variant}
     was = args.recorded
@@ -79,6 +83,7 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         options_of(args),
         training,
         source=source_of(args.data),
+        data_options=dict(args.data_options),
         train_size=_train_size(args),
         device=args.device,
         eval_particles=args.eval_particles,
@@ -105,8 +110,8 @@ def training_of(args: argparse.Namespace, data: Dataset, seed: int) -> TrainOpti
 
 
 def source_of(data: str) -> str:
-    """A data set's name, or the path that finds its file from another folder too."""
-    return str(Path(data).resolve()) if data.endswith(".npz") else data
+    """A data set's name, or the path that finds it from another folder too."""
+    return data if data in list_datasets() else str(expanded(data).resolve())
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:

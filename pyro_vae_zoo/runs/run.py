@@ -43,6 +43,7 @@ def make_run(
     training: TrainOptions,
     *,
     source: str | None = None,
+    data_options: dict[str, Any] | None = None,
     train_size: int | None = None,
     device: str = "auto",
     eval_particles: int = 1000,
@@ -55,9 +56,10 @@ def make_run(
     Where there are several processes, all of them call, and the first one writes.
 
     Everything that can be wrong is found before the folder is touched. `source` is
-    what `load_dataset` finds the data by, where it is not their name, and `train_size` how
-    many of the training data there are, where it is not all. Among the options are what
-    stands in the places of the pair, `prior` for one: a name or FILE.py:Name.
+    what `load_dataset` finds the data by, where it is not their name, `data_options` how it
+    reads them, and `train_size` how many training data there are, where it is not all.
+    Among the options are what stands in the places of the pair, `prior` for one: a name
+    or FILE.py:Name.
 
     Raises:
         UserError: for bad options, a folder that is no run, is taken or in use, and a
@@ -78,6 +80,8 @@ def make_run(
         "training": cast(Training, asdict(training)),
         "eval_particles": eval_particles,
     }
+    if data_options:
+        config["data_options"] = data_options
     if train_size is not None:
         config["train_size"] = train_size
     if places := _places(options):
@@ -129,7 +133,7 @@ def _finish(
     ranks.from_first(lambda: save(vae, folder))
     ev = evaluate(
         vae,
-        data.test,
+        data,
         config["eval_particles"],
         seed=training.seed,
         progress=training.progress,
