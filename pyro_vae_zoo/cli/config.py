@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo.cli.arguments import number, numbers
+from pyro_vae_zoo.cli.arguments import key_values, number, numbers
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 from pyro_vae_zoo.files import read_json
 from pyro_vae_zoo.nn.options import PairOptions
@@ -154,7 +154,7 @@ def _defaults(
             )
         found[action.dest] = _value(action, value, f"{path}: {name}")
     if "variant" in record:
-        same = {key: words.get(key) for key in ("data", "train_size")}
+        same = {key: words.get(key) for key in ("data", "data_options", "train_size")}
         found["recorded"] = same | {"variant": record["variant"]}
     return found
 
@@ -195,10 +195,14 @@ def _value(action: argparse.Action, value: Any, name: str) -> Any:
     several = action.nargs == "+" or isinstance(action, argparse._AppendAction)
     if not several:
         return _typed(action, _text(value), name, value)
-    if isinstance(value, Mapping):  # KEY=VALUE for each
-        value = [f"{k}={_text(v)}" for k, v in value.items()]
-    parts = value if isinstance(value, list) else [value]
-    return [_typed(action, _text(part), name, part) for part in parts]
+    if isinstance(value, Mapping):  # KEY=VALUE for each, or several values for each
+        swept = action.type is key_values
+        return [(k, _listed(v) if swept else v) for k, v in value.items()]
+    return [_typed(action, _text(part), name, part) for part in _listed(value)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _typed(action: argparse.Action, text: str, name: str, value: Any) -> Any:
@@ -231,7 +235,7 @@ def _refuse_untyped(args: argparse.Namespace, path: Path) -> None:
     words: list[str] = []
     for action in args.flags._actions:
         value = getattr(args, action.dest, None)
-        for part in value if isinstance(value, list) else [value]:
+        for part in _listed(value):
             if isinstance(part, _ToBeTyped):
                 words += [action.option_strings[0], part]
     if words:

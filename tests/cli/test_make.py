@@ -97,15 +97,16 @@ def test_data_without_labels_and_several_latents(npz, tmp_path, capsys):
     assert rows(table)[0] == ["datum", "draw", "z_2_0", "z_2_1", "z_1_0", "z_1_1"]
 
 
-def test_samples_of_a_standardised_set_are_on_its_scale(tmp_path, monkeypatch):
-    x = 100 + 5 * torch.randn(40, 3)
-    data = zoo.Dataset(x, likelihood="gaussian", standardise=True)
+def test_samples_of_a_standardised_set_are_on_its_scale(tmp_path):
+    x, path = 100 + 5 * torch.randn(40, 3), tmp_path / "mine.npy"
+    np.save(path, x.numpy())
+    data = zoo.load_dataset(path, options={"standardise": True})
     vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(4,))
     zoo.save(vae, tmp_path)
-    config = {"guide": "mean_field", "variant": data.variant, "source": "mine.npz"}
+    config = {"guide": "mean_field", "variant": data.variant, "source": str(path)}
     config |= {"vae": vae.config, "eval_particles": 5, "training": {}}
+    config |= {"data_options": {"standardise": True}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr("pyro_vae_zoo.cli.make.load_dataset", lambda name, folder: data)
     assert run("sample", tmp_path) == 0
     torch.manual_seed(0)
     with np.load(tmp_path / "samples.npz") as found:
