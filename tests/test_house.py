@@ -35,7 +35,9 @@ def without_torch(*argv):
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("diagnose",), ("compare",)])
+@pytest.mark.parametrize(
+    "command", [(), ("train",), ("encode",), ("compare",), ("list",)]
+)
 def test_help_and_version_do_without_pytorch(command):
     assert "usage: pyro_vae_zoo" in without_torch("pyro_vae_zoo", *command, "--help")
     assert without_torch("pyro_vae_zoo", "--version").strip() == zoo.__version__

@@ -1,6 +1,7 @@
 """A run that is repeated by its configuration, and files that say what cannot be."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -189,6 +190,21 @@ def test_yaml_is_read_where_there_is_a_reader(tmp_path, capsys, monkeypatch):
     assert "is not valid YAML" in told(capsys, "compare", "--config", path)
 
 
+def test_the_file_of_the_documentation_is_understood(tmp_path):
+    pytest.importorskip("yaml")
+    page = (ROOT / "docs/command_line.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(.+?)^```", page, re.M | re.S)
+    (tmp_path / "mine.yml").write_text(text)
+    args = arguments("compare", "--config", tmp_path / "mine.yml")
+    assert (args.guides, args.epochs, args.schedule) == (
+        ["mean_field", "iaf"],
+        50,
+        "cosine",
+    )
+    assert args.option == [("flow_hidden_dims", [64])]
+    assert args.sweep == [("num_flows", [1, 2, 4])]
+
+
 def test_code_of_ones_own_is_only_run_when_it_is_asked_for(tmp_path, capsys):
     witness, mine = tmp_path / "ran", tmp_path / "mine.py"
     text = (ROOT / "examples/my_guide.py").read_text()
@@ -204,9 +220,21 @@ def test_code_of_ones_own_is_only_run_when_it_is_asked_for(tmp_path, capsys):
     assert line.endswith(f"add --prior {prior}")
     line = told(capsys, "compare", "--config", path, "--out", out)
     assert line.endswith(f"add --guides {mine}:MyGuide --prior {prior}")
-    assert not witness.exists()
     args = arguments("train", "--config", path, *words)
     assert (args.guide, args.prior) == (words[1], words[3])
+    for command, record, added in (
+        ("density", {"options": {"prior": words[1]}}, f"add --option prior={words[1]}"),
+        (
+            "compare",
+            {"guides": [f"iaf:prior={words[1]}"]},
+            f"--guides iaf:prior={words[1]}",
+        ),
+        ("compare", {"sweep": {"prior": [words[1]]}}, "its place on the command line"),
+        ("train", {"model": words[1]}, f"add --model {words[1]}"),
+    ):
+        path.write_text(json.dumps(record))
+        assert told(capsys, command, "--config", path, "--out", out).endswith(added)
+    assert not witness.exists()
 
 
 def test_a_run_is_not_written_over_by_its_own_configuration(
