@@ -61,6 +61,8 @@ setup(
         "docs": ["sphinx>=8", "furo", "myst-nb"],
         "tutorials": ["jupyter"],
         "benchmarks": ["numpyro", "jax"],
+        "loggers": ["tensorboard"],
+        "wandb": ["wandb"],
     },
     entry_points={"console_scripts": ["pyro-vae-zoo=pyro_vae_zoo.cli.main:main"]},
 )

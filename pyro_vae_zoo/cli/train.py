@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyro_vae_zoo.options import count, declared
 from pyro_vae_zoo.report.summary import filled, summary
 from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.training.callbacks import CSV, Callback, TensorBoard, WandB
 from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = ["compare_command", "density_command", "train_command"]
@@ -57,6 +59,7 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         resume=args.resume,
         overwrite=args.overwrite,
         progress=not args.quiet,
+        callbacks=_callbacks(args, folder),
     )
     if Ranks().is_first:
         files = ", ".join(sorted(p.name for p in folder.glob("[!.]*")))
@@ -134,6 +137,7 @@ def _train_all(args: argparse.Namespace) -> list[Path]:
             resume=folder.exists() and not args.overwrite,
             overwrite=args.overwrite,
             progress=not args.quiet,
+            callbacks=_callbacks(args, folder),
         )
     return [plan[0] for plan in plans]
 
@@ -156,6 +160,18 @@ def _training(args: argparse.Namespace, data: Dataset, seed: int) -> TrainOption
         steps = -(-len(data.train) // count("batch_size", args.batch_size))
         values["epochs"] = max(20, -(-STEPS_BY_DEFAULT // steps))
     return TrainOptions(**values | {"seed": seed})
+
+
+def _callbacks(args: argparse.Namespace, folder: Path) -> list[Callback]:
+    """The loggers and callbacks that were asked for, of a run in this folder."""
+    loggers: dict[str, Callable[[], Callback]] = {
+        "csv": lambda: CSV(folder / "metrics.csv"),
+        "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
+        "wandb": lambda: WandB(name=folder.name, folder=folder),
+    }
+    own = [resolve(text, "callback") for text in args.callbacks]
+    made = [callback() if isinstance(callback, type) else callback for callback in own]
+    return [loggers[name]() for name in args.log] + made
 
 
 def _source(data: str) -> str:

@@ -26,6 +26,7 @@ from pyro_vae_zoo.training.history import History
 from pyro_vae_zoo.training.loop import Loop
 from pyro_vae_zoo.training.losses import checked_loss
 from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.steps import rates_of
 
 __all__ = ["fit"]
 
@@ -105,6 +106,7 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
     training, callbacks = options.training(), Callbacks(options.callbacks)
     for phase in vae.phases:
         checked_loss(training, phase.loss)
+        rates_of(vae, phase, training)
     where, ranks = pick_device(options.device), Ranks()
     batch = min(options.batch_size, len(data.train))
     if batch < ranks.size:

@@ -119,6 +119,14 @@ def load_optimizer(
         optimizer.load_state_dict(state)
         for group, values in zip(optimizer.param_groups, own, strict=True):
             group.update(values)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for i, kept in state["state"].items():  # numbers are cast to the weights' dtype
+            of_it = optimizer.state[parameters[i]]
+            numbers = {
+                k: v for k, v in kept.items() if torch.is_tensor(v) and not v.ndim
+            }
+            for name, value in numbers.items():
+                of_it[name] = value.to(of_it[name].device, copy=True)
 
     if not isinstance(kind, str):  # nobody knows what it keeps
         load(copy.deepcopy(state))

@@ -100,7 +100,7 @@ class TrainOptions:
     beta: Annotated[
         float,
         Option(
-            "weight of the KL in the objective (Higgins et al. 2017). Curves and "
+            "weight of the KL in the objective, as of a beta-VAE. Curves and "
             "evaluation stay those of the plain ELBO; the best epoch is that of the "
             "highest `valid_bound`, which has this weight.",
             least=0,

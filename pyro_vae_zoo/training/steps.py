@@ -27,7 +27,7 @@ from pyro_vae_zoo.training.optimisers import (
 )
 from pyro_vae_zoo.training.options import TrainOptions
 
-__all__ = ["Steps", "all_finite", "what_failed"]
+__all__ = ["Steps", "all_finite", "rates_of", "what_failed"]
 
 
 class Steps:
@@ -73,13 +73,9 @@ class Steps:
         self.is_scheduled = not isinstance(
             phase.loss, ELBO
         )  # one given is used as it is
-        modules = phase.modules or (vae,)
-        unique = {p: None for module in modules for p in module.parameters()}
-        self.parameters = list(unique)
-        self.optimizer = make_optimizer(
-            options.optimizer, self.parameters, options.lr, options.weight_decay
-        )
-        self.rates = Rates(self.optimizer, options)
+        self.parameters = _moved_in(vae, phase)
+        self.rates = rates_of(vae, phase, options)
+        self.optimizer = self.rates.optimizer
         self.refusal = ""
         self.waiting = False
         self._compiled: CompiledELBO | None = None
@@ -272,6 +268,22 @@ class Steps:
         # The loss is a sum over the batch, the option is about its mean.
         limit = self.options.clip_norm
         return None if limit is None else limit * size
+
+
+def rates_of(vae: VAE, phase: Phase, options: TrainOptions) -> Rates:
+    """The optimiser of a phase, with the course of its rates.
+
+    Raises:
+        UserError: where one of the user's own cannot be made.
+    """
+    settings = options.lr, options.weight_decay
+    moved = _moved_in(vae, phase)
+    return Rates(make_optimizer(options.optimizer, moved, *settings), options)
+
+
+def _moved_in(vae: VAE, phase: Phase) -> list[nn.Parameter]:
+    modules = phase.modules or (vae,)
+    return list({p: None for module in modules for p in module.parameters()})
 
 
 def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
