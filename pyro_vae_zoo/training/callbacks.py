@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.files import one_line, write_atomically
+from pyro_vae_zoo.errors import UserError, first_line
+from pyro_vae_zoo.files import write_atomically
 from pyro_vae_zoo.pair.modes import evaluation_mode
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runtime import Ranks, alone
@@ -160,8 +160,8 @@ def _hooks(callback: Any) -> dict[str, Callable[[State], object]]:
 
 def _failure(callback: Any, hook: str, error: Exception) -> UserError:
     failed = UserError(
-        f"the callback {name_of(callback)} failed in {hook}: {one_line(error)}; what was "
-        "trained is in the checkpoint, where there is an `out`"
+        f"the callback {name_of(callback)} failed in {hook}: {type(error).__name__}: "
+        f"{first_line(error)}; what was trained is in the checkpoint, where there is an `out`"
     )
     failed.__cause__ = error
     return failed
