@@ -161,7 +161,7 @@ def _hooks(callback: Any) -> dict[str, Callable[[State], object]]:
 def _failure(callback: Any, hook: str, error: Exception) -> UserError:
     failed = UserError(
         f"the callback {name_of(callback)} failed in {hook}: {type(error).__name__}: "
-        f"{first_line(error)}; what was trained is in the checkpoint, where there is an `out`"
+        f"{first_line(error)}; the checkpoint has what was trained, where there is an `out`"
     )
     failed.__cause__ = error
     return failed
