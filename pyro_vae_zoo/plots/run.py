@@ -10,6 +10,7 @@ from pyro import poutine
 
 from pyro_vae_zoo import plots
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.ais import AnnealedLikelihood
@@ -30,7 +31,7 @@ def draw(
 ) -> None:
     """The pictures of a run; those that need certain latents where they apply."""
     records = [dict(record) for record in epochs]
-    x = data.test.to(vae.device)
+    x = some(data.test, 1000).to(vae.device)
     title = plots.figure_title(vae, data)
     z = vae.encode(x[:1])
     plane = isinstance(z, torch.Tensor) and z.shape[-1] == 2

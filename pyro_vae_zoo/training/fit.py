@@ -62,6 +62,14 @@ class FitOptions(TrainOptions):
             "`on_epoch_end(state)` or `on_fit_end(state)`: `zoo.callbacks.CSV(path)`."
         ),
     ] = ()
+    num_workers: Annotated[
+        int,
+        Option(
+            "processes that read ahead data that are not in memory; without any they are "
+            "read between the steps. No result depends on it.",
+            least=0,
+        ),
+    ] = 0
 
     def keywords(self) -> dict[str, Any]:
         """The keywords of `fit`."""
@@ -138,8 +146,11 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
             ranks.from_first(
                 lambda: _make_room(folder, options.resume, options.overwrite)
             )
+        if options.num_workers:
+            data = data.read_by(options.num_workers)
         loop = Loop(vae.to(where), data.to(where), training, folder)
         loop.callbacks = callbacks
+        stack.callback(loop.feed.close)
         check_trainable(vae, data)
         torch.manual_seed(ranks.seed(options.seed))
         if (

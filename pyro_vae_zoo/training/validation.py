@@ -39,16 +39,17 @@ def validated(
         seed: of the draws.
         beta: weight of the KL in what is trained; the ELBO of the record is the plain one.
     """
-    valid = evaluate(vae, data.valid, num_particles=1, seed=seed, compile=False)
+    on_valid, units = data.judged_on(data.valid), data.log_jacobian
+    valid = evaluate(vae, on_valid, num_particles=1, seed=seed, compile=False)
     weighted = bound_name(loss) == "bound"
     record: dict[str, Any] = {
-        "train_elbo": None if weighted else trained,
+        "train_elbo": None if weighted else trained + units,
         "valid_elbo": valid.elbo,
     }
     if weighted:
         draws = loss.num_particles
         bound = weighted_bound(vae, data.valid, draws, seed=seed)
-        record |= {"train_bound": trained, "valid_bound": bound}
+        record |= {"train_bound": trained + units, "valid_bound": bound + units}
     elif beta != 1:
         record["valid_bound"] = valid.elbo - (beta - 1) * valid.kl
     return record | {
