@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae_zoo.data.datasets import Dataset, load_dataset
 from pyro_vae_zoo.data.labels import labels_of
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.evaluation.cautions import cautions_of
+from pyro_vae_zoo.runs.cautions import cautions_of
 from pyro_vae_zoo.evaluation.diagnose import (
     DIAGNOSTICS_FILE,
     diagnose,
@@ -20,6 +20,7 @@ from pyro_vae_zoo.evaluation.diagnose import (
 )
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.evaluation.options import DiagnoseOptions
+from pyro_vae_zoo.evaluation.probe import probe_scores
 from pyro_vae_zoo.explorer.page import explore
 from pyro_vae_zoo.files import (
     RESULT_FILE,
@@ -69,6 +70,9 @@ def evaluate_command(args: argparse.Namespace) -> None:
     result["eval_seed"] = seed
     rose = {k: v for k, v in known.get("cautions", {}).items() if k == "rising"}
     result["cautions"] = cautions_of(result, data=data, x=x) | rose
+    result.pop("probe", None)  # of other data, it may be
+    if Ranks().is_first and (probe := probe_scores(vae, data, seed)):
+        result["probe"] = probe
     if published:
         result["pretrained"] = against_published(published, result)
     result = finite(result)

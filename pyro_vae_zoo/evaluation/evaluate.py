@@ -14,20 +14,13 @@ the data and all get the whole result; all of them must call.
 
 import math
 from contextlib import closing
-from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae_zoo.evaluation.active_units import ActiveUnits
 from pyro_vae_zoo.evaluation.chunks import How, stream_over_ranks
-from pyro_vae_zoo.evaluation.importance import (
-    LogLikelihood,
-    error_of_mean,
-    summarise,
-    summary_of_khat,
-)
-from pyro_vae_zoo.evaluation.statistics import error_over_data
+from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
+from pyro_vae_zoo.evaluation.totals import Evaluation, Totals, empty_weights
 from pyro_vae_zoo.inference.terms import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, data_of
@@ -35,79 +28,11 @@ from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
-    "Evaluation",
     "draw_log_weights",
     "evaluate",
     "log_likelihood",
     "weighted_bound",
 ]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Means over the data, in nats per datum where not said otherwise.
-
-    Attributes:
-        elbo: the evidence lower bound.
-        elbo_std_error: sd over the data / sqrt(number of data).
-        log_likelihood: importance-sampled, with `num_particles` draws.
-        log_likelihood_std_error: sd over the data / sqrt(number of data).
-        log_likelihood_mc_error: error from the finite number of draws,
-            sqrt(sum of squared standard errors) / number of data; where data share a
-            draw, as that of a graph's gates, with the covariance that comes of it.
-        kl: E[log q(z|x) - log p(z)], summed over the latent sites.
-        kl_per_site: the same for each latent site.
-        reconstruction: E[log p(x|z)].
-        active_units: number of latent dimensions whose posterior mean varies over
-            the data with a variance above 0.01 (Burda et al. 2016); None where one
-            draw or one datum cannot tell.
-        active_units_per_site: that number and all dimensions, for each latent site.
-        khat_median: median Pareto shape of the weights; None for 20 draws or fewer.
-        khat_above_07: share of data whose shape is above 0.7, or inf; likewise.
-        ess: mean effective number of draws.
-        initial_log_density: E[log q_0(z_0)] of a flow guide, before its flow.
-        final_log_density: E[log q_K(z_K)], after it.
-        log_det: E[sum of log-determinants]; the first minus the second.
-        component_weights: of a guide that draws one mixture, the mean weight of each
-            component over the data; else None.
-        bits_per_dim: minus log_likelihood, in bits, for each element of a datum.
-        num_particles: draws for each datum.
-        num_data: number of data.
-
-    >>> import pyro_vae_zoo as zoo
-    >>> vae = zoo.create("iaf", event_shape=(8, 8), latent_dim=2, hidden_dims=(16,))
-    >>> ev = zoo.evaluate(vae, torch.zeros(5, 8, 8), num_particles=50)
-    >>> abs(ev.elbo - (ev.reconstruction - ev.kl)) < 1e-3
-    True
-    """
-
-    elbo: float
-    elbo_std_error: float
-    log_likelihood: float
-    log_likelihood_std_error: float
-    log_likelihood_mc_error: float
-    kl: float
-    kl_per_site: dict[str, float]
-    reconstruction: float
-    active_units: int | None
-    active_units_per_site: dict[str, tuple[int, int]]
-    khat_median: float | None
-    khat_above_07: float | None
-    ess: float
-    initial_log_density: float | None
-    final_log_density: float | None
-    log_det: float | None
-    component_weights: tuple[float, ...] | None
-    bits_per_dim: float
-    num_particles: int
-    num_data: int
-
-    def to_dict(self) -> dict:
-        """The evaluation ready for JSON; active units of each site as in `"12/40"`."""
-        values = asdict(self)
-        per_site = values.pop("active_units_per_site")
-        texts = {site: f"{active}/{of}" for site, (active, of) in per_site.items()}
-        return values | {"active_units": texts}
 
 
 @apart
@@ -163,7 +88,7 @@ def draw_log_weights(
     Arguments and errors of `log_likelihood`, which summarises them.
     """
     x, num_particles = data_of(x), count("num_particles", num_particles)
-    log_weights = _empty_weights(len(x), num_particles)
+    log_weights = empty_weights(len(x), num_particles)
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
         vae, x, num_particles, _log_weights, compile=compile, **how
@@ -194,7 +119,7 @@ def evaluate(
     True
     """
     x, num_particles = data_of(x), count("num_particles", num_particles)
-    totals = _Totals(len(x), num_particles)
+    totals = Totals(len(x), num_particles)
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
         vae, x, num_particles, _summaries, compile=compile, **how
@@ -227,7 +152,7 @@ def weighted_bound(
     >>> weighted_bound(vae, x, 1) < weighted_bound(vae, x, 100)
     True
     """
-    bounds = _empty_weights(len(x), num_particles)[:, 0].fill_(-math.inf)
+    bounds = empty_weights(len(x), num_particles)[:, 0].fill_(-math.inf)
     chunks = stream_over_ranks(
         vae, x, num_particles, _weighted_bounds, seed=seed, chunk_rows=chunk_rows
     )
@@ -243,10 +168,6 @@ def _weighted_bounds(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) 
     terms = bound_terms(model, guide, x, draws, scaled=False, by_component=True)
     weights = (terms.log_shares + terms.log_weights).double()
     return {"bounds": weights.logsumexp(0)}
-
-
-def _empty_weights(num_data: int, num_particles: int) -> Tensor:
-    return torch.empty(num_data, num_particles, dtype=torch.double, device="cpu")
 
 
 def _log_weights(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
@@ -277,70 +198,6 @@ def _sums_of_halves(terms: BoundTerms) -> dict[str, Tensor]:
         z = sites[name]["value"].double().reshape(*log_prob.shape, -1)
         halves[name] = torch.stack([z[0::2].sum(0), z[1::2].sum(0)])
     return halves
-
-
-class _Totals:
-    """The numbers of all chunks together, and the evaluation that they come to."""
-
-    def __init__(self, num_data: int, num_particles: int) -> None:
-        self.log_weights = _empty_weights(num_data, num_particles)
-        self.reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
-        self.kl: dict[str, Tensor] = {}
-        self.units = ActiveUnits(num_data)
-        self.shared: list[slice] = []  # data with a draw in common
-        self.densities: list[Tensor] = []
-        self.weights: list[Tensor] = []
-
-    def add(self, rows: slice, columns: slice, chunk: dict) -> None:
-        self.log_weights[rows, columns] = chunk["log_weights"].cpu()
-        self.reconstruction += chunk["reconstruction"].cpu()
-        for site, value in chunk["kl"].items():
-            self.kl[site] = self.kl.get(site, 0) + value.cpu()
-        self.units.add(rows, columns, chunk["halves"])
-        if columns.start == 0:
-            if chunk["shared"]:
-                self.shared.append(rows)
-            self.densities += [value.cpu() for value in chunk["densities"]]
-            self.weights += [value.cpu() for value in chunk["weights"]]
-
-    def evaluation(self, num_elements: int) -> Evaluation:
-        n, num_particles = self.log_weights.shape
-        ll, elbo = summarise(self.log_weights), self.log_weights.mean(1)
-        log_likelihood = ll.log_prob.mean().item()
-        mc_error = ll.std_error.square().sum().sqrt().item() / n
-        if self.shared:
-            mc_error = error_of_mean(self.log_weights, self.shared)
-        draws, active = n * num_particles, self.units.count()
-        per_site = {site: (value / draws).item() for site, value in self.kl.items()}
-        khat_median, khat_above_07 = summary_of_khat(ll.khat)
-        initial = final = log_det = weights = None
-        if self.densities:
-            initial, final = torch.cat(self.densities, 1).mean(1).tolist()
-            log_det = initial - final
-        if self.weights:
-            weights = tuple(torch.cat(self.weights).mean(0).tolist())
-        return Evaluation(
-            elbo=elbo.mean().item(),
-            elbo_std_error=error_over_data(elbo),
-            log_likelihood=log_likelihood,
-            log_likelihood_std_error=error_over_data(ll.log_prob),
-            log_likelihood_mc_error=mc_error,
-            kl=sum(per_site.values()),
-            kl_per_site=per_site,
-            reconstruction=(self.reconstruction / draws).item(),
-            active_units=sum(n for n, _ in active.values()) if active else None,
-            active_units_per_site=active,
-            khat_median=khat_median,
-            khat_above_07=khat_above_07,
-            ess=ll.ess.mean().item(),
-            initial_log_density=initial,
-            final_log_density=final,
-            log_det=log_det,
-            component_weights=weights,
-            bits_per_dim=-log_likelihood / (num_elements * math.log(2)),
-            num_particles=num_particles,
-            num_data=n,
-        )
 
 
 def _flow_densities(terms: BoundTerms) -> list[Tensor]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["difference", "error_over_data", "number", "standard_error"]
+from pyro_vae_zoo.data.display import Row, digits
+
+__all__ = ["difference", "error_over_data", "mean_row", "number", "standard_error"]
 
 
 def number(value: float | None) -> float:
@@ -26,6 +28,16 @@ def error_over_data(values: Tensor) -> float:
     2.0
     """
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def mean_row(name: str, values: Tensor, more: str = "") -> Row:
+    """The mean of a number for each datum, and its standard error over them.
+
+    >>> mean_row("log p(x)", Tensor([-96.0, -88.0, -88.0, -88.0]))
+    ('log p(x)', '-90.000', '+- 2.000 over the data')
+    """
+    error = f"+- {digits(error_over_data(values))} over the data"
+    return name, digits(values.mean().item()), error + more
 
 
 def standard_error(values: Sequence[float]) -> float | None:

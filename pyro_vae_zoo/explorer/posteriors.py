@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import stream
@@ -16,6 +15,7 @@ from pyro_vae_zoo.inference.terms import bound_terms, with_particles
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runtime import tqdm
 
 __all__ = [
     "MASSES",

@@ -16,6 +16,7 @@ from pyro_vae_zoo.plots.images import (
     plot_traversal,
 )
 from pyro_vae_zoo.plots.posterior import plot_posterior
+from pyro_vae_zoo.plots.results import plot_result
 from pyro_vae_zoo.plots.scores import plot_scores
 from pyro_vae_zoo.plots.style import figure_title, save_figure
 from pyro_vae_zoo.plots.training import (
@@ -40,6 +41,7 @@ __all__ = [
     "plot_particles",
     "plot_posterior",
     "plot_reconstructions",
+    "plot_result",
     "plot_results",
     "plot_samples",
     "plot_scores",

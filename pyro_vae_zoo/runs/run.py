@@ -11,8 +11,10 @@ import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError, first_line
-from pyro_vae_zoo.evaluation.cautions import cautions_of
-from pyro_vae_zoo.evaluation.evaluate import Evaluation, evaluate
+from pyro_vae_zoo.runs.cautions import cautions_of
+from pyro_vae_zoo.evaluation.evaluate import evaluate
+from pyro_vae_zoo.evaluation.probe import probe_scores
+from pyro_vae_zoo.evaluation.totals import Evaluation
 from pyro_vae_zoo.files import (
     CHECKPOINT_FILE,
     RESULT_FILE,
@@ -134,6 +136,8 @@ def _finish(
     def leave() -> Result:
         from pyro_vae_zoo.plots.run import draw  # matplotlib takes its time
 
+        if probe := probe_scores(vae, data, training.seed):
+            result["probe"] = probe
         draw(folder, vae, data, history.epochs, result)
         write_json(folder / RESULT_FILE, result)
         return cast(Result, result)

@@ -8,7 +8,7 @@ import torch
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
-from pyro_vae_zoo.evaluation.cautions import baseline, cautions_of
+from pyro_vae_zoo.runs.cautions import baseline, cautions_of
 from pyro_vae_zoo.report.summary import summary
 
 HEALTHY = {
