@@ -10,6 +10,13 @@ from torch import Tensor
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.nn.names import COUNTS, LIKELIHOODS
 
+_LOST = 1e-3  # of the scale of a feature, that rounding to float32 may cost
+_ELSEWHERE = {  # where what is no array comes from, and what to do with it
+    "pandas": "; give its numbers, .to_numpy(), or the whole to Dataset.from_frame",
+    "polars": "; give its numbers, .to_numpy()",
+    "scipy.sparse": "; pass .toarray()",
+}
+
 
 def check_images(
     x: Tensor | np.ndarray,
@@ -46,11 +53,12 @@ def checked(
     kind: str,
     what: str,
     bits: bool | None = None,
+    wide: bool = False,
 ) -> Tensor:
     """The check of `check_images`, with the kind `"grey"`: probabilities in [0, 1].
 
     With `bits` uint8 values of 0 and 1 are what they are, without it 0/255 and 1/255;
-    None for who does not know.
+    None for who does not know. With `wide` whole numbers become float64, unrounded.
     """
     if kind not in (*LIKELIHOODS, "grey"):
         raise UserError(
@@ -68,7 +76,8 @@ def checked(
                 "x.float() for bits, x.float() / 255 for grey levels"
             )
         return x.float() if bits else x.float() / 255
-    x = x if x.is_floating_point() else x.float()
+    if not x.is_floating_point():
+        x = x.double() if wide else x.float()
     _check_values(x, kind, what)
     return x
 
@@ -105,7 +114,51 @@ def largest_of_bytes(x: Tensor | np.ndarray) -> int | None:
     return None
 
 
+def owned(x: Tensor, given: object, kind: str, what: str) -> Tensor:
+    """Checked values as float32, in memory that is not the caller's.
+
+    Args:
+        x: what `checked` made of `given`.
+        given: as the caller has it.
+        kind: a likelihood; counts have to stay whole numbers, one by one.
+        what: what `x` is called in errors.
+
+    Raises:
+        UserError: for values that float32 cannot tell apart.
+    """
+    if x.dtype == torch.float64:
+        _check_precision(x, kind, what)
+    shared = str(getattr(given, "dtype", "")).endswith("float32")
+    return x.clone() if shared and x.dtype == torch.float32 else x.float()
+
+
+def _check_precision(x: Tensor, kind: str, what: str) -> None:
+    """Refuse values whose rounding to float32 is no small part of how they vary."""
+    lost = (x - x.float().double()).abs().flatten(1)
+    scale = x.flatten(1).std(0, correction=0)
+    bad = lost > (0 if kind in COUNTS else _LOST * scale)
+    if kind not in COUNTS:
+        bad &= scale > 0
+    if bad.any():
+        row, which = bad.nonzero()[0].tolist()
+        raise UserError(
+            f"{what}: {x.flatten(1)[row, which].item():.17g} in row {row}, feature {which}, "
+            "is not to be told from its neighbours in float32, which has 7 digits; take "
+            "off an offset, change the unit, or standardise=True for real numbers"
+        )
+
+
 def _tensor(x: object, what: str) -> Tensor:
+    if isinstance(x, np.ma.MaskedArray):
+        masked = np.ma.getmaskarray(x)
+        if masked.any():
+            rows = masked.reshape(len(x), -1).any(1)
+            raise UserError(
+                f"{what}: expected values, got a masked array with {int(masked.sum())} "
+                f"masked, the first in row {int(rows.argmax())}; fill them, or leave "
+                "their rows out"
+            )
+        x = x.data
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "buif":
             raise UserError(_wrong_dtype(what, x.dtype))
@@ -115,9 +168,9 @@ def _tensor(x: object, what: str) -> Tensor:
             x = x.astype(np.float64)
         x = torch.from_numpy(x)
     if not isinstance(x, Tensor):
-        raise UserError(
-            f"{what}: expected a tensor or numpy array, got {type(x).__name__}"
-        )
+        kind = type(x).__name__
+        hint = next((h for module, h in _ELSEWHERE.items() if module in _home(x)), "")
+        raise UserError(f"{what}: expected a tensor or numpy array, got {kind}{hint}")
     if x.is_complex():
         raise UserError(_wrong_dtype(what, x.dtype))
     if x.layout != torch.strided or x.is_nested:
@@ -126,6 +179,10 @@ def _tensor(x: object, what: str) -> Tensor:
             ".to_dense()"
         )
     return x
+
+
+def _home(x: object) -> str:
+    return type(x).__module__
 
 
 def _wrong_dtype(what: str, dtype: np.dtype | torch.dtype) -> str:
@@ -162,10 +219,12 @@ def _channels_first(x: Tensor, event_shape: Sequence[int] | None) -> Tensor:
 def _check_values(x: Tensor, kind: str, what: str) -> None:
     low, high = (bound.item() for bound in x.detach().aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
-        bad = x.numel() - int(x.isfinite().sum())
+        wrong = ~x.isfinite()
+        row = int(wrong.flatten(1).any(1).nonzero()[0])
         raise UserError(
-            f"{what}: expected finite values, got {bad} NaN or infinite "
-            f"of {x.numel()}; clean them or check the preprocessing"
+            f"{what}: expected finite values, got {int(wrong.sum())} NaN or infinite "
+            f"of {x.numel()}, the first in row {row}; clean them or check the "
+            "preprocessing"
         )
     got = f"got values in [{low:.6g}, {high:.6g}]"
     unit = 0 <= low and high <= 1

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,13 @@ from pyro_vae_zoo.data.checks import (
     check_images,
     checked,
     largest_of_bytes,
+    owned,
 )
+from pyro_vae_zoo.data.classes import Classes, Given, classes_of
 from pyro_vae_zoo.data.dequantisation import bits_per_dim, dequantise, to_pixels
 from pyro_vae_zoo.data.names import DATASETS
+from pyro_vae_zoo.data.splits import SHARE, split_rows
+from pyro_vae_zoo.data.standardised import Standardisation, standardisation_of
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 from pyro_vae_zoo.options import count, plain
 
@@ -37,17 +41,18 @@ __all__ = ["Dataset", "check_images", "load_dataset"]
 
 @dataclass(frozen=True, eq=False, init=False)
 class Dataset:
-    """Images in three splits, and the likelihood that suits them.
+    """Data in three splits, the likelihood that suits them, and their classes if known.
 
-    Tensors or numpy arrays of shape `(N, *event_shape)` are checked and stored as
+    Tensors or numpy arrays of shape `(N, *event_shape)` are checked, copied and stored as
     float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`. For a discretised
     logistic or a dynamic set uint8 values up to 255 become k/255; where no split has one
     above 1 they are bits, and stay what they are.
 
     Args:
-        train: training images.
-        valid: validation images.
-        test: test images.
+        train: training data.
+        valid: validation data; by default 10 % of those given as `train`, which are taken
+            off them by a fixed permutation.
+        test: test data; by default likewise.
         likelihood: `"bernoulli"` (values 0 and 1), `"gaussian"` (any),
             `"discretized_logistic"` (grey levels k/255), or of counts and classes, whole
             numbers from 0, `"binomial"`, `"poisson"`, `"negative_binomial"` or
@@ -57,15 +62,22 @@ class Dataset:
         logit: lambda of the logit that dequantised grey levels go through, see
             `dequantisation`; all splits are given as grey levels, `train` keeps them
             and is redrawn by `epoch`, the others are drawn once (seed 777).
+        labels: the class of each datum of `train`, or by split: whole numbers, words or
+            truth values. They are for pictures and probes; no bound sees them.
+        label_names: of the classes; by default the labels that occur, in their order.
+        standardise: for a Gaussian, take off the mean of `train` and divide by its scale,
+            for each feature of a table, each channel of images; see `standardised`.
         note: how the tensors were made; see `variant`.
 
     Example:
         >>> images = (torch.arange(48).reshape(6, 8) % 3 == 0).reshape(6, 2, 4)
-        >>> data = Dataset(images[:4], images[4:5], images[5:])
+        >>> data = Dataset(images[:4], images[4:5], images[5:], labels=list("abba"))
         >>> data
         Dataset('custom', (2, 4), 'bernoulli', "user's tensors, 4/1/1")
-        >>> data.train.dtype
-        torch.float32
+        >>> data.train.dtype, data.labels["train"], data.label_names
+        (torch.float32, tensor([0, 1, 1, 0]), ('a', 'b'))
+        >>> Dataset(torch.eye(20)).variant
+        "user's tensors, valid and test are each 10 % of train (seed 0), 16/2/2"
     """
 
     train: Tensor
@@ -75,18 +87,22 @@ class Dataset:
     name: str
     dynamic: bool
     logit: float | None
+    standardisation: Standardisation | None
     note: str
 
     def __init__(
         self,
         train: Tensor | np.ndarray,
-        valid: Tensor | np.ndarray,
-        test: Tensor | np.ndarray,
+        valid: Tensor | np.ndarray | None = None,
+        test: Tensor | np.ndarray | None = None,
         likelihood: str = "bernoulli",
         name: str = "custom",
         dynamic: bool = False,
         *,
         logit: float | None = None,
+        labels: Given | Mapping[str, Given] | None = None,
+        label_names: Sequence[str] | None = None,
+        standardise: bool = False,
         note: str = "user's tensors",
     ) -> None:
         if dynamic and likelihood != "bernoulli":
@@ -99,19 +115,49 @@ class Dataset:
                 "logit: expected likelihood='gaussian' and a lambda in (0, 0.5), got "
                 f"{likelihood!r} and {logit}"
             )
+        if standardise and (likelihood != "gaussian" or logit is not None):
+            raise UserError(
+                "standardise=True: expected likelihood='gaussian' without a logit, got "
+                f"{likelihood!r}; only real numbers have a scale of their own"
+            )
         known = vars(self)  # of a frozen object, which takes no other assignment
         known |= {"likelihood": likelihood, "name": name, "dynamic": dynamic}
-        known |= {"logit": logit, "note": note}
-        splits, kinds = {"train": train, "valid": valid, "test": test}, self._kinds()
-        shape, bits = None, _are_bits(splits, kinds)
-        for split, kind in kinds.items():
-            x = checked(splits[split], shape, kind, split, bits)
-            shape = x.shape[1:]
-            known[split] = x.detach().float()
-        if logit is not None:
-            generator = torch.Generator(self.train.device).manual_seed(777)
-            for split in ("valid", "test"):
-                known[split] = dequantise(known[split], logit, generator)
+        known |= {"logit": logit, "standardisation": None, "_classes": None}
+        given = {"train": train, "valid": valid, "test": test}
+        given = {split: x for split, x in given.items() if x is not None}
+        kinds = self._kinds()
+        shape, bits, splits = None, _are_bits(given, kinds), {}
+        for split, x in given.items():
+            x = checked(x, shape, kinds[split], split, bits, wide=True)
+            splits[split], shape = x.detach(), x.shape[1:]
+        rows: dict[str, np.ndarray] = {}
+        sizes = {split: len(x) for split, x in splits.items()}
+        if shares := {s: SHARE for s in ("valid", "test") if s not in splits}:
+            rows = split_rows(sizes["train"], shares)
+            whole = splits["train"]
+            splits |= {split: whole[torch.from_numpy(r)] for split, r in rows.items()}
+            verb = " and ".join(shares) + (" are each" if len(shares) > 1 else " is")
+            note += f", {verb} 10 % of train (seed 0)"
+        known["note"] = note
+        if labels is not None:
+            known["_classes"] = classes_of(labels, rows, sizes, label_names)
+        if standardise:
+            known["standardisation"] = found = standardisation_of(splits["train"])
+            splits = {split: found.standardise(x) for split, x in splits.items()}
+        for split in ("train", "valid", "test"):
+            known[split] = owned(splits[split], given.get(split), likelihood, split)
+        self._draw(tuple(shares))
+
+    def _draw(self, taken: Sequence[str]) -> None:
+        """Draw once what is judged by, where training data are redrawn every epoch."""
+        generator = torch.Generator(self.train.device).manual_seed(777)
+        for split in ("valid", "test"):
+            x = getattr(self, split)
+            if self.logit is not None:
+                vars(self)[split] = dequantise(x, self.logit, generator)
+            elif self.dynamic and split in taken:
+                uniform = torch.empty_like(x).uniform_(generator=generator)
+                vars(self)[split] = uniform.lt_(x)
 
     def _kinds(self) -> dict[str, str]:
         """The kind of values that each split has to have; see `checked`."""
@@ -119,6 +165,34 @@ class Dataset:
         if self.logit is not None:
             return dict.fromkeys(kinds, "grey")
         return kinds | ({"train": "grey"} if self.dynamic else {})
+
+    @property
+    def labels(self) -> Mapping[str, Tensor] | None:
+        """The class of each datum, int64 `(N,)`, by split; None where none are known.
+
+        Of a published set they are read where its files are there, and some splits of one
+        may have none.
+        """
+        classes = self._known_classes()
+        if classes is None:
+            return None
+        splits = {s: getattr(self, s) for s in classes.values}
+        device = self.train.device
+        return {
+            s: classes.values[s][: len(x)].to(device) for s, x in splits.items()
+        }
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names of the classes; None where none are known."""
+        classes = self._known_classes()
+        return None if classes is None else classes.names
+
+    def _known_classes(self) -> Classes | None:
+        known = vars(self)
+        if callable(known["_classes"]):  # those of a published set
+            known["_classes"] = known["_classes"]()
+        return known["_classes"]
 
     def fingerprint(self) -> str:
         """A digest of the data that are trained and validated on, and of what they are.
@@ -182,13 +256,43 @@ class Dataset:
         return values <= 256 and 4 * values <= self.test.numel()
 
     def pixels(self, x: Tensor) -> Tensor:
-        """The pixels in a picture of `x`, data or samples of a model of them."""
+        """The data as they were given, of `x`, data or samples of a model of them.
+
+        Grey levels in [0, 1] of what went through a logit, and numbers in the user's units
+        of what was standardised.
+        """
+        if self.standardisation is not None:
+            return self.standardisation.undo(x)
         return x if self.logit is None else to_pixels(x, self.logit)
+
+    @property
+    def log_jacobian(self) -> float:
+        r"""The constant \(\log|dy/dx|\), in nats, of standardised y; else 0.
+
+        A density of the data as given is that of y times its exponential. Whatever gets a
+        `Dataset` to judge a pair by adds it; of a bare tensor the density is of the tensor.
+        Of a logit it is no constant: see `bits_per_dim`.
+        """
+        known = self.standardisation
+        return 0.0 if known is None else known.log_jacobian
+
+    def judged_on(self, x: Tensor) -> "Dataset":
+        """The same data set with `x`, some of its data, in place of its test split.
+
+        What is judged by these knows the units of their density; it has no test labels.
+        """
+        other = copy.copy(self)
+        vars(other)["test"] = x
+        if (classes := self._known_classes()) is not None:
+            values = {s: v for s, v in classes.values.items() if s != "test"}
+            vars(other)["_classes"] = Classes(values, classes.names)
+        return other
 
     def bits_per_dim(self, nats: float, x: Tensor) -> float:
         """Mean log-density `nats` of the data `x`, in bits for each element.
 
-        Of dequantised data it is in bits for each of 256 grey levels.
+        Of dequantised data it is in bits for each of 256 grey levels. Of standardised ones
+        `nats` are of the data as given, as `evaluate` has them.
         """
         if self.logit is not None:
             return bits_per_dim(nats, x, self.logit)
@@ -222,7 +326,7 @@ def _are_bits(
     splits: Mapping[str, Tensor | np.ndarray], kinds: Mapping[str, str]
 ) -> bool:
     """True for uint8 values that are 0 and 1 in all splits of grey levels."""
-    grey = [s for s, k in kinds.items() if k in ("grey", "discretized_logistic")]
+    grey = [s for s in splits if kinds[s] in ("grey", "discretized_logistic")]
     largest = {s: largest_of_bytes(splits[s]) for s in grey}
     known = {s: value for s, value in largest.items() if value is not None}
     black = [s for s, value in known.items() if value <= 1]
