@@ -9,9 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset, load_dataset
-from pyro_vae_zoo.data.labels import labels_of
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.runs.cautions import cautions_of
 from pyro_vae_zoo.evaluation.diagnose import (
     DIAGNOSTICS_FILE,
     diagnose,
@@ -35,6 +33,7 @@ from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report.summary import describe, filled, summary
+from pyro_vae_zoo.runs.cautions import cautions_of
 from pyro_vae_zoo.runs.folder import open_run
 from pyro_vae_zoo.runs.records import Result, RunConfig
 from pyro_vae_zoo.runs.run import result_of
@@ -121,18 +120,14 @@ def diagnose_command(args: argparse.Namespace) -> None:
 
 def explore_command(args: argparse.Namespace) -> None:
     """The page of a run, with the classes of its data where they are known."""
-    vae, config, data, published = _read(args)
+    vae, _, data, published = _read(args)
     folder = Path("runs" if published else "", args.run_folder)
-    source = args.data or config["source"]
-    labels = labels_of(source, args.split, args.data_dir)
     page = explore(
         vae,
         _images(data, args.split, args.seed),
         args.out or folder / "explore.html",
         data=data,
         split=args.split,
-        labels=None if labels is None else labels.values.tolist(),
-        classes=None if labels is None else labels.names,
         num_data=args.num_data,
         num_samples=args.num_samples,
         seed=args.seed,

@@ -53,7 +53,9 @@ class Summary:
         lines = textwrap.wrap(self.title, _WIDTH, subsequent_indent="  ")
         for name, *cells in table:
             shown = [name.ljust(widths[0])]
-            for cell, width, right in zip(cells, widths[1:], self._right(), strict=True):
+            for cell, width, right in zip(
+                cells, widths[1:], self._right(), strict=True
+            ):
                 shown.append(cell.rjust(width) if right else cell)
             lines.append(("  " + "  ".join(shown)).rstrip()[:_WIDTH])
         return "\n".join(lines)
@@ -119,7 +121,8 @@ def frame(columns: Mapping[str, Any], index: str | None = None) -> "DataFrame":
         import pandas
     except ImportError as error:
         raise UserError(
-            'to_frame() needs pandas, which is not installed: pip install "pyro_vae_zoo[data]"'
+            "to_frame() needs pandas, which is not installed: "
+            'pip install "pyro_vae_zoo[data]"'
         ) from error
     arrays = {
         name: values.numpy() if isinstance(values, Tensor) else values

@@ -86,14 +86,18 @@ class PosteriorCovariances:
         return self._summary().html()
 
     def _summary(self) -> Summary:
-        numbers = zip(self.mean_abs_correlation.mean(1), self.log_det.mean(1), strict=True)
+        numbers = zip(
+            self.mean_abs_correlation.mean(1), self.log_det.mean(1), strict=True
+        )
         rows = [
             (step, *(digits(value.item()) for value in found))
             for step, found in zip(self.steps, numbers, strict=True)
         ]
         _, n, dim, _ = self.covariance.shape
         what = f"PosteriorCovariances of {n} data, {dim} latents, {self.num_particles} "
-        what += f"draws each; independent latents have |correlation| {digits(self.noise)}"
+        what += (
+            f"draws each; independent latents have |correlation| {digits(self.noise)}"
+        )
         return Summary(what, rows, ("mean |correlation|", "log det"))
 
     def to_frame(self) -> "DataFrame":

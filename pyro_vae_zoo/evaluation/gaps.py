@@ -93,7 +93,9 @@ class InferenceGaps:
             mean_row("amortisation gap", self.amortisation_gap),
             mean_row("ELBO", self.amortised_elbo),
         ]
-        return Summary(f"InferenceGaps of {len(self.log_prob)} data, nats per datum", rows)
+        return Summary(
+            f"InferenceGaps of {len(self.log_prob)} data, nats per datum", rows
+        )
 
     def to_frame(self) -> "DataFrame":
         """A data frame with a row for each datum: its gaps and what they lie between.
@@ -101,8 +103,8 @@ class InferenceGaps:
         Raises:
             UserError: without pandas.
         """
-        names = ("log_prob", "local_elbo", "amortised_elbo")
-        names += ("approximation_gap", "amortisation_gap")
+        names = ["log_prob", "local_elbo", "amortised_elbo"]
+        names += ["approximation_gap", "amortisation_gap"]
         return frame({name: getattr(self, name) for name in names}, "datum")
 
     def plot(self, *, title: str | None = None) -> "Figure":

@@ -56,7 +56,11 @@ class ParticleCurve:
 
     def _summary(self) -> Summary:
         numbers = zip(
-            self.num_particles, self.log_prob, self.std_error, self.mc_error, strict=True
+            self.num_particles,
+            self.log_prob,
+            self.std_error,
+            self.mc_error,
+            strict=True,
         )
         rows = [(str(k), *map(digits, at_k)) for k, *at_k in numbers]
         header = ("log p(x)", "+- over the data", "+- of the draws")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["Probe", "linear_probe", "nearest_neighbours", "probe_scores"]
+__all__ = ["Probe", "labels_for", "linear_probe", "nearest_neighbours", "probe_scores"]
 
 # The C among which the validation data choose; of equal ones the smallest.
 _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -103,7 +103,14 @@ class Probe:
 
     def to_dict(self) -> dict[str, Any]:
         """The probe in few numbers, ready for JSON."""
-        names = ("accuracy", "std_error", "chance", "classifier", "num_train", "num_test")
+        names = (
+            "accuracy",
+            "std_error",
+            "chance",
+            "classifier",
+            "num_train",
+            "num_test",
+        )
         return {name: getattr(self, name) for name in names}
 
     def to_frame(self) -> "DataFrame":
@@ -215,6 +222,19 @@ def nearest_neighbours(
     return _probe(data, y, y_test, predicted, what)
 
 
+def labels_for(
+    data: Dataset, split: str, num_data: int
+) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Labels of a split and the names of the classes; None for both where none are known.
+
+    Neither are they known of some of the split only, other than `num_data`.
+    """
+    labels = (data.labels or {}).get(split)
+    if labels is None or len(labels) != num_data:
+        return None, None
+    return labels.cpu(), data.label_names
+
+
 def probe_scores(vae: VAE, data: Dataset, seed: int) -> dict[str, Any]:
     """Both probes for a result: of at most 2000 data a split, by 20 draws of each.
 
@@ -225,7 +245,10 @@ def probe_scores(vae: VAE, data: Dataset, seed: int) -> dict[str, Any]:
         return {}
     found = {}
     try:
-        for name, probe in (("linear", linear_probe), ("neighbours", nearest_neighbours)):
+        for name, probe in (
+            ("linear", linear_probe),
+            ("neighbours", nearest_neighbours),
+        ):
             found[name] = probe(vae, data, num_data=2000, num_samples=20, seed=seed)
     except UserError as error:
         return {"skipped": str(error)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyro_vae_zoo.data.display import Summary, digits, figure, frame
+from pyro_vae_zoo.data.display import Row, Summary, digits, figure, frame
 from pyro_vae_zoo.evaluation.importance import (
     error_of_mean,
     khat_rows,
@@ -100,7 +100,9 @@ class Evaluation:
         error, mc = self.log_likelihood_std_error, self.log_likelihood_mc_error
         over = f"+- {digits(error)} over the data"
         draws = f", +- {digits(mc)} of the draws" if latents else ", exact"
-        rows = [("log-likelihood", digits(self.log_likelihood), over + draws)]
+        rows: list[Row] = [
+            ("log-likelihood", digits(self.log_likelihood), over + draws)
+        ]
         if latents:
             over = f"+- {digits(self.elbo_std_error)} over the data"
             rows += [
@@ -115,7 +117,9 @@ class Evaluation:
         rows += khat_rows(self.khat_median, self.khat_above_07)
         if latents:
             rows.append(("ESS", digits(self.ess, 1), f"of {k} draws"))
-        return Summary(f"Evaluation of {n} data by {k} draws each, nats per datum", rows)
+        return Summary(
+            f"Evaluation of {n} data by {k} draws each, nats per datum", rows
+        )
 
     def to_frame(self) -> "DataFrame":
         """A data frame of one row, to be put below others; a column for each number.
@@ -152,6 +156,7 @@ class Totals:
         self.weights: list[Tensor] = []
 
     def add(self, rows: slice, columns: slice, chunk: dict) -> None:
+        """Add the numbers of some draws of some data."""
         self.log_weights[rows, columns] = chunk["log_weights"].cpu()
         self.reconstruction += chunk["reconstruction"].cpu()
         for site, value in chunk["kl"].items():
@@ -164,6 +169,7 @@ class Totals:
             self.weights += [value.cpu() for value in chunk["weights"]]
 
     def evaluation(self, num_elements: int) -> Evaluation:
+        """What they come to, of data of so many elements each."""
         n, num_particles = self.log_weights.shape
         ll, elbo = summarise(self.log_weights), self.log_weights.mean(1)
         log_likelihood = ll.log_prob.mean().item()

@@ -30,6 +30,7 @@ from pyro_vae_zoo.plots.style import (
     dress,
     key_of,
     make_figure,
+    whole_numbers,
 )
 from pyro_vae_zoo.plots.training import plot_training
 from pyro_vae_zoo.training.history import History
@@ -127,6 +128,7 @@ def _(result: BidirectionalBounds, *, title: str | None = None) -> Figure:
     }
     ax.plot(x, upper, **looks["upper"])
     ax.plot(x, lower, **looks["lower"])
+    ax.xaxis.set_major_locator(whole_numbers(5))
     gap, error = result.gap.mean().item(), error_over_data(result.gap)
     name = rf"Bounds of $\log\,p(x)$; mean gap {gap:.3f} $\pm$ {error:.3f}"
     dress(ax, name, "simulated datum, in the order of its bounds", NATS)
@@ -183,7 +185,9 @@ def _(result: Probe, *, title: str | None = None) -> Figure:
     dress(ax, f"{result.classifier}: {accuracy}", "found class", "true class")
     ax.grid(False)
     if size <= _MOST_CLASSES:
-        ax.set_xticks(range(size), names, rotation=90 if max(map(len, names)) > 2 else 0)
+        ax.set_xticks(
+            range(size), names, rotation=90 if max(map(len, names)) > 2 else 0
+        )
         ax.set_yticks(range(size), names)
         for i, j in result.confusion.nonzero().tolist():
             ink = "white" if shares[i, j] > 0.6 else INK

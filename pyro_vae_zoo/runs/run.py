@@ -11,7 +11,6 @@ import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError, first_line
-from pyro_vae_zoo.runs.cautions import cautions_of
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.evaluation.probe import probe_scores
 from pyro_vae_zoo.evaluation.totals import Evaluation
@@ -25,6 +24,7 @@ from pyro_vae_zoo.files import (
 from pyro_vae_zoo.models.create import PairConfig, create, find_guide
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runs.cautions import cautions_of
 from pyro_vae_zoo.runs.folder import begin, look
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device

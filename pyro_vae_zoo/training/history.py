@@ -81,7 +81,7 @@ class History:
     @property
     def seconds(self) -> float:
         """Time spent in training and validation."""
-        return sum(record["seconds"] for record in self.epochs)
+        return sum(record.get("seconds", 0.0) for record in self.epochs)
 
     def __repr__(self) -> str:
         return str(self._summary())
@@ -90,20 +90,21 @@ class History:
         return self._summary().html()
 
     def _summary(self) -> Summary:
-        count, named = len(self.epochs), {r["epoch"]: r for r in self.epochs}
-        chosen = {e: named[e] for e in sorted({1, self.best_epoch, count} & {*named})}
-        seen = {key for record in self.epochs for key, v in record.items() if v is not None}
+        count, records = len(self.epochs), {r["epoch"]: r for r in self.epochs}
+        shown = [e for e in sorted({1, self.best_epoch, count}) if e in records]
+        columns = _columns(self.epochs)
         rows = [
-            (key, *(digits(record.get(key)) for record in chosen.values()))
-            for key in _SHOWN
-            if key in seen
+            (name, *(digits(records[e].get(name)) for e in shown))  # type: ignore[arg-type]
+            for name in _SHOWN
+            if any(value is not None for value in columns.get(name, ()))
         ]
         what = f"History of {count} epochs in {digits(self.seconds, 1)} s"
         if count:
             what += f"; {self.weights} weights"
             what += f", of epoch {self.best_epoch}" if self.weights == "best" else ""
         what += "; stopped early" if self.stopped_early else ""
-        return Summary(f"{what}; nats per datum", rows, (*(f"epoch {e}" for e in chosen),))
+        header = tuple(f"epoch {e}" for e in shown)
+        return Summary(f"{what}; nats per datum", rows, header)
 
     def to_frame(self) -> "DataFrame":
         """A data frame with a row for each epoch: the records, None as NaN.
@@ -119,7 +120,8 @@ class History:
 
 
 # What a few lines say of a training; `to_frame` has the rest.
-_SHOWN = ("train_elbo", "valid_elbo", "train_bound", "valid_bound", "kl", "reconstruction")
+_SHOWN = ["train_elbo", "valid_elbo", "train_bound", "valid_bound"]
+_SHOWN += ["kl", "reconstruction"]
 
 
 def _columns(epochs: Sequence[Epoch]) -> dict[str, list]:
