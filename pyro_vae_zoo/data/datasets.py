@@ -1,42 +1,44 @@
-"""Data sets: a name -> three tensors and what they are.
+"""Data sets: arrays -> three tensors and what they are.
 
-A `Dataset` holds training, validation and test images with the likelihood that
-suits them, and says in `variant` how they were made: the binarisation of MNIST
-alone moves a log-likelihood by more than most posteriors do, so no number should
-go without it. `load_dataset` knows the published sets and reads `FILE.npz`.
-
-All splits and draws are fixed: numpy's `RandomState`, whose stream never changes.
+A `Dataset` holds training, validation and test data with the likelihood that suits them,
+and says in `variant` how they were made: the binarisation of MNIST alone moves a
+log-likelihood by more than most posteriors do, so no number should go without it.
 """
 
 import copy
 import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.data.checks import (
+    are_bits,
     check_images,
     checked,
-    largest_of_bytes,
     owned,
 )
-from pyro_vae_zoo.data.classes import Classes, Given, classes_of
 from pyro_vae_zoo.data.dequantisation import bits_per_dim, dequantise, to_pixels
-from pyro_vae_zoo.data.names import DATASETS
-from pyro_vae_zoo.data.splits import SHARE, split_rows
+from pyro_vae_zoo.data.labels import Classes, Given, classes_of
+from pyro_vae_zoo.data.own import arrays, folders, items, tables
 from pyro_vae_zoo.data.standardised import Standardisation, standardisation_of
-from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
-from pyro_vae_zoo.options import count, plain
+from pyro_vae_zoo.data.streamed.randomness import digest_of
+from pyro_vae_zoo.data.streamed.rows import Rows, part, some
+from pyro_vae_zoo.data.streamed.steps import (
+    Binarised,
+    Dequantised,
+    checked_rows,
+    owned_rows,
+    standardised,
+)
+from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.options import count
 
-__all__ = ["Dataset", "check_images", "load_dataset"]
+__all__ = ["Dataset", "check_images"]
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -46,13 +48,14 @@ class Dataset:
     Tensors or numpy arrays of shape `(N, *event_shape)` are checked, copied and stored as
     float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`. For a discretised
     logistic or a dynamic set uint8 values up to 255 become k/255; where no split has one
-    above 1 they are bits, and stay what they are.
+    above 1 they are bits, and stay what they are. An array that is mapped from a file stays
+    there, and is read and checked batch by batch: its split is a `Rows`.
 
     Args:
         train: training data.
-        valid: validation data; by default 10 % of those given as `train`, which are taken
-            off them by a fixed permutation.
-        test: test data; by default likewise.
+        valid: validation data, or the share of those given as `train` that is taken off
+            them by a fixed permutation; by default 10 %.
+        test: test data; likewise.
         likelihood: `"bernoulli"` (values 0 and 1), `"gaussian"` (any),
             `"discretized_logistic"` (grey levels k/255), or of counts and classes, whole
             numbers from 0, `"binomial"`, `"poisson"`, `"negative_binomial"` or
@@ -67,6 +70,7 @@ class Dataset:
         label_names: of the classes; by default the labels that occur, in their order.
         standardise: for a Gaussian, take off the mean of `train` and divide by its scale,
             for each feature of a table, each channel of images; see `standardised`.
+        seed: of the permutation.
         note: how the tensors were made; see `variant`.
 
     Example:
@@ -93,8 +97,8 @@ class Dataset:
     def __init__(
         self,
         train: Tensor | np.ndarray,
-        valid: Tensor | np.ndarray | None = None,
-        test: Tensor | np.ndarray | None = None,
+        valid: Tensor | np.ndarray | float | None = None,
+        test: Tensor | np.ndarray | float | None = None,
         likelihood: str = "bernoulli",
         name: str = "custom",
         dynamic: bool = False,
@@ -103,6 +107,7 @@ class Dataset:
         labels: Given | Mapping[str, Given] | None = None,
         label_names: Sequence[str] | None = None,
         standardise: bool = False,
+        seed: int = 0,
         note: str = "user's tensors",
     ) -> None:
         if dynamic and likelihood != "bernoulli":
@@ -123,37 +128,47 @@ class Dataset:
         known = vars(self)  # of a frozen object, which takes no other assignment
         known |= {"likelihood": likelihood, "name": name, "dynamic": dynamic}
         known |= {"logit": logit, "standardisation": None, "_classes": None}
-        given = {"train": train, "valid": valid, "test": test}
-        given = {split: x for split, x in given.items() if x is not None}
+        given, shares = arrays.given_and_shares(train, valid, test)
         kinds = self._kinds()
-        shape, bits, splits = None, _are_bits(given, kinds), {}
+        bits = are_bits({split: some(x) for split, x in given.items()}, kinds)
+        shape, splits = None, {}
         for split, x in given.items():
-            x = checked(x, shape, kinds[split], split, bits, wide=True)
+            check: Any = checked_rows if isinstance(x, Rows) else checked
+            x = check(x, shape, kinds[split], split, bits, wide=True)
             splits[split], shape = x.detach(), x.shape[1:]
         rows: dict[str, np.ndarray] = {}
         sizes = {split: len(x) for split, x in splits.items()}
-        if shares := {s: SHARE for s in ("valid", "test") if s not in splits}:
-            rows = split_rows(sizes["train"], shares)
+        if shares:
+            rows = arrays.split_rows(sizes["train"], shares, seed)
             whole = splits["train"]
-            splits |= {split: whole[torch.from_numpy(r)] for split, r in rows.items()}
-            verb = " and ".join(shares) + (" are each" if len(shares) > 1 else " is")
-            note += f", {verb} 10 % of train (seed 0)"
+            splits |= {split: part(whole, r) for split, r in rows.items()}
+            note += f", {arrays.share_note(shares, seed)}"
         known["note"] = note
         if labels is not None:
             known["_classes"] = classes_of(labels, rows, sizes, label_names)
         if standardise:
             known["standardisation"] = found = standardisation_of(splits["train"])
-            splits = {split: found.standardise(x) for split, x in splits.items()}
+            splits = {split: standardised(x, found) for split, x in splits.items()}
         for split in ("train", "valid", "test"):
-            known[split] = owned(splits[split], given.get(split), likelihood, split)
+            own: Any = owned_rows if isinstance(splits[split], Rows) else owned
+            known[split] = own(splits[split], given.get(split), likelihood, split)
         self._draw(tuple(shares))
+
+    split = classmethod(arrays.split)
+    from_torch = classmethod(items.from_torch)
+    from_folder = classmethod(folders.from_folder)
+    from_csv = classmethod(tables.from_csv)
+    from_frame = classmethod(tables.from_frame)
 
     def _draw(self, taken: Sequence[str]) -> None:
         """Draw once what is judged by, where training data are redrawn every epoch."""
         generator = torch.Generator(self.train.device).manual_seed(777)
-        for split in ("valid", "test"):
+        for number, split in enumerate(("valid", "test")):
             x = getattr(self, split)
-            if self.logit is not None:
+            if isinstance(x, Rows):
+                redrawn = self.logit is not None or split in taken
+                vars(self)[split] = self._drawn(x, digest_of(777, number), redrawn)
+            elif self.logit is not None:
                 vars(self)[split] = dequantise(x, self.logit, generator)
             elif self.dynamic and split in taken:
                 uniform = torch.empty_like(x).uniform_(generator=generator)
@@ -178,9 +193,7 @@ class Dataset:
             return None
         splits = {s: getattr(self, s) for s in classes.values}
         device = self.train.device
-        return {
-            s: classes.values[s][: len(x)].to(device) for s, x in splits.items()
-        }
+        return {s: classes.values[s][: len(x)].to(device) for s, x in splits.items()}
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -197,7 +210,9 @@ class Dataset:
     def fingerprint(self) -> str:
         """A digest of the data that are trained and validated on, and of what they are.
 
-        The same on every device.
+        The same on every device. Of data that are not in memory it is made of their shape,
+        of 256 rows spread over them, and of the size of the file and the time at which it
+        was changed, which a copy keeps if it is made by `cp -p`.
 
         >>> x = torch.eye(4)
         >>> Dataset(x, x, x).fingerprint() == Dataset(x, x, 1 - x).fingerprint()
@@ -206,6 +221,9 @@ class Dataset:
         what = self.likelihood, self.dynamic, self.logit
         digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
         for x in (self.train, self.valid):
+            if isinstance(x, Rows):
+                x.fingerprint(digest)
+                continue
             digest.update(repr(tuple(x.shape)).encode())
             digest.update(x.cpu().contiguous().numpy().data)
         return digest.hexdigest()
@@ -222,11 +240,21 @@ class Dataset:
         return f"{self.note}, {sizes}"
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data set with its tensors on `device`."""
-        moved = copy.copy(self)
+        """The same data set with its tensors on `device`; `Rows` stay where they are."""
+        return self._changed(lambda x: x if isinstance(x, Rows) else x.to(device))
+
+    def read_by(self, num_workers: int) -> "Dataset":
+        """The same data set, whose `Rows` are read ahead by so many processes."""
+        n = count("num_workers", num_workers, least=0)
+        return self._changed(
+            lambda x: replace(x, num_workers=n) if isinstance(x, Rows) else x
+        )
+
+    def _changed(self, function: Callable[[Any], Any]) -> "Dataset":
+        changed = copy.copy(self)
         for split in ("train", "valid", "test"):
-            object.__setattr__(moved, split, getattr(self, split).to(device))
-        return moved
+            object.__setattr__(changed, split, function(getattr(self, split)))
+        return changed
 
     def first(self, n: int) -> "Dataset":
         """The same data set with its first `n` training images only.
@@ -240,7 +268,7 @@ class Dataset:
                 f"expected 1 to {len(self.train)} training images of {self.name}, got {n}"
             )
         fewer = copy.copy(self)
-        object.__setattr__(fewer, "train", self.train[:n])
+        object.__setattr__(fewer, "train", part(self.train, slice(n)))
         return fewer
 
     def is_quantised(self) -> bool:
@@ -252,18 +280,39 @@ class Dataset:
         """
         if self.likelihood != "gaussian" or self.logit is not None:
             return False
-        values = len(self.test.unique())
-        return values <= 256 and 4 * values <= self.test.numel()
+        test = some(self.test)
+        values = len(test.unique())
+        return values <= 256 and 4 * values <= test.numel()
+
+    def as_given(self, x: Tensor) -> Tensor:
+        """Numbers in the user's units, of data `x` or samples that are standardised."""
+        return x if self.standardisation is None else self.standardisation.undo(x)
 
     def pixels(self, x: Tensor) -> Tensor:
-        """The data as they were given, of `x`, data or samples of a model of them.
+        """The pixels in a picture of `x`, data or samples of a model of them.
 
-        Grey levels in [0, 1] of what went through a logit, and numbers in the user's units
-        of what was standardised.
+        Grey levels in [0, 1] of what went through a logit, else the data as given.
         """
-        if self.standardisation is not None:
-            return self.standardisation.undo(x)
-        return x if self.logit is None else to_pixels(x, self.logit)
+        if self.logit is not None:
+            return to_pixels(x, self.logit)
+        return self.as_given(x)
+
+    def standardised_as(self, other: "Dataset") -> "Dataset":
+        """The same data, standardised with the mean and the scale of another data set.
+
+        >>> x = torch.tensor([[0.0], [2.0]])  # of mean 1 and scale 1
+        >>> a, b = (Dataset(x, x, x, "gaussian", standardise=True) for x in (x, 3 * x))
+        >>> b.standardised_as(a).train.flatten()
+        tensor([-1.,  5.])
+        """
+        if self.standardisation is None or other.standardisation is None:
+            raise UserError(
+                "standardised_as: expected two data sets that are standardised"
+            )
+        step = other.standardisation.after(self.standardisation)
+        changed = self._changed(lambda x: standardised(x, step))
+        vars(changed)["standardisation"] = other.standardisation
+        return changed
 
     @property
     def log_jacobian(self) -> float:
@@ -279,13 +328,10 @@ class Dataset:
     def judged_on(self, x: Tensor) -> "Dataset":
         """The same data set with `x`, some of its data, in place of its test split.
 
-        What is judged by these knows the units of their density; it has no test labels.
+        Whatever is judged by these knows the units of their density; it has no labels.
         """
         other = copy.copy(self)
-        vars(other)["test"] = x
-        if (classes := self._known_classes()) is not None:
-            values = {s: v for s, v in classes.values.items() if s != "test"}
-            vars(other)["_classes"] = Classes(values, classes.names)
+        vars(other).update({"test": x, "_classes": None})
         return other
 
     def bits_per_dim(self, nats: float, x: Tensor) -> float:
@@ -295,6 +341,11 @@ class Dataset:
         `nats` are of the data as given, as `evaluate` has them.
         """
         if self.logit is not None:
+            if isinstance(x, Rows):  # each part counts by its size
+                parts = [
+                    (len(p), bits_per_dim(nats, p, self.logit)) for p in x.split(1000)
+                ]
+                return sum(n * bits for n, bits in parts) / len(x)
             return bits_per_dim(nats, x, self.logit)
         return -nats / (math.prod(self.event_shape) * math.log(2))
 
@@ -303,11 +354,13 @@ class Dataset:
 
         The draw is a function of `(seed, epoch)` alone, so that a resumed run sees
         the same images; it is made on the device of `train` and leaves the global
-        random state untouched.
+        random state untouched. Of `Rows` it is, for each row, one of `(seed, epoch, row)`.
         """
+        digest = digest_of(seed, epoch)
+        if isinstance(self.train, Rows):
+            return self._drawn(replace(self.train, key=digest), digest)
         if not self.dynamic and self.logit is None:
             return self.train
-        digest = hashlib.sha256(f"{plain(seed)}/{plain(epoch)}".encode()).digest()
         generator = torch.Generator(self.train.device)
         generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         if self.logit is not None:
@@ -315,186 +368,14 @@ class Dataset:
         uniform = torch.empty_like(self.train).uniform_(generator=generator)
         return uniform.lt_(self.train)
 
+    def _drawn(self, rows: Rows, key: bytes, redrawn: bool = True) -> Any:
+        """Rows that are drawn where they are read, as functions of key and row."""
+        if self.logit is not None:
+            return rows.then(Dequantised(key, self.logit))
+        return rows.then(Binarised(key)) if self.dynamic and redrawn else rows
+
     def __repr__(self) -> str:
         return (
             f"Dataset({self.name!r}, {self.event_shape}, {self.likelihood!r}, "
             f"{self.variant!r})"
         )
-
-
-def _are_bits(
-    splits: Mapping[str, Tensor | np.ndarray], kinds: Mapping[str, str]
-) -> bool:
-    """True for uint8 values that are 0 and 1 in all splits of grey levels."""
-    grey = [s for s in splits if kinds[s] in ("grey", "discretized_logistic")]
-    largest = {s: largest_of_bytes(splits[s]) for s in grey}
-    known = {s: value for s, value in largest.items() if value is not None}
-    black = [s for s, value in known.items() if value <= 1]
-    if black and len(black) < len(known):
-        other = next(s for s in known if s not in black)
-        raise UserError(
-            f"{black[0]}: uint8 values up to {known[black[0]]}, in {other} up to "
-            f"{known[other]}: bits or grey levels? give all of them as floats, grey "
-            "levels divided by 255"
-        )
-    return bool(black)
-
-
-def load_dataset(
-    name: str | os.PathLike, data_dir: str | os.PathLike | None = None
-) -> Dataset:
-    """The data set `name`, one of `zoo.list_datasets()` or the path of an `.npz` file.
-
-    An `.npz` file holds arrays `train`, `test` and optionally `valid` (else 10 % of
-    `train`) with one image a row: `(N, H, W)`, `(N, H, W, 3)` or `(N, D)`. The dtype
-    chooses the likelihood: bool Bernoulli, uint8 discretised logistic, float
-    Gaussian.
-
-    Args:
-        name: name or path.
-        data_dir: where the files lie; default `$PYRO_VAE_ZOO_DATA`, else
-            `~/.cache/pyro_vae_zoo`. What is missing there is downloaded.
-
-    Raises:
-        UserError: the name is unknown.
-        DataFileError: a file is missing, truncated, corrupt or of another kind.
-
-    Example:
-        >>> load_dataset("digits").variant
-        'one Bernoulli draw from intensities/16, 1297/250/250'
-    """
-    name = os.fspath(name)
-    if name.endswith(".npz"):
-        return _npz(_sources.expanded(name))
-    if name not in DATASETS:
-        raise unknown_name("data set", name, [*DATASETS, "or a path to an .npz file"])
-    return _LOADERS[name](name, data_dir)
-
-
-# --- how each set is made ----------------------------------------------------
-
-
-def _digits(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    from sklearn.datasets import load_digits
-
-    random = np.random.RandomState(0)
-    grey = load_digits().images / 16
-    bits = (random.random_sample(grey.shape) < grey)[random.permutation(len(grey))]
-    note = "one Bernoulli draw from intensities/16"
-    train, valid, test = np.split(bits, [1297, 1547])
-    return Dataset(train, valid, test, name=name, note=note)
-
-
-def _mnist_static(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    train, valid, test = (
-        _sources.amat(f"binarized_mnist/{split}", data_dir).reshape(-1, 28, 28)
-        for split in ("train", "valid", "test")
-    )
-    note = "static binarisation (Larochelle)"
-    return Dataset(train, valid, test, name=name, note=note)
-
-
-def _idx(
-    name: str,
-    data_dir: str | os.PathLike | None,
-    *,
-    folder: str,
-    reading: str,
-    num_valid: int = 10000,
-) -> Dataset:
-    train = _sources.idx(f"{folder}/train", data_dir)
-    test = _sources.idx(f"{folder}/test", data_dir)
-    train, valid = train[:-num_valid], train[-num_valid:]
-    if reading == "threshold":
-        train, valid, test = (x > 127 for x in (train, valid, test))
-        return Dataset(train, valid, test, name=name, note="threshold, grey > 0.5")
-    train, valid, test = (x / np.float32(255) for x in (train, valid, test))
-    if reading == "gray":
-        note = "grey levels k/255"
-        return Dataset(train, valid, test, "gaussian", name, note=note)
-    random = np.random.RandomState(777)
-    valid, test = (random.random_sample(x.shape) < x for x in (valid, test))
-    note = "train redrawn every epoch, valid and test drawn once (seed 777)"
-    return Dataset(train, valid, test, name=name, dynamic=True, note=note)
-
-
-def _caltech(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    train, valid, test = (
-        (1 - columns_first.reshape(-1, 28, 28)).swapaxes(1, 2)
-        for columns_first in _sources.caltech(data_dir)
-    )
-    return Dataset(train, valid, test, name=name, note="inverted and transposed")
-
-
-def _frey(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    faces = _sources.frey(data_dir)
-    order = np.random.RandomState(0).permutation(len(faces))
-    train, valid, test = np.split(faces[order].reshape(-1, 28, 20), [-400, -200])
-    note = "grey levels k/255, fixed shuffle (seed 0)"
-    return Dataset(train, valid, test, "discretized_logistic", name, note=note)
-
-
-def _cifar10(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    (train, valid, test), note = _sources.cifar10(data_dir)
-    note += ", uniform dequantisation (train redrawn every epoch), logit 0.05"
-    return Dataset(train, valid, test, "gaussian", name, logit=0.05, note=note)
-
-
-def _npz(path: Path) -> Dataset:
-    arrays = _sources.npz(path)
-    likelihoods = {_npz_likelihood(x.dtype) for x in arrays.values()}
-    if {1} <= {largest_of_bytes(x) for x in arrays.values()} <= {0, 1}:
-        likelihoods = {"bernoulli"}  # bits, as NumPy stores them where nobody says bool
-    likelihood = likelihoods.pop() if len(likelihoods) == 1 else None
-    if likelihood is None:
-        got = ", ".join(f"{key} {x.dtype}" for key, x in arrays.items())
-        raise DataFileError(
-            f"{path}: expected all arrays bool (Bernoulli), all uint8 (discretised "
-            f"logistic) or all float (Gaussian), got {got}; convert with .astype"
-        )
-    train = arrays["train"]
-    note = f"{path.name}, {train.dtype} -> {likelihood}"
-    if "valid" not in arrays:
-        if train.ndim < 1 or len(train) < 2:
-            raise DataFileError(
-                f"{path}: expected at least 2 training images to take 10 % as "
-                f"validation, got shape {train.shape}; or add an array 'valid'"
-            )
-        order = np.random.RandomState(0).permutation(len(train))
-        num_valid = max(1, len(train) // 10)
-        arrays["valid"] = train[order[:num_valid]]
-        train = train[np.sort(order[num_valid:])]
-        note += ", valid is 10 % of train (seed 0)"
-    binary = all(((x == 0) | (x == 1)).all() for x in arrays.values())
-    if binary and likelihood != "bernoulli":
-        note += ", only 0 and 1: store bool for Bernoulli"
-    try:
-        return Dataset(
-            train, arrays["valid"], arrays["test"], likelihood, path.stem, note=note
-        )
-    except UserError as error:
-        raise DataFileError(f"{path}: {error}") from error
-
-
-def _npz_likelihood(dtype: np.dtype) -> str | None:
-    if dtype.kind == "b":
-        return "bernoulli"
-    if dtype == np.uint8:
-        return "discretized_logistic"
-    return "gaussian" if dtype.kind == "f" else None
-
-
-_LOADERS: dict[str, Callable[[str, str | os.PathLike | None], Dataset]] = {
-    "digits": _digits,
-    "mnist_static": _mnist_static,
-    "mnist_dynamic": partial(_idx, folder="MNIST", reading="dynamic"),
-    "mnist_threshold": partial(
-        _idx, folder="MNIST", reading="threshold", num_valid=12000
-    ),
-    "mnist_gray": partial(_idx, folder="MNIST", reading="gray"),
-    "fashion_dynamic": partial(_idx, folder="FashionMNIST", reading="dynamic"),
-    "fashion_gray": partial(_idx, folder="FashionMNIST", reading="gray"),
-    "caltech_silhouettes": _caltech,
-    "frey_faces": _frey,
-    "cifar10": _cifar10,
-}

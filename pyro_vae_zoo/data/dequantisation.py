@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["bits_per_dim", "dequantise", "to_pixels"]
+__all__ = ["bits_per_dim", "dequantise", "dequantised", "to_pixels"]
 
 _LEVELS = 256
 
@@ -28,6 +28,15 @@ def dequantise(grey: Tensor, lam: float, generator: torch.Generator) -> Tensor:
     tensor([  0., 255.])
     """
     noise = torch.empty_like(grey).uniform_(generator=generator)
+    return dequantised(grey, noise, lam)
+
+
+def dequantised(grey: Tensor, noise: Tensor, lam: float) -> Tensor:
+    """Grey levels k/255 to y, with this noise u, whose place y takes.
+
+    >>> dequantised(torch.tensor([0.5]), torch.tensor([0.5]), 0.05)
+    tensor([0.])
+    """
     v = noise.add_(grey * (_LEVELS - 1)).div_(_LEVELS)
     # In float32 (255 + u)/256 may round up to 1, which is no grey level any more.
     v = v.clamp_(max=1 - torch.finfo(v.dtype).eps)

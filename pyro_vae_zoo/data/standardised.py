@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae_zoo.data.streamed.rows import Rows
 from pyro_vae_zoo.errors import UserError
 
 __all__ = ["Standardisation", "standardisation_of"]
@@ -30,16 +31,36 @@ class Standardisation:
     Attributes:
         mean: m, `(D,)` for a table, `(C, 1, 1)` for colours, `(1, 1)` for grey.
         scale: s, of the same shape.
-        log_jacobian: minus the sum of log s over the elements of a datum, in nats.
+        event_shape: of a datum.
     """
 
     mean: Tensor
     scale: Tensor
-    log_jacobian: float
+    event_shape: tuple[int, ...]
+
+    @property
+    def log_jacobian(self) -> float:
+        """Minus the sum of log s over the elements of a datum, in nats."""
+        return -self.scale_of_each.log().sum().item()
+
+    @property
+    def mean_of_each(self) -> Tensor:
+        """The mean of each element of a datum, `(numel,)`."""
+        return self.mean.expand(self.event_shape).flatten()
+
+    @property
+    def scale_of_each(self) -> Tensor:
+        """The scale of each element of a datum, `(numel,)`."""
+        return self.scale.expand(self.event_shape).flatten()
 
     def standardise(self, x: Tensor) -> Tensor:
         """The y of x, float32."""
         return ((x.double() - self.mean.to(x.device)) / self.scale.to(x.device)).float()
+
+    def after(self, other: "Standardisation") -> "Standardisation":
+        """The step from the y of another one to the y of this one."""
+        mean, scale = (self.mean - other.mean) / other.scale, self.scale / other.scale
+        return Standardisation(mean, scale, self.event_shape)
 
     def undo(self, y: Tensor) -> Tensor:
         """The x of y, of its dtype.
@@ -51,8 +72,8 @@ class Standardisation:
         return (y.double() * self.scale.to(y.device) + self.mean.to(y.device)).to(y)
 
 
-def standardisation_of(train: Tensor) -> Standardisation:
-    """Mean and scale of training data `(N, *event_shape)`.
+def standardisation_of(train: Tensor | Rows) -> Standardisation:
+    """Mean and scale of training data `(N, *event_shape)`; all of `Rows` are read.
 
     Raises:
         UserError: for a feature that is constant, which has no density.
@@ -65,9 +86,7 @@ constant has no density; leave it out
     """
     shape = train.shape[1:]
     over = (0,) if len(shape) == 1 else (0, -2, -1)
-    x = train.double().cpu()
-    scale, mean = torch.std_mean(x, over, correction=0, keepdim=True)
-    scale, mean = scale[0], mean[0]
+    scale, mean = _moments(train, over)
     # What is left of a constant's scale is the rounding of its mean.
     constant = scale <= 1e-12 * mean.abs()
     if constant.any():
@@ -77,5 +96,22 @@ constant has no density; leave it out
             f"standardise: {part} {which} is {mean.flatten()[which].item():.6g} in all of "
             "train, and a constant has no density; leave it out"
         )
-    log_jacobian = -scale.log().expand(shape).sum().item()
-    return Standardisation(mean, scale, log_jacobian)
+    return Standardisation(mean, scale, tuple(shape))
+
+
+def _moments(train: Tensor | Rows, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Scale and mean, of parts put together as Chan et al. 1979 do."""
+    if isinstance(train, Tensor):
+        x = train.double().cpu()
+        scale, mean = torch.std_mean(x, over, correction=0, keepdim=True)
+        return scale[0], mean[0]
+    num, squares, mean = 0, torch.zeros(()), torch.zeros(())
+    for x in train.split(10_000):
+        scale, own = torch.std_mean(x.double(), over, correction=0, keepdim=True)
+        scale, own = scale[0], own[0]
+        step, total = own - mean, num + len(x)
+        squares = (
+            squares + scale.square() * len(x) + step.square() * num * len(x) / total
+        )
+        mean, num = mean + step * len(x) / total, total
+    return (squares / num).sqrt(), mean

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from pyro_vae_zoo.data.streamed.rows import part
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.inference.tracing import Pair, TensorPlaces, inductor, trace
@@ -92,8 +93,8 @@ def stream(
                 must = compile is True
                 compiled = _compiled(function, model, guide, example, step, must)
                 bar.set_description("evaluate")
-            for i in range(0, len(x), size):
-                batch = x[i : i + size].to(device)
+            for i, rows_of in zip(range(0, len(x), size), x.split(size), strict=True):
+                batch = rows_of.to(device)
                 for j in range(0, num_particles, step):
                     draws = min(step, num_particles - j)
                     if compiled is not None and (len(batch), draws) == (size, step):
@@ -131,7 +132,8 @@ def stream_over_ranks(
         first, last = int(rows[0]), int(rows[-1])
         own_seed = None if seed is None else ranks.seed(seed)
         shown = progress and ranks.is_first
-        chunks = how(x=x[first : last + 1], seed=own_seed, progress=shown)
+        own = part(x, slice(first, last + 1))
+        chunks = how(x=own, seed=own_seed, progress=shown)
         mine = [(_moved(r, first), draws, _on_cpu(v)) for r, draws, v in chunks]
     everyones = chain.from_iterable(ranks.gather(mine))
     yield from sorted(everyones, key=lambda chunk: (chunk[0].start, chunk[1].start))

@@ -23,7 +23,7 @@ from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
 from pyro_vae_zoo.evaluation.totals import Evaluation, Totals, empty_weights
 from pyro_vae_zoo.inference.terms import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.options import count
-from pyro_vae_zoo.pair.door import Data, apart, data_of
+from pyro_vae_zoo.pair.door import Data, apart, data_of, units_of
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -50,7 +50,8 @@ def log_likelihood(
 
     Args:
         vae: a `VAE`, or any pair `(model, guide)` with its data plate at dim -1.
-        x: data, shape `(n, *event_shape)`; of a `Dataset` its test split.
+        x: data, shape `(n, *event_shape)`; of a `Dataset` its test split. What is
+            standardised in a `Dataset` has its density in the units that it was given in.
         num_particles: draws for each datum.
         seed: of the draws; the caller's random state is left as it was. None draws
             from the caller's.
@@ -87,7 +88,8 @@ def draw_log_weights(
 
     Arguments and errors of `log_likelihood`, which summarises them.
     """
-    x, num_particles = data_of(x), count("num_particles", num_particles)
+    units, x = units_of(x), data_of(x)
+    num_particles = count("num_particles", num_particles)
     log_weights = empty_weights(len(x), num_particles)
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
@@ -95,7 +97,7 @@ def draw_log_weights(
     )
     with closing(chunks):  # an error in the loop must not leave its contexts open
         for rows, columns, chunk in chunks:
-            log_weights[rows, columns] = chunk["log_weights"].cpu()
+            log_weights[rows, columns] = chunk["log_weights"].cpu() + units
     return log_weights
 
 
@@ -118,8 +120,9 @@ def evaluate(
     >>> result.elbo <= result.log_likelihood
     True
     """
-    x, num_particles = data_of(x), count("num_particles", num_particles)
-    totals = Totals(len(x), num_particles)
+    units, x = units_of(x), data_of(x)
+    num_particles = count("num_particles", num_particles)
+    totals = Totals(len(x), num_particles, units)
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
         vae, x, num_particles, _summaries, compile=compile, **how
@@ -152,7 +155,7 @@ def weighted_bound(
     >>> weighted_bound(vae, x, 1) < weighted_bound(vae, x, 100)
     True
     """
-    bounds = empty_weights(len(x), num_particles)[:, 0].fill_(-math.inf)
+    bounds = torch.full((len(x),), -math.inf, dtype=torch.double, device="cpu")
     chunks = stream_over_ranks(
         vae, x, num_particles, _weighted_bounds, seed=seed, chunk_rows=chunk_rows
     )

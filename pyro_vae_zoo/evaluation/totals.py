@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae_zoo.data.display import Row, Summary, digits, figure, frame
 from pyro_vae_zoo.evaluation.importance import (
+    LogLikelihood,
     error_of_mean,
     khat_rows,
     summarise,
@@ -144,61 +145,81 @@ class Evaluation:
 
 
 class Totals:
-    """The numbers of all chunks together, and the evaluation that they come to."""
+    """The numbers of all chunks together, and the evaluation that they come to.
 
-    def __init__(self, num_data: int, num_particles: int) -> None:
-        self.log_weights = empty_weights(num_data, num_particles)
+    The log-weights of a chunk's data are summarised as soon as all draws are there: what
+    is kept for each datum does not grow with the number of draws.
+    """
+
+    def __init__(self, num_data: int, num_particles: int, units: float) -> None:
+        self.units_of_data = units  # see `units_of`
+        self.num_data, self.num_particles = num_data, num_particles
+        self.block = empty_weights(0, num_particles)  # of the chunk's data
+        self.summaries: list[tuple[Tensor, LogLikelihood]] = []  # and their bounds
+        self.shared_squares = 0.0  # of errors, where data have a draw in common
         self.reconstruction = torch.zeros((), dtype=torch.double, device="cpu")
         self.kl: dict[str, Tensor] = {}
         self.units = ActiveUnits(num_data)
-        self.shared: list[slice] = []  # data with a draw in common
-        self.densities: list[Tensor] = []
-        self.weights: list[Tensor] = []
+        self.densities: list[Tensor] = []  # sums
+        self.num_densities = 0
+        self.weights: list[Tensor] = []  # sums
 
     def add(self, rows: slice, columns: slice, chunk: dict) -> None:
         """Add the numbers of some draws of some data."""
-        self.log_weights[rows, columns] = chunk["log_weights"].cpu()
+        n = rows.stop - rows.start
+        if columns.start == 0:
+            self.block = empty_weights(n, self.num_particles)
+        self.block[:, columns] = chunk["log_weights"].cpu() + self.units_of_data
+        if columns.stop == self.num_particles:
+            self.summaries.append((self.block.mean(1), summarise(self.block)))
+            if chunk["shared"]:
+                error = n * error_of_mean(self.block, [slice(None)])
+                self.shared_squares += error**2
         self.reconstruction += chunk["reconstruction"].cpu()
         for site, value in chunk["kl"].items():
             self.kl[site] = self.kl.get(site, 0) + value.cpu()
         self.units.add(rows, columns, chunk["halves"])
         if columns.start == 0:
-            if chunk["shared"]:
-                self.shared.append(rows)
-            self.densities += [value.cpu() for value in chunk["densities"]]
-            self.weights += [value.cpu() for value in chunk["weights"]]
+            self.densities += [value.sum(1).cpu() for value in chunk["densities"]]
+            self.num_densities += sum(value.shape[1] for value in chunk["densities"])
+            self.weights += [value.sum(0).cpu() for value in chunk["weights"]]
 
     def evaluation(self, num_elements: int) -> Evaluation:
         """What they come to, of data of so many elements each."""
-        n, num_particles = self.log_weights.shape
-        ll, elbo = summarise(self.log_weights), self.log_weights.mean(1)
-        log_likelihood = ll.log_prob.mean().item()
-        mc_error = ll.std_error.square().sum().sqrt().item() / n
-        if self.shared:
-            mc_error = error_of_mean(self.log_weights, self.shared)
+        n, num_particles = self.num_data, self.num_particles
+        elbo = torch.cat([bound for bound, _ in self.summaries])
+        log_prob, std_error, khat, ess = (
+            torch.cat([getattr(found, name) for _, found in self.summaries])
+            for name in ("log_prob", "std_error", "khat", "ess")
+        )
+        log_likelihood = log_prob.mean().item()
+        mc_error = std_error.square().sum().sqrt().item() / n
+        if self.shared_squares:
+            mc_error = math.sqrt(self.shared_squares) / n
         draws, active = n * num_particles, self.units.count()
         per_site = {site: (value / draws).item() for site, value in self.kl.items()}
-        khat_median, khat_above_07 = summary_of_khat(ll.khat)
+        khat_median, khat_above_07 = summary_of_khat(khat)
         initial = final = log_det = weights = None
         if self.densities:
-            initial, final = torch.cat(self.densities, 1).mean(1).tolist()
+            sums = torch.stack(self.densities).sum(0)
+            initial, final = (sums / self.num_densities).tolist()
             log_det = initial - final
         if self.weights:
-            weights = tuple(torch.cat(self.weights).mean(0).tolist())
+            weights = tuple((torch.stack(self.weights).sum(0) / n).tolist())
         return Evaluation(
             elbo=elbo.mean().item(),
             elbo_std_error=error_over_data(elbo),
             log_likelihood=log_likelihood,
-            log_likelihood_std_error=error_over_data(ll.log_prob),
+            log_likelihood_std_error=error_over_data(log_prob),
             log_likelihood_mc_error=mc_error,
             kl=sum(per_site.values()),
             kl_per_site=per_site,
-            reconstruction=(self.reconstruction / draws).item(),
+            reconstruction=(self.reconstruction / draws).item() + self.units_of_data,
             active_units=sum(n for n, _ in active.values()) if active else None,
             active_units_per_site=active,
             khat_median=khat_median,
             khat_above_07=khat_above_07,
-            ess=ll.ess.mean().item(),
+            ess=ess.mean().item(),
             initial_log_density=initial,
             final_log_density=final,
             log_det=log_det,

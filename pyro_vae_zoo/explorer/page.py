@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.scales import UNIT, Scale, range_note, scale_of
+from pyro_vae_zoo.data.streamed.rows import Rows
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.probe import labels_for
 from pyro_vae_zoo.evaluation.statistics import principal_axes
@@ -51,6 +52,7 @@ from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["explore", "page_contents", "page_of"]
 
+_MOST_ROWS = 10_000  # data of which the page has the codes, where not all are in memory
 _TOLERANCE = 0.02  # of decoded means, for rounding the weights to 16 bits
 
 
@@ -73,7 +75,8 @@ def explore(
 
     Args:
         vae: a pair of one latent vector `"z"`, its decoder of dense layers.
-        x: data, shape `(n, *event_shape)`: their codes are the dots of the plane.
+        x: data, shape `(n, *event_shape)`: their codes are the dots of the plane. Of data
+            that are not in memory they are those of the first 10,000.
         path: the file to write, `.html`.
         data: names them, and knows how to draw them.
         split: what the page says that they are.
@@ -138,6 +141,9 @@ def page_contents(
         labels, classes = labels_for(data, split, len(x))
     names = _class_names(labels, classes, len(x))
     _, _, x, _ = sides_and_data(vae, x)
+    if isinstance(x, Rows):  # of which a page has no more than these
+        x = x[:_MOST_ROWS]
+        labels = None if labels is None else labels[:_MOST_ROWS]
     layers = _decoder_layers(vae, x, data)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(x), generator=generator)[:num_data].sort().values
@@ -219,9 +225,13 @@ def _decoder_layers(
             f"the page shows a plane of latents, got {found}; train with "
             "--latent-dim 2 or more"
         )
-    logit = data.logit if isinstance(data, Dataset) else None
+    logit, units = None, None
+    if isinstance(data, Dataset):
+        logit = data.logit
+        if (known := data.standardisation) is not None:
+            units = _float(known.scale_of_each), _float(known.mean_of_each)
     decoder = _module(vae.model, "decoder")
-    mean = portable.mean_layers(_module(vae.model, "likelihood"), logit)
+    mean = portable.mean_layers(_module(vae.model, "likelihood"), logit, units)
     return portable.layers_of(decoder) + mean
 
 

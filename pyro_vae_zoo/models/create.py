@@ -210,8 +210,13 @@ def create(
     prior = given.get("prior")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):
-        largest = max(float(x.max()) for x in (data.train, data.valid, data.test))
-        options = sizes_in(likelihood, largest) | options
+        if sizes := sizes_in(likelihood, 0.0):
+            if (
+                not sizes.keys() <= options.keys()
+            ):  # a pass over data that are in a file
+                splits = data.train, data.valid, data.test
+                largest = max(float(x.max()) for s in splits for x in s.split(10_000))
+                options = sizes_in(likelihood, largest) | options
     own = _checked_options(guide, given, options)
     _check_density(guide, data)
     name = place_name(guide)

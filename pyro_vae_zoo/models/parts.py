@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 
 from torch import nn
 
+from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models.priors import PRIORS, check_prior
 from pyro_vae_zoo.models.standard import Parts, StandardModel
@@ -35,6 +36,8 @@ __all__ = [
 
 # What stands in a place: a name of the zoo, a module, or what makes one.
 Place: TypeAlias = str | nn.Module | Callable[..., nn.Module] | None
+
+_ENOUGH = 10_000  # data that are not in memory, to start at some of them
 
 # Of which `create` has keywords, and configurations have names.
 PLACES = ("prior", "likelihood", "encoder", "decoder")
@@ -106,7 +109,7 @@ def with_prior(
     model.prior = module
     start_at = getattr(module, "start_at", None)
     if data is not None and callable(start_at):
-        start_at(data.epoch(0, 0))
+        start_at(some(data.epoch(0, 0), _ENOUGH))
     # Anew: each module of a pair has a name in Pyro's store, and takes it before it runs.
     pair = model, vae.guide, vae.event_shape
     vae = VAE(*pair, phases=vae.phases, monitor=vae.monitor)

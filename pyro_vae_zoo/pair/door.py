@@ -1,6 +1,7 @@
 """The door through which pairs and data enter whatever judges them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import TypeVar, cast
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.data.checks import as_batch
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.streamed.rows import Rows, mapped, some
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.nn.names import LIKELIHOODS, SIZED
 from pyro_vae_zoo.pair.memory import rows_that_fit
@@ -26,10 +28,11 @@ __all__ = [
     "data_of",
     "sides_and_data",
     "sides_of",
+    "units_of",
 ]
 
 
-Data = Tensor | np.ndarray | Dataset
+Data = Tensor | np.ndarray | Dataset | Rows
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -70,11 +73,16 @@ def sides_of(vae: VAE | tuple[nn.Module, nn.Module]) -> tuple[nn.Module, nn.Modu
 def data_of(x: Data) -> Tensor | np.ndarray:
     """The data to judge a pair by; a data set stands for its test split.
 
+    Those that are not in memory are `Rows`, and tensors for type checkers.
+
     Raises:
         UserError: for what is neither.
     """
+    x = mapped(x)
     if isinstance(x, Dataset):
         return x.test
+    if isinstance(x, Rows):
+        return cast(Tensor, x)
     if not isinstance(x, Tensor | np.ndarray) or x.ndim < 1:
         raise UserError(
             "x: expected data, a tensor, numpy array or Dataset, got "
@@ -83,23 +91,41 @@ def data_of(x: Data) -> Tensor | np.ndarray:
     return x
 
 
+def units_of(x: Data) -> float:
+    """The constant, in nats, that the density of a data set as it was given has more.
+
+    See `Dataset.log_jacobian`; 0 for a bare tensor, whose density is that of the tensor.
+    """
+    return x.log_jacobian if isinstance(x, Dataset) else 0.0
+
+
 def sides_and_data(
     vae: VAE | tuple[nn.Module, nn.Module], x: Data
 ) -> tuple[nn.Module, nn.Module, Tensor, torch.device]:
     """Model and guide, data that suit them, and the device that both are on.
 
+    Of `Rows` those that were read suit them, and the others are checked as they pass.
+
     Raises:
         UserError: for what is no pair, and for data that the likelihood cannot score.
     """
     model, guide = sides_of(vae)
-    # A VAE may be in double precision.
-    x = vae.check_data(data_of(x)) if isinstance(vae, VAE) else as_batch(data_of(x))
     held = _held(model, guide)
-    x = ordinary(x.to(held[0].dtype if held else x.dtype))
-    device = held[0].device if held else x.device
-    if not isinstance(vae, VAE) or vae.likelihood not in {*LIKELIHOODS} - {*SIZED}:
-        check_scorable(model, guide, x, device)
-    return model, guide, x, device
+
+    def suited(x: Tensor | np.ndarray) -> Tensor:
+        # A VAE may be in double precision.
+        x = vae.check_data(x) if isinstance(vae, VAE) else as_batch(x)
+        x = ordinary(x.to(held[0].dtype if held else x.dtype))
+        if not isinstance(vae, VAE) or vae.likelihood not in {*LIKELIHOODS} - {*SIZED}:
+            check_scorable(model, guide, x, held[0].device if held else x.device)
+        return x
+
+    given = data_of(x)
+    if isinstance(given, Rows):
+        device = held[0].device if held else torch.device("cpu")
+        return model, guide, cast(Tensor, replace(given, finish=suited)), device
+    tensor = suited(given)
+    return model, guide, tensor, held[0].device if held else tensor.device
 
 
 def _held(model: nn.Module, guide: nn.Module) -> list[Tensor]:
@@ -126,7 +152,7 @@ def check_trainable(vae: VAE, data: Dataset) -> None:
             "no gradients; make it outside, or train a copy.deepcopy of it"
         )
     train = data.valid if data.dynamic or data.logit is not None else data.train
-    model, guide, x, device = sides_and_data(vae, train)
+    model, guide, x, device = sides_and_data(vae, some(train))
     with evaluating(model, guide, device, seed=0):
         guide_trace = poutine.trace(guide).get_trace(x[:2].to(device))
         replayed = poutine.replay(model, trace=guide_trace)

@@ -10,6 +10,7 @@ from pyro import poutine
 
 from pyro_vae_zoo import plots
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.ais import AnnealedLikelihood
@@ -33,7 +34,7 @@ def draw(
 ) -> None:
     """The pictures of a run; those that need certain latents where they apply."""
     records = [dict(record) for record in epochs]
-    x = data.test.to(vae.device)
+    x = some(data.test, 1000).to(vae.device)
     title = plots.figure_title(vae, data)
     z = vae.encode(x[:1])
     plane = isinstance(z, torch.Tensor) and z.shape[-1] == 2
@@ -51,11 +52,14 @@ def draw(
             figures["growth"] = lambda: plots.plot_growth(vae, data=data)
     if isinstance(z, torch.Tensor):
         figures["traversal"] = lambda: plots.plot_traversal(vae, x[:500], data=data)
-        labels, names = labels_for(data, "test", len(x))
+        labels, names = labels_for(data, "test", len(data.test))
         if labels is not None and z.shape[-1] > 1:
-            some = slice(_MOST_DOTS)
             figures["embedding"] = lambda: plots.plot_embedding(
-                vae, x[some], labels[some], names=names, data=data
+                vae,
+                data.test[:_MOST_DOTS],
+                labels[:_MOST_DOTS],
+                names=names,
+                data=data,
             )
     if plane:
         figures["posterior"] = lambda: plots.plot_posterior(vae, x[:4], data=data)

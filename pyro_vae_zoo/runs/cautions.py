@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.distributions import DiscretizedLogistic
 from pyro_vae_zoo.nn.likelihoods import MIN_LOG_SCALE, MIN_SCALE
 
 __all__ = ["baseline", "cautions_of"]
 
+_ENOUGH = 10_000  # data, of those that are not in memory
 _ERRORS = 3  # standard errors by which a fit is worse than none
 _FAR, _SMALL = 5.0, 0.05  # from mean 0 and scale 1; of a scale
 _UNEQUAL = 10.0  # times the scale of the middle feature
@@ -80,8 +82,8 @@ def baseline(data: Dataset, x: Tensor, *, shared_scale: bool = True) -> float:
     -0.875
     """
     # The training part of dequantised data keeps grey levels.
-    train = (data.train if data.logit is None else data.valid).flatten(1)
-    x, mean = x.flatten(1).to(train), train.mean(0)
+    train = some(data.train if data.logit is None else data.valid, _ENOUGH).flatten(1)
+    x, mean = some(x, _ENOUGH).flatten(1).to(train), train.mean(0)
     if data.likelihood == "bernoulli":
         n = len(train)
         p = (n * mean + 0.5) / (n + 1)
@@ -95,7 +97,7 @@ def baseline(data: Dataset, x: Tensor, *, shared_scale: bool = True) -> float:
         scale = train.std(0, correction=0) * math.sqrt(3) / math.pi
         log_scale = scale.log().clamp(min=MIN_LOG_SCALE)
         log_prob = DiscretizedLogistic(mean, log_scale).log_prob(x)
-    return log_prob.sum(1, dtype=torch.double).mean().item()
+    return log_prob.sum(1, dtype=torch.double).mean().item() + data.log_jacobian
 
 
 def _absurd(
@@ -123,7 +125,7 @@ def _absurd(
 def _scale(data: Dataset | None) -> str | None:
     if data is None or data.likelihood != "gaussian" or data.logit is not None:
         return None
-    x = data.train.flatten(1)
+    x = some(data.train, _ENOUGH).flatten(1)
     if len(data.event_shape) == 1:
         means, scales = x.mean(0), x.std(0, correction=0)
     else:  # neighbours share a scale: images are standardised as a whole
@@ -138,8 +140,8 @@ def _scale(data: Dataset | None) -> str | None:
     return (
         f"the data are not standardised: means from {means.min():.3g} to "
         f"{means.max():.3g}, scales from {scales.min():.3g} to {largest:.3g}, and the "
-        "Gaussian likelihood has one scale; take off the training mean of each feature "
-        "and divide by its standard deviation"
+        "Gaussian likelihood has one scale; standardise=True takes off the training mean "
+        "of each feature and divides by its standard deviation"
     )
 
 

@@ -51,6 +51,14 @@ class FitOptions(TrainOptions):
         bool, Option("start anew where `out` holds a training, which is lost.")
     ] = False
     progress: Annotated[bool, Option("a progress bar with the live ELBO.")] = True
+    num_workers: Annotated[
+        int,
+        Option(
+            "processes that read ahead data that are not in memory; without any they are "
+            "read between the steps. No result depends on it.",
+            least=0,
+        ),
+    ] = 0
 
     def keywords(self) -> dict[str, Any]:
         """The keywords of `fit`."""
@@ -125,7 +133,10 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
             ranks.from_first(
                 lambda: _make_room(folder, options.resume, options.overwrite)
             )
+        if options.num_workers:
+            data = data.read_by(options.num_workers)
         loop = Loop(vae.to(where), data.to(where), training, folder)
+        stack.callback(loop.feed.close)
         check_trainable(vae, data)
         torch.manual_seed(ranks.seed(options.seed))
         if (

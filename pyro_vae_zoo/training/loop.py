@@ -1,9 +1,9 @@
 """The loop of a training: epochs of steps, validation, and a checkpoint now and then.
 
 What an epoch does depends on nothing but the options, the weights and one random
-state: the order of the data and their binarisation are functions of (seed, epoch),
-the rate and a schedule's weights of the step's number. A checkpoint therefore continues
-bit for bit on the CPU, from the middle of an epoch too.
+state: the order of the data and their binarisation are functions of (seed, epoch), see
+`feed`, the rate and a schedule's weights of the step's number. A checkpoint therefore
+continues bit for bit on the CPU, from the middle of an epoch too.
 """
 
 import json
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.errors import DataFileError, DivergedError
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
 from pyro_vae_zoo.inference.precision import chosen
@@ -27,29 +28,19 @@ from pyro_vae_zoo.runtime import BAR, Ranks, random_states, set_random_states, t
 from pyro_vae_zoo.saving import load_weights
 from pyro_vae_zoo.training.averages import Average, decay_at
 from pyro_vae_zoo.training.checkpoint import check_resumable, readable, save_checkpoint
+from pyro_vae_zoo.training.feed import Feed
 from pyro_vae_zoo.training.history import Epoch, History, validated_by
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.phases import PhasePlan
 from pyro_vae_zoo.training.steps import Steps, all_finite, what_failed
 from pyro_vae_zoo.training.validation import bound_name, validated
 
-__all__ = ["Loop", "epoch_order"]
+__all__ = ["Loop"]
 
 STEPS_WORTH_COMPILING = 5000  # README has what compiling costs, and what it saves
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
 # Attributes of a loop that a checkpoint holds as they are.
 _PLACE = ("epoch", "step", "elbo_sum", "seconds", "best")
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The order in which an epoch visits `n` data, a function of its arguments.
-
-    >>> sorted(epoch_order(3, seed=0, epoch=7).tolist())
-    [0, 1, 2]
-    """
-    # A large odd multiplier keeps neighbouring seeds and epochs apart.
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    return torch.randperm(n, generator=generator)
 
 
 class Loop:
@@ -71,7 +62,8 @@ class Loop:
         self.epoch = self.step = 0  # position; `step` counts within the epoch
         self.elbo_sum = self.seconds = 0.0  # of the part of the epoch that is done
         self.plan = PhasePlan(options.epochs, vae.phases)
-        self.steps_per_epoch = -(-len(data.train) // options.batch_size)
+        self.feed = Feed(data, options, vae, self.ranks)
+        self.steps_per_epoch = self.feed.num_steps
         self.saved_at = time.monotonic()
         self.compiled: dict[int, bool] = {}  # what was decided, by number of phase
 
@@ -102,9 +94,7 @@ class Loop:
     def _train_epoch(self, bar: tqdm, interrupted: threading.Event) -> None:
         start = time.perf_counter() - self.seconds
         options = self.options
-        self.images = self.data.epoch(options.seed, self.epoch)
-        self.order = epoch_order(len(self.images), options.seed, self.epoch)
-        self.order = self.order.to(self.images.device)
+        self.feed.begin(self.epoch, self.step)
         if self.phase.each_epoch is not None:
             self.phase.each_epoch(self.vae, self.plan.part(self.epoch))
             self.ranks.same(self.vae)  # whatever was drawn
@@ -123,21 +113,17 @@ class Loop:
             self.seconds = time.perf_counter() - start
             bar.update()
             if self.step % 10 == 0 and elbo is not None:
-                size = len(self._whole_batch(self.step - 1))
+                size = self.feed.size(self.step - 1)
                 name = bound_name(self.steps.loss)
-                bar.set_postfix_str(f"{name} {elbo / size:.2f}", refresh=False)
+                mean = elbo / size + self.data.log_jacobian
+                bar.set_postfix_str(f"{name} {mean:.2f}", refresh=False)
             self._stop_if(interrupted)
         self._wait_for_device()
         self.seconds = time.perf_counter() - start
 
     def _batch(self, step: int) -> Tensor:
         """This process's data of a step, counted from 0 within the epoch."""
-        index = self.ranks.share(self._whole_batch(step))
-        return self.images.index_select(0, index).to(self.vae.dtype)
-
-    def _whole_batch(self, step: int) -> Tensor:
-        size = self.options.batch_size
-        return self.order[step * size : (step + 1) * size]
+        return self.feed.batch(step)
 
     def _stop_if(self, interrupted: threading.Event) -> None:
         if self.ranks.any(interrupted.is_set()):  # all of them, after the same step
@@ -197,6 +183,7 @@ class Loop:
 
     def _diagnosis(self, x: Tensor, same_draws: bool = True) -> str:
         step = min(self.step + 1, self.steps_per_epoch)
+        x = x.to(self.vae.device)
         kept = "" if self.folder is None else "; the last good checkpoint is kept"
         return (
             f"the loss is not finite at epoch {self.epoch + 1}, step {step}: "
@@ -234,7 +221,7 @@ class Loop:
         options, trained = self.options, self.elbo_sum / len(self.data.train)
         judged = validated(self.vae, self.data, self.steps.loss, trained, options.seed)
         if not math.isfinite(judged["valid_elbo"]):
-            raise DivergedError(self._diagnosis(self.data.valid))
+            raise DivergedError(self._diagnosis(some(self.data.valid)))
         self.seconds += time.perf_counter() - start
         record = {
             "epoch": self.epoch + 1,

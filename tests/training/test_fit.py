@@ -11,8 +11,8 @@ from pairs import FAMILIES, interrupt_at, others, quick, small
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo.data.streamed.randomness import epoch_order
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
-from pyro_vae_zoo.training.loop import epoch_order
 from pyro_vae_zoo.training.options import TrainOptions
 
 SMALL = {"latent_dim": 3, "hidden_dims": (16,)}

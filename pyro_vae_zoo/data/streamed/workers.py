@@ -1,0 +1,120 @@
+"""Processes that read ahead: `DataLoader`'s, that stop when they are told to.
+
+A Ctrl-C reaches a whole group of processes, and a batch system's SIGTERM may, too. Those
+that read then go on, so that the step that is being taken can end; they end when whoever
+asked for rows does, at once if they are in the middle of one.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pyro_vae_zoo.errors import UserError, first_line
+
+__all__ = ["read_ahead"]
+
+_GRACE = 0.5  # seconds in which a process may end a row
+
+
+class Readable(Protocol):
+    """What is read in another process, and finished in this one."""
+
+    def read(self, index: Any) -> Tensor: ...
+
+    def finished(self, x: Tensor, index: Any) -> Tensor: ...
+
+
+def read_ahead(
+    rows: Readable, places: Iterable[Any], num_workers: int, pinned: bool = False
+) -> Generator[Tensor, None, None]:
+    """Rows at some places after others, in their order.
+
+    Args:
+        rows: what is read.
+        places: what `rows` is indexed by, for one batch after another.
+        num_workers: processes that read; without any it is done here, in turn.
+        pinned: whether batches lie where a GPU can fetch them by itself.
+
+    Raises:
+        UserError: for a row that cannot be read, and where a process has died.
+    """
+    if not num_workers:
+        for place in places:
+            x = rows.finished(rows.read(place), place)
+            yield x.pin_memory() if pinned else x
+        return
+    before = set(multiprocessing.active_children())
+    stop = torch.multiprocessing.Event()
+    batches = iter(
+        DataLoader(
+            _Answers(rows),  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=places,
+            num_workers=num_workers,
+            pin_memory=pinned,
+            worker_init_fn=partial(_listen, stop),
+            generator=torch.Generator(),  # draws nothing from the global one
+        )
+    )
+    workers = set(multiprocessing.active_children()) - before
+    try:
+        while (answer := _next(batches)) is not None:
+            x, place, error = answer
+            if error is not None:
+                raise UserError(error)
+            yield rows.finished(x, place)
+    finally:
+        stop.set()
+        impatient = threading.Timer(_GRACE, _end, [workers])
+        impatient.start()
+        del batches  # which waits for them
+        impatient.cancel()
+
+
+class _Answers:
+    """What a process sends back: a batch, its place, and an error that is no traceback."""
+
+    def __init__(self, rows: Readable) -> None:
+        self.rows = rows
+
+    def __getitem__(self, place: Any) -> tuple[Tensor, Any, str | None]:
+        try:
+            return self.rows.read(place), place, None
+        except UserError as error:
+            return torch.empty(0), place, str(error)
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads data has died ({first_line(error)}): is memory, or "
+            "/dev/shm, full? take fewer num_workers"
+        ) from error
+
+
+def _listen(stop: Any, number: int) -> None:
+    """Leave signals to the process that asks, which says when to stop."""
+
+    def end(number: int, frame: Any) -> None:
+        if stop.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
+
+
+def _end(workers: set[Any]) -> None:
+    for worker in workers:
+        worker.terminate()
