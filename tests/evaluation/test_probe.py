@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from pairs import LinearGaussian, small
@@ -143,10 +144,12 @@ def test_labels_are_of_the_whole_split_or_of_nothing():
 
 
 def test_a_run_and_its_evaluation_report_the_probes(tmp_path, capsys):
+    bits, labels = torch.rand(90, 2, 3) < 0.5, torch.arange(90) % 2
+    np.savez(tmp_path / "six.npz", train=bits.numpy(), labels=labels.numpy())
     folder = tmp_path / "run"
     options = "--guide mean_field --epochs 1 --latent-dim 2 --hidden-dims 8 --quiet"
-    options += " --eval-particles 5 --out"
-    main(["train", *options.split(), str(folder)])
+    options += f" --eval-particles 5 --data {tmp_path / 'six.npz'} --out {folder}"
+    main(["train", *options.split()])
     said = capsys.readouterr().out
     assert "linear probe" in said
     assert "10 neighbours" in said
@@ -155,4 +158,4 @@ def test_a_run_and_its_evaluation_report_the_probes(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     stored = json.loads((folder / "result.json").read_text())
     assert found["probe"] == stored["probe"]
-    assert found["probe"]["linear"]["num_test"] == 250
+    assert found["probe"]["linear"]["num_test"] == 9
