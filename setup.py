@@ -50,6 +50,7 @@ setup(
             "ruff==0.17.5",
             "build",
             "arviz<1",
+            "pandas",
             "import-linter",
             "mypy",
             "torchvision",
@@ -58,6 +59,7 @@ setup(
             "ipywidgets",  # without it tqdm, which Pyro imports, warns in a notebook
         ],
         "cifar10": ["torchvision"],
+        "data": ["pandas"],
         "docs": ["sphinx>=8", "furo", "myst-nb"],
         "tutorials": ["jupyter"],
         "benchmarks": ["numpyro", "jax"],

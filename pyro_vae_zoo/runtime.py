@@ -24,11 +24,14 @@ import pyro
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from tqdm.auto import tqdm
+from tqdm.notebook import tqdm_notebook
 
 from pyro_vae_zoo._version import __version__
 from pyro_vae_zoo.errors import LostRankError, UserError, first_line
 
 __all__ = [
+    "BAR",
     "Ranks",
     "alone",
     "interrupt_flag",
@@ -37,7 +40,15 @@ __all__ = [
     "random_states",
     "set_random_states",
     "threads_kept",
+    "tqdm",
 ]
+
+# All bars are tqdm's: widgets in a notebook that has ipywidgets, else lines on stderr. That
+# of a training is of 80 columns, which would be 80 pixels in a notebook.
+BAR = {
+    "bar_format": "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+    "ncols": None if issubclass(tqdm, tqdm_notebook) else 80,
+}
 
 T = TypeVar("T")
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)

@@ -10,8 +10,9 @@ import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError, first_line
-from pyro_vae_zoo.evaluation.cautions import cautions_of
-from pyro_vae_zoo.evaluation.evaluate import Evaluation, evaluate
+from pyro_vae_zoo.evaluation.evaluate import evaluate
+from pyro_vae_zoo.evaluation.probe import probe_scores
+from pyro_vae_zoo.evaluation.totals import Evaluation
 from pyro_vae_zoo.files import (
     CHECKPOINT_FILE,
     RESULT_FILE,
@@ -22,6 +23,7 @@ from pyro_vae_zoo.files import (
 from pyro_vae_zoo.models.create import PairConfig, create, find_guide
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runs.cautions import cautions_of
 from pyro_vae_zoo.runs.folder import begin, look
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
@@ -160,6 +162,8 @@ def _finish(
     def leave() -> Result:
         from pyro_vae_zoo.plots.run import draw  # matplotlib takes its time
 
+        if probe := probe_scores(vae, data, training.seed):
+            result["probe"] = probe
         draw(folder, vae, data, history.epochs, result)
         write_json(folder / RESULT_FILE, result)
         return cast(Result, result)

@@ -1,15 +1,20 @@
 """`History`: the course of a training, epoch by epoch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 from typing_extensions import NotRequired, TypedDict
 
+from pyro_vae_zoo.data.display import Summary, digits, figure, frame
 from pyro_vae_zoo.errors import DataFileError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = ["Epoch", "History", "Number", "append_record", "validated_by"]
 
@@ -85,7 +90,53 @@ class History:
     @property
     def seconds(self) -> float:
         """Time spent in training and validation."""
-        return sum(record["seconds"] for record in self.epochs)
+        return sum(record.get("seconds", 0.0) for record in self.epochs)
+
+    def __repr__(self) -> str:
+        return str(self._summary())
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self) -> Summary:
+        count, records = len(self.epochs), {r["epoch"]: r for r in self.epochs}
+        shown = [e for e in sorted({1, self.best_epoch, count}) if e in records]
+        columns = _columns(self.epochs)
+        rows = [
+            (name, *(digits(records[e].get(name)) for e in shown))  # type: ignore[arg-type]
+            for name in _SHOWN
+            if any(value is not None for value in columns.get(name, ()))
+        ]
+        what = f"History of {count} epochs in {digits(self.seconds, 1)} s"
+        if count:
+            what += f"; {self.weights} weights"
+            what += f", of epoch {self.best_epoch}" if self.weights == "best" else ""
+        what += "; stopped early" if self.stopped_early else ""
+        header = tuple(f"epoch {e}" for e in shown)
+        return Summary(f"{what}; nats per datum", rows, header)
+
+    def to_frame(self) -> "DataFrame":
+        """A data frame with a row for each epoch: the records, None as NaN.
+
+        Raises:
+            UserError: without pandas.
+        """
+        return frame(_columns(self.epochs)).set_index("epoch")
+
+    def plot(self, *, title: str | None = None) -> "Figure":
+        """Bounds, KL and more over the epochs; see `plots.plot_training`."""
+        return figure(self, title)
+
+
+# What a few lines say of a training; `to_frame` has the rest.
+_SHOWN = ["train_elbo", "valid_elbo", "train_bound", "valid_bound"]
+_SHOWN += ["kl", "reconstruction"]
+
+
+def _columns(epochs: Sequence[Epoch]) -> dict[str, list]:
+    """The entries of the records, in their order; None where one has no such entry."""
+    names = dict.fromkeys(["epoch", *(name for record in epochs for name in record)])
+    return {name: [record.get(name) for record in epochs] for name in names}
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:

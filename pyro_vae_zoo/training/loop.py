@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.streamed.rows import some
@@ -25,7 +24,7 @@ from pyro_vae_zoo.errors import DivergedError
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
 from pyro_vae_zoo.inference.precision import chosen
 from pyro_vae_zoo.pair.vae import VAE, Phase
-from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
+from pyro_vae_zoo.runtime import BAR, Ranks, random_states, set_random_states, tqdm
 from pyro_vae_zoo.saving import load_weights
 from pyro_vae_zoo.training.averages import Average, decay_at
 from pyro_vae_zoo.training.callbacks import Callbacks
@@ -81,13 +80,11 @@ class Loop:
         """Go on from here to the end, or until interrupted."""
         total = self.options.epochs * self.steps_per_epoch
         done = self.epoch * self.steps_per_epoch + self.step
-        bar_format = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
         with tqdm(
             total=total,
             initial=done,
             disable=not (progress and self.ranks.is_first),
-            ncols=80,
-            bar_format=bar_format,
+            **BAR,
         ) as bar:
             while self.epoch < self.options.epochs and not self.history.stopped_early:
                 self._train_epoch(bar, interrupted)
