@@ -18,6 +18,7 @@ NEEDS_NO_EXAMPLE = {
     "__version__": "a string",
     "models": "a module, whose files have pages of their own",
     "testing": "a module; its function has one",
+    "callbacks": "a module; its classes have one",
 }
 
 

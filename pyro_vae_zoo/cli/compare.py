@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyro_vae_zoo.cli.arguments import guide_specs
-from pyro_vae_zoo.cli.train import checked_data, options_of, source_of, training_of
+from pyro_vae_zoo.cli.train import (
+    callbacks_of,
+    checked_data,
+    options_of,
+    source_of,
+    training_of,
+)
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.files import resolve, write_json
@@ -104,6 +110,7 @@ def _train(
             resume=plan.folder.exists() and not args.overwrite,
             overwrite=args.overwrite,
             progress=not args.quiet,
+            callbacks=callbacks_of(args, plan.folder),
         )
     return [plan.folder for plan in plans]
 

@@ -33,6 +33,8 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.scales import UNIT, Scale, range_note, scale_of
 from pyro_vae_zoo.data.streamed.rows import Rows
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.probe import labels_for
+from pyro_vae_zoo.evaluation.statistics import principal_axes
 from pyro_vae_zoo.explorer import decoder as portable
 from pyro_vae_zoo.explorer.posteriors import (
     MASSES,
@@ -40,7 +42,6 @@ from pyro_vae_zoo.explorer.posteriors import (
     codes_of,
     draws_of,
     posteriors_of,
-    principal_axes,
 )
 from pyro_vae_zoo.files import finite, write_atomically
 from pyro_vae_zoo.options import count
@@ -63,7 +64,7 @@ def explore(
     *,
     data: Dataset | str | None = None,
     split: str = "test",
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | Tensor | None = None,
     classes: Sequence[str] | None = None,
     num_data: int = 50,
     num_samples: int = 200,
@@ -79,7 +80,8 @@ def explore(
         path: the file to write, `.html`.
         data: names them, and knows how to draw them.
         split: what the page says that they are.
-        labels: class of each datum, a number from 0: its dot's colour.
+        labels: class of each datum, a number from 0: its dot's colour. By default those
+            that `data` have of the split, where `x` are all of it.
         classes: names of the classes.
         num_data: how many of the data have their posterior on the page.
         num_samples: draws of q(z|x) for each of them.
@@ -114,7 +116,7 @@ def page_contents(
     x: Tensor,
     data: Dataset | str | None = None,
     split: str = "test",
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | Tensor | None = None,
     classes: Sequence[str] | None = None,
     num_data: int = 50,
     num_samples: int = 200,
@@ -135,6 +137,8 @@ def page_contents(
 
     num_data = count("num_data", num_data)
     num_samples = count("num_samples", num_samples)
+    if labels is None and isinstance(data, Dataset):
+        labels, classes = labels_for(data, split, len(x))
     names = _class_names(labels, classes, len(x))
     _, _, x, _ = sides_and_data(vae, x)
     if isinstance(x, Rows):  # of which a page has no more than these
@@ -267,7 +271,7 @@ def _rounding(decoded: np.ndarray, means: np.ndarray) -> float:
 
 
 def _class_names(
-    labels: Sequence[int] | None, classes: Sequence[str] | None, num_data: int
+    labels: Sequence[int] | Tensor | None, classes: Sequence[str] | None, num_data: int
 ) -> list[str]:
     if labels is None:
         return []

@@ -19,9 +19,9 @@ from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.data.labels import labels_of
 from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
 from pyro_vae_zoo.evaluation.grid import GridDensity
+from pyro_vae_zoo.evaluation.statistics import principal_axes
 from pyro_vae_zoo.explorer import decoder as portable
 from pyro_vae_zoo.explorer.page import page_contents, page_of
-from pyro_vae_zoo.explorer.posteriors import principal_axes
 from pyro_vae_zoo.nn.likelihoods import LIKELIHOODS, make_likelihood
 from pyro_vae_zoo.nn.networks import make_decoder
 from pyro_vae_zoo.nn.own import own_decoder
