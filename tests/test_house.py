@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.data import datasets
 from pyro_vae_zoo.data.names import DATASETS
+from pyro_vae_zoo.data.published import PUBLISHED
 from pyro_vae_zoo.models import registry
 from pyro_vae_zoo.nn import likelihoods, names
 
@@ -63,5 +63,5 @@ def test_each_file_of_models_registers_its_names():
 
 
 def test_each_name_stands_for_something():
-    assert set(DATASETS) == set(datasets._LOADERS)
+    assert set(DATASETS) == set(PUBLISHED)
     assert set(names.LIKELIHOODS) == set(likelihoods.LIKELIHOODS)

@@ -599,7 +599,7 @@ def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
     assert re.search(rf"[Ee]xamples?: {command} ", " ".join(out.split()))
     if command not in (*READING, "list"):
-        for name in ("digits", "mnist_static", "FILE.npz"):
+        for name in ("digits", "mnist_static", ".npz"):
             assert name in out
 
 

@@ -144,7 +144,7 @@ def test_the_size_of_a_densitys_training_part_is_repeated(tmp_path):
         ({"hidden_dims": "wide"}, "FILE: hidden_dims: expected whole numbers, got 'wide'"),
         ({"epochs": None, "batch_size": None}, "FILE: batch_size: expected a whole number"),
         ({"sticking_the_landing": "yes"}, "expected true or false, got 'yes'"),
-        ({"schedule": "cosin"}, "schedule: 'cosin'; did you mean 'cosine'?"),
+        ({"bound": "iwa"}, "bound: 'iwa'; did you mean 'iwae'?"),
         ({"out": "runs/x"}, "FILE: out has its place on the command line"),
         ({"training": [1]}, "FILE, training: expected names and their values, got [1]"),
         ([1], "FILE: expected names and their values, got [1]"),
@@ -231,6 +231,8 @@ def test_code_of_ones_own_is_only_run_when_it_is_asked_for(tmp_path, capsys):
         ),
         ("compare", {"sweep": {"prior": [words[1]]}}, "its place on the command line"),
         ("train", {"model": words[1]}, f"add --model {words[1]}"),
+        ("train", {"optimizer": words[1]}, f"add --optimizer {words[1]}"),
+        ("train", {"callbacks": [words[1]]}, f"add --callbacks {words[1]}"),
     ):
         path.write_text(json.dumps(record))
         assert told(capsys, command, "--config", path, "--out", out).endswith(added)

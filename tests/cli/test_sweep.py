@@ -91,8 +91,13 @@ def test_a_comparison_without_records_chooses_nothing(argv, tmp_path, capsys):
     )
 
 
-def test_places_are_swept(argv, tmp_path):
+def test_places_and_objectives_are_swept(argv, tmp_path):
     argv += ["--guides", "mean_field", "--latent-dim", "2"]
+    assert (
+        main([*argv, "--sweep", "beta=1,4", "--runs-dir", str(tmp_path / "beta")]) == 0
+    )
+    # Trained by different bounds, the rows are chosen among by their ELBO.
+    assert ", whose ELBO there" in (tmp_path / "all/comparison.md").read_text()
     assert main([*argv, "--sweep", "prior=standard,mixture"]) == 0
     assert {"mean_field-prior=standard-s0", "mean_field-prior=mixture-s0"} == {
         *folders(tmp_path)
