@@ -1,7 +1,8 @@
 r"""A page on which the latent space of a trained pair is explored in a browser.
 
 One file, without a server and without the network: the decoder's weights are in it, in 16
-bits, and its script decodes whatever z is pointed at. The plane is that of z where z has
+bits, and its script decodes whatever z is pointed at. Of a decoder or a likelihood that it
+does not know it has what was decoded in the plane. The plane is that of z where z has
 two dimensions; else it is that of the first two principal axes of the codes
 \(m_i = E_{q(z|x_i)}[z]\),
 
@@ -33,6 +34,7 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.scales import UNIT, Scale, range_note, scale_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.explorer import decoder as portable
+from pyro_vae_zoo.explorer.decoder import NoSuchStep
 from pyro_vae_zoo.explorer.posteriors import (
     MASSES,
     add_outlines,
@@ -41,6 +43,7 @@ from pyro_vae_zoo.explorer.posteriors import (
     posteriors_of,
     principal_axes,
 )
+from pyro_vae_zoo.explorer.tables import decoded, table_of
 from pyro_vae_zoo.files import finite, write_atomically
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import apart, sides_and_data
@@ -50,7 +53,7 @@ from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["explore", "page_contents", "page_of"]
 
-_TOLERANCE = 0.02  # of decoded means, for rounding the weights to 16 bits
+_TOLERANCE = 0.02  # of decoded means, for weights of 16 bits
 
 
 @apart
@@ -71,7 +74,7 @@ def explore(
     """Write a page that explores the latent space of a pair in a browser.
 
     Args:
-        vae: a pair of one latent vector `"z"`, its decoder of dense layers.
+        vae: a pair of one latent vector `"z"`.
         x: data, shape `(n, *event_shape)`: their codes are the dots of the plane.
         path: the file to write, `.html`.
         data: names them, and knows how to draw them.
@@ -87,9 +90,9 @@ def explore(
         The path.
 
     Raises:
-        UserError: for a hierarchy, a graph or a density model, a decoder that is not of
-            dense layers, fewer than two latent dimensions, and for labels that do not
-            match the data.
+        UserError: for a hierarchy, a graph or a density model, for fewer than two latent
+            dimensions, decoded means that are not finite, and for labels that do not match
+            the data.
 
     >>> import tempfile, pyro_vae_zoo as zoo
     >>> data = zoo.load_dataset("digits")
@@ -121,7 +124,7 @@ def page_contents(
     """The contents of the page, as JSON would have them but for numpy's arrays.
 
     Arguments and errors of `explore`. Of D latents and N data, the keys are `layers` of
-    the decoder (see `decoder`), `shape` of a datum, `(n,)` or `(channels, H, W)`,
+    the decoder (see `decoder`) and why they are a `table` where they are, `shape` of a datum, `(n,)` or `(channels, H, W)`,
     `limits` between which it is drawn (see `scales`), `centre` `(D,)` and `axes`
     `(D, D)`, `sd` `(D,)` along them, `codes` `(N, 2)`, `labels` `(N,)`, and for each of
     `data` its `index`, `image` (its values, or 8 bits for those from 0 to 1), `code`
@@ -134,15 +137,20 @@ def page_contents(
     num_samples = count("num_samples", num_samples)
     names = _class_names(labels, classes, len(x))
     _, _, x, _ = sides_and_data(vae, x)
-    layers = _decoder_layers(vae, x, data)
+    _check_latents(vae, x)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(x), generator=generator)[:num_data].sort().values
     codes = codes_of(vae, x, seed, progress)
-    decoded = portable.apply(layers, codes[:1000].numpy())
-    means = _means(vae, codes[:1000], data)
+    means = decoded(vae, codes[:1000], data)
     draws, log_weights = draws_of(vae, x[chosen], num_samples, seed, progress)
     codes[chosen] = draws.mean(1)
     centre, axes, sd = principal_axes(codes)
+    table = ""
+    try:
+        layers, error = _live(vae, codes[:1000], data)
+    except NoSuchStep as reason:
+        step, error = table_of(vae, data, centre, axes[:2], codes[:1000])
+        layers, table = [step], str(reason)
     posteriors = posteriors_of(draws, log_weights, centre, axes)
     if codes.shape[1] == 2:
         add_outlines(vae, x[chosen], posteriors, seed, progress)
@@ -160,7 +168,8 @@ def page_contents(
         "decoded": _name_of_mean(data),
         "note": range_note(scale, tuple(shape)),
         "layers": layers,
-        "rounding": _rounding(decoded, means.double().numpy()),
+        "table": table,
+        "error": error,
         "centre": _float(centre),
         "axes": _float(axes),
         "sd": _float(sd),
@@ -197,10 +206,7 @@ def page_of(contents: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------- the decoder
 
 
-def _decoder_layers(
-    vae: VAE, x: Tensor, data: Dataset | str | None
-) -> list[dict[str, Any]]:
-    """The decoder up to the mean, for a pair that the page can show."""
+def _check_latents(vae: VAE, x: Tensor) -> None:
     with evaluating(vae.model, vae.guide, vae.device, seed=0):
         sites = latent_sites(poutine.trace(vae.guide).get_trace(x[:1].to(vae.device)))
     shapes = {n: tuple(s["value"].shape[1:]) for n, s in sites.items()}
@@ -215,42 +221,36 @@ def _decoder_layers(
             f"the page shows a plane of latents, got {found}; train with "
             "--latent-dim 2 or more"
         )
+
+
+def _live(
+    vae: VAE, codes: Tensor, data: Dataset | str | None
+) -> tuple[portable.Layers, float]:
+    """The steps from z to the mean, and how far they are off at most at codes of data.
+
+    Raises:
+        NoSuchStep: for a model that is none of a decoder and a likelihood of known steps,
+            and where the steps' mean is another than the model's.
+        UserError: for weights that 16 bits do not hold.
+    """
     logit = data.logit if isinstance(data, Dataset) else None
-    decoder = _module(vae.model, "decoder")
-    mean = portable.mean_layers(_module(vae.model, "likelihood"), logit)
-    return portable.layers_of(decoder) + mean
-
-
-def _module(model: nn.Module, name: str) -> nn.Module:
-    """A part of the model by its name."""
-    part = getattr(model, name, None)
-    if not isinstance(part, nn.Module):
-        raise UserError(
-            f"expected a model with a module {name!r}, as StandardModel has, got "
-            f"{type(model).__name__}"
+    decoder, likelihood = (
+        getattr(vae.model, name, None) for name in ("decoder", "likelihood")
+    )
+    if not (isinstance(decoder, nn.Module) and isinstance(likelihood, nn.Module)):
+        raise NoSuchStep(
+            f"a {type(vae.model).__name__} has no decoder and likelihood that the page knows"
         )
-    return part
-
-
-def _means(vae: VAE, codes: Tensor, data: Dataset | str | None) -> Tensor:
-    """The means that PyTorch decodes, as pictures show them; `(n, numel)`."""
+    mean = portable.mean_layers(likelihood, logit)
     with evaluating(vae.model, vae.guide, vae.device, seed=0):
-        z = codes.to(vae.device, vae.dtype)
-        output = _module(vae.model, "decoder")(z)
-        means = _module(vae.model, "likelihood")(output).mean
-    means = data.pixels(means) if isinstance(data, Dataset) else means
-    return means.flatten(1).cpu()
-
-
-def _rounding(decoded: np.ndarray, means: np.ndarray) -> float:
-    """The largest difference that the weights' rounding makes, if it is no more."""
-    error = np.abs(decoded - means).max()
+        layers = portable.layers_of(decoder, codes[:1].to(vae.device, vae.dtype)) + mean
+    means = decoded(vae, codes, data).double().numpy()
+    error = np.abs(portable.apply(layers, codes.numpy()) - means).max()
     if not error <= _TOLERANCE * max(1, np.abs(means).max()):
-        raise UserError(
-            f"expected decoded means that differ by at most {_TOLERANCE} with weights of "
-            f"16 bits, got {error:.2g}; does a layer do more than its class says?"
+        raise NoSuchStep(
+            f"by weights of 16 bits the decoded means would be off by {error:.2g}"
         )
-    return float(error)
+    return layers, float(error)
 
 
 # ------------------------------------------------------------------------------ texts

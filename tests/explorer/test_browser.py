@@ -17,6 +17,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 HOSTILE = "</script><img src=x onerror='hacked = 1'>"
+
+
+def own():
+    return nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 20))
+
+
 PAIRS = {
     "three": ("iaf", {"latent_dim": 3, "network": "resnet"}),
     "two": ("planar", {"network": "gated_mlp"}),
@@ -24,6 +30,8 @@ PAIRS = {
     "real": ("full_rank", {"likelihood": "gaussian", "activation": "elu"}),
     "colour": ("mean_field", {"event_shape": (3, 4, 5), "activation": "tanh"}),
     "vector": ("mean_field", {"event_shape": (7,), "latent_dim": 12}),
+    "images": ("mean_field", {"event_shape": (3, 6, 9), "latent_dim": 3, "network": "conv"}),
+    "table": ("iaf", {"latent_dim": 3, "decoder": own}),
 }
 
 
