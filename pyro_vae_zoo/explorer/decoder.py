@@ -19,8 +19,9 @@ are flat in it, channel by channel.
 
 A convolution has an image of shape `from` and gives one of shape `to`. Be the smaller of
 the two the one of places p: its weight `(to, from, rows, columns)` at k joins p to the
-place `stride * p - padding + k` of the larger. The likelihood of grey levels takes the first half of h as logits of centres; its log-scales
-are `floor` + softplus(the second half + `fresh` - `floor`).
+place `stride * p - padding + k` of the larger. The likelihood of grey levels takes the
+first half of h as logits of centres; its log-scales are `floor` + softplus(the second
+half + `fresh` - `floor`).
 """
 
 import base64
@@ -110,10 +111,9 @@ def _is_plain(network: nn.Conv2d | nn.ConvTranspose2d) -> bool:
 
 
 def _convolution(network: nn.Conv2d | nn.ConvTranspose2d, h: Tensor) -> dict[str, Any]:
-    arrays = _weights(network)
     transposed = isinstance(network, nn.ConvTranspose2d)
-    if transposed:  # whose weight has the channels the other way round
-        arrays["weight"] = arrays["weight"].swapaxes(0, 1)
+    weight = network.weight.swapaxes(0, 1) if transposed else network.weight
+    arrays = {"weight": half(weight), "bias": half(network.bias)}
     sizes = {"from": list(h.shape[1:]), "to": list(network(h).shape[1:])}
     where = {"stride": list(network.stride), "padding": list(network.padding)}
     return {"op": "conv", **arrays, "transposed": transposed, **sizes, **where}
@@ -210,6 +210,7 @@ def _conv(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
     bias = np.zeros(len(weight)) if step["bias"] is None else step["bias"].astype(float)
     out = np.tile(bias[:, None, None], (len(h), 1, *sizes))
     small, large = (image, out) if step["transposed"] else (out, image)
+    every = slice(None), slice(None)  # of data and of channels
     for k in np.ndindex(weight.shape[2:]):
         here, there = [], []  # rows and columns of the smaller image, and of the larger
         for axis in (0, 1):
@@ -218,10 +219,11 @@ def _conv(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
             inside = (to >= 0) & (to < large.shape[2 + axis])
             here.append(at[inside])
             there.append(to[inside])
-        places = (np.ix_(*here), np.ix_(*there))
-        source, target = places if step["transposed"] else places[::-1]
-        part = image[:, :, *source]
-        out[:, :, *target] += np.einsum("oc,nchw->nohw", weight[:, :, *k], part)
+        source, target = every + np.ix_(*here), every + np.ix_(*there)
+        if not step["transposed"]:
+            source, target = target, source
+        part = np.einsum("oc,nchw->nohw", weight[every + k], image[source])
+        out[target] += part
     return out.reshape(len(h), -1)
 
 

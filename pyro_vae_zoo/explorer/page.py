@@ -124,12 +124,13 @@ def page_contents(
     """The contents of the page, as JSON would have them but for numpy's arrays.
 
     Arguments and errors of `explore`. Of D latents and N data, the keys are `layers` of
-    the decoder (see `decoder`) and why they are a `table` where they are, `shape` of a datum, `(n,)` or `(channels, H, W)`,
-    `limits` between which it is drawn (see `scales`), `centre` `(D,)` and `axes`
-    `(D, D)`, `sd` `(D,)` along them, `codes` `(N, 2)`, `labels` `(N,)`, and for each of
-    `data` its `index`, `image` (its values, or 8 bits for those from 0 to 1), `code`
-    `(D,)` and `draws` `(num_samples, D)` less the code, both in coordinates u, its
-    `elbo`, `log_prob` and `khat`, and where D is two `exact`, `guide` and `gap`.
+    the decoder (see `decoder`), `table`, the reason where these are one, `shape` of a
+    datum, `(n,)` or `(channels, H, W)`, `limits` between which it is drawn (see
+    `scales`), `centre` `(D,)` and `axes` `(D, D)`, `sd` `(D,)` along them, `codes`
+    `(N, 2)`, `labels` `(N,)`, and for each of `data` its `index`, `image` (its values, or
+    8 bits for those from 0 to 1), `code` `(D,)` and `draws` `(num_samples, D)` less the
+    code, both in coordinates u, its `elbo`, `log_prob` and `khat`, and where D is two
+    `exact`, `guide` and `gap`.
     """
     from pyro_vae_zoo.plots import figure_title
 
@@ -137,7 +138,7 @@ def page_contents(
     num_samples = count("num_samples", num_samples)
     names = _class_names(labels, classes, len(x))
     _, _, x, _ = sides_and_data(vae, x)
-    _check_latents(vae, x)
+    _check_shown(vae, x)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(x), generator=generator)[:num_data].sort().values
     codes = codes_of(vae, x, seed, progress)
@@ -206,7 +207,13 @@ def page_of(contents: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------- the decoder
 
 
-def _check_latents(vae: VAE, x: Tensor) -> None:
+def _check_shown(vae: VAE, x: Tensor) -> None:
+    """Raise a `UserError` for a pair that has no plane of latents, or is diverged."""
+    for name, p in vae.named_parameters():
+        if not p.isfinite().all():
+            raise UserError(
+                f"expected weights that are finite, got {name}; has the training diverged?"
+            )
     with evaluating(vae.model, vae.guide, vae.device, seed=0):
         sites = latent_sites(poutine.trace(vae.guide).get_trace(x[:1].to(vae.device)))
     shapes = {n: tuple(s["value"].shape[1:]) for n, s in sites.items()}
@@ -239,7 +246,8 @@ def _live(
     )
     if not (isinstance(decoder, nn.Module) and isinstance(likelihood, nn.Module)):
         raise NoSuchStep(
-            f"a {type(vae.model).__name__} has no decoder and likelihood that the page knows"
+            f"a {type(vae.model).__name__} has no decoder and likelihood that the page "
+            "knows"
         )
     mean = portable.mean_layers(likelihood, logit)
     with evaluating(vae.model, vae.guide, vae.device, seed=0):

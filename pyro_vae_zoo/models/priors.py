@@ -85,7 +85,11 @@ class MixturePrior(nn.Module):
     def __init__(self, latent_dim: int, num_components: int = 50) -> None:
         super().__init__()
         shape = count("prior_components", num_components), latent_dim
-        self.logits = nn.Parameter(torch.zeros(shape[0]), requires_grad=shape[0] > 1)
+        logits = torch.zeros(shape[0])
+        if len(logits) > 1:
+            self.logits = nn.Parameter(logits)
+        else:  # which no bound depends on
+            self.register_buffer("logits", logits)
         self.loc = nn.Parameter(0.5 * torch.randn(shape))
         self.raw_scale = nn.Parameter(torch.full(shape, _RAW_OF_ROOT))
 
