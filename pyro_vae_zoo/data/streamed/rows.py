@@ -36,7 +36,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, rows: np.ndarray, key: bytes) -> Tensor:
-        """The rows of these numbers as they are stored; what is random about them by `key`."""
+        """The rows of these numbers as they are stored; what is random in them by a key."""
         ...
 
     def stamp(self) -> str:
