@@ -4,7 +4,7 @@ from . import models as models
 from . import testing as testing
 from ._version import __version__ as __version__
 from .data.datasets import Dataset as Dataset
-from .data.datasets import load_dataset as load_dataset
+from .data.loading import load_dataset as load_dataset
 from .data.names import list_datasets as list_datasets
 from .errors import DataFileError as DataFileError
 from .errors import DivergedError as DivergedError

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.files import RESULT_FILE, read_json, write_atomically, write_json

@@ -19,7 +19,8 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
-from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluation.evaluate import evaluate, log_likelihood
 from pyro_vae_zoo.files import read_json, resolve, write_json

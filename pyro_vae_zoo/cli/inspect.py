@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.labels import labels_of
+from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.data.streamed.rows import part
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.cautions import cautions_of

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo.cli.arguments import STEPS_BY_DEFAULT, guide_specs
-from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.files import resolve, write_json
 from pyro_vae_zoo.models.create import find_guide, guide_options, pair_options

@@ -1,7 +1,7 @@
 """Checks that images are what a likelihood can score, with one clear line if not."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -142,10 +142,28 @@ def _check_precision(x: Tensor, kind: str, what: str) -> None:
     if bad.any():
         row, which = bad.nonzero()[0].tolist()
         raise UserError(
-            f"{what}: {x.flatten(1)[row, which].item():.17g} in row {row}, feature {which}, "
-            "is not to be told from its neighbours in float32, which has 7 digits; take "
-            "off an offset, change the unit, or standardise=True for real numbers"
+            f"{what}: {x.flatten(1)[row, which].item():.17g} in row {row}, feature {which} "
+            "is one with its neighbours in float32, which has 7 digits; take off an "
+            "offset, change the unit, or standardise=True for real numbers"
         )
+
+
+def are_bits(
+    splits: Mapping[str, Tensor | np.ndarray], kinds: Mapping[str, str]
+) -> bool:
+    """True for uint8 values that are 0 and 1 in all splits of grey levels."""
+    grey = [s for s in splits if kinds[s] in ("grey", "discretized_logistic")]
+    largest = {s: largest_of_bytes(splits[s]) for s in grey}
+    known = {s: value for s, value in largest.items() if value is not None}
+    black = [s for s, value in known.items() if value <= 1]
+    if black and len(black) < len(known):
+        other = next(s for s in known if s not in black)
+        raise UserError(
+            f"{black[0]}: uint8 values up to {known[black[0]]}, in {other} up to "
+            f"{known[other]}: bits or grey levels? give all of them as floats, grey "
+            "levels divided by 255"
+        )
+    return bool(black)
 
 
 def _tensor(x: object, what: str) -> Tensor:

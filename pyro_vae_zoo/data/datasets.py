@@ -1,41 +1,33 @@
-"""Data sets: a name -> three tensors and what they are.
+"""Data sets: arrays -> three tensors and what they are.
 
-A `Dataset` holds training, validation and test images with the likelihood that
-suits them, and says in `variant` how they were made: the binarisation of MNIST
-alone moves a log-likelihood by more than most posteriors do, so no number should
-go without it. `load_dataset` knows the published sets and reads `FILE.npz`.
-
-All splits and draws are fixed: numpy's `RandomState`, whose stream never changes.
+A `Dataset` holds training, validation and test data with the likelihood that suits them,
+and says in `variant` how they were made: the binarisation of MNIST alone moves a
+log-likelihood by more than most posteriors do, so no number should go without it.
 """
 
 import copy
 import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.data.checks import (
+    are_bits,
     check_images,
     checked,
-    largest_of_bytes,
     owned,
 )
-from pyro_vae_zoo.data.classes import Classes, Given, classes_of
 from pyro_vae_zoo.data.dequantisation import bits_per_dim, dequantise, to_pixels
-from pyro_vae_zoo.data.names import DATASETS
-from pyro_vae_zoo.data.splits import SHARE, split_rows
+from pyro_vae_zoo.data.labels import Classes, Given, classes_of
+from pyro_vae_zoo.data.own import arrays, folders, items, tables
 from pyro_vae_zoo.data.standardised import Standardisation, standardisation_of
 from pyro_vae_zoo.data.streamed.randomness import digest_of
-from pyro_vae_zoo.data.streamed.rows import Rows, mapped, part, some
+from pyro_vae_zoo.data.streamed.rows import Array, Rows, mapped, part, some
 from pyro_vae_zoo.data.streamed.steps import (
     Binarised,
     Dequantised,
@@ -43,10 +35,10 @@ from pyro_vae_zoo.data.streamed.steps import (
     owned_rows,
     standardised,
 )
-from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
+from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.options import count
 
-__all__ = ["Dataset", "check_images", "load_dataset"]
+__all__ = ["Dataset", "check_images"]
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -61,9 +53,9 @@ class Dataset:
 
     Args:
         train: training data.
-        valid: validation data; by default 10 % of those given as `train`, which are taken
-            off them by a fixed permutation.
-        test: test data; by default likewise.
+        valid: validation data, or the share of those given as `train` that is taken off
+            them by a fixed permutation; by default 10 %.
+        test: test data; likewise.
         likelihood: `"bernoulli"` (values 0 and 1), `"gaussian"` (any),
             `"discretized_logistic"` (grey levels k/255), or of counts and classes, whole
             numbers from 0, `"binomial"`, `"poisson"`, `"negative_binomial"` or
@@ -78,6 +70,7 @@ class Dataset:
         label_names: of the classes; by default the labels that occur, in their order.
         standardise: for a Gaussian, take off the mean of `train` and divide by its scale,
             for each feature of a table, each channel of images; see `standardised`.
+        seed: of the permutation.
         note: how the tensors were made; see `variant`.
 
     Example:
@@ -103,9 +96,9 @@ class Dataset:
 
     def __init__(
         self,
-        train: Tensor | np.ndarray,
-        valid: Tensor | np.ndarray | None = None,
-        test: Tensor | np.ndarray | None = None,
+        train: Array,
+        valid: Array | float | None = None,
+        test: Array | float | None = None,
         likelihood: str = "bernoulli",
         name: str = "custom",
         dynamic: bool = False,
@@ -114,6 +107,7 @@ class Dataset:
         labels: Given | Mapping[str, Given] | None = None,
         label_names: Sequence[str] | None = None,
         standardise: bool = False,
+        seed: int = 0,
         note: str = "user's tensors",
     ) -> None:
         if dynamic and likelihood != "bernoulli":
@@ -134,22 +128,22 @@ class Dataset:
         known = vars(self)  # of a frozen object, which takes no other assignment
         known |= {"likelihood": likelihood, "name": name, "dynamic": dynamic}
         known |= {"logit": logit, "standardisation": None, "_classes": None}
-        given: dict[str, Any] = {"train": train, "valid": valid, "test": test}
-        given = {split: mapped(x) for split, x in given.items() if x is not None}
+        given, shares = arrays.given_and_shares(train, valid, test)
+        given = {split: mapped(x) for split, x in given.items()}
         kinds = self._kinds()
-        shape, bits, splits = None, _are_bits(given, kinds), {}
+        looked_at = {split: some(x) for split, x in given.items()}
+        shape, bits, splits = None, are_bits(looked_at, kinds), {}
         for split, x in given.items():
             check: Any = checked_rows if isinstance(x, Rows) else checked
             x = check(x, shape, kinds[split], split, bits, wide=True)
             splits[split], shape = x.detach(), x.shape[1:]
         rows: dict[str, np.ndarray] = {}
         sizes = {split: len(x) for split, x in splits.items()}
-        if shares := {s: SHARE for s in ("valid", "test") if s not in splits}:
-            rows = split_rows(sizes["train"], shares)
+        if shares:
+            rows = arrays.split_rows(sizes["train"], shares, seed)
             whole = splits["train"]
             splits |= {split: part(whole, r) for split, r in rows.items()}
-            verb = " and ".join(shares) + (" are each" if len(shares) > 1 else " is")
-            note += f", {verb} 10 % of train (seed 0)"
+            note += f", {arrays.share_note(shares, seed)}"
         known["note"] = note
         if labels is not None:
             known["_classes"] = classes_of(labels, rows, sizes, label_names)
@@ -160,6 +154,12 @@ class Dataset:
             own: Any = owned_rows if isinstance(splits[split], Rows) else owned
             known[split] = own(splits[split], given.get(split), likelihood, split)
         self._draw(tuple(shares))
+
+    split = classmethod(arrays.split)
+    from_torch = classmethod(items.from_torch)
+    from_folder = classmethod(folders.from_folder)
+    from_csv = classmethod(tables.from_csv)
+    from_frame = classmethod(tables.from_frame)
 
     def _draw(self, taken: Sequence[str]) -> None:
         """Draw once what is judged by, where training data are redrawn every epoch."""
@@ -363,179 +363,3 @@ class Dataset:
             f"Dataset({self.name!r}, {self.event_shape}, {self.likelihood!r}, "
             f"{self.variant!r})"
         )
-
-
-def _are_bits(splits: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
-    """True for uint8 values that are 0 and 1 in all splits of grey levels."""
-    grey = [s for s in splits if kinds[s] in ("grey", "discretized_logistic")]
-    largest = {s: largest_of_bytes(some(splits[s])) for s in grey}
-    known = {s: value for s, value in largest.items() if value is not None}
-    black = [s for s, value in known.items() if value <= 1]
-    if black and len(black) < len(known):
-        other = next(s for s in known if s not in black)
-        raise UserError(
-            f"{black[0]}: uint8 values up to {known[black[0]]}, in {other} up to "
-            f"{known[other]}: bits or grey levels? give all of them as floats, grey "
-            "levels divided by 255"
-        )
-    return bool(black)
-
-
-def load_dataset(
-    name: str | os.PathLike, data_dir: str | os.PathLike | None = None
-) -> Dataset:
-    """The data set `name`, one of `zoo.list_datasets()` or the path of an `.npz` file.
-
-    An `.npz` file holds arrays `train`, `test` and optionally `valid` (else 10 % of
-    `train`) with one image a row: `(N, H, W)`, `(N, H, W, 3)` or `(N, D)`. The dtype
-    chooses the likelihood: bool Bernoulli, uint8 discretised logistic, float
-    Gaussian.
-
-    Args:
-        name: name or path.
-        data_dir: where the files lie; default `$PYRO_VAE_ZOO_DATA`, else
-            `~/.cache/pyro_vae_zoo`. What is missing there is downloaded.
-
-    Raises:
-        UserError: the name is unknown.
-        DataFileError: a file is missing, truncated, corrupt or of another kind.
-
-    Example:
-        >>> load_dataset("digits").variant
-        'one Bernoulli draw from intensities/16, 1297/250/250'
-    """
-    name = os.fspath(name)
-    if name.endswith(".npz"):
-        return _npz(_sources.expanded(name))
-    if name not in DATASETS:
-        raise unknown_name("data set", name, [*DATASETS, "or a path to an .npz file"])
-    return _LOADERS[name](name, data_dir)
-
-
-# --- how each set is made ----------------------------------------------------
-
-
-def _digits(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    from sklearn.datasets import load_digits
-
-    random = np.random.RandomState(0)
-    grey = load_digits().images / 16
-    bits = (random.random_sample(grey.shape) < grey)[random.permutation(len(grey))]
-    note = "one Bernoulli draw from intensities/16"
-    train, valid, test = np.split(bits, [1297, 1547])
-    return Dataset(train, valid, test, name=name, note=note)
-
-
-def _mnist_static(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    train, valid, test = (
-        _sources.amat(f"binarized_mnist/{split}", data_dir).reshape(-1, 28, 28)
-        for split in ("train", "valid", "test")
-    )
-    note = "static binarisation (Larochelle)"
-    return Dataset(train, valid, test, name=name, note=note)
-
-
-def _idx(
-    name: str,
-    data_dir: str | os.PathLike | None,
-    *,
-    folder: str,
-    reading: str,
-    num_valid: int = 10000,
-) -> Dataset:
-    train = _sources.idx(f"{folder}/train", data_dir)
-    test = _sources.idx(f"{folder}/test", data_dir)
-    train, valid = train[:-num_valid], train[-num_valid:]
-    if reading == "threshold":
-        train, valid, test = (x > 127 for x in (train, valid, test))
-        return Dataset(train, valid, test, name=name, note="threshold, grey > 0.5")
-    train, valid, test = (x / np.float32(255) for x in (train, valid, test))
-    if reading == "gray":
-        note = "grey levels k/255"
-        return Dataset(train, valid, test, "gaussian", name, note=note)
-    random = np.random.RandomState(777)
-    valid, test = (random.random_sample(x.shape) < x for x in (valid, test))
-    note = "train redrawn every epoch, valid and test drawn once (seed 777)"
-    return Dataset(train, valid, test, name=name, dynamic=True, note=note)
-
-
-def _caltech(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    train, valid, test = (
-        (1 - columns_first.reshape(-1, 28, 28)).swapaxes(1, 2)
-        for columns_first in _sources.caltech(data_dir)
-    )
-    return Dataset(train, valid, test, name=name, note="inverted and transposed")
-
-
-def _frey(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    faces = _sources.frey(data_dir)
-    order = np.random.RandomState(0).permutation(len(faces))
-    train, valid, test = np.split(faces[order].reshape(-1, 28, 20), [-400, -200])
-    note = "grey levels k/255, fixed shuffle (seed 0)"
-    return Dataset(train, valid, test, "discretized_logistic", name, note=note)
-
-
-def _cifar10(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    (train, valid, test), note = _sources.cifar10(data_dir)
-    note += ", uniform dequantisation (train redrawn every epoch), logit 0.05"
-    return Dataset(train, valid, test, "gaussian", name, logit=0.05, note=note)
-
-
-def _npz(path: Path) -> Dataset:
-    arrays = _sources.npz(path)
-    likelihoods = {_npz_likelihood(x.dtype) for x in arrays.values()}
-    if {1} <= {largest_of_bytes(x) for x in arrays.values()} <= {0, 1}:
-        likelihoods = {"bernoulli"}  # bits, as NumPy stores them where nobody says bool
-    likelihood = likelihoods.pop() if len(likelihoods) == 1 else None
-    if likelihood is None:
-        got = ", ".join(f"{key} {x.dtype}" for key, x in arrays.items())
-        raise DataFileError(
-            f"{path}: expected all arrays bool (Bernoulli), all uint8 (discretised "
-            f"logistic) or all float (Gaussian), got {got}; convert with .astype"
-        )
-    train = arrays["train"]
-    note = f"{path.name}, {train.dtype} -> {likelihood}"
-    if "valid" not in arrays:
-        if train.ndim < 1 or len(train) < 2:
-            raise DataFileError(
-                f"{path}: expected at least 2 training images to take 10 % as "
-                f"validation, got shape {train.shape}; or add an array 'valid'"
-            )
-        order = np.random.RandomState(0).permutation(len(train))
-        num_valid = max(1, len(train) // 10)
-        arrays["valid"] = train[order[:num_valid]]
-        train = train[np.sort(order[num_valid:])]
-        note += ", valid is 10 % of train (seed 0)"
-    binary = all(((x == 0) | (x == 1)).all() for x in arrays.values())
-    if binary and likelihood != "bernoulli":
-        note += ", only 0 and 1: store bool for Bernoulli"
-    try:
-        return Dataset(
-            train, arrays["valid"], arrays["test"], likelihood, path.stem, note=note
-        )
-    except UserError as error:
-        raise DataFileError(f"{path}: {error}") from error
-
-
-def _npz_likelihood(dtype: np.dtype) -> str | None:
-    if dtype.kind == "b":
-        return "bernoulli"
-    if dtype == np.uint8:
-        return "discretized_logistic"
-    return "gaussian" if dtype.kind == "f" else None
-
-
-_LOADERS: dict[str, Callable[[str, str | os.PathLike | None], Dataset]] = {
-    "digits": _digits,
-    "mnist_static": _mnist_static,
-    "mnist_dynamic": partial(_idx, folder="MNIST", reading="dynamic"),
-    "mnist_threshold": partial(
-        _idx, folder="MNIST", reading="threshold", num_valid=12000
-    ),
-    "mnist_gray": partial(_idx, folder="MNIST", reading="gray"),
-    "fashion_dynamic": partial(_idx, folder="FashionMNIST", reading="dynamic"),
-    "fashion_gray": partial(_idx, folder="FashionMNIST", reading="gray"),
-    "caltech_silhouettes": _caltech,
-    "frey_faces": _frey,
-    "cifar10": _cifar10,
-}

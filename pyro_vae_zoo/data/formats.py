@@ -94,7 +94,7 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
         shape, by_columns, dtype = readers[version](file)
     except (SyntaxError, TokenError, TypeError, RecursionError) as error:
         raise ValueError(f"an array with a broken header ({error})") from None
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+    if dtype.kind != "U" and (dtype.kind not in "biuf" or dtype.itemsize > 8):
         raise ValueError(f"an array of {dtype}, expected numbers of at most 64 bits")
     expected, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if min(shape, default=0) < 0 or expected != there:

@@ -186,8 +186,8 @@ def cifar10(data_dir: str | os.PathLike | None) -> tuple[list[np.ndarray], str]:
     folders = data_folders(data_dir)
     part = folders[0] / "cifar10_20k.npz"
     if part.is_file() and not (folders[0] / _CIFAR_FOLDER).exists():
-        arrays = npz(part)
-        if missing := {"valid"} - arrays.keys():
+        arrays, _ = npz(part)
+        if missing := {"valid", "test"} - arrays.keys():
             raise DataFileError(f"{part}: expected an array {_names(missing)}")
         splits = [arrays[split] for split in ("train", "valid", "test")]
         note = "part of CIFAR-10 (cifar10_20k.npz)"
@@ -230,8 +230,8 @@ def _torchvision_cifar10(folders: Sequence[Path], train: bool) -> np.ndarray:
         ) from error
 
 
-def npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays `train`, `test` and, if there, `valid` of a user's archive."""
+def npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The arrays `train` and, if there, `valid` and `test` of an archive; their labels."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "not found"
         raise DataFileError(f"data file {path} {what}: looked for {path.absolute()}")
@@ -240,19 +240,30 @@ def npz(path: Path) -> dict[str, np.ndarray]:
             f"{path}: expected an .npz archive (a zip file), got another kind; "
             "truncated, or not written by np.savez?"
         )
+    splits = ("train", "valid", "test")
+    of_labels = {f"{split}_labels": split for split in splits} | {"labels": "train"}
     try:
-        arrays, keys = read_npz(path, ("train", "valid", "test"))
+        arrays, keys = read_npz(path, splits)
+        alone = [key for key in keys if key not in of_labels]
+        if len(alone) == 1 and alone != ["train"]:
+            arrays = {"train": read_npz(path, alone)[0][alone[0]]}
     except BROKEN as error:
         raise DataFileError(
             f"{path}: cannot be read ({one_line(error)}); corrupt, or object "
             "arrays where plain ones are expected"
         ) from error
-    if missing := {"train", "test"} - arrays.keys():
+    if "train" not in arrays:
         raise DataFileError(
-            f"{path}: expected arrays 'train', 'test' and optionally 'valid', got "
-            f"{_names(keys)}; missing {_names(sorted(missing))}"
+            f"{path}: expected an array 'train' and optionally 'valid', 'test' and "
+            f"'labels', or one array of any name, got {_names(keys)}; missing 'train'"
         )
-    return arrays
+    labels = {}
+    for key in of_labels.keys() & keys:
+        try:
+            labels[of_labels[key]] = read_npz(path, [key])[0][key]
+        except BROKEN:  # of objects, or of another kind that is no label
+            labels[of_labels[key]] = np.empty(0, object)
+    return arrays, labels
 
 
 def _mat(data: bytes, path: Path) -> dict[str, np.ndarray]:

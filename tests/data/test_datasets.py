@@ -20,7 +20,8 @@ import torch
 from pyro_vae_zoo.data import download as _files
 from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.data.checks import check_images
-from pyro_vae_zoo.data.datasets import Dataset, load_dataset
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.errors import DataFileError, UserError
 
@@ -670,6 +671,8 @@ def test_npz_dtype_chooses_the_likelihood(tmp_path, dtype, likelihood):
     train = np.arange(40 * 6).reshape(40, 3, 2).astype(dtype)
     path = npz(tmp_path, train=train, test=train[:5], labels=np.array(["a"]))
     data = load_dataset(path)
+    assert data.labels is None  # one, of 40 data
+    assert "labels left out" in data.variant
     assert (data.name, data.likelihood) == ("mine", likelihood)
     assert [len(x) for x in (data.train, data.valid, data.test)] == [36, 4, 5]
     assert "10 % of train" in data.variant
@@ -694,8 +697,8 @@ def test_npz_shapes_and_valid(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"train": np.zeros((3, 4))}, ["missing 'test'", "got 'train'"]),
-        ({"x": np.zeros((3, 4))}, ["'x'", "missing 'test', 'train'"]),
+        ({"train": np.zeros((2, 4))}, ["at least 3 data", "got 2"]),
+        ({"x": np.zeros((3, 4)), "y": np.zeros(3)}, ["'x', 'y'", "missing 'train'"]),
         (
             {"train": np.zeros((3, 4)), "test": np.zeros((3, 4), bool)},
             ["train float64", "test bool"],
@@ -704,12 +707,12 @@ def test_npz_shapes_and_valid(tmp_path):
             {"train": np.zeros((3, 4), int), "test": np.zeros((3, 4), int)},
             ["train int64", ".astype"],
         ),
-        ({"train": np.zeros((0, 4)), "test": np.zeros((3, 4))}, ["at least 2"]),
+        ({"train": np.zeros((0, 4)), "test": np.zeros((3, 4))}, ["at least one"]),
         ({"train": np.zeros((3, 4)), "test": np.zeros((0, 4))}, ["test", "empty"]),
         ({"train": np.zeros(3), "test": np.zeros(3)}, ["no event dimension"]),
         (
             {"train": np.full((20, 2), np.nan), "test": np.zeros((3, 2))},
-            ["train", "36 NaN"],
+            ["train", "40 NaN", "first in row 0"],
         ),
         (
             {"train": np.array([[None]] * 3), "test": np.zeros((3, 4))},

@@ -1,0 +1,92 @@
+"""Data sets by a name or a path: the published ones, and a user's folders and files."""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.labels import published_classes
+from pyro_vae_zoo.data.names import DATASETS
+from pyro_vae_zoo.data.own import archives, folders, tables
+from pyro_vae_zoo.data.published import PUBLISHED
+from pyro_vae_zoo.data.sources import expanded
+from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
+
+__all__ = ["load_dataset"]
+
+
+def load_dataset(
+    name: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """The data set `name`, one of `zoo.list_datasets()` or the path of your own.
+
+    A path is that of a folder of images (`Dataset.from_folder`), of a table `.csv` or
+    `.tsv` (`Dataset.from_csv`), of one array `.npy`, or of an archive `.npz`. This holds
+    arrays `train` and, if they are not to be 10 % of it, `valid` and `test`, with one datum
+    a row: `(N, H, W)`, `(N, H, W, 3)` or `(N, D)`; its labels are `labels` or
+    `train_labels`, and `valid_labels`, `test_labels`. The dtype of an array chooses the
+    likelihood: bool Bernoulli, uint8 discretised logistic, float Gaussian.
+
+    Args:
+        name: name or path.
+        data_dir: where the files of published sets lie; default `$PYRO_VAE_ZOO_DATA`, else
+            `~/.cache/pyro_vae_zoo`. What is missing there is downloaded.
+        options: how to read a path, `{"labels": "species"}` for one: keywords of
+            `from_folder`, of `from_csv`, or of an array `likelihood`, `valid`, `test`,
+            `seed`, `dynamic`, `logit` and `standardise`.
+
+    Raises:
+        UserError: the name or an option is unknown.
+        DataFileError: a file is missing, truncated, corrupt or of another kind.
+
+    Example:
+        >>> load_dataset("digits").variant
+        'one Bernoulli draw from intensities/16, 1297/250/250'
+    """
+    name = os.fspath(name)
+    if name in DATASETS:
+        if options:
+            raise UserError(
+                f"data set {name!r} is read in one way only, got {', '.join(options)}"
+            )
+        data = PUBLISHED[name](Dataset, name, data_dir)
+        vars(data)["_classes"] = partial(published_classes, name, data_dir)
+        return data
+    path = expanded(name)
+    read = _reader(path, name)
+    known = [*inspect.signature(read).parameters][2:]
+    for option in options or ():
+        if option not in known:
+            raise unknown_name(f"option of {name}:", option, known)
+    return read(Dataset, path, **(options or {}))
+
+
+def _reader(path: Path, name: str) -> Callable[..., Dataset]:
+    """What reads a path, by its kind."""
+    if path.suffix.lower() in _READERS:
+        return _READERS[path.suffix.lower()]
+    if path.is_dir():
+        return folders.from_folder
+    what = [*DATASETS, f"a folder of images, or a path to {'|'.join(_READERS)}"]
+    if path.is_file():
+        raise DataFileError(
+            f"{path}: expected a folder of images or {', '.join(_READERS)}, got "
+            f"{path.suffix or 'no suffix'!r}; read it yourself and give zoo.Dataset.split "
+            "an array, or zoo.Dataset.from_frame a DataFrame"
+        )
+    if path.name != name:
+        raise DataFileError(f"data {path} not found: looked for {path.absolute()}")
+    raise unknown_name("data set", name, what)
+
+
+_READERS: dict[str, Callable[..., Dataset]] = {
+    ".npz": archives.from_npz,
+    ".npy": archives.from_npy,
+    ".csv": tables.from_csv,
+    ".tsv": tables.from_csv,
+}
