@@ -29,6 +29,7 @@ from pyro_vae_zoo.errors import UserError
 __all__ = [
     "Declared",
     "Option",
+    "checked_value",
     "count",
     "declared",
     "keywords_of",
@@ -98,11 +99,27 @@ def normalise(options: Any) -> None:
     Raises:
         UserError: for another kind of value, or one out of range; it names the option.
     """
-    for name, kinds, _, option in declared(type(options)):
-        value = _converted(name, plain(getattr(options, name)), kinds, option)
-        object.__setattr__(options, name, value)
-        if isinstance(value, int | float):
-            _check_range(name, value, option)
+    for option in declared(type(options)):
+        object.__setattr__(
+            options, option.name, checked_value(option, getattr(options, option.name))
+        )
+
+
+def checked_value(option: Declared, value: Any) -> Any:
+    """A value of one option, as Python's own.
+
+    Raises:
+        UserError: for another kind of value, or one out of range; it names the option.
+
+    >>> lr = Declared("lr", (float,), 1e-3, Option("learning rate", above=0))
+    >>> checked_value(lr, torch.tensor(0.5))
+    0.5
+    """
+    name, kinds, _, about = option
+    value = _converted(name, plain(value), kinds, about)
+    if isinstance(value, int | float):
+        _check_range(name, value, about)
+    return value
 
 
 def _converted(name: str, value: Any, kinds: tuple[Any, ...], option: Option) -> Any:

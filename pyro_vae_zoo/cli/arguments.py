@@ -17,18 +17,32 @@ from pyro_vae_zoo.options import Declared, declared
 from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = [
+    "KINDS",
     "STEPS_BY_DEFAULT",
     "Formatter",
     "add_compile",
+    "add_data_options",
     "add_machine",
     "add_options",
     "add_places",
     "add_shared",
     "guide_specs",
     "key_value",
+    "key_values",
     "numbers",
 ]
 
+# What `list` knows, for whoever does without PyTorch.
+KINDS = {
+    "guides": "posteriors q(z|x), --guide",
+    "densities": "densities of real numbers, density --model",
+    "priors": "p(z) of one latent vector, --prior",
+    "likelihoods": "p(x|z), --likelihood",
+    "networks": "encoders and decoders, --network",
+    "transforms": "plain and conditional, in pyro_vae_zoo.transforms",
+    "data": "besides files of your own, --data",
+    "pretrained": "weights for evaluate, diagnose, explore, sample, encode",
+}
 STEPS_BY_DEFAULT = 2000  # of training, where that is more than 20 epochs
 
 
@@ -44,6 +58,21 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value  # a plain word
+
+
+def key_values(text: str) -> tuple[str, list[Any]]:
+    """`KEY=A,B,...`, each value as `key_value` reads it; commas in brackets part nothing.
+
+    >>> key_values("hidden_dims=(8,),(8,8)"), key_values("prior=standard,mixture")
+    (('hidden_dims', [(8,), (8, 8)]), ('prior', ['standard', 'mixture']))
+    """
+    key, equals, values = text.partition("=")
+    if not equals or not all(parts := re.split(_COMMA, values)):
+        raise argparse.ArgumentTypeError(f"expected KEY=A,B,..., got {text!r}")
+    return key, [key_value(f"{key}={part}")[1] for part in parts]
+
+
+_COMMA = r",(?![^(\[]*[)\]])"  # outside of brackets
 
 
 def number(text: str) -> float:
@@ -84,7 +113,7 @@ def _between_commas(text: str) -> list[tuple[str, dict[str, Any]]]:
     wanted = f"--guides {text}: expected GUIDE or GUIDE:KEY=VALUE,..."
     known = list_guides() + list_density_models()
     specs: list[tuple[str, dict[str, Any]]] = []
-    for part in re.split(r",(?![^(\[]*[)\]])", text):
+    for part in re.split(_COMMA, text):
         is_option = re.match(r"\w+=", part)
         if not part:
             raise UserError(f"{wanted}, got nothing; is there a comma too many?")
@@ -135,10 +164,10 @@ def add_options(
 def _add_option(add: Callable[..., Any], option: Declared, of_each: bool) -> None:
     name, kinds, default, about = option
     flag, text = f"--{name.replace('_', '-')}", about.help.split(". ")[0].rstrip(".")
+    yes_or_no = argparse.BooleanOptionalAction
     if kinds == (bool,):
-        add(flag, action="store_true", help=text)
+        add(flag, action=yes_or_no, default=default, help=text)
     elif bool in kinds:
-        yes_or_no = argparse.BooleanOptionalAction
         add(flag, action=yes_or_no, default=argparse.SUPPRESS, help=text)
     else:
         shown = default
@@ -146,10 +175,22 @@ def _add_option(add: Callable[..., Any], option: Declared, of_each: bool) -> Non
             shown = ",".join(map(str, default)) if tuple in kinds else default
             default, text = None, f"{text} (default: {shown})"
         parse, metavar = next(_READ[kind] for kind in _READ if kind in kinds)
+        if type(None) in kinds:
+            parse, metavar = _or_none(parse), f"{metavar}|none"
         if about.choices:
             add(flag, choices=about.choices, default=default, help=text)
         else:
             add(flag, type=parse, default=default, metavar=metavar, help=text)
+
+
+def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The same reader, to which `none` is None: a configuration may have something."""
+
+    def read(text: str) -> Any:
+        return None if text.lower() == "none" else parse(text)
+
+    read.__name__ = parse.__name__  # which errors show
+    return read
 
 
 _READ: dict[type, tuple[Callable[[str], Any], str]] = {
@@ -165,9 +206,11 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
     command.add_argument(
         "--data",
         default="digits",
-        metavar="NAME|FILE.npz",
-        help=f"data set: {', '.join(list_datasets())}, or your own arrays",
+        metavar="NAME|PATH",
+        help=f"data set: {', '.join(list_datasets())}, or your own: a folder of images, a "
+        "table .csv, arrays .npy or .npz",
     )
+    add_data_options(command)
     command.add_argument(
         "--overwrite", action="store_true", help="start a run anew where there is one"
     )
@@ -200,6 +243,21 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
         default=1000,
         metavar="N",
         help="draws per datum of the final log-likelihood",
+    )
+
+
+def add_data_options(command: argparse.ArgumentParser) -> None:
+    """Add how data of the user's own are read."""
+    command.add_argument(
+        "--data-option",
+        dest="data_options",
+        type=key_value,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how your own data are read, may be given several times: likelihood=, "
+        "standardise=true, valid=0.2, test=0.2, seed=; of a table labels=COLUMN, drop=; of "
+        "images size=, grey=true, threshold=0.5; of images and arrays dynamic=true, logit=",
     )
 
 

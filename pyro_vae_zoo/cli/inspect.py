@@ -11,8 +11,9 @@ from torch import Tensor
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.labels import labels_of
 from pyro_vae_zoo.data.loading import load_dataset
+from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.data.streamed.rows import part
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluation.cautions import cautions_of
 from pyro_vae_zoo.evaluation.diagnose import (
     DIAGNOSTICS_FILE,
@@ -47,7 +48,15 @@ from pyro_vae_zoo.weights.pretrained import (
     pretrained_name,
 )
 
-__all__ = ["diagnose_command", "evaluate_command", "explore_command"]
+__all__ = [
+    "data_of",
+    "found_data",
+    "diagnose_command",
+    "evaluate_command",
+    "explore_command",
+    "images_of",
+    "pair_of",
+]
 
 
 def evaluate_command(args: argparse.Namespace) -> None:
@@ -56,11 +65,11 @@ def evaluate_command(args: argparse.Namespace) -> None:
     particles, seed = args.num_particles, args.seed
     particles = published.get("num_particles", 1000) if particles is None else particles
     seed = published.get("eval_seed", 0) if seed is None else seed
-    x = _first(_images(data, args.split, seed), args, data)
+    x = _first(images_of(data, args.split, seed), args, data)
     progress = not (args.quiet or args.json)
     ev = evaluate(
         vae,
-        x,
+        data.judged_on(x),
         particles,
         seed=seed,
         progress=progress,
@@ -86,13 +95,13 @@ def diagnose_command(args: argparse.Namespace) -> None:
     from pyro_vae_zoo.plots.run import PICTURES, draw_diagnosis
 
     vae, config, data, published = _read(args)
-    x = subset(_images(data, args.split, args.seed), args.num_data, args.seed)
+    x = subset(images_of(data, args.split, args.seed), args.num_data, args.seed)
     names = [option.name for option in declared(DiagnoseOptions)]
     options = DiagnoseOptions(**{name: getattr(args, name) for name in names})
     out = args.out or Path("runs" if published else "", args.run_folder)
     out.mkdir(parents=True, exist_ok=True)
     progress = not (args.quiet or args.json)
-    found = diagnose(vae, x, options, progress=progress)
+    found = diagnose(vae, data.judged_on(x), options, progress=progress)
     guide = find_guide(config["guide"])
     result = finite(
         {
@@ -125,7 +134,7 @@ def explore_command(args: argparse.Namespace) -> None:
     labels = labels_of(source, args.split, args.data_dir)
     page = explore(
         vae,
-        _images(data, args.split, args.seed),
+        images_of(data, args.split, args.seed),
         args.out or folder / "explore.html",
         data=data,
         split=args.split,
@@ -142,6 +151,16 @@ def explore_command(args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace) -> tuple[VAE, RunConfig, Dataset, dict]:
     """A pair on its device, its configuration, its data; what was published of it."""
+    vae, config, published = pair_of(args)
+    return vae, config, data_of(args, vae, config), published
+
+
+def pair_of(args: argparse.Namespace) -> tuple[VAE, RunConfig, dict]:
+    """A pair on its device, its configuration, and what was published of it.
+
+    Raises:
+        UserError: for a part of the user's own that is not given.
+    """
     name = pretrained_name(args.run_folder)
     published = pretrained_info(name) if name else {}
     config = published or open_run(args.run_folder)
@@ -153,15 +172,47 @@ def _read(args: argparse.Namespace) -> tuple[VAE, RunConfig, Dataset, dict]:
         for place in ("guide", "model", *PLACES)
     }
     vae = load(args.run_folder, **parts)
-    data = load_dataset(args.data or config["source"], args.data_dir)
-    own = "likelihood" in asked or "model" in asked
+    whole = cast(RunConfig, {**config, "vae": vae.config})
+    return vae.to(pick_device(args.device)), whole, published
+
+
+def data_of(args: argparse.Namespace, vae: VAE, config: RunConfig) -> Dataset:
+    """The data of a run, or those that were given in their place.
+
+    Raises:
+        UserError: for data of another kind than the pair's.
+    """
+    data = found_data(args, config)
+    own = {"likelihood", "model"} & {*config.get("places", {})}
     if data.likelihood != vae.likelihood and not own:
         raise UserError(
             f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
             f"{data.likelihood}; evaluate it on data of its own kind"
         )
-    whole = cast(RunConfig, {**config, "vae": vae.config})
-    return vae.to(pick_device(args.device)), whole, data, published
+    return data
+
+
+def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
+    """The data of a run, where they lie now, or others, read as those of the run were.
+
+    What is standardised has the mean and the scale of the data that the run was trained on.
+
+    Raises:
+        UserError: where these are not there, and others were given.
+    """
+    name, read_as = args.data or config["source"], config.get("data_options", {})
+    read_as = {} if name in list_datasets() else read_as
+    data = load_dataset(name, args.data_dir, read_as | dict(args.data_options))
+    if data.standardisation is None or data.variant == config["variant"]:
+        return data
+    try:
+        own = load_dataset(config["source"], args.data_dir, config.get("data_options"))
+    except DataFileError as error:
+        raise UserError(
+            f"{name} are other data than the run's, and want to be standardised by the "
+            f"mean and the scale of the run's own, which are not there: {error}"
+        ) from error
+    return data.standardised_as(own)
 
 
 def _own(place: str, given: str | None, name: str) -> Any:
@@ -175,7 +226,7 @@ def _own(place: str, given: str | None, name: str) -> Any:
     return found if callable(found) else None
 
 
-def _images(data: Dataset, split: str, seed: int) -> Tensor:
+def images_of(data: Dataset, split: str, seed: int) -> Tensor:
     """Those of a split; the training images of a dynamic set are one draw of them."""
     return data.epoch(seed, 0) if split == "train" else getattr(data, split)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyro_vae_zoo.cli.config import parse
 from pyro_vae_zoo.cli.parser import make_parser
 from pyro_vae_zoo.errors import DivergedError, LostRankError, UserError
 
@@ -21,8 +22,10 @@ __all__ = ["main", "terminated_like_interrupted"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    args = make_parser().parse_args(argv)
+    command = ""
     try:
+        args = parse(make_parser(), argv)
+        command = args.command
         with terminated_like_interrupted():
             return _run(args)
     except (UserError, OSError) as error:
@@ -30,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DivergedError, LostRankError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on(args.command, argv)}", file=sys.stderr)
+        print(f"interrupted{_how_to_go_on(command, argv)}", file=sys.stderr)
         return 130
 
 
 def _run(args: argparse.Namespace) -> int:
     # PyTorch takes seconds to import, and help and version need none of it.
-    from pyro_vae_zoo.cli import inspect, train
+    from pyro_vae_zoo.cli import compare, inspect, listing, make, train
     from pyro_vae_zoo.runtime import joined
 
     commands: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -45,8 +48,14 @@ def _run(args: argparse.Namespace) -> int:
         "evaluate": inspect.evaluate_command,
         "diagnose": inspect.diagnose_command,
         "explore": inspect.explore_command,
-        "compare": train.compare_command,
+        "compare": compare.compare_command,
+        "sample": make.sample_command,
+        "encode": make.encode_command,
+        "list": listing.list_command,
     }
+    if getattr(args, "help_options", False):
+        listing.print_options(args.guide, train.options_of(args))
+        return 0
     with joined(getattr(args, "device", "auto")) as ranks:
         if ranks.several and args.command not in _SHARED:
             raise UserError(

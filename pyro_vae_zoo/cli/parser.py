@@ -6,14 +6,18 @@ from typing import Any
 
 from pyro_vae_zoo._version import __version__
 from pyro_vae_zoo.cli.arguments import (
+    KINDS,
     Formatter,
     add_compile,
+    add_data_options,
     add_machine,
     add_options,
     add_places,
     add_shared,
+    key_values,
     numbers,
 )
+from pyro_vae_zoo.cli.config import add_config
 from pyro_vae_zoo.evaluation.options import DiagnoseOptions
 from pyro_vae_zoo.models.registry import list_density_models, list_guides
 from pyro_vae_zoo.weights.pretrained import list_pretrained
@@ -36,7 +40,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_diagnose(commands)
     _add_explore(commands)
+    _add_sample(commands)
+    _add_encode(commands)
     _add_compare(commands)
+    _add_list(commands)
     return parser
 
 
@@ -46,7 +53,9 @@ def _add_train(commands: Any) -> None:
         help="train a VAE, evaluate it, draw its pictures",
         description="Train a VAE with the guide of your choice. Leaves a run folder with "
         "the model, its log-likelihood with an error bar, and pictures.",
-        epilog="guides: " + ", ".join(list_guides()),
+        epilog="guides: " + ", ".join(list_guides()) + ". Examples: train --guide iaf "
+        "--data mnist_static --epochs 50; train --guide iaf --help-options; train --config "
+        "runs/iaf-digits-s0/config.json --out runs/again",
         formatter_class=Formatter,
     )
     command.add_argument(
@@ -56,6 +65,7 @@ def _add_train(commands: Any) -> None:
         help="posterior q(z|x): a name of the zoo or a class of your own",
     )
     _add_run(command, "runs/<guide>-<data>-s<seed>")
+    _add_help_options(command)
     add_shared(command)
     command.set_defaults(command="train")
 
@@ -81,6 +91,7 @@ def _add_density(commands: Any) -> None:
         "--train-size", type=int, metavar="N", help="train on the first N images only"
     )
     _add_run(command, "runs/<model>-<data>-n<train size>-s<seed>")
+    _add_help_options(command)
     add_shared(command, density=True)
     # A flow's steps multiply; large ones diverge within an epoch.
     command.set_defaults(
@@ -96,6 +107,15 @@ def _add_run(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint in the folder"
     )
+    add_config(command)
+
+
+def _add_help_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--help-options",
+        action="store_true",
+        help="say which options the guide and the other given parts have, and end",
+    )
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -104,7 +124,7 @@ def _add_evaluate(commands: Any) -> None:
         help="evaluate a run again, or pretrained weights",
         description="Evaluate a trained run by importance sampling, or pretrained "
         "weights by their name, whose number is then put beside the published one.",
-        epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
+        epilog=_pretrained("evaluate runs/iaf-digits-s0 --num-particles 5000"),
         formatter_class=Formatter,
     )
     _add_reading(command)
@@ -142,7 +162,7 @@ def _add_diagnose(commands: Any) -> None:
         "its data: log p(x) over the number of particles beside annealed importance "
         "sampling, approximation and amortisation gap, correlations of q(z|x) before and "
         "after each flow step. Leaves diagnostics.json and pictures.",
-        epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
+        epilog=_pretrained("diagnose runs/iaf-digits-s0 --num-data 50"),
         formatter_class=Formatter,
     )
     _add_reading(command)
@@ -167,7 +187,7 @@ def _add_explore(commands: Any) -> None:
         description="Write one HTML file, which needs neither a server nor the network: "
         "point at a latent and see it decoded, pick a datum and see its posterior under "
         "the guide. For pairs of one latent vector with a dense decoder.",
-        epilog="pretrained: " + (", ".join(list_pretrained()) or "none"),
+        epilog=_pretrained("explore runs/iaf-digits-s0"),
         formatter_class=Formatter,
     )
     _add_reading(command)
@@ -188,8 +208,100 @@ def _add_explore(commands: Any) -> None:
     command.set_defaults(command="explore")
 
 
+def _add_sample(commands: Any) -> None:
+    command = commands.add_parser(
+        "sample",
+        help="draw data from a run's model, into arrays or a picture",
+        description="Draws of x from the model of a run, on the scale of the data: z from "
+        "the prior, x given z.",
+        epilog=_pretrained("sample runs/iaf-digits-s0 -n 16 --out samples.png"),
+        formatter_class=Formatter,
+    )
+    _add_pair(command)
+    add = command.add_argument
+    add("-n", "--num-samples", type=int, default=64, metavar="N", help="how many")
+    add("--mean", action="store_true", help="E[x|z] of each draw of z in place of x")
+    add("--seed", type=int, default=0, metavar="N", help="of the draws")
+    add("--data", metavar="NAME|FILE", help="where the data lie now, whose scale it is")
+    _add_out(
+        command, "samples.npz", "array x; .csv has a line for each, .png a picture"
+    )
+    add_machine(command)
+    command.set_defaults(command="sample")
+
+
+def _add_encode(commands: Any) -> None:
+    command = commands.add_parser(
+        "encode",
+        help="the codes z of data under a run's guide, into arrays",
+        description="Codes of data under q(z|x): means, which are in closed form where "
+        "there is one and else over 100 draws, or the draws. Labels of the data, if they "
+        "are known, go with them.",
+        epilog=_pretrained("encode runs/iaf-digits-s0 digits --out codes.csv"),
+        formatter_class=Formatter,
+    )
+    _add_pair(command)
+    add = command.add_argument
+    add(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="a data set, by its name or path (default: that of the run)",
+    )
+    _add_split(command)
+    add(
+        "--num-samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draws of q(z|x) for each datum, 0 for its mean",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of the draws")
+    _add_out(command, "codes.npz", "arrays z and label; .csv has a line for each datum")
+    add_machine(command)
+    command.set_defaults(command="encode")
+
+
+def _add_out(command: argparse.ArgumentParser, name: str, what: str) -> None:
+    add = command.add_argument
+    text = f"{what} (default: {name} in RUN, or in runs/NAME)"
+    add("--out", type=Path, metavar="FILE", help=text)
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def _add_list(commands: Any) -> None:
+    command = commands.add_parser(
+        "list",
+        help="what there is: guides, priors, likelihoods, data, pretrained, ...",
+        description="The names of the zoo, a line for each: what it is, and where from.",
+        epilog="example: list guides priors",
+        formatter_class=Formatter,
+    )
+    add = command.add_argument
+    add(
+        "kinds",
+        nargs="*",
+        metavar="KIND",
+        help=f"of {', '.join(KINDS)} (default: all)",
+    )
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+    command.set_defaults(command="list")
+
+
+def _pretrained(example: str) -> str:
+    """An example, and the names that may stand for a run."""
+    return f"example: {example}; pretrained: {', '.join(list_pretrained()) or 'none'}"
+
+
 def _add_reading(command: argparse.ArgumentParser) -> None:
-    """Add what the commands that read a run have in common."""
+    """Add what the commands that evaluate a run have in common."""
+    _add_pair(command)
+    _add_split(command)
+    command.add_argument("--data", metavar="PATH", help="where the data lie now")
+
+
+def _add_pair(command: argparse.ArgumentParser) -> None:
+    """Add what says which pair it is."""
     add = command.add_argument
     add(
         "run_folder",
@@ -197,15 +309,18 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
         metavar="RUN|NAME",
         help="a run folder, or the name of pretrained weights",
     )
-    add(
+    add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
+    add_places(add)
+    add_data_options(command)
+
+
+def _add_split(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "--split",
         choices=("test", "valid", "train"),
         default="test",
         help="of the data",
     )
-    add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
-    add_places(add)
-    add("--data", metavar="FILE.npz", help="where the data lie now")
 
 
 def _add_compare(commands: Any) -> None:
@@ -215,7 +330,8 @@ def _add_compare(commands: Any) -> None:
         description="Compare finished runs, or train several guides on one data set with "
         "the same budget and seeds. Guides that are trained already are not trained again.",
         epilog="examples: compare --guides mean_field planar:num_flows=4 iaf --seeds 0,1; "
-        "compare --guides iaf,examples/my_guide.py:MyGuide",
+        "compare --guides iaf,examples/my_guide.py:MyGuide; compare --guides iaf --sweep "
+        "latent_dim=2,8,32 --sweep lr=1e-3,3e-4",
         formatter_class=Formatter,
     )
     command.add_argument(
@@ -227,6 +343,15 @@ def _add_compare(commands: Any) -> None:
         metavar="GUIDE[:OPTIONS]",
         help="guides to train, with spaces or commas between them: names of the zoo or "
         "FILE.py:Class, each with OPTIONS KEY=VALUE,... of its own (default: all)",
+    )
+    command.add_argument(
+        "--sweep",
+        type=key_values,
+        action="append",
+        default=[],
+        metavar="KEY=A,B,...",
+        help="values of an option of train or of the guides, each of them a row; several "
+        "make a grid. Which row is best on validation is said below the table",
     )
     command.add_argument(
         "--seeds", type=numbers, default=(0,), metavar="A,B", help="one run for each"
@@ -244,5 +369,6 @@ def _add_compare(commands: Any) -> None:
         metavar="DIR",
         help="folder of the run folders (default: that of the report)",
     )
+    add_config(command)
     add_shared(command)
     command.set_defaults(command="compare")

@@ -27,7 +27,7 @@ from pyro_vae_zoo.data.labels import Classes, Given, classes_of
 from pyro_vae_zoo.data.own import arrays, folders, items, tables
 from pyro_vae_zoo.data.standardised import Standardisation, standardisation_of
 from pyro_vae_zoo.data.streamed.randomness import digest_of
-from pyro_vae_zoo.data.streamed.rows import Array, Rows, mapped, part, some
+from pyro_vae_zoo.data.streamed.rows import Array, Rows, part, some
 from pyro_vae_zoo.data.streamed.steps import (
     Binarised,
     Dequantised,
@@ -129,10 +129,9 @@ class Dataset:
         known |= {"likelihood": likelihood, "name": name, "dynamic": dynamic}
         known |= {"logit": logit, "standardisation": None, "_classes": None}
         given, shares = arrays.given_and_shares(train, valid, test)
-        given = {split: mapped(x) for split, x in given.items()}
         kinds = self._kinds()
-        looked_at = {split: some(x) for split, x in given.items()}
-        shape, bits, splits = None, are_bits(looked_at, kinds), {}
+        bits = are_bits({split: some(x) for split, x in given.items()}, kinds)
+        shape, splits = None, {}
         for split, x in given.items():
             check: Any = checked_rows if isinstance(x, Rows) else checked
             x = check(x, shape, kinds[split], split, bits, wide=True)
@@ -285,15 +284,35 @@ class Dataset:
         values = len(test.unique())
         return values <= 256 and 4 * values <= test.numel()
 
-    def pixels(self, x: Tensor) -> Tensor:
-        """The data as they were given, of `x`, data or samples of a model of them.
+    def as_given(self, x: Tensor) -> Tensor:
+        """Numbers in the user's units, of data `x` or samples that are standardised."""
+        return x if self.standardisation is None else self.standardisation.undo(x)
 
-        Grey levels in [0, 1] of what went through a logit, and numbers in the user's units
-        of what was standardised.
+    def pixels(self, x: Tensor) -> Tensor:
+        """The pixels in a picture of `x`, data or samples of a model of them.
+
+        Grey levels in [0, 1] of what went through a logit, else the data as given.
         """
-        if self.standardisation is not None:
-            return self.standardisation.undo(x)
-        return x if self.logit is None else to_pixels(x, self.logit)
+        if self.logit is not None:
+            return to_pixels(x, self.logit)
+        return self.as_given(x)
+
+    def standardised_as(self, other: "Dataset") -> "Dataset":
+        """The same data, standardised with the mean and the scale of another data set.
+
+        >>> x = torch.tensor([[0.0], [2.0]])  # of mean 1 and scale 1
+        >>> a, b = (Dataset(x, x, x, "gaussian", standardise=True) for x in (x, 3 * x))
+        >>> b.standardised_as(a).train.flatten()
+        tensor([-1.,  5.])
+        """
+        if self.standardisation is None or other.standardisation is None:
+            raise UserError(
+                "standardised_as: expected two data sets that are standardised"
+            )
+        step = other.standardisation.after(self.standardisation)
+        changed = self._changed(lambda x: standardised(x, step))
+        vars(changed)["standardisation"] = other.standardisation
+        return changed
 
     @property
     def log_jacobian(self) -> float:
@@ -309,13 +328,10 @@ class Dataset:
     def judged_on(self, x: Tensor) -> "Dataset":
         """The same data set with `x`, some of its data, in place of its test split.
 
-        What is judged by these knows the units of their density; it has no test labels.
+        Whatever is judged by these knows the units of their density; it has no labels.
         """
         other = copy.copy(self)
-        vars(other)["test"] = x
-        if (classes := self._known_classes()) is not None:
-            values = {s: v for s, v in classes.values.items() if s != "test"}
-            vars(other)["_classes"] = Classes(values, classes.names)
+        vars(other).update({"test": x, "_classes": None})
         return other
 
     def bits_per_dim(self, nats: float, x: Tensor) -> float:

@@ -1,13 +1,19 @@
-"""Names of the data sets, for whoever does without PyTorch."""
+"""Names of the data sets and what each is, for whoever does without PyTorch."""
 
 __all__ = ["DATASETS", "list_datasets"]
 
-DATASETS = (
-    "digits",
-    *("mnist_static", "mnist_dynamic", "mnist_threshold", "mnist_gray"),
-    *("fashion_dynamic", "fashion_gray"),
-    *("caltech_silhouettes", "frey_faces", "cifar10"),
-)
+DATASETS = {
+    "digits": "8x8 digits, one Bernoulli draw, offline (Alpaydin & Kaynak 1998)",
+    "mnist_static": "28x28 digits, one Bernoulli draw (Larochelle & Murray 2011)",
+    "mnist_dynamic": "28x28 digits, bits drawn anew in every epoch (LeCun et al. 1998)",
+    "mnist_threshold": "28x28 digits, grey above 0.5 (LeCun et al. 1998)",
+    "mnist_gray": "28x28 digits, grey levels of a Gaussian (LeCun et al. 1998)",
+    "fashion_dynamic": "28x28 clothes, bits drawn anew in every epoch (Xiao et al. 2017)",
+    "fashion_gray": "28x28 clothes, grey levels of a Gaussian (Xiao et al. 2017)",
+    "caltech_silhouettes": "28x28 silhouettes of 101 classes, bits (Marlin et al. 2010)",
+    "frey_faces": "28x20 faces, grey levels of a discretised logistic (Roweis & Saul 2000)",
+    "cifar10": "32x32 colours, dequantised, logit; for densities (Krizhevsky 2009)",
+}
 
 
 def list_datasets() -> list[str]:

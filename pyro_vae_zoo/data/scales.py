@@ -17,6 +17,7 @@ __all__ = ["UNIT", "Scale", "range_note", "scale_of"]
 
 _UNIT_LIKELIHOODS = ("bernoulli", "discretized_logistic")
 _BEYOND = 1e-3  # share of the data on either side that an image's scale leaves out
+_ROUNDING = 1e-6  # of what was standardised and is as it was given
 _ENOUGH = 1_000_000  # values, for a quantile of them
 _ROWS = 10_000  # of data that are not in memory, likewise
 
@@ -63,12 +64,13 @@ def scale_of(
     """
     if isinstance(known, Dataset):
         likelihood = known.likelihood if known.logit is None else "bernoulli"
-        known = some(known.train, _ROWS)
+        known = known.as_given(some(known.train, _ROWS))
     if likelihood in _UNIT_LIKELIHOODS:
         return UNIT
     low, high = _range(known)
     if known.dim() > 2:
-        return UNIT if 0 <= low and high <= 1 else _widened(*_usual(known))
+        unit = -_ROUNDING <= low and high <= 1 + _ROUNDING
+        return UNIT if unit else _widened(*_usual(known))
     ranges = [_usual(known), *map(_range, drawn)]
     return _widened(min(r[0] for r in ranges), max(r[1] for r in ranges))
 

@@ -31,16 +31,36 @@ class Standardisation:
     Attributes:
         mean: m, `(D,)` for a table, `(C, 1, 1)` for colours, `(1, 1)` for grey.
         scale: s, of the same shape.
-        log_jacobian: minus the sum of log s over the elements of a datum, in nats.
+        event_shape: of a datum.
     """
 
     mean: Tensor
     scale: Tensor
-    log_jacobian: float
+    event_shape: tuple[int, ...]
+
+    @property
+    def log_jacobian(self) -> float:
+        """Minus the sum of log s over the elements of a datum, in nats."""
+        return -self.scale_of_each.log().sum().item()
+
+    @property
+    def mean_of_each(self) -> Tensor:
+        """The mean of each element of a datum, `(numel,)`."""
+        return self.mean.expand(self.event_shape).flatten()
+
+    @property
+    def scale_of_each(self) -> Tensor:
+        """The scale of each element of a datum, `(numel,)`."""
+        return self.scale.expand(self.event_shape).flatten()
 
     def standardise(self, x: Tensor) -> Tensor:
         """The y of x, float32."""
         return ((x.double() - self.mean.to(x.device)) / self.scale.to(x.device)).float()
+
+    def after(self, other: "Standardisation") -> "Standardisation":
+        """The step from the y of another one to the y of this one."""
+        mean, scale = (self.mean - other.mean) / other.scale, self.scale / other.scale
+        return Standardisation(mean, scale, self.event_shape)
 
     def undo(self, y: Tensor) -> Tensor:
         """The x of y, of its dtype.
@@ -76,8 +96,7 @@ constant has no density; leave it out
             f"standardise: {part} {which} is {mean.flatten()[which].item():.6g} in all of "
             "train, and a constant has no density; leave it out"
         )
-    log_jacobian = -scale.log().expand(shape).sum().item()
-    return Standardisation(mean, scale, log_jacobian)
+    return Standardisation(mean, scale, tuple(shape))
 
 
 def _moments(train: Tensor | Rows, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:

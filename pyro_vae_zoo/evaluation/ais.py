@@ -32,7 +32,7 @@ from pyro_vae_zoo.evaluation.hmc import Annealing, State
 from pyro_vae_zoo.evaluation.importance import summarise
 from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.options import count
-from pyro_vae_zoo.pair.door import Data, apart, sides_and_data
+from pyro_vae_zoo.pair.door import Data, apart, sides_and_data, units_of
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import Site, in_data_plate, is_record, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
@@ -154,6 +154,7 @@ def annealed_log_likelihood(
     """
     chain = Annealing.of(num_chains, num_temps, num_leapfrog)
     num_chains = chain.num_chains
+    units = units_of(x)
     model, _, x, device = sides_and_data(vae, x)
     weights, accepted = [], []
     with evaluating(model, model, device, seed):
@@ -166,7 +167,7 @@ def annealed_log_likelihood(
                 steps = chain.find_steps(score, start, bar)
                 z = start(num_chains)
                 log_weights, acceptance = chain.run(score, z, steps, bar)
-                weights.append(log_weights.T.cpu())
+                weights.append(log_weights.T.cpu() + units)
                 accepted.append(acceptance.cpu())
     found = summarise(torch.cat(weights))
     return AnnealedLikelihood(

@@ -97,7 +97,7 @@ def baseline(data: Dataset, x: Tensor, *, shared_scale: bool = True) -> float:
         scale = train.std(0, correction=0) * math.sqrt(3) / math.pi
         log_scale = scale.log().clamp(min=MIN_LOG_SCALE)
         log_prob = DiscretizedLogistic(mean, log_scale).log_prob(x)
-    return log_prob.sum(1, dtype=torch.double).mean().item()
+    return log_prob.sum(1, dtype=torch.double).mean().item() + data.log_jacobian
 
 
 def _absurd(
@@ -140,8 +140,8 @@ def _scale(data: Dataset | None) -> str | None:
     return (
         f"the data are not standardised: means from {means.min():.3g} to "
         f"{means.max():.3g}, scales from {scales.min():.3g} to {largest:.3g}, and the "
-        "Gaussian likelihood has one scale; take off the training mean of each feature "
-        "and divide by its standard deviation"
+        "Gaussian likelihood has one scale; standardise=True takes off the training mean "
+        "of each feature and divides by its standard deviation"
     )
 
 

@@ -7,7 +7,7 @@ latent vector, the gaps want an encoder and a posterior.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -36,6 +36,7 @@ from pyro_vae_zoo.evaluation.local import local_log_likelihood
 from pyro_vae_zoo.evaluation.options import DiagnoseOptions
 from pyro_vae_zoo.evaluation.particle_curve import ParticleCurve, curve_of
 from pyro_vae_zoo.evaluation.statistics import error_over_data
+from pyro_vae_zoo.pair.door import Data, units_of
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
@@ -85,9 +86,9 @@ class Diagnosis:
 
 
 def diagnose(
-    vae: VAE, x: Tensor, options: DiagnoseOptions, *, progress: bool = False
+    vae: VAE, x: Data, options: DiagnoseOptions, *, progress: bool = False
 ) -> Diagnosis:
-    """Every diagnostic of a pair on some data."""
+    """Every diagnostic of a pair on some data; of a `Dataset` on its test split."""
     skipped: dict[str, str] = {}
     seconds: dict[str, float] = {}
     seed, steps, lr = options.seed, options.steps, options.lr
@@ -116,6 +117,9 @@ def diagnose(
         annealed = part("annealing", annealed_log_likelihood, x, *chains)
     if annealed and options.simulated:
         bounds = part("bidirectional", bidirectional, options.simulated, *chains)
+    if bounds:  # of draws of the model, which are in the units that it was trained in
+        units = units_of(x)
+        bounds = replace(bounds, lower=bounds.lower + units, upper=bounds.upper + units)
     local = part("local", local_log_likelihood, x, num_steps=steps, lr=lr)
     best = _best(importance, annealed, local)[1].log_prob
     gaps = part("gaps", inference_gaps, x, steps, lr, log_prob=best)

@@ -30,7 +30,7 @@ from pyro_vae_zoo.evaluation.importance import (
 from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.inference.terms import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.options import count
-from pyro_vae_zoo.pair.door import Data, apart, data_of
+from pyro_vae_zoo.pair.door import Data, apart, data_of, units_of
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -125,7 +125,8 @@ def log_likelihood(
 
     Args:
         vae: a `VAE`, or any pair `(model, guide)` with its data plate at dim -1.
-        x: data, shape `(n, *event_shape)`; of a `Dataset` its test split.
+        x: data, shape `(n, *event_shape)`; of a `Dataset` its test split. What is
+            standardised in a `Dataset` has its density in the units that it was given in.
         num_particles: draws for each datum.
         seed: of the draws; the caller's random state is left as it was. None draws
             from the caller's.
@@ -162,7 +163,8 @@ def draw_log_weights(
 
     Arguments and errors of `log_likelihood`, which summarises them.
     """
-    x, num_particles = data_of(x), count("num_particles", num_particles)
+    units, x = units_of(x), data_of(x)
+    num_particles = count("num_particles", num_particles)
     log_weights = _empty_weights(len(x), num_particles)
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
@@ -170,7 +172,7 @@ def draw_log_weights(
     )
     with closing(chunks):  # an error in the loop must not leave its contexts open
         for rows, columns, chunk in chunks:
-            log_weights[rows, columns] = chunk["log_weights"].cpu()
+            log_weights[rows, columns] = chunk["log_weights"].cpu() + units
     return log_weights
 
 
@@ -193,8 +195,9 @@ def evaluate(
     >>> result.elbo <= result.log_likelihood
     True
     """
-    x, num_particles = data_of(x), count("num_particles", num_particles)
-    totals = _Totals(len(x), num_particles)
+    units, x = units_of(x), data_of(x)
+    num_particles = count("num_particles", num_particles)
+    totals = _Totals(len(x), num_particles, units)
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
         vae, x, num_particles, _summaries, compile=compile, **how
@@ -286,7 +289,8 @@ class _Totals:
     is kept for each datum does not grow with the number of draws.
     """
 
-    def __init__(self, num_data: int, num_particles: int) -> None:
+    def __init__(self, num_data: int, num_particles: int, units: float) -> None:
+        self.units_of_data = units  # see `units_of`
         self.num_data, self.num_particles = num_data, num_particles
         self.block = _empty_weights(0, num_particles)  # of the chunk's data
         self.summaries: list[tuple[Tensor, LogLikelihood]] = []  # and their bounds
@@ -302,7 +306,7 @@ class _Totals:
         n = rows.stop - rows.start
         if columns.start == 0:
             self.block = _empty_weights(n, self.num_particles)
-        self.block[:, columns] = chunk["log_weights"].cpu()
+        self.block[:, columns] = chunk["log_weights"].cpu() + self.units_of_data
         if columns.stop == self.num_particles:
             self.summaries.append((self.block.mean(1), summarise(self.block)))
             if chunk["shared"]:
@@ -346,7 +350,7 @@ class _Totals:
             log_likelihood_mc_error=mc_error,
             kl=sum(per_site.values()),
             kl_per_site=per_site,
-            reconstruction=(self.reconstruction / draws).item(),
+            reconstruction=(self.reconstruction / draws).item() + self.units_of_data,
             active_units=sum(n for n, _ in active.values()) if active else None,
             active_units_per_site=active,
             khat_median=khat_median,

@@ -118,10 +118,10 @@ def inference_gaps(
     >>> gaps.amortisation_gap.shape
     torch.Size([3])
     """
-    x = data_of(x)
-    if log_prob is not None and log_prob.shape != (len(x),):
+    num_data = len(data_of(x))
+    if log_prob is not None and log_prob.shape != (num_data,):
         raise UserError(
-            f"expected log_prob of shape {(len(x),)}, got {tuple(log_prob.shape)}"
+            f"expected log_prob of shape {(num_data,)}, got {tuple(log_prob.shape)}"
         )
     fit = Fit(num_steps, lr, step_particles)
     both = weights_of_each(

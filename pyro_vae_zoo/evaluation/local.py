@@ -27,7 +27,7 @@ from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
 from pyro_vae_zoo.inference.terms import bound_terms, with_particles
 from pyro_vae_zoo.models.standard import AmortizedGuide
 from pyro_vae_zoo.options import count, real
-from pyro_vae_zoo.pair.door import Data, apart, sides_and_data
+from pyro_vae_zoo.pair.door import Data, apart, sides_and_data, units_of
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
@@ -101,6 +101,7 @@ def weights_of_each(
     full: bool,
 ) -> list[list[Tensor]]:
     """Log-weights of each datum's q, batch by batch, behind the guide's if asked for."""
+    units = units_of(x)
     model, guide, x, device = sides_and_data(vae, x)
     num_particles, fit = _checked(num_particles, fit)
     found = []
@@ -117,9 +118,11 @@ def weights_of_each(
                 _optimise(model, q, batch, fit, bar)
                 block = max(rows // len(batch), 1)
                 sides = [guide, q] if amortised else [q]
-                found.append(
-                    [_log_weights(model, s, batch, num_particles, block) for s in sides]
+                weights = (
+                    _log_weights(model, side, batch, num_particles, block)
+                    for side in sides
                 )
+                found.append([w + units for w in weights])
     return found
 
 

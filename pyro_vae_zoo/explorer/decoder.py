@@ -78,7 +78,11 @@ def _is_dense(network: nn.Module) -> bool:
         return False
 
 
-def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
+def mean_layers(
+    likelihood: nn.Module,
+    logit: float | None = None,
+    units: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Layers:
     """The steps from a decoder's output to the mean of the data, as pictures show it.
 
     Where the data went through a logit it is the pixel of their mean, which is the
@@ -87,6 +91,7 @@ def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
     Args:
         likelihood: one of `likelihoods`.
         logit: lambda of the logit that the data went through, see `dequantisation`.
+        units: scale and mean of each element of standardised data.
 
     Raises:
         UserError: for a likelihood of the user's own.
@@ -101,6 +106,8 @@ def mean_layers(likelihood: nn.Module, logit: float | None = None) -> Layers:
         case "poisson" | "negative_binomial":
             return [{"op": "exp", "bound": MAX_LOG_RATE}]
         case "gaussian":
+            if units is not None:
+                return [{"op": "affine", "scale": units[0], "shift": units[1]}]
             if logit is None:
                 return []
             scale = 1 / (1 - 2 * logit)

@@ -221,9 +221,13 @@ def _decoder_layers(
             f"the page shows a plane of latents, got {found}; train with "
             "--latent-dim 2 or more"
         )
-    logit = data.logit if isinstance(data, Dataset) else None
+    logit, units = None, None
+    if isinstance(data, Dataset):
+        logit = data.logit
+        if (known := data.standardisation) is not None:
+            units = _float(known.scale_of_each), _float(known.mean_of_each)
     decoder = _module(vae.model, "decoder")
-    mean = portable.mean_layers(_module(vae.model, "likelihood"), logit)
+    mean = portable.mean_layers(_module(vae.model, "likelihood"), logit, units)
     return portable.layers_of(decoder) + mean
 
 

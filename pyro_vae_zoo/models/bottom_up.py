@@ -51,7 +51,7 @@ class BottomUpGuide(PyroModule):
 
 
 def bottom_up(layers: Layers, model: SelfReflectiveModel) -> BottomUpGuide:
-    """The guide, as large as the self-reflective one by its wider encoders."""
+    """Rezende et al. 2014: layers that do not talk, with wider encoders (DLGM)."""
     num_layers = len(model.priors)
     wide = _widened(layers, num_layers)
     return BottomUpGuide([wide.posterior(0) for _ in range(num_layers)])

@@ -124,7 +124,14 @@ def maf(
     flow_activation: str = "relu",
     batch_norm: bool = False,
 ) -> VAE:
-    """Papamakarios et al. 2017: `num_flows` MADEs, the order reversed in turns."""
+    """Papamakarios et al. 2017: `num_flows` MADEs, the order reversed in turns.
+
+    Options:
+        num_flows: number of them.
+        flow_hidden_dims: widths of each of them.
+        flow_activation: their nonlinearity.
+        batch_norm: normalise between them.
+    """
     _check_real("maf", likelihood)
     if num_flows < 1:
         raise UserError(f"num_flows must be at least 1, got {num_flows}")
@@ -160,8 +167,18 @@ def self_reflective_maf(
 ) -> VAE:
     """Apostolopoulou et al. 2020: L layers, each emits a block through a flow of its own.
 
-    `num_flows` and `flow_hidden_dims` are of each data layer; a layer's bijector has
-    two steps, so that couplings move both halves of z, or is one affine map.
+    A layer's bijector has two steps, so that couplings move both halves of z, or is one
+    affine map.
+
+    Options:
+        num_layers: L.
+        latent_dim: size of each layer's z.
+        bijector: of a layer: `affine`, `iaf` or `spline_coupling`.
+        prior: `amortised`, given the layer above, or `standard`.
+        block_sizes: of the blocks of x, about equal by default.
+        num_flows: steps of each data layer.
+        flow_hidden_dims: widths of the network of such a step.
+        flow_activation: its nonlinearity.
     """
     _check_real("self_reflective_maf", likelihood)
     if num_flows < 0:

@@ -30,7 +30,7 @@ And in form: the study's IAF is \((z - \mu) / \sigma\). Here `affine_autoregress
 \(\mu + \sigma z\), the same family, \(\log\sigma\) clamped by Pyro to -5..3, and `iaf` the
 gated \(g z + (1 - g) m\), its part that contracts; one MADE gives both vectors, near the
 identity at first. Householder vectors are chained; each from h is `chained=False`. No
-batch normalisation.
+batch normalisation. Networks have widths `flow_hidden_dims` and are `flow_activation`.
 """
 
 import inspect
@@ -111,7 +111,10 @@ def sylvester_orthogonal(
 def sylvester_householder(
     latent_dim: int, context_dim: int, num_flows: int, *, num_householder: int = 8
 ) -> Steps:
-    """Van den Berg et al. 2018: as many hidden units as latents, Q of reflections."""
+    """Van den Berg et al. 2018: as many hidden units as latents, Q of reflections.
+
+    Their number is `num_householder`.
+    """
     return [
         zt.conditional_sylvester(
             latent_dim, context_dim, "householder", num_householder=num_householder
@@ -173,7 +176,7 @@ def neural_autoregressive(
     flow_activation: str = "elu",
     width: int = 8,
 ) -> Steps:
-    """Huang et al. 2018, eq. 8: each latent through a monotone network of its own."""
+    """Huang et al. 2018, eq. 8: a monotone network of `width` units for each latent."""
     return [
         zt.conditional_neural_autoregressive(
             latent_dim,
@@ -223,7 +226,10 @@ def spline_coupling(
     count_bins: int = 8,
     spline_bound: float = 3.0,
 ) -> Steps:
-    """Durkan et al. 2019: a coupling whose elementwise maps are rational splines."""
+    """Durkan et al. 2019: a coupling by rational splines of `count_bins` pieces.
+
+    They are on [-B, B] with B the `spline_bound`.
+    """
     _check_coupling(latent_dim, num_flows)
     return alternate(
         latent_dim,

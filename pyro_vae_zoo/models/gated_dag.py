@@ -234,9 +234,16 @@ def dag(
     """A graph of `num_nodes` nodes with `latent_dim` dimensions each.
 
     `make_flow(latent_dim, context_dim)` gives the steps of a node's flow, or none.
-    `hidden_dims` are the widths of the encoder and, in reverse, of the decoder,
-    `node_hidden_dims` those of the networks of a node. The decoder is drawn first, then
-    the encoder, as for the other guides.
+    The decoder is drawn first, then the encoder, as for the other guides.
+
+    Options:
+        num_nodes: how many there are.
+        latent_dim: size of each of them.
+        node_hidden_dims: widths of the networks of a node.
+        structure: `learned`, or one of `STRUCTURES`.
+        structure_share: of the epochs that goes to the structure.
+        final_temperature: of the gates, which falls to it from 1.
+        gate_penalty: what an open gate costs, in nats per datum.
     """
     if num_nodes < 1 or latent_dim < 1:
         raise UserError(
@@ -301,7 +308,7 @@ def _check_unused(
 
 @register("gated_dag", options_of=[dag])
 def gated_dag(**options: Any) -> VAE:
-    """A graph whose nodes are Gaussian."""
+    """He et al. 2019: a graph of latent nodes whose edges are learned."""
     return dag(lambda latent_dim, context_dim: [], **options)
 
 
@@ -309,7 +316,12 @@ def gated_dag(**options: Any) -> VAE:
 def gated_dag_iaf(
     *, num_flows: int = 2, flow_hidden_dims: Sequence[int] = (32, 32), **options: Any
 ) -> VAE:
-    """A `gated_dag` with an inverse autoregressive flow of its own at each node."""
+    """Benaim & Moradi 2019: a `gated_dag` with an inverse autoregressive flow a node.
+
+    Options:
+        num_flows: steps of the flow at each node.
+        flow_hidden_dims: widths of the network of a step.
+    """
     if num_flows < 0:
         raise UserError(f"num_flows must not be negative, got {num_flows}")
     flow = partial(

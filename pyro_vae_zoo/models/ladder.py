@@ -159,10 +159,14 @@ def ladder(
     network: str = "mlp",
     activation: str = "elu",
 ) -> VAE:
-    """L layers of `latent_dim` Gaussian latents, a baseline for hierarchies.
+    """Sonderby et al. 2016: bottom-up evidence, weighed top-down with the prior.
 
     With its defaults it has as many latents, and within a tenth as many parameters,
     as `self_reflective` has with its own.
+
+    Options:
+        num_layers: L.
+        latent_dim: size of each layer's z.
     """
     if num_layers < 1 or latent_dim < 1:
         raise UserError(

@@ -194,10 +194,17 @@ def mixture(
     component: str = "gaussian",
     num_flows: int = 2,
 ) -> VAE:
-    """The standard model with a `MixtureGuide`, all of it trained by L(Q) alone.
+    """A mixture with an encoder for each component, all of it trained by L(Q) alone.
 
     Decoder and first encoder are drawn first, so that under one seed they start as those
     of the other guides.
+
+    Options:
+        num_components: how many there are.
+        weights: `amortized`, of each datum, or `constant`.
+        shared_trunk: one encoder for all components, each with a head of its own.
+        component: `gaussian`, or a flow of those that score foreign draws.
+        num_flows: steps of such a flow.
     """
     if num_components < 1:
         raise UserError(f"num_components must be at least 1, got {num_components}")

@@ -318,7 +318,11 @@ _COUPLINGS = ("affine_coupling", "spline_coupling")
 
 
 def mixture(latent_dim: int, *, prior_components: int = 50) -> MixturePrior:
-    """The prior `mixture`, by its options."""
+    """Tomczak & Welling 2018: K Gaussians of diagonal covariance, all of it learned.
+
+    Options:
+        prior_components: how many there are.
+    """
     return MixturePrior(latent_dim, prior_components)
 
 
@@ -329,7 +333,12 @@ def vamp(
     pseudo_inputs: int = 500,
     pseudo_dropout: float = 0.0,
 ) -> VampPrior:
-    """The prior `vamp`, by its options."""
+    """Tomczak & Welling 2018, eq. 9: the guide's posteriors of K learned inputs.
+
+    Options:
+        pseudo_inputs: how many there are.
+        pseudo_dropout: share of their numbers that a training step sets to zero.
+    """
     return VampPrior(guide, event_shape, pseudo_inputs, pseudo_dropout)
 
 
@@ -341,7 +350,14 @@ def flow(
     prior_hidden_dims: Sequence[int] = (256,),
     prior_activation: str = "relu",
 ) -> FlowPrior:
-    """The prior `flow`, by its options."""
+    """Chen et al. 2017, sec. 3.2: a flow of N(0, I).
+
+    Options:
+        prior_flow: one of `PRIOR_FLOWS`.
+        prior_num_flows: number of its steps.
+        prior_hidden_dims: widths of each step's network.
+        prior_activation: of those.
+    """
     how = prior_num_flows, prior_hidden_dims, prior_activation
     return FlowPrior(latent_dim, prior_flow, *how)
 

@@ -368,7 +368,7 @@ def recursive_mixture(
     weight_step: float = 0.1,
     **options: Any,
 ) -> VAE:
-    """A `mixture` whose components ascend equation 1."""
+    """Kim & Pavlovic 2020: a `mixture` whose components learn what the others miss."""
     how = {"schedule": schedule, "start": start, "weight_step": weight_step}
     return _recursively(mixture(**options), Criterion(kl_bound), **how)
 
@@ -383,7 +383,7 @@ def boosted(
     weight_step: float = 0.1,
     **options: Any,
 ) -> VAE:
-    """A `mixture` built by boosting with an entropy bonus (Guo et al. 2016), amortised.
+    """Guo et al. 2016, amortised: a `mixture` boosted with an entropy bonus.
 
     Without a bound some component runs away along every latent that says nothing of x:
     there log p - log Q is flat, and the bonus grows with the scale.

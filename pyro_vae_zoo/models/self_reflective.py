@@ -334,8 +334,14 @@ def hierarchy(
 ) -> VAE:
     """The generative model of L layers with `make_guide(layers, model)` as guide.
 
-    `bijector` is `affine`, or `iaf` or `spline_coupling` with `num_flows` steps of
-    width `flow_hidden_dims`; `prior` is `amortised` or `standard`.
+    Options:
+        num_layers: L.
+        latent_dim: size of each layer's z.
+        bijector: of a layer: `affine`, `iaf` or `spline_coupling`.
+        prior: `amortised`, given the layer above, or `standard`.
+        block_sizes: of the blocks of x, about equal by default.
+        num_flows: steps of a bijector that is no affine map.
+        flow_hidden_dims: widths of the network of such a step.
     """
     partition = Partition(event_shape, num_layers, block_sizes)
     layers = Layers(
@@ -354,7 +360,7 @@ def hierarchy(
 
 
 def self_reflective(layers: Layers, model: SelfReflectiveModel) -> SelfReflectiveGuide:
-    """The paper's guide: through the model's own bijectors."""
+    """Apostolopoulou et al. 2020: a posterior through the model's own bijectors."""
     posteriors = [layers.posterior(l) for l in range(len(model.priors))]
     return SelfReflectiveGuide(posteriors, model.bijectors)
 

@@ -151,7 +151,13 @@ def semi_amortized(
     step_size: float = 0.1,
     max_norm: float = 5.0,
 ) -> VAE:
-    """The standard model; `mean_field`, refined. `num_steps=0` is `mean_field` exactly."""
+    """Kim et al. 2018: `mean_field`, refined by gradient steps for each datum.
+
+    Options:
+        num_steps: of them; with 0 it is `mean_field` exactly.
+        step_size: of a step.
+        max_norm: largest norm of a datum's gradient.
+    """
     if num_steps < 0:
         raise UserError(f"num_steps must not be negative, got {num_steps}")
     for name, value in (("step_size", step_size), ("max_norm", max_norm)):

@@ -59,7 +59,7 @@ def positive(raw: Tensor) -> Tensor:
 
 
 class DiagonalGaussian(nn.Module):
-    """Features `(..., context_dim)` -> N(loc, diag scale^2) over `latent_dim`."""
+    """Kingma & Welling 2014: N(loc, diag scale^2) of features `(..., context_dim)`."""
 
     def __init__(self, context_dim: int, latent_dim: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class DiagonalGaussian(nn.Module):
 
 
 class FullRankGaussian(nn.Module):
-    r"""Features `(..., context_dim)` -> N(loc, L L^T), L lower triangular.
+    r"""N(loc, L L^T) of features `(..., context_dim)`, L lower triangular.
 
     \(L = (I + A / \sqrt D)\,\mathrm{diag}(s)\), \(A\) strictly lower triangular: a diagonal
     Gaussian, sheared. With entries of L learned as they are, errors of one size for all of
@@ -101,7 +101,7 @@ class FullRankGaussian(nn.Module):
 
 
 class StandardPrior(nn.Module):
-    """N(0, I), the prior without parameters.
+    """Kingma & Welling 2014: N(0, I), the prior without parameters.
 
     >>> StandardPrior(3)().log_prob(torch.zeros(5, 3)).shape
     torch.Size([5])

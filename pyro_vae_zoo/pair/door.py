@@ -28,6 +28,7 @@ __all__ = [
     "data_of",
     "sides_and_data",
     "sides_of",
+    "units_of",
 ]
 
 
@@ -88,6 +89,14 @@ def data_of(x: Data) -> Tensor | np.ndarray:
             f"{type(x).__name__} {getattr(x, 'shape', '')}".rstrip()
         )
     return x
+
+
+def units_of(x: Data) -> float:
+    """The constant, in nats, that the density of a data set as it was given has more.
+
+    See `Dataset.log_jacobian`; 0 for a bare tensor, whose density is that of the tensor.
+    """
+    return x.log_jacobian if isinstance(x, Dataset) else 0.0
 
 
 def sides_and_data(

@@ -2,6 +2,7 @@
 
 from pyro_vae_zoo.report.comparison import (
     caption,
+    choice,
     collect,
     csv_table,
     labels_of,
@@ -13,6 +14,7 @@ from pyro_vae_zoo.report.comparison import (
 
 __all__ = [
     "caption",
+    "choice",
     "collect",
     "csv_table",
     "labels_of",

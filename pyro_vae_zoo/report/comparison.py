@@ -10,9 +10,11 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.evaluation.statistics import number
 from pyro_vae_zoo.files import (
     METRICS_FILE,
     RESULT_FILE,
@@ -33,10 +35,11 @@ from pyro_vae_zoo.report.averages import (
 )
 from pyro_vae_zoo.report.tables import COLUMNS
 from pyro_vae_zoo.runs import records as kinds
-from pyro_vae_zoo.training.history import Epoch
+from pyro_vae_zoo.training.history import Epoch, validated_by
 
 __all__ = [
     "caption",
+    "choice",
     "collect",
     "csv_table",
     "labels_of",
@@ -100,8 +103,8 @@ def read_metrics(folder: str | os.PathLike) -> list[dict]:
         records = [json.loads(line) for line in path.read_text().splitlines()]
     except (ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is not JSON lines: {error}") from None
-    for number, record in enumerate(records, start=1):
-        what = f"record of epochs (line {number})"
+    for line, record in enumerate(records, start=1):
+        what = f"record of epochs (line {line})"
         checked(record, Epoch, path, what)
     return records
 
@@ -158,6 +161,49 @@ def caption(results: Sequence[Result]) -> str:
     return " ".join([*parts, tables.hardware(results)])
 
 
+def choice(results: Sequence[Result]) -> str:
+    """The row that the validation data choose, in a sentence.
+
+    By the mean over seeds of what the kept epoch was validated by, or of its ELBO where
+    the rows were trained by different bounds. Empty for one row, and where a run's
+    records are not there.
+    """
+    rows = summarise(results)
+    kept = [[_kept_epoch(run) for run in row["seeds"]] for row in rows]
+    if len(rows) < 2 or not all(record for records in kept for record in records):
+        return ""
+    objectives = [[r["training"].get(k) for k in _OBJECTIVE] for r in results]
+    names = {validated_by(record) for records in kept for record in records}
+    alike = len(names) == 1 and all(one == objectives[0] for one in objectives)
+    by = names.pop() if alike else "valid_elbo"
+    values = [fmean(number(record.get(by)) for record in records) for records in kept]
+    ranked = sorted(
+        (value, row["label"])
+        for value, row in zip(values, rows, strict=True)
+        if math.isfinite(value)
+    )
+    if len(ranked) < 2:
+        return ""
+    (second, _), (first, label) = ranked[-2:]
+    name = "ELBO" if by == "valid_elbo" else "bound"
+    return (
+        f"Best on validation: {label}, whose {name} there is {first:.2f} nats at the epoch "
+        f"that was kept, {first - second:.2f} above the next. Choose a row by that: to "
+        "choose by the test split is cheating, its numbers flatter what they chose."
+    )
+
+
+_OBJECTIVE = ("bound", "num_particles", "beta")
+
+
+def _kept_epoch(run: Result) -> dict[str, Any]:
+    """The record of the epoch whose weights a run has; empty where it is not known."""
+    records = read_metrics(run["folder"]) if "folder" in run else []
+    if run["weights"] == "best":
+        records = [r for r in records if r["epoch"] == run.get("best_epoch")]
+    return records[-1] if records else {}
+
+
 def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
     """Write `comparison.md`, `comparison.csv` and `comparison.png`."""
     from pyro_vae_zoo.plots import plot_results, save_figure
@@ -176,7 +222,10 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
         f"{first['num_particles']} draws, {planned_epochs(first)} epochs"
     )
     fig = plot_results(rows, runs if any(runs.values()) else None, title=title)
-    write_atomically(folder / "comparison.md", markdown_table(results).encode())
+    text = "\n".join(
+        part for part in (markdown_table(results), choice(results)) if part
+    )
+    write_atomically(folder / "comparison.md", (text.rstrip("\n") + "\n").encode())
     write_atomically(folder / "comparison.csv", csv_table(results).encode())
     save_figure(fig, folder / "comparison.png")
     return folder

@@ -40,8 +40,9 @@ PICTURES = (
 _FILES = (RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
     f"{name}.png" for name in PICTURES
 )
-# A run may go on under another value of these; all else must be as it was.
-_FREE = ("epochs", "eval_particles", "source", "compile")
+# A run may go on under another value of these; all else must be as it was. The size of the
+# training part is in the variant, too.
+_FREE = ("epochs", "eval_particles", "source", "train_size", "compile")
 
 
 def look(
@@ -66,7 +67,8 @@ def look(
     if is_run and not overwrite:
         state = "a finished" if (folder / RESULT_FILE).exists() else "an unfinished"
         raise UserError(
-            f"{folder} holds {state} run; --resume continues it, --overwrite starts anew"
+            f"{folder} holds {state} run; --resume continues it, --overwrite starts anew, "
+            "another --out leaves it alone"
         )
     return None
 

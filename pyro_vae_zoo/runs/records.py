@@ -33,6 +33,8 @@ class RunConfig(TypedDict):
     data: NotRequired[str]
     variant: str
     source: str  # what finds the data again
+    data_options: NotRequired[dict[str, Any]]  # and how they are read
+    train_size: NotRequired[Count]  # where not all of the training data take part
     vae: PairConfig
     places: NotRequired[dict[str, str]]  # what stands there, a name or FILE.py:Name
     training: Training

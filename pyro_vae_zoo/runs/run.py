@@ -32,7 +32,7 @@ from pyro_vae_zoo.training.fit import FitOptions, fit
 from pyro_vae_zoo.training.losses import checked_loss
 from pyro_vae_zoo.training.options import TrainOptions
 
-__all__ = ["make_run", "result_of"]
+__all__ = ["build", "make_run", "result_of"]
 
 
 def make_run(
@@ -43,6 +43,8 @@ def make_run(
     training: TrainOptions,
     *,
     source: str | None = None,
+    data_options: dict[str, Any] | None = None,
+    train_size: int | None = None,
     device: str = "auto",
     eval_particles: int = 1000,
     resume: bool = False,
@@ -54,8 +56,10 @@ def make_run(
     Where there are several processes, all of them call, and the first one writes.
 
     Everything that can be wrong is found before the folder is touched. `source` is
-    what `load_dataset` finds the data by, where it is not their name. Among the options
-    are what stands in the places of the pair, `prior` for one: a name or FILE.py:Name.
+    what `load_dataset` finds the data by, where it is not their name, `data_options` how it
+    reads them, and `train_size` how many training data there are, where it is not all.
+    Among the options are what stands in the places of the pair, `prior` for one: a name
+    or FILE.py:Name.
 
     Raises:
         UserError: for bad options, a folder that is no run, is taken or in use, and a
@@ -65,10 +69,7 @@ def make_run(
         raise UserError(f"eval_particles must be at least 1, got {eval_particles}")
     pick_device(device)
     torch.manual_seed(training.seed)
-    places = {name: options[name] for name in (*PLACES, "model") if name in options}
-    parts = {name: resolve(text, name) for name, text in places.items()}
-    made_of = None if "model" in parts else resolve(guide, "guide")
-    vae = create(made_of, data, **options | parts)
+    vae = build(guide, data, options)
     _check_runs(guide, vae, data, training)
     config: RunConfig = {
         "guide": guide,
@@ -79,7 +80,11 @@ def make_run(
         "training": cast(Training, asdict(training)),
         "eval_particles": eval_particles,
     }
-    if places:
+    if data_options:
+        config["data_options"] = data_options
+    if train_size is not None:
+        config["train_size"] = train_size
+    if places := _places(options):
         config["places"] = places
     check = partial(_check_checkpoint, folder / CHECKPOINT_FILE, vae, data, training)
     look_here = partial(look, folder, config, resume, overwrite, check)
@@ -104,6 +109,21 @@ def make_run(
     return finished
 
 
+def build(guide: str, data: Dataset, options: dict[str, Any]) -> VAE:
+    """The pair of a run, of names and of what a FILE.py:Name stands for.
+
+    Raises:
+        UserError: for what `create` refuses, and for a file that does not import.
+    """
+    parts = {name: resolve(text, name) for name, text in _places(options).items()}
+    made_of = None if "model" in parts else resolve(guide, "guide")
+    return create(made_of, data, **options | parts)
+
+
+def _places(options: dict[str, Any]) -> dict[str, str]:
+    return {name: options[name] for name in (*PLACES, "model") if name in options}
+
+
 def _finish(
     vae: VAE, data: Dataset, config: RunConfig, training: FitOptions, folder: Path
 ) -> Result:
@@ -113,7 +133,7 @@ def _finish(
     ranks.from_first(lambda: save(vae, folder))
     ev = evaluate(
         vae,
-        data.test,
+        data,
         config["eval_particles"],
         seed=training.seed,
         progress=training.progress,

@@ -118,7 +118,8 @@ class Loop:
             if self.step % 10 == 0 and elbo is not None:
                 size = self.feed.size(self.step - 1)
                 name = bound_name(self.steps.loss)
-                bar.set_postfix_str(f"{name} {elbo / size:.2f}", refresh=False)
+                mean = elbo / size + self.data.log_jacobian
+                bar.set_postfix_str(f"{name} {mean:.2f}", refresh=False)
             self._stop_if(interrupted)
         self._wait_for_device()
         self.seconds = time.perf_counter() - start

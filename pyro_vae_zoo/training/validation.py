@@ -33,16 +33,17 @@ def validated(
         trained: the mean bound of the epoch's steps.
         seed: of the draws.
     """
-    valid = evaluate(vae, data.valid, num_particles=1, seed=seed, compile=False)
+    on_valid, units = data.judged_on(data.valid), data.log_jacobian
+    valid = evaluate(vae, on_valid, num_particles=1, seed=seed, compile=False)
     weighted = bound_name(loss) == "bound"
     record: dict[str, Any] = {
-        "train_elbo": None if weighted else trained,
+        "train_elbo": None if weighted else trained + units,
         "valid_elbo": valid.elbo,
     }
     if weighted:
         draws = loss.num_particles
         bound = weighted_bound(vae, data.valid, draws, seed=seed)
-        record |= {"train_bound": trained, "valid_bound": bound}
+        record |= {"train_bound": trained + units, "valid_bound": bound + units}
     return record | {
         "kl": valid.kl,
         "reconstruction": valid.reconstruction,

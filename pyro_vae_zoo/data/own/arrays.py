@@ -5,13 +5,12 @@ What values mean is said by their dtype, or asked for: units are not guessed.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from pyro_vae_zoo.data.labels import Given
-from pyro_vae_zoo.data.streamed.randomness import MOST_LISTED
 from pyro_vae_zoo.data.streamed.rows import Array, mapped, some
 from pyro_vae_zoo.errors import UserError
 
@@ -29,6 +28,7 @@ __all__ = [
 ]
 
 SHARE = 0.1  # of the data, for a split that is not given
+_MOST_SPLIT = 2**26  # data whose permutation, of 8 bytes each, is held in memory
 
 
 def split_rows(
@@ -50,9 +50,9 @@ def split_rows(
     for name, share in shares.items():
         if not 0 < share < 1:
             raise UserError(f"{name}: expected a share in (0, 1) of train, got {share}")
-    if num_data > MOST_LISTED:
+    if num_data > _MOST_SPLIT:
         raise UserError(
-            f"train: expected at most {MOST_LISTED:,} data to take {' and '.join(shares)} "
+            f"train: expected at most {_MOST_SPLIT:,} data to take {' and '.join(shares)} "
             f"off, got {num_data:,}; give these splits, x[a:b] of a mapped array for one"
         )
     order = np.random.RandomState(seed).permutation(num_data)
@@ -86,15 +86,15 @@ def share_note(shares: Mapping[str, float], seed: int = 0) -> str:
 
 def given_and_shares(
     train: Array, valid: Array | float | None, test: Array | float | None
-) -> tuple[dict[str, Array], dict[str, float]]:
+) -> tuple[dict[str, Any], dict[str, float]]:
     """The splits that are there, and the shares of `train` that the others are."""
-    given: dict[str, Array] = {"train": train}
+    given = {"train": mapped(train)}
     shares: dict[str, float] = {}
     for name, x in (("valid", valid), ("test", test)):
         if x is None or isinstance(x, float | int):
             shares[name] = SHARE if x is None else x
         else:
-            given[name] = x
+            given[name] = mapped(x)
     return given, shares
 
 

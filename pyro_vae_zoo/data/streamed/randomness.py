@@ -17,7 +17,6 @@ from torch import Tensor
 from pyro_vae_zoo.options import plain
 
 __all__ = [
-    "MOST_LISTED",
     "KeyedOrder",
     "digest_of",
     "epoch_order",

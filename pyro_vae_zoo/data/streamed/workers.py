@@ -54,7 +54,7 @@ def read_ahead(
         return
     before = set(multiprocessing.active_children())
     stop = torch.multiprocessing.Event()
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _Answers(rows),  # type: ignore[arg-type]
         batch_size=None,
         sampler=places,

@@ -60,7 +60,8 @@ const ops = {
     const added = run(net, h);
     return run(shortcut, h).map((v, i) => v + added[i]);
   },
-  affine: (h, {scale, shift}) => h.map(v => scale * v + shift),
+  affine: (h, {scale, shift}) =>  // one of each, or one for each element
+    h.map((v, i) => (scale[i] ?? scale) * v + (shift[i] ?? shift)),
   levels(h, {fresh, floor}) {
     const n = h.length / 2, scale = v => Math.exp(floor + softplus(v + fresh - floor));
     return h.subarray(0, n).map((v, i) => meanLevel(sigmoid(v), scale(h[n + i])));

@@ -1,0 +1,204 @@
+"""The command `compare`: finished runs side by side, or guides and settings to train."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyro_vae_zoo.cli.arguments import guide_specs
+from pyro_vae_zoo.cli.train import checked_data, options_of, source_of, training_of
+from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.errors import UserError, unknown_name
+from pyro_vae_zoo.files import resolve, write_json
+from pyro_vae_zoo.models.create import find_guide, pair_options
+from pyro_vae_zoo.models.parts import PLACES, whole_options
+from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.options import declared
+from pyro_vae_zoo.report.summary import filled
+from pyro_vae_zoo.runs.run import build, make_run
+from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.training.options import TrainOptions
+
+__all__ = ["compare_command"]
+
+_TRAINING = [option.name for option in declared(TrainOptions)]
+# What the rows of a table have in common, and what has a flag of its own.
+_NOT_SWEPT = {
+    "epochs": "the rows of a table have the same budget",
+    "keep": "the rows of a table have the same kind of weights",
+    "eval_particles": "the rows of a table have as many draws",
+    "data": "the rows of a table are of the same data",
+    "seed": "it has a flag of its own, --seeds",
+    "guide": "it has a flag of its own, --guides",
+}
+
+Options = dict[str, Any]
+
+
+class Plan(NamedTuple):
+    """A run that is to be made."""
+
+    folder: Path
+    guide: str
+    options: Options
+    training: TrainOptions
+
+
+def compare_command(args: argparse.Namespace) -> None:
+    """Put finished runs side by side, or train what is to be compared."""
+    if args.runs and (args.guides or args.sweep):
+        raise UserError(
+            "compare either takes finished RUNs or trains --guides, not both"
+        )
+    if not args.runs:
+        data = checked_data(args)
+        args.runs = _train(args, data, _plans(args, data))
+    Ranks().from_first(lambda: _write_comparison(args))
+
+
+def _write_comparison(args: argparse.Namespace) -> None:
+    from pyro_vae_zoo import report
+
+    results = report.collect(args.runs)
+    report.write_report(results, args.out)
+    runs = [result["run"] for result in results]
+    for result, run in zip(results, runs, strict=True):
+        if runs.count(run) > 1:  # runs of one name in several folders
+            run = f"{Path(result['folder']).parent.name}-{run}"
+        values = {k: v for k, v in result.items() if k not in ("folder", "run")}
+        write_json(args.out / f"{run}.json", values)
+    print(report.markdown_table(results))
+    if choice := report.choice(results):
+        print(filled(choice))
+    for result in results:
+        if names := ", ".join(result.get("cautions") or ()):
+            print(filled(f"{result['run']}: {names} (see `cautions` in its result)"))
+    print(f"\nin {args.out}: comparison.md, comparison.csv, comparison.png, *.json")
+
+
+def _train(
+    args: argparse.Namespace, data: Dataset, plans: Sequence[Plan]
+) -> list[Path]:
+    if args.sweep:
+        if Ranks().is_first:
+            print(_size(args, plans), file=sys.stderr)
+        pairs = {str(plan[1:3]): plan for plan in plans}
+        for (
+            plan
+        ) in pairs.values():  # so that the last one fails before the first trains
+            build(plan.guide, data, plan.options)
+    for i, plan in enumerate(plans):
+        if Ranks().is_first:
+            print(f"[{i + 1}/{len(plans)}] {plan.folder.name}", file=sys.stderr)
+        make_run(
+            plan.folder,
+            plan.guide,
+            data,
+            plan.options,
+            plan.training,
+            source=source_of(args.data),
+            data_options=dict(args.data_options),
+            device=args.device,
+            eval_particles=args.eval_particles,
+            resume=plan.folder.exists() and not args.overwrite,
+            overwrite=args.overwrite,
+            progress=not args.quiet,
+        )
+    return [plan.folder for plan in plans]
+
+
+def _size(args: argparse.Namespace, plans: Sequence[Plan]) -> str:
+    """How much there is to do, in a line."""
+    swept = [f"{name} over {', '.join(map(str, v))}" for name, v in args.sweep]
+    there = sum(plan.folder.exists() for plan in plans)
+    done = (
+        f", {there} of them begun or finished" if there and not args.overwrite else ""
+    )
+    return (
+        f"{len(plans)} runs{done}: {len({p.guide for p in plans})} guides, "
+        f"{'; '.join(swept)}; seeds {', '.join(map(str, args.seeds))}"
+    )
+
+
+def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
+    """The runs of all guides, settings and seeds, once all of their names are known."""
+    root = args.runs_dir or args.out
+    given = options_of(args)
+    model = given.pop("model", None)
+    specs = guide_specs(args.guides or ([] if model else list_guides()))
+    if model is not None:  # one more, beside the guides
+        specs.append((model, {"model": model}))
+    points = _points(args.sweep)
+    swept = [
+        (guide, own, _own(point, own, guide))
+        for guide, own in specs
+        for point in points
+    ]
+    known = [_known(guide, given | own | point, data) for guide, own, point in swept]
+    everything = sorted(set().union(*known))
+    for name in given:
+        if name not in everything:
+            raise unknown_name("option", name, everything)
+    for name, _ in args.sweep:
+        if name not in (*everything, *_TRAINING):
+            raise unknown_name("option", name, sorted({*everything, *_TRAINING}))
+    trainings = {seed: training_of(args, data, seed) for seed in args.seeds}
+    plans: dict[str, Plan] = {}
+    # All of them are checked before the first is trained.
+    for (guide, own, point), of_pair in zip(swept, known, strict=True):
+        for name in own:
+            if name not in of_pair:
+                raise unknown_name(f"option of guide {guide!r}", name, of_pair)
+        of_training = {k: v for k, v in point.items() if k in _TRAINING}
+        own = own | {k: v for k, v in point.items() if k in {*of_pair} - {*of_training}}
+        options = {k: v for k, v in given.items() if k in of_pair} | own
+        label = _label(guide, own | of_training)
+        for seed, training in trainings.items():
+            folder = root / f"{label}-s{seed}"
+            plan = Plan(folder, guide, options, replace(training, **of_training))
+            plans.setdefault(
+                folder.name, plan
+            )  # a guide without an option is there once
+    return list(plans.values())
+
+
+def _label(guide: str, own: Mapping[str, Any]) -> str:
+    shown = {k: find_guide(str(v)) for k, v in own.items() if k != "model"}
+    return "-".join([find_guide(guide), *(f"{k}={v}" for k, v in shown.items())])
+
+
+def _points(sweep: Sequence[tuple[str, Sequence[Any]]]) -> list[Options]:
+    """The grid of a sweep, as a list of settings; of none it is one without any."""
+    names = [name for name, _ in sweep]
+    for name, values in sweep:
+        if name in _NOT_SWEPT:
+            raise UserError(f"--sweep {name}: {_NOT_SWEPT[name]}")
+        if names.count(name) > 1:
+            raise UserError(f"--sweep {name} is given twice; put its values into one")
+        twice = [v for i, v in enumerate(values) if v in values[:i]]
+        if twice:
+            raise UserError(f"--sweep {name}: {twice[0]} comes twice")
+    grid = itertools.product(*(values for _, values in sweep))
+    return [dict(zip(names, values, strict=True)) for values in grid]
+
+
+def _own(point: Options, own: Collection[str], guide: str) -> Options:
+    for name in own:
+        if name in point:
+            raise UserError(
+                f"--sweep {name}, and {guide}:{name}=...: two values for one option; leave "
+                "one of them out"
+            )
+    return point
+
+
+def _known(guide: str, options: Options, data: Dataset) -> Options:
+    """The options of a guide and of what stands in the other places, and these."""
+    if "model" in options:
+        return whole_options(resolve(options["model"], "model")) | {"model": None}
+    parts = {name: resolve(options[name], name) for name in PLACES if name in options}
+    parts = {"likelihood": data.likelihood, **parts}
+    return pair_options(resolve(guide, "guide"), **parts) | dict.fromkeys(PLACES)

@@ -1,0 +1,241 @@
+"""`--config FILE`: values for the flags that a command line leaves out.
+
+The file is the `config.json` of a run, which it repeats bit for bit, or one of the user's,
+in JSON or YAML, with names of flags:
+
+    guide: iaf
+    data: digits
+    latent_dim: 8
+    options: {num_flows: 4, gate_bias: 1.5}
+
+Its values become the defaults of the flags, so that what is typed goes first. Nothing that
+it names is run: a part that is a `FILE.py:Name` has to be typed again.
+"""
+
+import argparse
+import importlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyro_vae_zoo.cli.arguments import number, numbers
+from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
+from pyro_vae_zoo.files import read_json
+from pyro_vae_zoo.nn.options import PairOptions
+from pyro_vae_zoo.options import declared
+from pyro_vae_zoo.training.options import TrainOptions
+
+__all__ = ["add_config", "parse"]
+
+_PLACES = ("prior", "likelihood", "encoder", "decoder", "model")
+_TRAINING = tuple(option.name for option in declared(TrainOptions))
+_PAIR = (*(option.name for option in declared(PairOptions)), "num_flows", *_PLACES)
+# What a run's own file says beside its flags, since it follows from them and the data.
+_FOLLOWS = ("variant", "vae")
+_FOLLOWS_IN_VAE = ("guide", "event_shape", "likelihood", "prior", "encoder", "decoder")
+# Flags of one call, not of what is trained.
+_OF_A_CALL = (
+    "help",
+    "config",
+    "out",
+    "runs_dir",
+    "resume",
+    "overwrite",
+    "help_options",
+)
+
+
+def add_config(command: argparse.ArgumentParser) -> None:
+    """Add `--config`, by which `parse` finds the flags that it stands for."""
+    command.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="values for flags that are not given: config.json of a run, which is "
+        "repeated bit for bit, or JSON or YAML of your own. --out is not taken from it: "
+        "the results go to the default folder",
+    )
+    command.set_defaults(flags=command, recorded=None)
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """The arguments of a command line; those of its `--config` where it has none.
+
+    Raises:
+        DataFileError: for a file that is not there or cannot be read.
+        UserError: for a key that no flag has, a value of another kind, and a part of the
+            user's own that is not typed again.
+    """
+    args = parser.parse_args(argv)
+    path = getattr(args, "config", None)
+    if path is None:
+        return args
+    args.flags.set_defaults(**_defaults(_contents(path), args.flags, path))
+    args = parser.parse_args(argv)
+    _refuse_untyped(args, path)
+    return args
+
+
+class _ToBeTyped(str):
+    """A `FILE.py:Name` that a configuration has in a place."""
+
+    def __str__(self) -> str:
+        return self  # as it is, where a flag reads its default once more
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise DataFileError(f"{path} is a folder; expected {path / 'config.json'}")
+    is_yaml = path.suffix in (".yaml", ".yml")
+    return _names_and_values(_yaml(path) if is_yaml else read_json(path), path, "")
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        yaml = importlib.import_module("yaml")
+    except ImportError:
+        raise UserError(
+            f"{path}: YAML takes a package: pip install pyyaml; or write it as JSON"
+        ) from None
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise DataFileError(f"expected a file {path}; there is none") from None
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataFileError(f"{path} is not valid YAML: {reason}") from None
+
+
+def _names_and_values(
+    value: Any, path: Path, section: str, known: Collection[str] = ()
+) -> dict[str, Any]:
+    """A section of a file, whose names are among the known ones."""
+    where = f"{path}, {section}" if section else str(path)
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
+        raise DataFileError(f"{where}: expected names and their values, got {value!r}")
+    for name in value:
+        if known and name not in known:
+            raise unknown_name(f"key of {where}:", name, known)
+    return dict(value)
+
+
+def _defaults(
+    record: dict[str, Any], flags: argparse.ArgumentParser, path: Path
+) -> dict[str, Any]:
+    """What a file says, by the names of the arguments that it stands for."""
+    known = {
+        name: action
+        for action in flags._actions
+        if action.dest != "option"  # which the file has as `options`
+        for name in (*map(_name_of, action.option_strings), action.dest)
+    }
+    words, options = _flat(record, path)
+    for name in _PAIR:  # with a flag of its own, or without one as for density models
+        if name in options and name in known:
+            words.setdefault(name, options.pop(name))
+        elif name in words and name not in known:
+            options[name] = words.pop(name)
+    found: dict[str, Any] = {"option": list(options.items())} if options else {}
+    for name, value in words.items():
+        if name not in known and f"{name}s" in known:  # `compare` takes several
+            action = known[f"{name}s"]
+        elif name in known:
+            action = known[name]
+        else:
+            sections = ("training", "places", "options", "source", *_FOLLOWS)
+            names = {action.dest for action in known.values()} - {*_OF_A_CALL}
+            raise unknown_name(f"key of {path}:", name, sorted({*names, *sections}))
+        if action.dest in _OF_A_CALL:
+            raise UserError(
+                f"{path}: {name} has its place on the command line, since what a file "
+                "describes may be repeated elsewhere"
+            )
+        found[action.dest] = _value(action, value, f"{path}: {name}")
+    if "variant" in record:
+        same = {key: words.get(key) for key in ("data", "train_size")}
+        found["recorded"] = same | {"variant": record["variant"]}
+    return found
+
+
+def _name_of(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
+
+
+def _flat(record: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A file without its sections: names of flags, and options of the pair."""
+    in_vae = (*_FOLLOWS_IN_VAE, "options")
+    vae = _names_and_values(record.get("vae", {}), path, "vae", in_vae)
+    places = _names_and_values(record.get("places", {}), path, "places", _PLACES)
+    training = record.get("training", {})
+    training = _names_and_values(training, path, "training", _TRAINING)
+    options = _names_and_values(vae.get("options", {}), path, "options")
+    options |= _names_and_values(record.get("options", {}), path, "options")
+    sections = ("training", "places", "options", "source", *_FOLLOWS)
+    words = {k: v for k, v in record.items() if k not in sections} | training | places
+    if "source" in record:  # which finds the data again; `data` is their name
+        words["data"] = record["source"]
+    if "model" in words:  # a run has it as its guide, too
+        words.pop("guide", None)
+    return words, {k: v for k, v in options.items() if k not in places}
+
+
+def _value(action: argparse.Action, value: Any, name: str) -> Any:
+    """A value as the flag reads it, once it is written as it would be typed."""
+    if value is None and action.default is None:
+        return None
+    if action.nargs == 0:  # yes or no
+        own = [o for o in declared(TrainOptions) if o.name == action.dest]
+        words = own[0].option.choices if own else ()
+        if not isinstance(value, bool) and value not in words:
+            expected = " or ".join(["true", "false", *words])
+            raise UserError(f"{name}: expected {expected}, got {value!r}")
+        return value
+    several = action.nargs == "+" or isinstance(action, argparse._AppendAction)
+    if not several:
+        return _typed(action, _text(value), name, value)
+    if isinstance(value, Mapping):  # KEY=VALUE for each
+        value = [f"{k}={_text(v)}" for k, v in value.items()]
+    parts = value if isinstance(value, list) else [value]
+    return [_typed(action, _text(part), name, part) for part in parts]
+
+
+def _typed(action: argparse.Action, text: str, name: str, value: Any) -> Any:
+    """What a flag makes of a word."""
+    read: Any = action.type or str
+    try:
+        found = read(text)
+    except (ValueError, argparse.ArgumentTypeError):
+        expected = _EXPECTED.get(getattr(read, "__name__", ""), action.metavar)
+        raise UserError(f"{name}: expected {expected}, got {value!r}") from None
+    if action.choices and found not in action.choices:
+        raise unknown_name(f"{name}:", text, action.choices)
+    return _ToBeTyped(found) if ".py:" in text and found == text else found
+
+
+_EXPECTED = {
+    "int": "a whole number",
+    number.__name__: "a number",
+    numbers.__name__: "whole numbers",
+}
+
+
+def _text(value: Any) -> str:
+    """A value of JSON as it is typed: `300,300` for a list."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _refuse_untyped(args: argparse.Namespace, path: Path) -> None:
+    """Refuse code that a file names and nobody has asked for."""
+    words: list[str] = []
+    for action in args.flags._actions:
+        value = getattr(args, action.dest, None)
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, _ToBeTyped):
+                words += [action.option_strings[0], part]
+    if words:
+        raise UserError(
+            f"{path} names code of yours, which is only run when you ask for it: add "
+            f"{' '.join(words)}"
+        )
