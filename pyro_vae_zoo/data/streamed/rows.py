@@ -102,6 +102,10 @@ class Rows:
         """Number of data, and shape of one."""
         return torch.Size((len(self), *self.event_shape))
 
+    def numel(self) -> int:
+        """Number of values."""
+        return self.shape.numel()
+
     @property
     def device(self) -> torch.device:
         """Where rows are when they were read."""
