@@ -1,10 +1,14 @@
 """Training on data that are not in memory: as on those that are, bit for bit."""
 
+import importlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import crashes
 import numpy as np
@@ -261,6 +265,32 @@ def killed_and_resumed(times, folder):
 @pytest.mark.slow
 def test_killed_fifty_times(tmp_path):
     assert killed_and_resumed(50, tmp_path) > 35
+
+
+def test_the_benchmark_runs_small(tmp_path, monkeypatch):
+    folder = Path(zoo.__file__).parent.parent / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    benchmark = importlib.import_module("larger_than_memory")
+    monkeypatch.setattr(benchmark, "TURN", 2)
+    monkeypatch.setattr(benchmark, "KINDS", ("in memory", "file"))
+    rows = benchmark.write_file(tmp_path / "x.npy", 0.001)
+    assert np.load(tmp_path / "x.npy", mmap_mode="r").shape == (rows, 28, 28)
+    args = SimpleNamespace(batch_size=10, compile=False, repeats=2)
+    times = benchmark.time_steps(tmp_path / "x.npy", args)
+    assert times["in memory"]["over"] == 1
+    assert times["file"]["milliseconds"] > 0
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_as_a_program(tmp_path):
+    program = Path(zoo.__file__).parent.parent / "benchmarks" / "larger_than_memory.py"
+    command = [sys.executable, program, "--gigabytes", "0.01", "--repeats", "2"]
+    command += ["--folder", tmp_path, "--out", tmp_path / "found.json"]
+    subprocess.run(command, check=True)
+    found = json.loads((tmp_path / "found.json").read_text())
+    peaks = found["peak_mb"]
+    assert abs(peaks["file"] - peaks["part of the file"]) < 50
+    assert not list(tmp_path.glob("*/*.npy"))
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):

@@ -24,7 +24,7 @@ __all__ = [
     "uniform_rows",
 ]
 
-MOST_LISTED = 2**24  # rows whose order is held in memory, 8 bytes each
+MOST_LISTED = 2**22  # rows whose order is held in memory, 8 bytes each
 _ROUNDS = 6
 
 
