@@ -43,6 +43,7 @@ from .pair.vae import VAE as VAE
 from .pair.vae import Phase as Phase
 from .saving import load as load
 from .saving import save as save
+from .training import callbacks as callbacks
 from .training.fit import fit as fit
 from .training.history import History as History
 from .weights.pretrained import list_pretrained as list_pretrained

@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +33,7 @@ from pyro_vae_zoo.errors import LostRankError, UserError, first_line
 __all__ = [
     "BAR",
     "Ranks",
+    "alone",
     "interrupt_flag",
     "joined",
     "pick_device",
@@ -49,6 +51,7 @@ BAR = {
 }
 
 T = TypeVar("T")
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 _SEED_STEP = 0x9E3779B97F4A7C15  # odd and large: keeps the seeds of ranks apart
 
 
@@ -68,7 +71,7 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        there = dist.is_available() and dist.is_initialized()
+        there = dist.is_available() and dist.is_initialized() and not _ALONE.get()
         self.rank = dist.get_rank() if there else 0
         self.size = dist.get_world_size() if there else 1
 
@@ -153,6 +156,16 @@ class Ranks:
         return values
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process be the only one for a while, as where the others wait for it."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def _held(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
@@ -220,6 +233,11 @@ def pick_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, TypeError):
         device = None
+    if device is not None and device.type == "mps":
+        raise UserError(
+            "device 'mps' has no float64, in which bounds and log-likelihoods are summed; "
+            "choose cpu"
+        )
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"unknown device {str(name)!r}; known: auto, cpu, cuda, cuda:N")
     if device.type == "cpu":

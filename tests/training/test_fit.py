@@ -471,7 +471,7 @@ def test_dynamic_binarisation_is_redrawn_and_resumes(tmp_path):
         ({"lr": 0}, "lr must be positive"),
         ({"lr": float("nan")}, "lr must be positive"),
         ({"num_particles": 0}, "num_particles must be positive"),
-        ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; known: adam, adamax"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'; known: adam, adamw"),
         ({"schedule": "step"}, "known: constant, inverse, cosine"),
         ({"bound": "cubo"}, "known: elbo, iwae"),
         ({"free_bits": -1.0}, "free_bits must not be negative"),
