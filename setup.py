@@ -54,11 +54,13 @@ setup(
             "import-linter",
             "mypy",
             "torchvision",
+            "pyyaml",
             "nbclient",
             "ipykernel",
             "ipywidgets",  # without it tqdm, which Pyro imports, warns in a notebook
         ],
         "cifar10": ["torchvision"],
+        "yaml": ["pyyaml"],
         "data": ["pandas"],
         "docs": ["sphinx>=8", "furo", "myst-nb"],
         "tutorials": ["jupyter"],

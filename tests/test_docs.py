@@ -33,6 +33,11 @@ def test_the_examples_of_a_page_run(name):
     assert run > 0
 
 
+def test_no_page_is_made_of_readme():
+    made = [n for n, p in PAGES.items() if "{include} ../README.md" in p.read_text()]
+    assert made == []
+
+
 def test_pages_with_examples_are_found():
     assert {"pitfalls.md", "extending.md", "quickstart.md"} <= set(WITH_EXAMPLES)
 

@@ -61,8 +61,10 @@ def checked_data(args: argparse.Namespace) -> Dataset:
     """
     options = dict(args.data_options)
     data, size = load_dataset(args.data, args.data_dir, options), _train_size(args)
+    data = data.read_by(args.num_workers)
     data = data if size is None else data.first(size)
-    same = {"data": args.data, "train_size": size, "variant": data.variant}
+    same = {"data": args.data, "data_options": options or None, "train_size": size}
+    same |= {"variant": data.variant}
     was = args.recorded
     if was is not None and was != same and was == same | {"variant": was["variant"]}:
         raise UserError(
