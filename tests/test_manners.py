@@ -147,6 +147,8 @@ def test_a_result_is_a_figure(result):
     assert isinstance(figure, Figure)
     figure.canvas.draw()
     assert plt.get_fignums() == []  # none that a notebook would show again
+    if isinstance(result[0], zoo.LogLikelihood):  # all are made alike
+        assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_frame_has_the_numbers():
