@@ -316,4 +316,11 @@ def add_machine(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="to compute on",
     )
+    command.add_argument(
+        "--num-workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read ahead what is not in memory; no result depends on it",
+    )
     command.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -202,6 +202,7 @@ def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
     name, read_as = args.data or config["source"], config.get("data_options", {})
     read_as = {} if name in list_datasets() else read_as
     data = load_dataset(name, args.data_dir, read_as | dict(args.data_options))
+    data = data.read_by(args.num_workers)
     if data.standardisation is None or data.variant == config["variant"]:
         return data
     try:

@@ -61,6 +61,7 @@ def checked_data(args: argparse.Namespace) -> Dataset:
     """
     options = dict(args.data_options)
     data, size = load_dataset(args.data, args.data_dir, options), _train_size(args)
+    data = data.read_by(args.num_workers)
     data = data if size is None else data.first(size)
     same = {"data": args.data, "data_options": options or None, "train_size": size}
     same |= {"variant": data.variant}
