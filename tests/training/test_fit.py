@@ -480,6 +480,8 @@ def test_dynamic_binarisation_is_redrawn_and_resumes(tmp_path):
         ({"seed": 2**70}, "seed must fit in 64 bits"),
         ({"tempering_steps": 10, "kl_warmup": 2}, "choose one of them"),
         ({"device": "tpu"}, "known: auto, cpu, cuda"),
+        ({"device": torch.device("mps")}, "device 'mps' has no float64"),
+        ({"device": 1}, "device: expected str or device, got 1"),
     ],
 )
 def test_bad_options(bad, message, data, tmp_path):
