@@ -32,6 +32,17 @@ def _global_state(tmp_path, monkeypatch):
     assert torch.is_grad_enabled()
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs and diagnoses draw nothing: pictures take most of the time of a small one.
+
+    For tests of all else in this process; what a fixture of a wider scope has trained
+    before has its pictures.
+    """
+    for name in ("draw", "draw_diagnosis"):
+        monkeypatch.setattr(f"pyro_vae_zoo.plots.run.{name}", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory):
     """Sixty six-pixel images, so that a run takes a second."""

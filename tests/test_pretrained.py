@@ -6,10 +6,8 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +35,6 @@ from studies.publish import (
     rounded,
 )
 
-ROOT = Path(__file__).parent.parent
 REAL_DATA = os.environ.get("PYRO_VAE_ZOO_DATA")
 HIERARCHIES = {
     *("self_reflective", "self_reflective_iaf", "bottom_up", "ladder"),
@@ -254,21 +251,19 @@ def test_the_recipe_is_read_as_the_run_was():
     assert train._options(args) == options | {"hidden_dims": (80,)}
 
 
-def test_the_script_publishes_a_run(trained, tmp_path):
+def test_the_script_publishes_a_run(trained, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "out"
-    argv = ["-m", "studies.publish", trained[0], "--folder", folder, "--quiet"]
-    argv += ["--num-particles", "5"]
-    run = functools.partial(subprocess.run, capture_output=True, text=True, cwd=ROOT)
-    done = run([sys.executable, *argv, "--commit", "c0ffee"])
-    assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
-    assert "nats against the weights in 32" in done.stdout
+    argv = ["publish", str(trained[0]), "--folder", str(folder), "--quiet"]
+    argv += ["--num-particles", "5", "--commit", "c0ffee"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert publishing.main() == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines()[:-1])) <= 80
+    assert "nats against the weights in 32" in said
     info = json.loads((folder / "iaf-six.json").read_text())
     assert (info["commit"], info["num_particles"]) == ("c0ffee", 5)
-    done = run([sys.executable, *argv, "--commit", "c0ffee"])
-    assert done.returncode == 2
-    assert "is there already" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert publishing.main() == 2
+    assert "is there already" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- load

@@ -8,6 +8,8 @@ import pytest
 
 from pyro_vae_zoo.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FAST = ["--latent-dim", "2", "--hidden-dims", "8", "--epochs", "1", "--quiet"]
 FAST += ["--eval-particles", "5", "--no-compile"]
 

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import linear_gaussian, perturb, small
+from pairs import linear_gaussian, perturb, quick, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
@@ -150,7 +150,7 @@ def test_householder_turns_the_covariance(truth):
         ("recursive_mixture", None, 1),
     ],
 )
-@pytest.mark.parametrize("chunk_rows", [None, 70])
+@pytest.mark.parametrize("chunk_rows", quick([None, 70], None))
 def test_the_last_is_the_covariance_of_the_guides_draws(
     name, num_flows, steps, chunk_rows, monkeypatch
 ):
@@ -212,7 +212,7 @@ def test_one_latent_has_no_correlation():
 # ----------------------------------------------------------------------- the gaps
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.4])
+@pytest.mark.parametrize("shift", quick([0.0, 0.4], 0.4))
 def test_gaps_of_mean_field_are_the_closed_forms(shift):
     """No amortisation gap at the optimum, KL of the two Gaussians elsewhere."""
     truth = linear_gaussian(latent_dim=4, event_dim=5)
@@ -278,7 +278,7 @@ def test_the_search_starts_at_the_guides_output(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["iaf", "planar", "affine_coupling", "sylvester_orthogonal"]
+    "name", quick(["iaf", "planar", "affine_coupling", "sylvester_orthogonal"], "iaf")
 )
 def test_flows_are_optimised_too(name):
     vae = small(name)

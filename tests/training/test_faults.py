@@ -50,6 +50,7 @@ def main_with_largest_file(size, argv):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_full_disk_keeps_the_last_good_checkpoint(run):
     checkpoint = run / "checkpoint.pt"
     before = checkpoint.read_bytes()
@@ -78,6 +79,7 @@ def test_a_place_where_nothing_can_be_written(capsys):
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_that_may_not_be_written_to(run, monkeypatch, capsys):
     """As it is for a user who is not root, to whom everything is allowed."""
 
@@ -91,6 +93,7 @@ def test_a_folder_that_may_not_be_written_to(run, monkeypatch, capsys):
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_that_is_removed_during_the_run(run, monkeypatch, capsys):
     step, seen = loop.Loop._step, []
 
