@@ -6,6 +6,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from pairs import nothing_drawn
 
 import pyro_vae_zoo as zoo
 
@@ -33,14 +34,10 @@ def _global_state(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Runs and diagnoses draw nothing: pictures take most of the time of a small one.
-
-    For tests of all else in this process; what a fixture of a wider scope has trained
-    before has its pictures.
-    """
-    for name in ("draw", "draw_diagnosis"):
-        monkeypatch.setattr(f"pyro_vae_zoo.plots.run.{name}", lambda *_: None)
+def undrawn():
+    """Runs of this test have no pictures, which are not what it is about."""
+    with nothing_drawn():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -195,7 +195,8 @@ def tests(run: Run, seconds: float) -> Outcome:
     pytest = ["-m", "pytest", "-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider"]
     pytest += ["--color=no", "--continue-on-collection-errors"]
     if run.args.dry:
-        outcome = run.call([*pytest, "--collect-only", *files], seconds, "tests")
+        pytest += ["--collect-only", "--assert=plain"]  # which nothing is to explain
+        outcome = run.call([*pytest, *files], seconds, "tests")
         run.write("tests", {"collected_only": True})
         return outcome
     outcome = run.call([*pytest, *files], seconds, "tests")

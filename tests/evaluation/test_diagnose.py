@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from pairs import linear_gaussian, small
+from pairs import linear_gaussian, nothing_drawn, small
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
@@ -29,16 +29,12 @@ ARGS = [
 
 
 @pytest.fixture
-def make_run(npz, tmp_path, monkeypatch):
-    """A function that trains a run, without its pictures."""
-    from pyro_vae_zoo.plots import run
-
+def make_run(npz, tmp_path):
     def make(guide, *options):
         folder = tmp_path / guide
         argv = ["train", "--guide", guide, "--data", npz, "--out", str(folder)]
         argv += ["--hidden-dims", "8", "--epochs", "1", "--eval-particles", "10"]
-        with monkeypatch.context() as patch:
-            patch.setattr(run, "draw", lambda *_: None)
+        with nothing_drawn():
             assert cli.main([*argv, "--device", "cpu", "--quiet", *options]) == 0
         return folder
 

@@ -22,6 +22,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pairs import nothing_drawn
 from safetensors.torch import save as to_safetensors
 from scipy.io import savemat
 
@@ -67,7 +68,8 @@ def files(tmp_path_factory):
     words = ["--latent-dim", "2", "--hidden-dims", "4", "--epochs", "1", "--quiet"]
     words += ["--data", str(folder / "six.npz"), "--eval-particles", "2"]
     words += ["--out", str(folder / "run"), "--guide", "iaf", "--device", "cpu"]
-    assert cli.main(["train", *words]) == 0
+    with nothing_drawn():
+        assert cli.main(["train", *words]) == 0
     fit(folder / "bare", 1)
     return folder
 
