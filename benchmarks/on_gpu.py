@@ -280,7 +280,7 @@ def memory(run: Run, seconds: float) -> Outcome:
     """Memory over 2,000 steps of `fit`, which replays them."""
     kind = "eager" if run.args.dry else "compiled"  # compiling takes CI a minute
     words = [HERE / "soak.py", "--only", kind, "--device", run.device]
-    words += ["--steps", "156" if run.args.dry else "2000"]
+    words += ["--steps", "130" if run.args.dry else "2000"]
     if (data := run.read("machine").get("small_data")) is not None:
         words += ["--data", data]
     return run.call([*words, "--out", run.out("memory")], seconds, "memory")
