@@ -163,6 +163,7 @@ def test_radial_makes_a_ring():
     assert CLOSE < share < 1.01
 
 
+@pytest.mark.slow
 def test_radial_cannot_rotate(truth):
     """The reason for its exclusion above holds; if it fails, include it."""
     vae, x = train_guide("radial", truth, num_flows=2)

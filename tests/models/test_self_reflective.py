@@ -461,7 +461,7 @@ def test_reconstructions_use_no_observed_block():
 # ----------------------------------------------------------- options and baseline
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", quick(PRIORS, "amortised"))
 @pytest.mark.parametrize("bijector", quick(BIJECTORS, "iaf"))
 def test_bijectors_and_priors_keep_the_contract(bijector, prior):
     check_vae(small("self_reflective", bijector=bijector, prior=prior), bits())
