@@ -68,6 +68,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(run):
     assert load_checkpoint(checkpoint)["epoch"] == 3
 
 
+@pytest.mark.slow
 def test_a_full_disk_before_there_is_anything(tmp_path):
     done = main_with_largest_file(8000, train(tmp_path / "run", "--epochs", "1"))
     assert done.returncode == 2
