@@ -40,7 +40,6 @@ def sample_command(args: argparse.Namespace) -> None:
 
         what = "means of p(x|z)" if args.mean else "draws of p(x)"
         title = f"{len(x)} {what}: {plots.figure_title(vae, data)}, seed {args.seed}"
-        out.parent.mkdir(parents=True, exist_ok=True)
         plots.save_figure(plots.plot_images(x, title=title), out)
     else:
         _write(out, {"x": x})
@@ -53,9 +52,7 @@ def encode_command(args: argparse.Namespace) -> None:
     out = _file(args, published, "codes.npz", (".npz", ".csv"))
     data = data_of(args, vae, config)
     x = images_of(data, args.split, args.seed)
-    with _seeded(args.seed):
-        codes = _codes(vae, x, args.num_samples)
-    arrays: dict[str, Any] = dict(codes)
+    arrays: dict[str, Any] = dict(_codes(vae, x, args.num_samples, args.seed))
     labels = (data.labels or {}).get(args.split)
     if labels is not None:
         arrays |= {"label": labels, "label_names": list(data.label_names or ())}
@@ -64,15 +61,17 @@ def encode_command(args: argparse.Namespace) -> None:
     _say(args, out, said | {"num_samples": args.num_samples}, arrays)
 
 
-def _codes(vae: VAE, x: Tensor, num_samples: int) -> dict[str, Tensor]:
+def _codes(vae: VAE, x: Tensor, num_samples: int, seed: int) -> dict[str, Tensor]:
     """Posterior means `(len(x), latent_dim)`, or draws with one more dimension before."""
     if num_samples < 0:
         raise UserError(f"num_samples must not be negative, got {num_samples}")
-    try:
+    if not num_samples and isinstance(sites := vae.encode(x[:1]), dict):
+        raise UserError(
+            "means are of guides of one latent vector, got latents "
+            f"{', '.join(sites) or 'none'}; --num-samples 1 draws them"
+        )
+    with _seeded(seed):
         found = vae.encode(x, num_samples) if num_samples else vae.embed(x)
-    except UserError as error:
-        hint = "" if num_samples else "; --num-samples 1 draws them"
-        raise UserError(f"{error}{hint}") from error
     return {"z": found} if isinstance(found, Tensor) else found
 
 
