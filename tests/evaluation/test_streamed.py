@@ -63,11 +63,7 @@ def test_all_estimates(both):
         assert_equal(a, b)
         a, b = (zoo.evaluate(vae, data.test, 30, **how) for data in both)
         assert a == b
-    a, b = (zoo.annealed_log_likelihood(vae, d.test, 2, 5, chunk_rows=4) for d in both)
-    assert_equal(a, b)
-    a, b = (zoo.inference_gaps(vae, d.test, 2, num_particles=10) for d in both)
-    assert_equal(a, b)
-    a, b = (zoo.posterior_covariances(vae, d.test, 20) for d in both)
+    a, b = (zoo.annealed_log_likelihood(vae, d.test, 1, 2, 1) for d in both)
     assert_equal(a, b)
 
 
@@ -75,6 +71,8 @@ def test_all_estimates(both):
 def test_a_whole_diagnosis(both):
     vae = make(both[0])
     options = DiagnoseOptions(num_particles=40, chains=2, temps=5, steps=3, simulated=2)
+    a, b = (zoo.annealed_log_likelihood(vae, d.test, 2, 5, chunk_rows=4) for d in both)
+    assert_equal(a, b)
     a, b = (findings(diagnose(vae, subset(d.test, 4, 0), options)) for d in both)
     assert_equal(a, b)
 
