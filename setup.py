@@ -52,12 +52,14 @@ setup(
             "arviz<1",
             "import-linter",
             "mypy",
+            "pandas",
             "torchvision",
             "nbclient",
             "ipykernel",
             "ipywidgets",  # without it tqdm, which Pyro imports, warns in a notebook
         ],
         "cifar10": ["torchvision"],
+        "data": ["pandas"],  # for Dataset.from_frame
         "docs": ["sphinx>=8", "furo", "myst-nb"],
         "tutorials": ["jupyter"],
         "benchmarks": ["numpyro", "jax"],
