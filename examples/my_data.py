@@ -19,14 +19,14 @@ def write_flowers(path):
     """Fisher's irises: lengths in cm, and the class of each flower in the last column."""
     iris = load_iris()
     names = [iris.target_names[label] for label in iris.target]
-    rows = (",".join(map(str, [*x, name])) for x, name in zip(iris.data, names))
+    both = zip(iris.data, names, strict=True)
+    rows = (",".join(map(str, [*x, name])) for x, name in both)
     path.write_text("\n".join(["sepal,sepal width,petal,petal width,kind", *rows]))
     return path
 
 
 if __name__ == "__main__":
-    # Others: Dataset.from_folder(path), .from_frame(frame), .from_torch(data set),
-    # .split(array), and Dataset(train, valid, test) of arrays that are split already.
+    # Others: Dataset.from_folder, .from_frame, .from_torch, .split, and Dataset itself.
     path = write_flowers(Path(tempfile.mkdtemp(), "flowers.csv"))
     data = zoo.Dataset.from_csv(path, labels="kind", standardise=True)
     print(data, data.label_names)
@@ -35,5 +35,5 @@ if __name__ == "__main__":
     zoo.fit(vae, data, epochs=50, batch_size=20, progress=False)
     result = zoo.evaluate(vae, data, 100)  # of `data`, not of `data.test`: in cm
     print(f"log p(x) = {result.log_likelihood:.2f} nats, density per cm of each length")
-    print("new flowers, in cm:", data.pixels(vae.sample(2)).numpy().round(1).tolist())
+    print("new flowers, in cm:", data.pixels(vae.sample(2)))
     print("codes of the test data:", vae.embed(data.test).shape, data.labels["test"])
