@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import pyro_vae_zoo as zoo
@@ -34,17 +35,31 @@ class Training:
     options: dict = field(default_factory=dict)
     epochs: int = 6
     compile: bool = False
+    mapped: bool = False  # the data, out of a file
 
     def run(self, folder: Path, seconds_between: float) -> None:
         torch.set_num_threads(1)
         loop._SECONDS_BETWEEN_CHECKPOINTS = seconds_between
         torch.manual_seed(0)
         data = zoo.load_dataset("digits").first(160)
+        data = _in_a_file(data, folder.parent) if self.mapped else data
         vae = zoo.create(self.guide, data, **SIZES | self.options)
         how = {"device": "cpu", "progress": False, "compile": self.compile}
         zoo.fit(
             vae, data, epochs=self.epochs, batch_size=20, out=folder, resume=True, **how
         )
+
+
+def _in_a_file(data: zoo.Dataset, folder: Path) -> zoo.Dataset:
+    """The same, mapped; the training part is of probabilities, drawn every epoch."""
+    splits = []
+    for name in ("train", "valid", "test"):
+        path = folder / f"{name}.npy"
+        x = getattr(data, name).numpy()
+        if not path.exists():
+            np.save(path, x * np.float32(0.9) if name == "train" else x)
+        splits.append(np.load(path, mmap_mode="r"))
+    return zoo.Dataset(*splits, dynamic=True)
 
 
 SIZES = {"latent_dim": 2, "hidden_dims": (8,)}

@@ -177,7 +177,9 @@ def _add_option(add: Callable[..., Any], option: Declared, of_each: bool) -> Non
         parse, metavar = next(_READ[kind] for kind in _READ if kind in kinds)
         if type(None) in kinds:
             parse, metavar = _or_none(parse), f"{metavar}|none"
-        if about.choices:
+        if about.own:
+            metavar, text = "NAME|FILE.py:Name", f"{text} ({', '.join(about.choices)})"
+        if about.choices and not about.own:
             add(flag, choices=about.choices, default=default, help=text)
         else:
             add(flag, type=parse, default=default, metavar=metavar, help=text)
@@ -244,6 +246,20 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
         metavar="N",
         help="draws per datum of the final log-likelihood",
     )
+    add(
+        "--log",
+        action="append",
+        choices=("csv", "tensorboard", "wandb"),
+        default=[],
+        help="log the epochs there too, in the run folder; may be given several times",
+    )
+    add(
+        "--callbacks",
+        nargs="+",
+        default=[],
+        metavar="FILE.py:Name",
+        help="your own, called at each epoch's end; a class is called without arguments",
+    )
 
 
 def add_data_options(command: argparse.ArgumentParser) -> None:
@@ -299,5 +315,12 @@ def add_machine(command: argparse.ArgumentParser) -> None:
         metavar="DEVICE",
         default="auto",
         help="to compute on",
+    )
+    command.add_argument(
+        "--num-workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read ahead what is not in memory; no result depends on it",
     )
     command.add_argument("--quiet", action="store_true", help="no progress bars")

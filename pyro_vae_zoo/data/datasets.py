@@ -28,7 +28,7 @@ from pyro_vae_zoo.data.labels import Classes, Given, classes_of
 from pyro_vae_zoo.data.own import arrays, folders, items, tables
 from pyro_vae_zoo.data.standardised import Standardisation, standardisation_of
 from pyro_vae_zoo.data.streamed.randomness import digest_of
-from pyro_vae_zoo.data.streamed.rows import Rows, part, some
+from pyro_vae_zoo.data.streamed.rows import Array, Rows, part, some
 from pyro_vae_zoo.data.streamed.steps import (
     Binarised,
     Dequantised,
@@ -97,9 +97,9 @@ class Dataset:
 
     def __init__(
         self,
-        train: Tensor | np.ndarray,
-        valid: Tensor | np.ndarray | float | None = None,
-        test: Tensor | np.ndarray | float | None = None,
+        train: Array,
+        valid: Array | float | None = None,
+        test: Array | float | None = None,
         likelihood: str = "bernoulli",
         name: str = "custom",
         dynamic: bool = False,

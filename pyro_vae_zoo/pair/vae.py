@@ -17,7 +17,7 @@ contract, which `pyro_vae_zoo.testing.check_vae` checks:
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -29,6 +29,7 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 
 from pyro_vae_zoo.data.checks import as_batch, check_images
+from pyro_vae_zoo.data.streamed.rows import Rows, mapped
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.nn.likelihoods import Likelihood
 from pyro_vae_zoo.nn.names import LIKELIHOODS
@@ -174,6 +175,15 @@ class VAE(nn.Module, Generic[Codes]):
             p.__dict__.pop("unconstrained", None)
         return self.__dict__.copy()
 
+    def __repr__(self) -> str:
+        """One line; `print(vae.model)` and `print(vae.guide)` show the modules."""
+        guide = (self.config or {}).get("guide") or type(self.guide).__name__
+        count = sum(p.numel() for p in self.parameters())
+        return (
+            f"VAE({str(guide)!r}, {self.event_shape}, {self.likelihood!r}, "
+            f"{count:,} parameters)"
+        )
+
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
@@ -211,6 +221,9 @@ class VAE(nn.Module, Generic[Codes]):
         >>> vae.check_data(np.array([[True, False]]))
         tensor([[1., 0.]])
         """
+        x = mapped(x)
+        if isinstance(x, Rows):  # each part of them, where it is read
+            return cast(Tensor, replace(x, finish=self.check_data))
         if self.likelihood in LIKELIHOODS:
             x = check_images(x, self.event_shape, self.likelihood)
         else:

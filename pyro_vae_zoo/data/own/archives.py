@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from pyro_vae_zoo.data.checks import largest_of_bytes
 from pyro_vae_zoo.data.formats import BROKEN, read_npy
 from pyro_vae_zoo.data.labels import classes_of
 from pyro_vae_zoo.data.own.arrays import SHARE, chosen, likelihood_of
+from pyro_vae_zoo.data.streamed.rows import Rows, some
+from pyro_vae_zoo.data.streamed.sources import ArrayFile
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import one_line
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from pyro_vae_zoo.data.datasets import Dataset
 
 __all__ = ["from_npy", "from_npz"]
+
+_LARGE = 10**9  # bytes of an array that is not read into memory, unless it is asked for
 
 
 def from_npy(
@@ -32,15 +36,24 @@ def from_npy(
     dynamic: bool = False,
     logit: float | None = None,
     standardise: bool = False,
+    in_memory: bool | None = None,
 ) -> "Dataset":
-    """The array of an `.npy` file, cut into three splits; see `split`."""
+    """The array of an `.npy` file, cut into three splits; see `split`.
+
+    It stays in its file where that has a gigabyte or more, or with `in_memory=False`.
+    """
+    x: Any = None
     try:
+        size = path.stat().st_size
+        if in_memory is None:
+            in_memory = size < _LARGE
         with path.open("rb") as file:
-            x = read_npy(file, path.stat().st_size)
+            x = read_npy(file, size) if in_memory else None
     except BROKEN as error:
         raise DataFileError(f"{path}: cannot be read ({one_line(error)})") from error
+    x = Rows(ArrayFile.open(path)) if x is None else x
     try:
-        by_values = partial(likelihood_of, x, "array")
+        by_values = partial(likelihood_of, some(x), "array")
         likelihood, note = chosen(likelihood, dynamic, logit, by_values)
         return _cls(
             x,

@@ -4,13 +4,14 @@ What values mean is said by their dtype, or asked for: units are not guessed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from pyro_vae_zoo.data.labels import Given
-from pyro_vae_zoo.data.streamed.rows import mapped
+from pyro_vae_zoo.data.streamed.rows import Array, mapped, some
 from pyro_vae_zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ __all__ = [
     "split_rows",
 ]
 
-Array = Tensor | np.ndarray
 SHARE = 0.1  # of the data, for a split that is not given
+_MOST_SPLIT = 2**26  # data whose permutation, of 8 bytes each, is held in memory
 
 
 def split_rows(
@@ -41,7 +42,7 @@ def split_rows(
         seed: of the permutation, by numpy's `RandomState`, whose stream never changes.
 
     Raises:
-        UserError: where there are too few.
+        UserError: where there are too few, and where the permutation would be too long.
 
     >>> {split: len(rows) for split, rows in split_rows(50, {"valid": 0.1}).items()}
     {'valid': 5, 'train': 45}
@@ -49,6 +50,11 @@ def split_rows(
     for name, share in shares.items():
         if not 0 < share < 1:
             raise UserError(f"{name}: expected a share in (0, 1) of train, got {share}")
+    if num_data > _MOST_SPLIT:
+        raise UserError(
+            f"train: expected at most {_MOST_SPLIT:,} data to take {' and '.join(shares)} "
+            f"off, got {num_data:,}; give these splits, x[a:b] of a mapped array for one"
+        )
     order = np.random.RandomState(seed).permutation(num_data)
     rows, start = {}, 0
     for name, share in shares.items():
@@ -154,7 +160,7 @@ def chosen(
 
 def split(
     _cls: "type[Dataset]",
-    x: Tensor | np.ndarray,
+    x: Array,
     labels: Given | None = None,
     valid: float = SHARE,
     test: float = SHARE,
@@ -170,7 +176,8 @@ def split(
     """A data set of one array, cut into three splits by a fixed permutation.
 
     Args:
-        x: data, shape `(N, *event_shape)`.
+        x: data, shape `(N, *event_shape)`. A mapped array stays in its file, and the
+            likelihood is by a sample of it.
         labels: the class of each datum.
         valid: share of the validation data.
         test: share of the test data.
@@ -195,7 +202,9 @@ def split(
     >>> data.labels["valid"]
     tensor([0, 1, 0, 1, 0])
     """
-    likelihood, note = chosen(likelihood, dynamic, logit, lambda: likelihood_of(x))
+    x = mapped(x)
+    by_values = partial(likelihood_of, some(x))
+    likelihood, note = chosen(likelihood, dynamic, logit, by_values)
     return _cls(
         x,
         valid,

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.data.own.arrays import SHARE, chosen, likelihood_of
+from pyro_vae_zoo.data.streamed.rows import Rows, some
+from pyro_vae_zoo.data.streamed.sources import Items
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.options import plain
 
 if TYPE_CHECKING:
     from pyro_vae_zoo.data.datasets import Dataset
@@ -29,8 +32,9 @@ def from_torch(
     logit: float | None = None,
     standardise: bool = False,
     seed: int = 0,
+    in_memory: bool = True,
 ) -> "Dataset":
-    """A data set of map-style data sets of PyTorch's, read into memory.
+    """A data set of map-style data sets of PyTorch's, read into memory or item by item.
 
     Args:
         train: has a length and items `x` or `(x, y)`: x a tensor, an array or an image, y
@@ -44,6 +48,11 @@ def from_torch(
         logit: of dequantised grey levels.
         standardise: of real numbers.
         seed: of the permutation that takes splits off.
+        in_memory: whether they are read now, once. If not, an item is read whenever it is
+            used; what is random about it is a function of (seed, epoch, number of the
+            item) then, as long as it comes from the global random states of Python, NumPy
+            and PyTorch. Labels are `targets` of the data set then, where it has some, and
+            the likelihood is by a sample.
 
     Raises:
         UserError: for items of several shapes or of another kind; it names the first.
@@ -60,10 +69,11 @@ def from_torch(
         if isinstance(items, float | int | None):
             given[part] = items
             continue
-        given[part], classes = _read_items(items, part, labels)
+        read = _read_items if in_memory else _left_items
+        given[part], classes = read(items, part, labels)
         if classes is not None:
             known[part] = classes
-    by_values = partial(likelihood_of, given["train"], "train")
+    by_values = partial(likelihood_of, some(given["train"]), "train")
     likelihood, note = chosen(likelihood, dynamic, logit, by_values)
     names = getattr(train, "classes", None) if known else None
     return _cls(
@@ -82,8 +92,14 @@ def from_torch(
     )
 
 
-def _read_items(items: Any, part: str, labels: bool) -> tuple[Tensor, list[Any] | None]:
-    """All x of a map-style data set, stacked, and all y where there are some."""
+def _left_items(items: Any, part: str, labels: bool) -> tuple[Any, Any]:
+    """The rows of a map-style data set, of which none is read, and its classes."""
+    _check_map_style(items, part)
+    classes = getattr(items, "targets", None) if labels else None
+    return Rows(Items(items)), classes if classes is None else [*plain(classes)]
+
+
+def _check_map_style(items: Any, part: str) -> None:
     if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")):
         raise UserError(
             f"{part}: expected a map-style data set, with a length and items, got "
@@ -91,6 +107,11 @@ def _read_items(items: Any, part: str, labels: bool) -> tuple[Tensor, list[Any] 
         )
     if len(items) == 0:
         raise UserError(f"{part}: expected at least one datum, got an empty data set")
+
+
+def _read_items(items: Any, part: str, labels: bool) -> tuple[Tensor, list[Any] | None]:
+    """All x of a map-style data set, stacked, and all y where there are some."""
+    _check_map_style(items, part)
     found: list[Tensor] = []
     classes: list[Any] = []
     for row in range(len(items)):

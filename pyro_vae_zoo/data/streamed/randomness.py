@@ -16,9 +16,15 @@ from torch import Tensor
 
 from pyro_vae_zoo.options import plain
 
-__all__ = ["KeyedOrder", "digest_of", "epoch_order", "permutation", "uniform_rows"]
+__all__ = [
+    "KeyedOrder",
+    "digest_of",
+    "epoch_order",
+    "permutation",
+    "uniform_rows",
+]
 
-MOST_LISTED = 2**24  # rows whose order is held in memory, 8 bytes each
+MOST_LISTED = 2**22  # rows whose order is held in memory, 8 bytes each
 _ROUNDS = 6
 
 

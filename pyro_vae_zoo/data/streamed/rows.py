@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, overload
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pyro_vae_zoo.data.streamed.sources import ArrayFile
 from pyro_vae_zoo.data.streamed.workers import read_ahead
 from pyro_vae_zoo.errors import UserError
 
-__all__ = ["Rows", "mapped", "part", "some"]
+__all__ = ["Array", "Rows", "mapped", "part", "some"]
 
 Index = slice | Tensor | np.ndarray | Sequence[int]
 # From values and the numbers of their rows to values.
@@ -36,7 +36,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, rows: np.ndarray, key: bytes) -> Tensor:
-        """The rows of these numbers as they are stored; what is random about them by `key`."""
+        """The rows of these numbers as they are stored; what is random in them by a key."""
         ...
 
     def stamp(self) -> str:
@@ -101,6 +101,10 @@ class Rows:
     def shape(self) -> torch.Size:
         """Number of data, and shape of one."""
         return torch.Size((len(self), *self.event_shape))
+
+    def numel(self) -> int:
+        """Number of values."""
+        return self.shape.numel()
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +214,10 @@ def mapped(x: Any) -> Any:
     return Rows(ArrayFile.of(x))
 
 
-def part(x: Tensor | np.ndarray | Rows, which: slice | np.ndarray) -> Tensor:
+Array = Tensor | np.ndarray | Rows
+
+
+def part(x: Array, which: slice | np.ndarray) -> Tensor:
     """A part of data, of which `Rows` reads nothing: for type checkers it is a tensor."""
     if isinstance(x, Rows):
         return cast(Tensor, x.part(which))
@@ -219,7 +226,15 @@ def part(x: Tensor | np.ndarray | Rows, which: slice | np.ndarray) -> Tensor:
     return cast(Tensor, x[which])
 
 
-def some(x: Tensor | Rows, most: int = _SAMPLE) -> Tensor:
+@overload
+def some(x: Tensor | Rows, most: int = _SAMPLE) -> Tensor: ...
+@overload
+def some(x: np.ndarray, most: int = _SAMPLE) -> np.ndarray: ...
+@overload
+def some(x: Array, most: int = _SAMPLE) -> Tensor | np.ndarray: ...
+
+
+def some(x: Array, most: int = _SAMPLE) -> Tensor | np.ndarray:
     """Data in memory: all of a tensor, and some of what is not there.
 
     >>> some(torch.zeros(1000, 2)).shape

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class ArrayFile:
         return self.shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k != "_file"}
+        return {k: v for k, v in vars(self).items() if k != "_descriptor"}
 
     def stamp(self) -> str:
         """Size of the file, and when it was changed."""
@@ -123,7 +124,7 @@ class ArrayFile:
 
     def _fill(self, place: memoryview, row: int) -> None:
         """Fill a place in memory with what begins at a row."""
-        at, file = self.offset + row * self.stride, self._file.fileno()
+        at, file = self.offset + row * self.stride, self._descriptor
         while place:
             got = os.preadv(file, [place[: 1 << 30]], at)
             if not got:
@@ -134,13 +135,16 @@ class ArrayFile:
             place, at = place[got:], at + got
 
     @cached_property
-    def _file(self) -> Any:
+    def _descriptor(self) -> int:
+        """Of the file, open for as long as this is there."""
         try:
-            return open(self.path, "rb", buffering=0)  # noqa: SIM115 -- as long as this is
+            descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise DataFileError(
                 f"cannot read {self.path} ({error.strerror}): was it moved?"
             ) from error
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
 
 class Items:

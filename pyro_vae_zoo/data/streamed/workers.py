@@ -21,6 +21,7 @@ from pyro_vae_zoo.errors import UserError, first_line
 
 __all__ = ["read_ahead"]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _GRACE = 0.5  # seconds in which a process may end a row
 
 
@@ -53,17 +54,20 @@ def read_ahead(
         return
     before = set(multiprocessing.active_children())
     stop = torch.multiprocessing.Event()
-    batches = iter(
-        DataLoader(
-            _Answers(rows),  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=places,
-            num_workers=num_workers,
-            pin_memory=pinned,
-            worker_init_fn=partial(_listen, stop),
-            generator=torch.Generator(),  # draws nothing from the global one
-        )
+    loader: DataLoader[Any] = DataLoader(
+        _Answers(rows),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=places,
+        num_workers=num_workers,
+        pin_memory=pinned,
+        worker_init_fn=partial(_listen, stop),
+        generator=torch.Generator(),  # draws nothing from the global one
     )
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until they listen
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     workers = set(multiprocessing.active_children()) - before
     try:
         while (answer := _next(batches)) is not None:
@@ -113,6 +117,7 @@ def _listen(stop: Any, number: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _end(workers: set[Any]) -> None:
