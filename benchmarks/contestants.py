@@ -139,7 +139,7 @@ def ours(vae, data, epochs, precision="float32"):
     with pyro.validation_enabled(False):
         steps.compile(data[: epochs.batch_size], must=True)
         for order in epochs:
-            steps.set_rate(options.lr)
+            steps.begin_epoch(0)
             elbo_sum = 0.0
             for done, index in enumerate(order):
                 elbo_sum += (

@@ -13,8 +13,8 @@ from functools import partial
 import pyro
 from timing import images, in_turn, main, make, ratio, step, summary
 
+from pyro_vae_zoo.training.optimisers import make_optimizer
 from pyro_vae_zoo.training.options import TrainOptions
-from pyro_vae_zoo.training.steps import make_optimizer
 
 LATENT_DIM = 80
 CONTESTANTS = {

@@ -12,8 +12,6 @@ from urllib.request import urlopen
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from sphinx.application import Sphinx  # noqa: E402
-
 import pyro_vae_zoo  # noqa: E402
 
 project = "pyro_vae_zoo"
@@ -77,25 +75,3 @@ nitpick_ignore_regex = [("py:.*", r"(torch|pyro|collections|typing)\b.*")]
 for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
     text = notebook.read_text().replace("](../docs/", "](../")
     (HERE / "tutorials" / notebook.name).write_text(text)
-
-# ------------------------------------------------------------------ included files
-
-# Where the links of README lead to in these pages; one that is not here is a warning.
-_PAGES = {
-    "results/README.md": "results.md#how-they-were-made",
-    "results/diagnostics": "results.md#is-the-log-likelihood-right",
-    "results/digits/comparison.md": "systems/gaussian.md#results",
-    "results/digits_mixtures/comparison.md": "systems/mixtures.md#results",
-    "results/self_reflective_cpu/curves-s0.png": "systems/hierarchies.md#results",
-    "docs/flow_study.md": "flow_study.md",
-}
-
-
-def _lead_to_pages(app: Sphinx, path: Path, page: str, content: list[str]) -> None:
-    for link, target in _PAGES.items():
-        content[0] = content[0].replace(f"]({link})", f"]({target})")
-
-
-def setup(app: Sphinx) -> None:
-    """Have the links of included files changed."""
-    app.connect("include-read", _lead_to_pages)

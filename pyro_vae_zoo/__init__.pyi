@@ -15,7 +15,6 @@ from .evaluation.ais import annealed_log_likelihood as annealed_log_likelihood
 from .evaluation.ais import bidirectional as bidirectional
 from .evaluation.covariances import PosteriorCovariances as PosteriorCovariances
 from .evaluation.covariances import posterior_covariances as posterior_covariances
-from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import log_likelihood as log_likelihood
 from .evaluation.gaps import InferenceGaps as InferenceGaps
@@ -25,6 +24,10 @@ from .evaluation.importance import pareto_khat as pareto_khat
 from .evaluation.local import local_log_likelihood as local_log_likelihood
 from .evaluation.particle_curve import ParticleCurve as ParticleCurve
 from .evaluation.particle_curve import particle_curve as particle_curve
+from .evaluation.probe import Probe as Probe
+from .evaluation.probe import linear_probe as linear_probe
+from .evaluation.probe import nearest_neighbours as nearest_neighbours
+from .evaluation.totals import Evaluation as Evaluation
 from .explorer.page import explore as explore
 from .inference.compiled import CompiledTrace_ELBO as CompiledTrace_ELBO
 from .inference.elbo import AnnealedELBO as AnnealedELBO
@@ -40,6 +43,7 @@ from .pair.vae import VAE as VAE
 from .pair.vae import Phase as Phase
 from .saving import load as load
 from .saving import save as save
+from .training import callbacks as callbacks
 from .training.fit import fit as fit
 from .training.history import History as History
 from .weights.pretrained import list_pretrained as list_pretrained

@@ -53,6 +53,7 @@ class Option:
     Attributes:
         help: what it is; its first sentence stands alone.
         choices: the words that it may be.
+        own: whether it may be something of the user's too, by `FILE.py:Name`.
         least: the least number that it may be.
         above: a number that it must be above.
         below: a number that it must be below.
@@ -63,6 +64,7 @@ class Option:
     least: float | None = None
     above: float | None = None
     below: float | None = None
+    own: bool = False
 
 
 class Declared(NamedTuple):
@@ -88,7 +90,8 @@ def declared(cls: type) -> Iterator[Declared]:
         if get_origin(hints[field.name]) is not Annotated:
             continue
         kind, option = get_args(hints[field.name])
-        kinds = (get_origin(kind),) if get_origin(kind) is tuple else get_args(kind)
+        sequence = get_origin(kind) in (tuple, Sequence)
+        kinds = (tuple,) if sequence else get_args(kind)
         default = None if field.default is MISSING else field.default
         yield Declared(field.name, kinds or (kind,), default, option)
 
@@ -128,7 +131,9 @@ def _converted(name: str, value: Any, kinds: tuple[Any, ...], option: Option) ->
             words = " or ".join(map(repr, option.choices))
             raise UserError(f"{name}: expected True, False or {words}, got {value!r}")
     elif option.choices and isinstance(value, str) and value not in option.choices:
-        known = ", ".join(option.choices)
+        if option.own and ".py" in value:
+            return value
+        known = ", ".join(option.choices) + (", FILE.py:Name" if option.own else "")
         raise UserError(f"unknown {name} {value!r}; known: {known}")
     if type(value) in kinds:
         return value
@@ -197,7 +202,7 @@ def _with_help(doc: str | None, cls: Any) -> str | None:
         return None
     lines = [f"{name}: {option.help}" for name, _, _, option in declared(cls)]
     for i, (_, kinds, _, option) in enumerate(declared(cls)):
-        if kinds == (str,) and option.choices:
+        if str in kinds and bool not in kinds and option.choices:
             lines[i] += f" One of {', '.join(f'`{word}`' for word in option.choices)}."
     texts = [
         textwrap.fill(line, 88, initial_indent=" " * 8, subsequent_indent=" " * 12)

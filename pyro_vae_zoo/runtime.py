@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,21 +24,34 @@ import pyro
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from tqdm.auto import tqdm
+from tqdm.notebook import tqdm_notebook
 
 from pyro_vae_zoo._version import __version__
 from pyro_vae_zoo.errors import LostRankError, UserError, first_line
 
 __all__ = [
+    "BAR",
     "Ranks",
+    "alone",
     "interrupt_flag",
     "joined",
     "pick_device",
     "random_states",
     "set_random_states",
     "threads_kept",
+    "tqdm",
 ]
 
+# All bars are tqdm's: widgets in a notebook that has ipywidgets, else lines on stderr. That
+# of a training is of 80 columns, which would be 80 pixels in a notebook.
+BAR = {
+    "bar_format": "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+    "ncols": None if issubclass(tqdm, tqdm_notebook) else 80,
+}
+
 T = TypeVar("T")
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 _SEED_STEP = 0x9E3779B97F4A7C15  # odd and large: keeps the seeds of ranks apart
 
 
@@ -57,7 +71,7 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        there = dist.is_available() and dist.is_initialized()
+        there = dist.is_available() and dist.is_initialized() and not _ALONE.get()
         self.rank = dist.get_rank() if there else 0
         self.size = dist.get_world_size() if there else 1
 
@@ -142,6 +156,16 @@ class Ranks:
         return values
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process be the only one for a while, as where the others wait for it."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def _held(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
@@ -209,6 +233,11 @@ def pick_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, TypeError):
         device = None
+    if device is not None and device.type == "mps":
+        raise UserError(
+            "device 'mps' has no float64, in which bounds and log-likelihoods are summed; "
+            "choose cpu"
+        )
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"unknown device {str(name)!r}; known: auto, cpu, cuda, cuda:N")
     if device.type == "cpu":

@@ -73,7 +73,7 @@ VAMPS += ("affine_coupling", "spline_coupling")
 def with_prior(prior: str, guide: str = "mean_field", **options) -> zoo.VAE:
     """A small pair of a guide and a prior, the same each time."""
     torch.manual_seed(0)
-    return small(guide, prior=prior, **SMALL_PRIORS[prior], **options)
+    return small(guide, prior=prior, **(SMALL_PRIORS[prior] | options))
 
 
 def pairs_of_both() -> list[str]:

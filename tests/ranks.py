@@ -107,6 +107,21 @@ def differing_start(ranks):
     return [vae.weight.sum().item(), vae.rank.item()]
 
 
+def watched():
+    """What callbacks saw in each process, of which the first evaluates and stops."""
+    seen = []
+
+    def look(state):
+        seen.append(zoo.evaluate(state.vae, state.data.valid, 5, seed=0).elbo)
+        if len(seen) == 2:
+            state.stop()
+
+    x = images(12).float()
+    how = {"epochs": 5, "callbacks": [look], "device": "cpu", "progress": False}
+    history = zoo.fit(make(), zoo.Dataset(x, x[:4], x[:4]), **how)
+    return [len(seen), len(history.epochs), history.stopped_early]
+
+
 def main(folder):
     with joined("cpu") as ranks:
         torch.manual_seed(0)
@@ -123,6 +138,7 @@ def main(folder):
             "start": differing_start(ranks),
             "any": [ranks.any(False), ranks.any(ranks.rank == 1)],
             "gather": ranks.gather(ranks.rank),
+            "watched": watched(),
         }
         Path(folder, f"{ranks.rank}.json").write_text(json.dumps(found))
 

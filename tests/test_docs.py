@@ -18,6 +18,7 @@ NEEDS_NO_EXAMPLE = {
     "__version__": "a string",
     "models": "a module, whose files have pages of their own",
     "testing": "a module; its function has one",
+    "callbacks": "a module; its classes have one",
 }
 
 
@@ -30,6 +31,11 @@ def test_the_examples_of_a_page_run(name):
     failed, run = runner.run(examples, out=said.append)
     assert failed == 0, "".join(said)
     assert run > 0
+
+
+def test_no_page_is_made_of_readme():
+    made = [n for n, p in PAGES.items() if "{include} ../README.md" in p.read_text()]
+    assert made == []
 
 
 def test_pages_with_examples_are_found():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.data import datasets
 from pyro_vae_zoo.data.names import DATASETS
+from pyro_vae_zoo.data.published import PUBLISHED
 from pyro_vae_zoo.models import registry
 from pyro_vae_zoo.nn import likelihoods, names
 
@@ -35,7 +35,9 @@ def without_torch(*argv):
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("diagnose",), ("compare",)])
+@pytest.mark.parametrize(
+    "command", [(), ("train",), ("encode",), ("compare",), ("list",)]
+)
 def test_help_and_version_do_without_pytorch(command):
     assert "usage: pyro_vae_zoo" in without_torch("pyro_vae_zoo", *command, "--help")
     assert without_torch("pyro_vae_zoo", "--version").strip() == zoo.__version__
@@ -61,5 +63,5 @@ def test_each_file_of_models_registers_its_names():
 
 
 def test_each_name_stands_for_something():
-    assert set(DATASETS) == set(datasets._LOADERS)
+    assert set(DATASETS) == set(PUBLISHED)
     assert set(names.LIKELIHOODS) == set(likelihoods.LIKELIHOODS)

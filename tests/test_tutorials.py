@@ -40,7 +40,7 @@ def texts_of(cell):
 
 
 @pytest.mark.parametrize(
-    "path", quick(NOTEBOOKS, *NOTEBOOKS[::4]), ids=lambda p: p.stem
+    "path", quick(NOTEBOOKS, *NOTEBOOKS[::4], NOTEBOOKS[9]), ids=lambda p: p.stem
 )
 def test_a_notebook_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(TUTORIALS.parent))

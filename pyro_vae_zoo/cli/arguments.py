@@ -177,7 +177,9 @@ def _add_option(add: Callable[..., Any], option: Declared, of_each: bool) -> Non
         parse, metavar = next(_READ[kind] for kind in _READ if kind in kinds)
         if type(None) in kinds:
             parse, metavar = _or_none(parse), f"{metavar}|none"
-        if about.choices:
+        if about.own:
+            metavar, text = "NAME|FILE.py:Name", f"{text} ({', '.join(about.choices)})"
+        if about.choices and not about.own:
             add(flag, choices=about.choices, default=default, help=text)
         else:
             add(flag, type=parse, default=default, metavar=metavar, help=text)
@@ -243,6 +245,20 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
         default=1000,
         metavar="N",
         help="draws per datum of the final log-likelihood",
+    )
+    add(
+        "--log",
+        action="append",
+        choices=("csv", "tensorboard", "wandb"),
+        default=[],
+        help="log the epochs there too, in the run folder; may be given several times",
+    )
+    add(
+        "--callbacks",
+        nargs="+",
+        default=[],
+        metavar="FILE.py:Name",
+        help="your own, called at each epoch's end; a class is called without arguments",
     )
 
 

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyro_vae_zoo.cli.arguments import guide_specs
-from pyro_vae_zoo.cli.train import checked_data, options_of, source_of, training_of
+from pyro_vae_zoo.cli.train import (
+    callbacks_of,
+    checked_data,
+    options_of,
+    source_of,
+    training_of,
+)
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.files import resolve, write_json
@@ -85,10 +91,8 @@ def _train(
     if args.sweep:
         if Ranks().is_first:
             print(_size(args, plans), file=sys.stderr)
-        pairs = {str(plan[1:3]): plan for plan in plans}
-        for (
-            plan
-        ) in pairs.values():  # so that the last one fails before the first trains
+        # The last one fails before the first is trained.
+        for plan in {str(plan[1:3]): plan for plan in plans}.values():
             build(plan.guide, data, plan.options)
     for i, plan in enumerate(plans):
         if Ranks().is_first:
@@ -106,6 +110,7 @@ def _train(
             resume=plan.folder.exists() and not args.overwrite,
             overwrite=args.overwrite,
             progress=not args.quiet,
+            callbacks=callbacks_of(args, plan.folder),
         )
     return [plan.folder for plan in plans]
 
@@ -114,9 +119,7 @@ def _size(args: argparse.Namespace, plans: Sequence[Plan]) -> str:
     """How much there is to do, in a line."""
     swept = [f"{name} over {', '.join(map(str, v))}" for name, v in args.sweep]
     there = sum(plan.folder.exists() for plan in plans)
-    done = (
-        f", {there} of them begun or finished" if there and not args.overwrite else ""
-    )
+    done = f", {there} of them begun" if there and not args.overwrite else ""
     return (
         f"{len(plans)} runs{done}: {len({p.guide for p in plans})} guides, "
         f"{'; '.join(swept)}; seeds {', '.join(map(str, args.seeds))}"
@@ -159,9 +162,7 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
         for seed, training in trainings.items():
             folder = root / f"{label}-s{seed}"
             plan = Plan(folder, guide, options, replace(training, **of_training))
-            plans.setdefault(
-                folder.name, plan
-            )  # a guide without an option is there once
+            plans.setdefault(folder.name, plan)  # of a guide without an option, once
     return list(plans.values())
 
 

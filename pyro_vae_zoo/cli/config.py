@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo.cli.arguments import number, numbers
+from pyro_vae_zoo.cli.arguments import key_values, number, numbers
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 from pyro_vae_zoo.files import read_json
 from pyro_vae_zoo.nn.options import PairOptions
@@ -33,6 +33,7 @@ _PAIR = (*(option.name for option in declared(PairOptions)), "num_flows", *_PLAC
 # What a run's own file says beside its flags, since it follows from them and the data.
 _FOLLOWS = ("variant", "vae")
 _FOLLOWS_IN_VAE = ("guide", "event_shape", "likelihood", "prior", "encoder", "decoder")
+_SECTIONS = ("training", "places", "options", "source", *_FOLLOWS)
 # Flags of one call, not of what is trained.
 _OF_A_CALL = (
     "help",
@@ -128,7 +129,7 @@ def _defaults(
     known = {
         name: action
         for action in flags._actions
-        if action.dest != "option"  # which the file has as `options`
+        if action.option_strings and action.dest != "option"  # the file has `options`
         for name in (*map(_name_of, action.option_strings), action.dest)
     }
     words, options = _flat(record, path)
@@ -137,16 +138,15 @@ def _defaults(
             words.setdefault(name, options.pop(name))
         elif name in words and name not in known:
             options[name] = words.pop(name)
-    found: dict[str, Any] = {"option": list(options.items())} if options else {}
+    found: dict[str, Any] = {"option": [(k, _marked(v)) for k, v in options.items()]}
     for name, value in words.items():
         if name not in known and f"{name}s" in known:  # `compare` takes several
             action = known[f"{name}s"]
         elif name in known:
             action = known[name]
         else:
-            sections = ("training", "places", "options", "source", *_FOLLOWS)
             names = {action.dest for action in known.values()} - {*_OF_A_CALL}
-            raise unknown_name(f"key of {path}:", name, sorted({*names, *sections}))
+            raise unknown_name(f"key of {path}:", name, sorted({*names, *_SECTIONS}))
         if action.dest in _OF_A_CALL:
             raise UserError(
                 f"{path}: {name} has its place on the command line, since what a file "
@@ -154,7 +154,7 @@ def _defaults(
             )
         found[action.dest] = _value(action, value, f"{path}: {name}")
     if "variant" in record:
-        same = {key: words.get(key) for key in ("data", "train_size")}
+        same = {key: words.get(key) for key in ("data", "data_options", "train_size")}
         found["recorded"] = same | {"variant": record["variant"]}
     return found
 
@@ -172,8 +172,7 @@ def _flat(record: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str,
     training = _names_and_values(training, path, "training", _TRAINING)
     options = _names_and_values(vae.get("options", {}), path, "options")
     options |= _names_and_values(record.get("options", {}), path, "options")
-    sections = ("training", "places", "options", "source", *_FOLLOWS)
-    words = {k: v for k, v in record.items() if k not in sections} | training | places
+    words = {k: v for k, v in record.items() if k not in _SECTIONS} | training | places
     if "source" in record:  # which finds the data again; `data` is their name
         words["data"] = record["source"]
     if "model" in words:  # a run has it as its guide, too
@@ -185,6 +184,8 @@ def _value(action: argparse.Action, value: Any, name: str) -> Any:
     """A value as the flag reads it, once it is written as it would be typed."""
     if value is None and action.default is None:
         return None
+    if ".py:" in str(value) and action.type is key_values:
+        raise UserError(f"{name}: code of yours has its place on the command line")
     if action.nargs == 0:  # yes or no
         own = [o for o in declared(TrainOptions) if o.name == action.dest]
         words = own[0].option.choices if own else ()
@@ -195,10 +196,14 @@ def _value(action: argparse.Action, value: Any, name: str) -> Any:
     several = action.nargs == "+" or isinstance(action, argparse._AppendAction)
     if not several:
         return _typed(action, _text(value), name, value)
-    if isinstance(value, Mapping):  # KEY=VALUE for each
-        value = [f"{k}={_text(v)}" for k, v in value.items()]
-    parts = value if isinstance(value, list) else [value]
-    return [_typed(action, _text(part), name, part) for part in parts]
+    if isinstance(value, Mapping):  # KEY=VALUE for each, or several values for each
+        swept = action.type is key_values
+        return [(k, _listed(v) if swept else v) for k, v in value.items()]
+    return [_typed(action, _text(part), name, part) for part in _listed(value)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _typed(action: argparse.Action, text: str, name: str, value: Any) -> Any:
@@ -211,7 +216,12 @@ def _typed(action: argparse.Action, text: str, name: str, value: Any) -> Any:
         raise UserError(f"{name}: expected {expected}, got {value!r}") from None
     if action.choices and found not in action.choices:
         raise unknown_name(f"{name}:", text, action.choices)
-    return _ToBeTyped(found) if ".py:" in text and found == text else found
+    return _marked(found)
+
+
+def _marked(value: Any) -> Any:
+    is_code = isinstance(value, str) and ".py:" in value
+    return _ToBeTyped(value) if is_code else value
 
 
 _EXPECTED = {
@@ -230,10 +240,12 @@ def _refuse_untyped(args: argparse.Namespace, path: Path) -> None:
     """Refuse code that a file names and nobody has asked for."""
     words: list[str] = []
     for action in args.flags._actions:
-        value = getattr(args, action.dest, None)
-        for part in value if isinstance(value, list) else [value]:
+        for part in _listed(getattr(args, action.dest, None)):
             if isinstance(part, _ToBeTyped):
                 words += [action.option_strings[0], part]
+    for name, value in dict(args.option).items():
+        if isinstance(value, _ToBeTyped):
+            words += ["--option", f"{name}={value}"]
     if words:
         raise UserError(
             f"{path} names code of yours, which is only run when you ask for it: add "

@@ -9,12 +9,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.data.labels import labels_of
 from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.data.streamed.rows import part
 from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.evaluation.cautions import cautions_of
 from pyro_vae_zoo.evaluation.diagnose import (
     DIAGNOSTICS_FILE,
     diagnose,
@@ -23,6 +21,7 @@ from pyro_vae_zoo.evaluation.diagnose import (
 )
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.evaluation.options import DiagnoseOptions
+from pyro_vae_zoo.evaluation.probe import probe_scores
 from pyro_vae_zoo.explorer.page import explore
 from pyro_vae_zoo.files import (
     RESULT_FILE,
@@ -37,6 +36,7 @@ from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report.summary import describe, filled, summary
+from pyro_vae_zoo.runs.cautions import cautions_of
 from pyro_vae_zoo.runs.folder import open_run
 from pyro_vae_zoo.runs.records import Result, RunConfig
 from pyro_vae_zoo.runs.run import result_of
@@ -80,6 +80,9 @@ def evaluate_command(args: argparse.Namespace) -> None:
     result["eval_seed"] = seed
     rose = {k: v for k, v in known.get("cautions", {}).items() if k == "rising"}
     result["cautions"] = cautions_of(result, data=data, x=x) | rose
+    result.pop("probe", None)  # of other data, it may be
+    if Ranks().is_first and (probe := probe_scores(vae, data, seed)):
+        result["probe"] = probe
     if published:
         result["pretrained"] = against_published(published, result)
     result = finite(result)
@@ -128,18 +131,14 @@ def diagnose_command(args: argparse.Namespace) -> None:
 
 def explore_command(args: argparse.Namespace) -> None:
     """The page of a run, with the classes of its data where they are known."""
-    vae, config, data, published = _read(args)
+    vae, _, data, published = _read(args)
     folder = Path("runs" if published else "", args.run_folder)
-    source = args.data or config["source"]
-    labels = labels_of(source, args.split, args.data_dir)
     page = explore(
         vae,
         images_of(data, args.split, args.seed),
         args.out or folder / "explore.html",
         data=data,
         split=args.split,
-        labels=None if labels is None else labels.values.tolist(),
-        classes=None if labels is None else labels.names,
         num_data=args.num_data,
         num_samples=args.num_samples,
         seed=args.seed,

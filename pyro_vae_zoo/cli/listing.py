@@ -172,7 +172,8 @@ def _owners(guide: str, given: Mapping[str, Any]) -> Iterator[Owner]:
     functions = [found]
     if isinstance(found, str):
         entry = registry.entry(found)
-        functions = [_documented(found), entry.build, *entry.options_of]
+        build = getattr(entry.build, "func", entry.build)  # with other defaults
+        functions = [_documented(found), build, *entry.options_of]
     known = pair_options(found)
     yield f"guide {guide}", known, functions
     for place in PLACES:

@@ -1,6 +1,7 @@
 """The commands `train` and `density`, and what `compare` has in common with them."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.data.sources import expanded
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.files import resolve
 from pyro_vae_zoo.models.create import find_guide, guide_options
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.nn.options import PairOptions
@@ -17,9 +19,11 @@ from pyro_vae_zoo.options import count, declared
 from pyro_vae_zoo.report.summary import filled, summary
 from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.training.callbacks import CSV, Callback, TensorBoard, WandB
 from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = [
+    "callbacks_of",
     "checked_data",
     "density_command",
     "options_of",
@@ -59,7 +63,8 @@ def checked_data(args: argparse.Namespace) -> Dataset:
     data, size = load_dataset(args.data, args.data_dir, options), _train_size(args)
     data = data.read_by(args.num_workers)
     data = data if size is None else data.first(size)
-    same = {"data": args.data, "train_size": size, "variant": data.variant}
+    same = {"data": args.data, "data_options": options or None, "train_size": size}
+    same |= {"variant": data.variant}
     was = args.recorded
     if was is not None and was != same and was == same | {"variant": was["variant"]}:
         raise UserError(
@@ -91,6 +96,7 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         resume=args.resume,
         overwrite=args.overwrite,
         progress=not args.quiet,
+        callbacks=callbacks_of(args, folder),
     )
     if Ranks().is_first:
         files = ", ".join(sorted(p.name for p in folder.glob("[!.]*")))
@@ -108,6 +114,18 @@ def training_of(args: argparse.Namespace, data: Dataset, seed: int) -> TrainOpti
         steps = -(-len(data.train) // count("batch_size", args.batch_size))
         values["epochs"] = max(20, -(-STEPS_BY_DEFAULT // steps))
     return TrainOptions(**values | {"seed": seed})
+
+
+def callbacks_of(args: argparse.Namespace, folder: Path) -> list[Callback]:
+    """The loggers and callbacks that were asked for, of a run in this folder."""
+    loggers: dict[str, Callable[[], Callback]] = {
+        "csv": lambda: CSV(folder / "metrics.csv"),
+        "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
+        "wandb": lambda: WandB(name=folder.name, folder=folder),
+    }
+    own = [resolve(text, "callback") for text in args.callbacks]
+    made = [callback() if isinstance(callback, type) else callback for callback in own]
+    return [loggers[name]() for name in args.log] + made
 
 
 def source_of(data: str) -> str:

@@ -114,26 +114,22 @@ def largest_of_bytes(x: Tensor | np.ndarray) -> int | None:
     return None
 
 
-def owned(x: Tensor, given: object, kind: str, what: str) -> Tensor:
-    """Checked values as float32, in memory that is not the caller's.
-
-    Args:
-        x: what `checked` made of `given`.
-        given: as the caller has it.
-        kind: a likelihood; counts have to stay whole numbers, one by one.
-        what: what `x` is called in errors.
-
-    Raises:
-        UserError: for values that float32 cannot tell apart.
-    """
-    if x.dtype == torch.float64:
-        _check_precision(x, kind, what)
+def owned(x: Tensor, given: object) -> Tensor:
+    """Checked values as float32, in memory that is not that of `given`, the caller's."""
     shared = str(getattr(given, "dtype", "")).endswith("float32")
     return x.clone() if shared and x.dtype == torch.float32 else x.float()
 
 
-def _check_precision(x: Tensor, kind: str, what: str) -> None:
-    """Refuse values whose rounding to float32 is no small part of how they vary."""
+def check_precision(x: Tensor, kind: str, what: str) -> None:
+    """Refuse values whose rounding to float32 is no small part of how they vary.
+
+    Counts have to stay the whole numbers that they are.
+
+    Raises:
+        UserError: for values that float32 cannot tell apart; it names the first.
+    """
+    if x.dtype != torch.float64:
+        return
     lost = (x - x.float().double()).abs().flatten(1)
     scale = x.flatten(1).std(0, correction=0)
     bad = lost > (0 if kind in COUNTS else _LOST * scale)

@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_vae_zoo.data.checks import (
     are_bits,
     check_images,
+    check_precision,
     checked,
     owned,
 )
@@ -136,6 +137,8 @@ class Dataset:
             check: Any = checked_rows if isinstance(x, Rows) else checked
             x = check(x, shape, kinds[split], split, bits, wide=True)
             splits[split], shape = x.detach(), x.shape[1:]
+            if not standardise:
+                check_precision(some(x), likelihood, split)
         rows: dict[str, np.ndarray] = {}
         sizes = {split: len(x) for split, x in splits.items()}
         if shares:
@@ -143,6 +146,7 @@ class Dataset:
             whole = splits["train"]
             splits |= {split: part(whole, r) for split, r in rows.items()}
             note += f", {arrays.share_note(shares, seed)}"
+        note += ", standardised by train" if standardise else ""
         known["note"] = note
         if labels is not None:
             known["_classes"] = classes_of(labels, rows, sizes, label_names)
@@ -151,7 +155,7 @@ class Dataset:
             splits = {split: standardised(x, found) for split, x in splits.items()}
         for split in ("train", "valid", "test"):
             own: Any = owned_rows if isinstance(splits[split], Rows) else owned
-            known[split] = own(splits[split], given.get(split), likelihood, split)
+            known[split] = own(splits[split], given.get(split))
         self._draw(tuple(shares))
 
     split = classmethod(arrays.split)

@@ -178,7 +178,7 @@ def _download(source: Source, folders: list[Path]) -> Path:
 
 
 def _fetch(url: str) -> bytes:
-    from tqdm import tqdm
+    from pyro_vae_zoo.runtime import tqdm
 
     with urlopen(url, timeout=TIMEOUT) as answer:
         length = answer.headers.get("Content-Length")

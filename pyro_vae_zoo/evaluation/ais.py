@@ -21,21 +21,28 @@ decoders so.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae_zoo.data.display import Summary, digits, figure, frame
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.hmc import Annealing, State
 from pyro_vae_zoo.evaluation.importance import summarise
+from pyro_vae_zoo.evaluation.statistics import mean_row
 from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, sides_and_data, units_of
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import Site, in_data_plate, is_record, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = [
     "AnnealedLikelihood",
@@ -75,6 +82,36 @@ class AnnealedLikelihood:
     num_temps: int
     num_leapfrog: int
 
+    def __repr__(self) -> str:
+        return str(self._summary())
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self) -> Summary:
+        n, chains = len(self.log_prob), self.num_chains
+        error = self.std_error.square().sum().sqrt().item() / max(n, 1)
+        rows = [
+            mean_row("log p(x)", self.log_prob, f", +- {digits(error)} of the chains"),
+            ("ESS", digits(self.ess.mean().item(), 1), f"of {chains} chains"),
+            ("acceptance", digits(self.acceptance.mean().item(), 2)),
+        ]
+        what = f"AnnealedLikelihood of {n} data by {chains} chains each"
+        return Summary(f"{what}, T = {self.num_temps}, nats per datum", rows)
+
+    def to_frame(self) -> "DataFrame":
+        """A data frame with a row for each datum.
+
+        Raises:
+            UserError: without pandas.
+        """
+        names = ("log_prob", "std_error", "ess", "acceptance")
+        return frame({name: getattr(self, name) for name in names}, "datum")
+
+    def plot(self, *, title: str | None = None) -> "Figure":
+        """The spread of log p(x) over the data, and each datum's effective chains."""
+        return figure(self, title)
+
 
 @dataclass(frozen=True)
 class BidirectionalBounds:
@@ -108,6 +145,36 @@ class BidirectionalBounds:
     def gap(self) -> Tensor:
         """Upper minus lower: in expectation at least the error of either."""
         return self.upper - self.lower
+
+    def __repr__(self) -> str:
+        return str(self._summary())
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self) -> Summary:
+        rows = [
+            mean_row("upper", self.upper),
+            mean_row("lower", self.lower),
+            mean_row("gap", self.gap),
+            ("acceptance", digits(self.acceptance.mean().item(), 2)),
+        ]
+        what = f"BidirectionalBounds of log p(x) of {len(self.gap)} simulated data by "
+        what += f"{self.num_chains} chains each, T = {self.num_temps}, nats per datum"
+        return Summary(what, rows)
+
+    def to_frame(self) -> "DataFrame":
+        """A data frame with a row for each datum, which do without `x`.
+
+        Raises:
+            UserError: without pandas.
+        """
+        names = ("lower", "upper", "gap", "acceptance")
+        return frame({name: getattr(self, name) for name in names}, "datum")
+
+    def plot(self, *, title: str | None = None) -> "Figure":
+        """Each datum's two bounds, and the gap between them."""
+        return figure(self, title)
 
 
 @apart

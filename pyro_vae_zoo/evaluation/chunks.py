@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
-from tqdm import tqdm
 
 from pyro_vae_zoo.data.streamed.rows import part
 from pyro_vae_zoo.errors import UserError
@@ -24,7 +23,7 @@ from pyro_vae_zoo.pair.door import sides_and_data
 from pyro_vae_zoo.pair.memory import rows_that_fit
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.vae import VAE
-from pyro_vae_zoo.runtime import Ranks
+from pyro_vae_zoo.runtime import Ranks, tqdm
 
 __all__ = [
     "chunk_rows_for",

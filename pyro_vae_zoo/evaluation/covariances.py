@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from pyro import poutine
 from pyro.distributions.transforms import Permute
 from torch import Tensor, nn
 
+from pyro_vae_zoo.data.display import Summary, digits, figure, frame
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import stream
 from pyro_vae_zoo.inference.terms import with_particles
@@ -17,6 +19,10 @@ from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, data_of
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = ["PosteriorCovariances", "posterior_covariances"]
 
@@ -72,6 +78,46 @@ class PosteriorCovariances:
         half = (free - torch.arange(dim, dtype=torch.double)) / 2
         bias = torch.digamma(half).sum() - dim * math.log(free / 2)
         return torch.logdet(self.covariance) - bias
+
+    def __repr__(self) -> str:
+        return str(self._summary())
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self) -> Summary:
+        numbers = zip(
+            self.mean_abs_correlation.mean(1), self.log_det.mean(1), strict=True
+        )
+        rows = [
+            (step, *(digits(value.item()) for value in found))
+            for step, found in zip(self.steps, numbers, strict=True)
+        ]
+        _, n, dim, _ = self.covariance.shape
+        what = f"PosteriorCovariances of {n} data, {dim} latents, {self.num_particles} "
+        what += (
+            f"draws each; independent latents have |correlation| {digits(self.noise)}"
+        )
+        return Summary(what, rows, ("mean |correlation|", "log det"))
+
+    def to_frame(self) -> "DataFrame":
+        """A data frame with a row for each step and datum.
+
+        Raises:
+            UserError: without pandas.
+        """
+        _, n, _, _ = self.covariance.shape
+        columns = {
+            "step": [step for step in self.steps for _ in range(n)],
+            "datum": [*range(n)] * len(self.steps),
+            "mean_abs_correlation": self.mean_abs_correlation.flatten(),
+            "log_det": self.log_det.flatten(),
+        }
+        return frame(columns).set_index(["step", "datum"])
+
+    def plot(self, *, title: str | None = None) -> "Figure":
+        """Mean |correlation| of each two latents; see `plots.plot_correlations`."""
+        return figure(self, title)
 
 
 @apart

@@ -19,15 +19,22 @@ need not stay in the family: `local_log_likelihood` of `local` takes a full M.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from pyro_vae_zoo.data.display import Summary, figure, frame
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.importance import summarise
 from pyro_vae_zoo.evaluation.local import Fit, weights_of_each
+from pyro_vae_zoo.evaluation.statistics import mean_row
 from pyro_vae_zoo.pair.door import Data, apart, data_of
 from pyro_vae_zoo.pair.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = ["InferenceGaps", "inference_gaps"]
 
@@ -72,6 +79,37 @@ class InferenceGaps:
     def amortisation_gap(self) -> Tensor:
         """The optimised ELBO minus the guide's."""
         return self.local_elbo - self.amortised_elbo
+
+    def __repr__(self) -> str:
+        return str(self._summary())
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self) -> Summary:
+        rows = [
+            mean_row("log p(x)", self.log_prob),
+            mean_row("approximation gap", self.approximation_gap),
+            mean_row("amortisation gap", self.amortisation_gap),
+            mean_row("ELBO", self.amortised_elbo),
+        ]
+        return Summary(
+            f"InferenceGaps of {len(self.log_prob)} data, nats per datum", rows
+        )
+
+    def to_frame(self) -> "DataFrame":
+        """A data frame with a row for each datum: its gaps and what they lie between.
+
+        Raises:
+            UserError: without pandas.
+        """
+        names = ["log_prob", "local_elbo", "amortised_elbo"]
+        names += ["approximation_gap", "amortisation_gap"]
+        return frame({name: getattr(self, name) for name in names}, "datum")
+
+    def plot(self, *, title: str | None = None) -> "Figure":
+        """The gaps as a bar, and datum by datum; see `plots.plot_gaps`."""
+        return figure(self, title)
 
 
 @apart

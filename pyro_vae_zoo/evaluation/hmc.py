@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae_zoo.options import count
+from pyro_vae_zoo.runtime import tqdm
 
 __all__ = ["Annealing", "Score", "State", "temperatures", "transition"]
 

@@ -3,15 +3,23 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from pyro_vae_zoo.data.display import Row, Summary, digits, figure, frame
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.statistics import mean_row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = [
     "LogLikelihood",
     "error_of_mean",
+    "khat_rows",
     "pareto_khat",
     "summarise",
     "summary_of_khat",
@@ -53,6 +61,35 @@ class LogLikelihood:
     ess: Tensor
     khat: Tensor
     num_particles: int
+
+    def __repr__(self) -> str:
+        return str(self._summary())
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self) -> Summary:
+        n, k = len(self.log_prob), self.num_particles
+        error = self.std_error.square().sum().sqrt().item() / max(n, 1)
+        rows = [
+            mean_row("log p(x)", self.log_prob, f", +- {digits(error)} of the draws"),
+            ("ESS", digits(self.ess.mean().item(), 1), f"of {k} draws"),
+            *khat_rows(*summary_of_khat(self.khat)),
+        ]
+        return Summary(f"LogLikelihood of {n} data by {k} draws each, nats", rows)
+
+    def to_frame(self) -> "DataFrame":
+        """A data frame with a row for each datum: `log_prob`, `std_error`, `ess`, `khat`.
+
+        Raises:
+            UserError: without pandas.
+        """
+        names = ("log_prob", "std_error", "ess", "khat")
+        return frame({name: getattr(self, name) for name in names}, "datum")
+
+    def plot(self, *, title: str | None = None) -> "Figure":
+        """The spread of log p(x) over the data, and each datum's k-hat."""
+        return figure(self, title)
 
 
 def summarise(log_weights: Tensor) -> LogLikelihood:
@@ -112,6 +149,14 @@ def summary_of_khat(khat: Tensor) -> tuple[float | None, float | None]:
     if not len(known):
         return None, None
     return known.median().item(), (known > _UNRELIABLE).double().mean().item()
+
+
+def khat_rows(median: float | None, above_07: float | None) -> list[Row]:
+    """A row of a `Summary`; none where k-hat is not known."""
+    if median is None or above_07 is None:
+        return []
+    middle = "inf" if median == math.inf else digits(median, 2)
+    return [("Pareto k-hat", middle, f"median, {100 * above_07:.0f} % above 0.7")]
 
 
 def _summary_of_block(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -19,7 +19,6 @@ import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import PARTICLES_PER_CHUNK, chunk_rows_for
@@ -31,6 +30,7 @@ from pyro_vae_zoo.pair.door import Data, apart, sides_and_data, units_of
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runtime import tqdm
 
 __all__ = ["Fit", "LocalGuide", "local_log_likelihood", "weights_of_each"]
 

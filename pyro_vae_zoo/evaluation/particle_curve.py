@@ -5,14 +5,20 @@ A curve that still rises at its end says that the draws are too few.
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from pyro_vae_zoo.data.display import Summary, digits, figure, frame
 from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
 from pyro_vae_zoo.evaluation.importance import summarise
 from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.pair.door import Data, apart
 from pyro_vae_zoo.pair.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = ["ParticleCurve", "curve_of", "particle_curve"]
 
@@ -41,6 +47,39 @@ class ParticleCurve:
     std_error: tuple[float, ...]
     mc_error: tuple[float, ...]
     num_data: int
+
+    def __repr__(self) -> str:
+        return str(self._summary())
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self) -> Summary:
+        numbers = zip(
+            self.num_particles,
+            self.log_prob,
+            self.std_error,
+            self.mc_error,
+            strict=True,
+        )
+        rows = [(str(k), *map(digits, at_k)) for k, *at_k in numbers]
+        header = ("log p(x)", "+- over the data", "+- of the draws")
+        what = f"ParticleCurve: mean over {self.num_data} data by K draws each, nats"
+        return Summary(what, rows, header)
+
+    def to_frame(self) -> "DataFrame":
+        """A data frame with a row for each number of particles.
+
+        Raises:
+            UserError: without pandas.
+        """
+        names = ("num_particles", "log_prob", "std_error", "mc_error")
+        columns = {name: getattr(self, name) for name in names}
+        return frame(columns).set_index("num_particles")
+
+    def plot(self, *, title: str | None = None) -> "Figure":
+        """The curve; see `plots.plot_particles`."""
+        return figure(self, title)
 
 
 @apart

@@ -1,13 +1,23 @@
-"""Standard errors of means, over data and over seeds, and differences of the latter."""
+"""Standard errors of means, over data and over seeds, differences, principal axes."""
 
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["difference", "error_over_data", "number", "standard_error"]
+from pyro_vae_zoo.data.display import Row, digits
+
+__all__ = [
+    "difference",
+    "error_over_data",
+    "mean_row",
+    "number",
+    "principal_axes",
+    "standard_error",
+]
 
 
 def number(value: float | None) -> float:
@@ -26,6 +36,40 @@ def error_over_data(values: Tensor) -> float:
     2.0
     """
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def mean_row(name: str, values: Tensor, more: str = "") -> Row:
+    """The mean of a number for each datum, and its standard error over them.
+
+    >>> mean_row("log p(x)", Tensor([-96.0, -88.0, -88.0, -88.0]))
+    ('log p(x)', '-90.000', '+- 2.000 over the data')
+    """
+    error = f"+- {digits(error_over_data(values))} over the data"
+    return name, digits(values.mean().item()), error + more
+
+
+def principal_axes(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Centre, principal axes as rows, and standard deviations along them, falling.
+
+    Each axis points to where its largest component is positive. Codes of two dimensions
+    keep their own axes and the origin.
+
+    Args:
+        codes: shape `(n, latent_dim)`.
+
+    >>> line = torch.tensor([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0]])
+    >>> principal_axes(line)[1][0]
+    tensor([0.6000, 0.8000, 0.0000], dtype=torch.float64)
+    """
+    codes = codes.double()
+    if codes.shape[1] == 2:
+        return codes.new_zeros(2), torch.eye(2).double(), codes.std(0, correction=0)
+    centre = codes.mean(0)
+    covariance = (codes - centre).T @ (codes - centre) / len(codes)
+    variances, columns = torch.linalg.eigh(covariance)  # rising
+    axes = columns.T.flip(0)
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    return centre, axes * largest.sign(), variances.flip(0).clamp(min=0).sqrt()
 
 
 def standard_error(values: Sequence[float]) -> float | None:

@@ -1,20 +1,27 @@
 """A network as plain data, for programs that have no PyTorch: a page in a browser.
 
-`layers_of` gives dense networks as a list of steps, each a dictionary of an `op` and its
-arrays, in 16 bits; `apply` is what such a program has to do with them, in numpy.
+`layers_of` gives a network as a list of steps, each a dictionary of an `op` and its
+arrays, in 16 bits; `apply` is what such a program has to do with them, in numpy. Images
+are flat in it, channel by channel.
 
-| op         | h becomes                                     | arrays           |
-|------------|-----------------------------------------------|------------------|
-| `linear`   | `weight @ h + bias` (bias may be None)         | `weight`, `bias` |
-| `relu`, `elu`, `tanh`, `sigmoid`, `silu` | that of each element |              |
-| `exp`      | the exponential of each, kept within +-`bound` |                  |
-| `glu`      | the first half times the sigmoid of the second |                  |
-| `residual` | `shortcut` of h plus `net` of h                | lists of steps   |
-| `affine`   | `scale * h + shift`                            |                  |
-| `levels`   | mean grey levels of `DiscretizedLogistic`      |                  |
+| op         | h becomes                                      | arrays            |
+|------------|------------------------------------------------|-------------------|
+| `linear`   | `weight @ h + bias` (bias may be None)          | `weight`, `bias`  |
+| `conv`     | a convolution of it, maybe `transposed`         | `weight`, `bias`  |
+| `norm`     | h of mean 0 and variance 1, times `weight`      | `weight`, `bias`  |
+| `relu`, `elu`, `tanh`, `sigmoid`, `silu`, `softplus` | that of each element |  |
+| `exp`      | the exponential of each, kept within +-`bound`  |                   |
+| `glu`      | the first half times the sigmoid of the second  |                   |
+| `residual` | `shortcut` of h plus `net` of h                 | lists of steps    |
+| `affine`   | `scale * h + shift`                             |                   |
+| `levels`   | mean grey levels of `DiscretizedLogistic`       |                   |
+| `table`    | what was decoded near it in a plane (`tables`)  | `values`          |
 
-The likelihood of grey levels takes the first half of h as logits of centres; its log-scales
-are `floor` + softplus(the second half + `fresh` - `floor`).
+A convolution has an image of shape `from` and gives one of shape `to`. Be the smaller of
+the two the one of places p: its weight `(to, from, rows, columns)` at k joins p to the
+place `stride * p - padding + k` of the larger. The likelihood of grey levels takes the
+first half of h as logits of centres; its log-scales are `floor` + softplus(the second
+half + `fresh` - `floor`).
 """
 
 import base64
@@ -22,6 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import expit
 from torch import Tensor, nn
 
@@ -32,50 +40,87 @@ from pyro_vae_zoo.nn.likelihoods import (
     MIN_LOG_SCALE,
     Likelihood,
 )
-from pyro_vae_zoo.nn.networks import FoldBatch, GatedLinear, Residual
+from pyro_vae_zoo.nn.networks import FoldBatch, GatedConv, GatedLinear, Residual
 
-__all__ = ["apply", "layers_of", "mean_layers", "pack"]
+__all__ = ["NoSuchStep", "apply", "half", "layers_of", "mean_layers", "pack"]
 
 Layers = list[dict[str, Any]]
 
 
-def layers_of(network: nn.Module) -> Layers:
-    """A dense network, step by step.
+class NoSuchStep(UserError):
+    """What a network does is none of the steps that there are."""
+
+
+@torch.no_grad()
+def layers_of(network: nn.Module, h: Tensor) -> Layers:
+    """A network, step by step.
+
+    Args:
+        network: in evaluation mode.
+        h: an input of it, shape `(1, in_features)`: the sizes of images follow from it.
 
     Raises:
-        UserError: for a layer that is none of those in the table above.
+        NoSuchStep: for a layer that is none of those in the table above.
+        UserError: for weights that 16 bits do not hold.
 
-    >>> [step["op"] for step in layers_of(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))]
+    >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    >>> [step["op"] for step in layers_of(network, torch.zeros(1, 2))]
     ['linear', 'relu']
     """
+    flat = h.ndim == 2
     match network:
         case nn.Sequential():
-            return [step for part in network for step in layers_of(part)]
-        case nn.Linear():
-            arrays = {"weight": _half(network.weight), "bias": _half(network.bias)}
-            return [{"op": "linear", **arrays}]
-        case GatedLinear():
-            return [*layers_of(network.linear), {"op": "glu"}]
-        case Residual():
-            shortcut, net = layers_of(network.shortcut), layers_of(network.net)
-            return [{"op": "residual", "shortcut": shortcut, "net": net}]
+            steps = []
+            for part in network:
+                steps += layers_of(part, h)
+                h = part(h)
+            return steps
+        case nn.Linear() if flat:
+            return [{"op": "linear", **_weights(network)}]
+        case nn.Conv2d() | nn.ConvTranspose2d() if _is_plain(network):
+            return [_convolution(network, h)]
+        case nn.LayerNorm() if flat and network.normalized_shape == h.shape[1:]:
+            return [{"op": "norm", **_weights(network), "eps": network.eps}]
+        case GatedLinear() if flat:
+            return [*layers_of(network.linear, h), {"op": "glu"}]
+        case GatedConv():  # the halves of all channels are those of the flat image
+            return [*layers_of(network.conv, h), {"op": "glu"}]
+        case Residual() if flat:
+            parts = {"shortcut": network.shortcut, "net": network.net}
+            nets = {name: layers_of(part, h) for name, part in parts.items()}
+            return [{"op": "residual", **nets}]
         case nn.ReLU() | nn.ELU(alpha=1.0) | nn.Tanh() | nn.Sigmoid() | nn.SiLU():
             return [{"op": type(network).__name__.lower()}]
-        case nn.Identity() | nn.Flatten(start_dim=1, end_dim=-1):
+        case nn.Softplus(beta=1.0):
+            return [{"op": "softplus"}]
+        case nn.Identity() | nn.Flatten(start_dim=1, end_dim=-1) | nn.Dropout():
             return []
-        case FoldBatch() if _is_dense(network.net):  # of one's own; h has one batch
-            return layers_of(network.net)
-    raise UserError(
-        "expected a decoder of dense layers (network mlp, gated_mlp or resnet), got "
-        f"{type(network).__name__}; a convolutional decoder, or one of your own?"
+        case nn.Unflatten(dim=1 | -1) if flat:
+            return []
+        case FoldBatch(event_dim=1) if flat:
+            return layers_of(network.net, h)
+    raise NoSuchStep(
+        f"a {type(network).__name__} of shape {tuple(h.shape[1:])} is no layer that the "
+        "page knows"
     )
 
 
-def _is_dense(network: nn.Module) -> bool:
-    try:
-        return bool(layers_of(network))
-    except UserError:
-        return False
+def _is_plain(network: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    usual = network.groups == 1 and network.padding_mode == "zeros"
+    return usual and network.dilation == (1, 1) and isinstance(network.padding, tuple)
+
+
+def _convolution(network: nn.Conv2d | nn.ConvTranspose2d, h: Tensor) -> dict[str, Any]:
+    transposed = isinstance(network, nn.ConvTranspose2d)
+    weight = network.weight.swapaxes(0, 1) if transposed else network.weight
+    arrays = {"weight": half(weight), "bias": half(network.bias)}
+    sizes = {"from": list(h.shape[1:]), "to": list(network(h).shape[1:])}
+    where = {"stride": list(network.stride), "padding": list(network.padding)}
+    return {"op": "conv", **arrays, "transposed": transposed, **sizes, **where}
+
+
+def _weights(network: nn.Module) -> dict[str, np.ndarray | None]:
+    return {name: half(getattr(network, name)) for name in ("weight", "bias")}
 
 
 def mean_layers(
@@ -94,7 +139,7 @@ def mean_layers(
         units: scale and mean of each element of standardised data.
 
     Raises:
-        UserError: for a likelihood of the user's own.
+        NoSuchStep: for a likelihood of the user's own, and for one without a mean.
     """
     name = likelihood.name if isinstance(likelihood, Likelihood) else None
     match name:
@@ -116,10 +161,8 @@ def mean_layers(
         case "discretized_logistic":
             scales = {"fresh": FRESH_LOG_SCALE, "floor": MIN_LOG_SCALE}
             return [{"op": "levels", **scales}]
-    raise UserError(
-        "expected a likelihood of the zoo that has a mean (bernoulli, binomial, gaussian, "
-        "discretized_logistic, poisson, negative_binomial), "
-        f"got {type(likelihood).__name__}, whose mean the page does not know"
+    raise NoSuchStep(
+        f"the mean of a {type(likelihood).__name__} is none that the page knows"
     )
 
 
@@ -127,7 +170,7 @@ def apply(layers: Sequence[dict[str, Any]], h: np.ndarray) -> np.ndarray:
     """The output `(n, out_features)` for inputs `(n, in_features)`, in 64 bits.
 
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
-    >>> apply(layers_of(network), np.zeros((5, 2))).shape
+    >>> apply(layers_of(network, torch.zeros(1, 2)), np.zeros((5, 2))).shape
     (5, 3)
     """
     for step in layers:
@@ -146,7 +189,12 @@ def pack(array: np.ndarray) -> dict[str, Any]:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "data": data}
 
 
-def _half(weights: Tensor | None) -> np.ndarray | None:
+def half(weights: Tensor | None) -> np.ndarray | None:
+    """Weights in 16 bits.
+
+    Raises:
+        UserError: for some that 16 bits do not hold.
+    """
     if weights is None:
         return None
     values = weights.detach().cpu().double().numpy()
@@ -161,6 +209,49 @@ def _half(weights: Tensor | None) -> np.ndarray | None:
 def _linear(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
     out = h @ step["weight"].astype(float).T
     return out if step["bias"] is None else out + step["bias"].astype(float)
+
+
+def _conv(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
+    weight, (_, *sizes) = step["weight"].astype(float), step["to"]
+    image = h.reshape(len(h), *step["from"])
+    bias = np.zeros(len(weight)) if step["bias"] is None else step["bias"].astype(float)
+    out = np.tile(bias[:, None, None], (len(h), 1, *sizes))
+    small, large = (image, out) if step["transposed"] else (out, image)
+    every = slice(None), slice(None)  # of data and of channels
+    for k in np.ndindex(weight.shape[2:]):
+        here, there = [], []  # rows and columns of the smaller image, and of the larger
+        for axis in (0, 1):
+            at = np.arange(small.shape[2 + axis])
+            to = step["stride"][axis] * at - step["padding"][axis] + k[axis]
+            inside = (to >= 0) & (to < large.shape[2 + axis])
+            here.append(at[inside])
+            there.append(to[inside])
+        source, target = every + np.ix_(*here), every + np.ix_(*there)
+        if not step["transposed"]:
+            source, target = target, source
+        part = np.einsum("oc,nchw->nohw", weight[every + k], image[source])
+        out[target] += part
+    return out.reshape(len(h), -1)
+
+
+def _norm(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
+    centred = h - h.mean(-1, keepdims=True)
+    h = centred / np.sqrt(centred.var(-1, keepdims=True) + step["eps"])
+    if step["weight"] is not None:
+        h = h * step["weight"].astype(float)
+    return h if step["bias"] is None else h + step["bias"].astype(float)
+
+
+def _table(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
+    side = step["side"]
+    u = (h - step["centre"]) @ step["axes"].T
+    place = ((u / step["half"] + 1) / 2 * (side - 1)).clip(0, side - 1)
+    (i, j), values = np.minimum(place.astype(int), side - 2).T, step["values"]
+    right, up = (place - np.stack([i, j], 1)).T[:, :, None]
+    lower = (1 - right) * values[i * side + j] + right * values[(i + 1) * side + j]
+    j = j + 1
+    upper = (1 - right) * values[i * side + j] + right * values[(i + 1) * side + j]
+    return (1 - up) * lower + up * upper
 
 
 def _glu(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
@@ -178,14 +269,18 @@ def _levels(h: np.ndarray, step: dict[str, Any]) -> np.ndarray:
 
 _OPS: dict[str, Callable[[np.ndarray, dict[str, Any]], np.ndarray]] = {
     "linear": _linear,
+    "conv": _conv,
+    "norm": _norm,
     "relu": lambda h, step: np.maximum(h, 0),
     "elu": lambda h, step: np.where(h > 0, h, np.expm1(np.minimum(h, 0))),
     "tanh": lambda h, step: np.tanh(h),
     "sigmoid": lambda h, step: expit(h),
     "silu": lambda h, step: h * expit(h),
+    "softplus": lambda h, step: np.logaddexp(h, 0),
     "exp": lambda h, step: np.exp(h.clip(-step["bound"], step["bound"])),
     "glu": _glu,
     "residual": lambda h, step: apply(step["shortcut"], h) + apply(step["net"], h),
     "affine": lambda h, step: step["scale"] * h + step["shift"],
     "levels": _levels,
+    "table": _table,
 }

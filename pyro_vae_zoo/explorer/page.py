@@ -1,7 +1,8 @@
 r"""A page on which the latent space of a trained pair is explored in a browser.
 
 One file, without a server and without the network: the decoder's weights are in it, in 16
-bits, and its script decodes whatever z is pointed at. The plane is that of z where z has
+bits, and its script decodes whatever z is pointed at. Of a decoder or a likelihood that it
+does not know it has what was decoded in the plane. The plane is that of z where z has
 two dimensions; else it is that of the first two principal axes of the codes
 \(m_i = E_{q(z|x_i)}[z]\),
 
@@ -33,15 +34,18 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.scales import UNIT, Scale, range_note, scale_of
 from pyro_vae_zoo.data.streamed.rows import Rows
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.probe import labels_for
+from pyro_vae_zoo.evaluation.statistics import principal_axes
 from pyro_vae_zoo.explorer import decoder as portable
+from pyro_vae_zoo.explorer.decoder import NoSuchStep
 from pyro_vae_zoo.explorer.posteriors import (
     MASSES,
     add_outlines,
     codes_of,
     draws_of,
     posteriors_of,
-    principal_axes,
 )
+from pyro_vae_zoo.explorer.tables import decoded, table_of
 from pyro_vae_zoo.files import finite, write_atomically
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import apart, sides_and_data
@@ -52,7 +56,7 @@ from pyro_vae_zoo.pair.vae import VAE
 __all__ = ["explore", "page_contents", "page_of"]
 
 _MOST_ROWS = 10_000  # data of which the page has the codes, where not all are in memory
-_TOLERANCE = 0.02  # of decoded means, for rounding the weights to 16 bits
+_TOLERANCE = 0.02  # of decoded means, for weights of 16 bits
 
 
 @apart
@@ -63,7 +67,7 @@ def explore(
     *,
     data: Dataset | str | None = None,
     split: str = "test",
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | Tensor | None = None,
     classes: Sequence[str] | None = None,
     num_data: int = 50,
     num_samples: int = 200,
@@ -73,13 +77,14 @@ def explore(
     """Write a page that explores the latent space of a pair in a browser.
 
     Args:
-        vae: a pair of one latent vector `"z"`, its decoder of dense layers.
+        vae: a pair of one latent vector `"z"`.
         x: data, shape `(n, *event_shape)`: their codes are the dots of the plane. Of data
             that are not in memory they are those of the first 10,000.
         path: the file to write, `.html`.
         data: names them, and knows how to draw them.
         split: what the page says that they are.
-        labels: class of each datum, a number from 0: its dot's colour.
+        labels: class of each datum, a number from 0: its dot's colour. By default those
+            that `data` have of the split, where `x` are all of it.
         classes: names of the classes.
         num_data: how many of the data have their posterior on the page.
         num_samples: draws of q(z|x) for each of them.
@@ -90,9 +95,9 @@ def explore(
         The path.
 
     Raises:
-        UserError: for a hierarchy, a graph or a density model, a decoder that is not of
-            dense layers, fewer than two latent dimensions, and for labels that do not
-            match the data.
+        UserError: for a hierarchy, a graph or a density model, for fewer than two latent
+            dimensions, decoded means that are not finite, and for labels that do not match
+            the data.
 
     >>> import tempfile, pyro_vae_zoo as zoo
     >>> data = zoo.load_dataset("digits")
@@ -114,7 +119,7 @@ def page_contents(
     x: Tensor,
     data: Dataset | str | None = None,
     split: str = "test",
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | Tensor | None = None,
     classes: Sequence[str] | None = None,
     num_data: int = 50,
     num_samples: int = 200,
@@ -124,31 +129,39 @@ def page_contents(
     """The contents of the page, as JSON would have them but for numpy's arrays.
 
     Arguments and errors of `explore`. Of D latents and N data, the keys are `layers` of
-    the decoder (see `decoder`), `shape` of a datum, `(n,)` or `(channels, H, W)`,
-    `limits` between which it is drawn (see `scales`), `centre` `(D,)` and `axes`
-    `(D, D)`, `sd` `(D,)` along them, `codes` `(N, 2)`, `labels` `(N,)`, and for each of
-    `data` its `index`, `image` (its values, or 8 bits for those from 0 to 1), `code`
-    `(D,)` and `draws` `(num_samples, D)` less the code, both in coordinates u, its
-    `elbo`, `log_prob` and `khat`, and where D is two `exact`, `guide` and `gap`.
+    the decoder (see `decoder`), `table`, the reason where these are one, `shape` of a
+    datum, `(n,)` or `(channels, H, W)`, `limits` between which it is drawn (see
+    `scales`), `centre` `(D,)` and `axes` `(D, D)`, `sd` `(D,)` along them, `codes`
+    `(N, 2)`, `labels` `(N,)`, and for each of `data` its `index`, `image` (its values, or
+    8 bits for those from 0 to 1), `code` `(D,)` and `draws` `(num_samples, D)` less the
+    code, both in coordinates u, its `elbo`, `log_prob` and `khat`, and where D is two
+    `exact`, `guide` and `gap`.
     """
     from pyro_vae_zoo.plots import figure_title
 
     num_data = count("num_data", num_data)
     num_samples = count("num_samples", num_samples)
+    if labels is None and isinstance(data, Dataset):
+        labels, classes = labels_for(data, split, len(x))
     names = _class_names(labels, classes, len(x))
     _, _, x, _ = sides_and_data(vae, x)
     if isinstance(x, Rows):  # of which a page has no more than these
         x = x[:_MOST_ROWS]
         labels = None if labels is None else labels[:_MOST_ROWS]
-    layers = _decoder_layers(vae, x, data)
+    _check_shown(vae, x)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(x), generator=generator)[:num_data].sort().values
     codes = codes_of(vae, x, seed, progress)
-    decoded = portable.apply(layers, codes[:1000].numpy())
-    means = _means(vae, codes[:1000], data)
+    means = decoded(vae, codes[:1000], data)
     draws, log_weights = draws_of(vae, x[chosen], num_samples, seed, progress)
     codes[chosen] = draws.mean(1)
     centre, axes, sd = principal_axes(codes)
+    table = ""
+    try:
+        layers, error = _live(vae, codes[:1000], data)
+    except NoSuchStep as reason:
+        step, error = table_of(vae, data, centre, axes[:2], codes[:1000])
+        layers, table = [step], str(reason)
     posteriors = posteriors_of(draws, log_weights, centre, axes)
     if codes.shape[1] == 2:
         add_outlines(vae, x[chosen], posteriors, seed, progress)
@@ -166,7 +179,8 @@ def page_contents(
         "decoded": _name_of_mean(data),
         "note": range_note(scale, tuple(shape)),
         "layers": layers,
-        "rounding": _rounding(decoded, means.double().numpy()),
+        "table": table,
+        "error": error,
         "centre": _float(centre),
         "axes": _float(axes),
         "sd": _float(sd),
@@ -203,10 +217,13 @@ def page_of(contents: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------- the decoder
 
 
-def _decoder_layers(
-    vae: VAE, x: Tensor, data: Dataset | str | None
-) -> list[dict[str, Any]]:
-    """The decoder up to the mean, for a pair that the page can show."""
+def _check_shown(vae: VAE, x: Tensor) -> None:
+    """Raise a `UserError` for a pair that has no plane of latents, or is diverged."""
+    for name, p in vae.named_parameters():
+        if not p.isfinite().all():
+            raise UserError(
+                f"expected weights that are finite, got {name}; has the training diverged?"
+            )
     with evaluating(vae.model, vae.guide, vae.device, seed=0):
         sites = latent_sites(poutine.trace(vae.guide).get_trace(x[:1].to(vae.device)))
     shapes = {n: tuple(s["value"].shape[1:]) for n, s in sites.items()}
@@ -221,53 +238,48 @@ def _decoder_layers(
             f"the page shows a plane of latents, got {found}; train with "
             "--latent-dim 2 or more"
         )
+
+
+def _live(
+    vae: VAE, codes: Tensor, data: Dataset | str | None
+) -> tuple[portable.Layers, float]:
+    """The steps from z to the mean, and how far they are off at most at codes of data.
+
+    Raises:
+        NoSuchStep: for a model that is none of a decoder and a likelihood of known steps,
+            and where the steps' mean is another than the model's.
+        UserError: for weights that 16 bits do not hold.
+    """
     logit, units = None, None
     if isinstance(data, Dataset):
         logit = data.logit
         if (known := data.standardisation) is not None:
             units = _float(known.scale_of_each), _float(known.mean_of_each)
-    decoder = _module(vae.model, "decoder")
-    mean = portable.mean_layers(_module(vae.model, "likelihood"), logit, units)
-    return portable.layers_of(decoder) + mean
-
-
-def _module(model: nn.Module, name: str) -> nn.Module:
-    """A part of the model by its name."""
-    part = getattr(model, name, None)
-    if not isinstance(part, nn.Module):
-        raise UserError(
-            f"expected a model with a module {name!r}, as StandardModel has, got "
-            f"{type(model).__name__}"
+    decoder, likelihood = (
+        getattr(vae.model, name, None) for name in ("decoder", "likelihood")
+    )
+    if not (isinstance(decoder, nn.Module) and isinstance(likelihood, nn.Module)):
+        raise NoSuchStep(
+            f"a {type(vae.model).__name__} has no decoder and likelihood that the page "
+            "knows"
         )
-    return part
-
-
-def _means(vae: VAE, codes: Tensor, data: Dataset | str | None) -> Tensor:
-    """The means that PyTorch decodes, as pictures show them; `(n, numel)`."""
+    mean = portable.mean_layers(likelihood, logit, units)
     with evaluating(vae.model, vae.guide, vae.device, seed=0):
-        z = codes.to(vae.device, vae.dtype)
-        output = _module(vae.model, "decoder")(z)
-        means = _module(vae.model, "likelihood")(output).mean
-    means = data.pixels(means) if isinstance(data, Dataset) else means
-    return means.flatten(1).cpu()
-
-
-def _rounding(decoded: np.ndarray, means: np.ndarray) -> float:
-    """The largest difference that the weights' rounding makes, if it is no more."""
-    error = np.abs(decoded - means).max()
+        layers = portable.layers_of(decoder, codes[:1].to(vae.device, vae.dtype)) + mean
+    means = decoded(vae, codes, data).double().numpy()
+    error = np.abs(portable.apply(layers, codes.numpy()) - means).max()
     if not error <= _TOLERANCE * max(1, np.abs(means).max()):
-        raise UserError(
-            f"expected decoded means that differ by at most {_TOLERANCE} with weights of "
-            f"16 bits, got {error:.2g}; does a layer do more than its class says?"
+        raise NoSuchStep(
+            f"by weights of 16 bits the decoded means would be off by {error:.2g}"
         )
-    return float(error)
+    return layers, float(error)
 
 
 # ------------------------------------------------------------------------------ texts
 
 
 def _class_names(
-    labels: Sequence[int] | None, classes: Sequence[str] | None, num_data: int
+    labels: Sequence[int] | Tensor | None, classes: Sequence[str] | None, num_data: int
 ) -> list[str]:
     if labels is None:
         return []

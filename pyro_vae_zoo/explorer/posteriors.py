@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import stream
@@ -16,6 +15,7 @@ from pyro_vae_zoo.inference.terms import bound_terms, with_particles
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runtime import tqdm
 
 __all__ = [
     "MASSES",
@@ -23,36 +23,11 @@ __all__ = [
     "codes_of",
     "draws_of",
     "posteriors_of",
-    "principal_axes",
 ]
 
 MASSES = (0.5, 0.9, 0.99)  # of the regions that are outlined
 Draws = dict[str, Tensor]  # of a chunk, and what goes with them
 _CODE_DRAWS = 50  # of q(z|x) for each code
-
-
-def principal_axes(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Centre, principal axes as rows, and standard deviations along them, falling.
-
-    Each axis points to where its largest component is positive. Codes of two dimensions
-    keep their own axes and the origin.
-
-    Args:
-        codes: shape `(n, latent_dim)`.
-
-    >>> line = torch.tensor([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0]])
-    >>> principal_axes(line)[1][0]
-    tensor([0.6000, 0.8000, 0.0000], dtype=torch.float64)
-    """
-    codes = codes.double()
-    if codes.shape[1] == 2:
-        return codes.new_zeros(2), torch.eye(2).double(), codes.std(0, correction=0)
-    centre = codes.mean(0)
-    covariance = (codes - centre).T @ (codes - centre) / len(codes)
-    variances, columns = torch.linalg.eigh(covariance)  # rising
-    axes = columns.T.flip(0)
-    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
-    return centre, axes * largest.sign(), variances.flip(0).clamp(min=0).sqrt()
 
 
 def _draw(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> Draws:

@@ -94,7 +94,7 @@ def sylvester_orthogonal(
     """Van den Berg et al. 2018: M hidden units on amortised orthonormal columns.
 
     M is `num_ortho_vecs`, 8 (or the latent size, where that is less) by default.
-    They are made orthonormal by Bjorck's iteration, or faster by `qr`.
+    They are made orthonormal by Bjorck's iteration, or by `orthogonalize="qr"`.
     """
     return [
         zt.conditional_sylvester(

@@ -71,7 +71,8 @@ class MixturePrior(nn.Module):
     r"""K Gaussians of diagonal covariance, all of it learned.
 
     Centres are drawn from \(N(0, I/4)\) and scales start at \(\sqrt{3}/2\): the mean over
-    all such mixtures is \(N(0, I)\).
+    all such mixtures is \(N(0, I)\). One component is a Gaussian, and the KL to it has a
+    closed form.
 
     Args:
         latent_dim: size of z.
@@ -84,13 +85,19 @@ class MixturePrior(nn.Module):
     def __init__(self, latent_dim: int, num_components: int = 50) -> None:
         super().__init__()
         shape = count("prior_components", num_components), latent_dim
-        self.logits = nn.Parameter(torch.zeros(shape[0]))
+        logits = torch.zeros(shape[0])
+        if len(logits) > 1:
+            self.logits = nn.Parameter(logits)
+        else:  # which no bound depends on
+            self.register_buffer("logits", logits)
         self.loc = nn.Parameter(0.5 * torch.randn(shape))
         self.raw_scale = nn.Parameter(torch.full(shape, _RAW_OF_ROOT))
 
-    def forward(self) -> GaussianMixture:
+    def forward(self) -> TorchDistributionMixin:
         """p(z)."""
         scale = positive(self.raw_scale)
+        if len(scale) == 1:
+            return dist.Normal(self.loc[0], scale[0]).to_event(1)
         return GaussianMixture(self.logits.log_softmax(-1), self.loc, scale)
 
 

@@ -175,6 +175,15 @@ class VAE(nn.Module, Generic[Codes]):
             p.__dict__.pop("unconstrained", None)
         return self.__dict__.copy()
 
+    def __repr__(self) -> str:
+        """One line; `print(vae.model)` and `print(vae.guide)` show the modules."""
+        guide = (self.config or {}).get("guide") or type(self.guide).__name__
+        count = sum(p.numel() for p in self.parameters())
+        return (
+            f"VAE({str(guide)!r}, {self.event_shape}, {self.likelihood!r}, "
+            f"{count:,} parameters)"
+        )
+
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""

@@ -6,6 +6,7 @@ name the guide, and the data where they are told, in the title.
 """
 
 from pyro_vae_zoo.plots.components import plot_components
+from pyro_vae_zoo.plots.embedding import plot_embedding
 from pyro_vae_zoo.plots.estimates import plot_correlations, plot_gaps, plot_particles
 from pyro_vae_zoo.plots.graph import plot_gates, plot_graph
 from pyro_vae_zoo.plots.hierarchy import plot_growth, plot_layers
@@ -16,6 +17,7 @@ from pyro_vae_zoo.plots.images import (
     plot_traversal,
 )
 from pyro_vae_zoo.plots.posterior import plot_posterior
+from pyro_vae_zoo.plots.results import plot_result
 from pyro_vae_zoo.plots.scores import plot_scores
 from pyro_vae_zoo.plots.style import figure_title, save_figure
 from pyro_vae_zoo.plots.training import (
@@ -31,6 +33,7 @@ __all__ = [
     "plot_components",
     "plot_correlations",
     "plot_curves",
+    "plot_embedding",
     "plot_gaps",
     "plot_gates",
     "plot_graph",
@@ -40,6 +43,7 @@ __all__ = [
     "plot_particles",
     "plot_posterior",
     "plot_reconstructions",
+    "plot_result",
     "plot_results",
     "plot_samples",
     "plot_scores",

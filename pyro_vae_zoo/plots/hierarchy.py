@@ -7,7 +7,7 @@ from pyro import poutine
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.scales import scale_of
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.evaluation.evaluate import Evaluation
+from pyro_vae_zoo.evaluation.totals import Evaluation
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import data_sites, mean_or_draw

@@ -16,10 +16,13 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.ais import AnnealedLikelihood
 from pyro_vae_zoo.evaluation.diagnose import Diagnosis
 from pyro_vae_zoo.evaluation.importance import LogLikelihood
+from pyro_vae_zoo.evaluation.probe import labels_for
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["PICTURES", "draw", "draw_diagnosis"]
+
+_MOST_DOTS = 2000  # data of an embedding
 
 
 def draw(
@@ -49,6 +52,15 @@ def draw(
             figures["growth"] = lambda: plots.plot_growth(vae, data=data)
     if isinstance(z, torch.Tensor):
         figures["traversal"] = lambda: plots.plot_traversal(vae, x[:500], data=data)
+        labels, names = labels_for(data, "test", len(data.test))
+        if labels is not None and z.shape[-1] > 1:
+            figures["embedding"] = lambda: plots.plot_embedding(
+                vae,
+                data.test[:_MOST_DOTS],
+                labels[:_MOST_DOTS],
+                names=names,
+                data=data,
+            )
     if plane:
         figures["posterior"] = lambda: plots.plot_posterior(vae, x[:4], data=data)
         q = latent_sites(poutine.trace(vae.guide).get_trace(x[:1]))["z"]["fn"]

@@ -79,9 +79,18 @@ def figure_title(vae: VAE, data: Dataset | str | None = None) -> str:
     return f"{guide}\n{data}" if data else guide
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows, whether or not pyplot has been used in it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", facecolor="white")
+        return buffer.getvalue()
+
+
 def make_figure(width: float, height: float, title: str | None) -> Figure:
     """An empty figure with its title on the left."""
-    fig = Figure(figsize=(width, height), layout="constrained")
+    fig = NotebookFigure(figsize=(width, height), layout="constrained")
     if title:
         title = wrap_title(title, width)
         fig.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)

@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_vae_zoo.data.display import digits
+
 __all__ = ["describe", "filled", "summary"]
 
 
@@ -12,19 +14,19 @@ def summary(result: Mapping[str, Any]) -> str:
     """A result in lines of at most 80 columns."""
     k, n = result["num_particles"], result["num_data"]
     khat, latents = result["khat"], result["kl_per_site"]
-    mc_error = _digits(result["log_likelihood_mc_error"])
+    mc_error = digits(result["log_likelihood_mc_error"])
     lines = [
         f"{result['guide']} on {result['data']}, {result['split']} split, {n} data, "
         f"seed {result['seed']}",
         filled(f"({result['variant']})"),
-        f"  log-likelihood  {_digits(result['log_likelihood']):>9} +- "
-        f"{_digits(result['log_likelihood_std_error'])} nats  "
+        f"  log-likelihood  {digits(result['log_likelihood']):>9} +- "
+        f"{digits(result['log_likelihood_std_error'])} nats  "
         + (f"({k} particles, MC error {mc_error})" if latents else "(exact)"),
-        f"  ELBO            {_digits(result['elbo']):>9} +- "
-        f"{_digits(result['elbo_std_error'])} nats",
-        f"  KL              {_digits(result['kl']):>9} nats",
-        f"  reconstruction  {_digits(result['reconstruction']):>9} nats",
-        f"  bits/dimension  {_digits(result['bits_per_dim'], 4):>9}",
+        f"  ELBO            {digits(result['elbo']):>9} +- "
+        f"{digits(result['elbo_std_error'])} nats",
+        f"  KL              {digits(result['kl']):>9} nats",
+        f"  reconstruction  {digits(result['reconstruction']):>9} nats",
+        f"  bits/dimension  {digits(result['bits_per_dim'], 4):>9}",
         f"  active units    {', '.join(result['active_units'].values()):>9}",
     ]
     if not latents:
@@ -37,11 +39,19 @@ def summary(result: Mapping[str, Any]) -> str:
         share = 100 * khat["above_0.7"]
         median = "inf" if khat["median"] is None else f"{khat['median']:.2f}"  # in JSON
         lines.append(f"  Pareto k-hat    {median:>9} median, {share:.0f} % above 0.7")
+    for name, probe in (result.get("probe") or {}).items():
+        if name in _PROBES:
+            error, chance = digits(probe["std_error"]), digits(probe["chance"], 2)
+            text = f"{_PROBES[name]:<14}  {digits(probe['accuracy']):>9} +- {error}"
+            lines.append(f"  {text} of the labels (chance {chance})")
     if result.get("pretrained"):
         lines += _pretrained(result["pretrained"], k, khat["above_0.7"])
     for name, text in (result.get("cautions") or {}).items():
         lines.append(filled(f"{'error' if name == 'absurd' else 'caution'}: {text}"))
     return "\n".join(lines)
+
+
+_PROBES = {"linear": "linear probe", "neighbours": "10 neighbours"}
 
 
 def _pretrained(
@@ -52,7 +62,7 @@ def _pretrained(
     lines = [
         f"  published       {published['log_likelihood']:9.3f} nats  "
         f"({published['num_particles']} particles, MC error "
-        f"{_digits(published['log_likelihood_mc_error'])})",
+        f"{digits(published['log_likelihood_mc_error'])})",
         f"  difference      {published['difference']:+9.3f} nats  "
         f"({'?' if errors is None else f'{errors:+.1f}'} MC errors of both together)",
     ]
@@ -73,13 +83,6 @@ def filled(text: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _digits(number: float | None, digits: int = 3) -> str:
-    """A number; JSON has null where it is not finite."""
-    if number is None or not math.isfinite(number):
-        return "?"
-    return f"{number:.6g}" if abs(number) >= 1e5 else f"{number:.{digits}f}"
 
 
 def describe(result: dict) -> str:

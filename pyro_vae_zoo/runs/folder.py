@@ -10,7 +10,6 @@ result.json          its evaluation; written last, so it marks a finished run
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,7 +113,14 @@ def _without_files(config: RunConfig) -> dict[str, Any]:
     """
     places = config.get("places", {})
     names = {place: find_guide(text) for place, text in places.items()}
-    return {**config, "guide": find_guide(config["guide"]), "places": names}
+    own = {name: config["training"].get(name) for name in ("optimizer", "schedule")}
+    training = {k: find_guide(v) for k, v in own.items() if isinstance(v, str)}
+    return {
+        **config,
+        "guide": find_guide(config["guide"]),
+        "places": names,
+        "training": {**config["training"], **training},
+    }
 
 
 def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
@@ -147,6 +153,6 @@ def _read_config(folder: Path) -> RunConfig:
     config = checked(read_json(path), RunConfig, path, "configuration of a run")
     # Options that there were not yet when it was written are as they come.
     config["training"] = cast(
-        Training, asdict(TrainOptions()) | dict(config["training"])
+        Training, TrainOptions().recorded() | dict(config["training"])
     )
     return config

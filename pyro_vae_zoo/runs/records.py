@@ -74,3 +74,4 @@ class Result(TypedDict):
     num_threads: NotRequired[Count | None]
     versions: NotRequired[dict[str, Any] | None]
     cautions: NotRequired[dict[str, str]]
+    probe: NotRequired[dict[str, Any]]  # of the labels, where the data have some

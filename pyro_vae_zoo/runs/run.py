@@ -1,8 +1,7 @@
 """A run: train, evaluate and draw one pair, in a folder (see `folder`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +10,9 @@ import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError, first_line
-from pyro_vae_zoo.evaluation.cautions import cautions_of
-from pyro_vae_zoo.evaluation.evaluate import Evaluation, evaluate
+from pyro_vae_zoo.evaluation.evaluate import evaluate
+from pyro_vae_zoo.evaluation.probe import probe_scores
+from pyro_vae_zoo.evaluation.totals import Evaluation
 from pyro_vae_zoo.files import (
     CHECKPOINT_FILE,
     RESULT_FILE,
@@ -23,14 +23,17 @@ from pyro_vae_zoo.files import (
 from pyro_vae_zoo.models.create import PairConfig, create, find_guide
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runs.cautions import cautions_of
 from pyro_vae_zoo.runs.folder import begin, look
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
 from pyro_vae_zoo.saving import load_weights, save
+from pyro_vae_zoo.training.callbacks import Callback, Callbacks
 from pyro_vae_zoo.training.checkpoint import check_resumable
 from pyro_vae_zoo.training.fit import FitOptions, fit
 from pyro_vae_zoo.training.losses import checked_loss
 from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.steps import rates_of
 
 __all__ = ["build", "make_run", "result_of"]
 
@@ -50,6 +53,7 @@ def make_run(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train, evaluate and draw one pair in a run folder; return its result.
 
@@ -59,7 +63,8 @@ def make_run(
     what `load_dataset` finds the data by, where it is not their name, `data_options` how it
     reads them, and `train_size` how many training data there are, where it is not all.
     Among the options are what stands in the places of the pair, `prior` for one: a name
-    or FILE.py:Name.
+    or FILE.py:Name. Callbacks look on, and are no part of the
+    configuration.
 
     Raises:
         UserError: for bad options, a folder that is no run, is taken or in use, and a
@@ -68,6 +73,8 @@ def make_run(
     if eval_particles < 1:
         raise UserError(f"eval_particles must be at least 1, got {eval_particles}")
     pick_device(device)
+    Callbacks(callbacks)  # which looks at them
+    as_asked, training = training.recorded(), training.resolved()
     torch.manual_seed(training.seed)
     vae = build(guide, data, options)
     _check_runs(guide, vae, data, training)
@@ -77,7 +84,7 @@ def make_run(
         "variant": data.variant,
         "source": source or data.name,
         "vae": cast(PairConfig, vae.config),
-        "training": cast(Training, asdict(training)),
+        "training": cast(Training, as_asked),
         "eval_particles": eval_particles,
     }
     if data_options:
@@ -98,12 +105,13 @@ def make_run(
         ) is None:
             ranks.from_first(lambda: begin(folder, config, resume))
             where = FitOptions(
-                **asdict(training),
+                **vars(training),
                 device=device,
                 out=folder,
                 resume=resume,
                 overwrite=not resume,  # `look` has seen to it
                 progress=progress,
+                callbacks=callbacks,
             )
             finished = _finish(vae, data, config, where, folder)
     return finished
@@ -154,6 +162,8 @@ def _finish(
     def leave() -> Result:
         from pyro_vae_zoo.plots.run import draw  # matplotlib takes its time
 
+        if probe := probe_scores(vae, data, training.seed):
+            result["probe"] = probe
         draw(folder, vae, data, history.epochs, result)
         write_json(folder / RESULT_FILE, result)
         return cast(Result, result)
@@ -169,6 +179,7 @@ def _check_runs(guide: str, vae: VAE, data: Dataset, training: TrainOptions) -> 
             for phase in vae.phases:
                 loss = checked_loss(training, phase.loss)
                 loss(vae.model, vae.guide)(x)
+                rates_of(vae, phase, training)
         except UserError:
             raise
         except Exception as error:

@@ -4,12 +4,13 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from msgspec import Meta
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from typing_extensions import TypedDict
 
@@ -20,11 +21,12 @@ from pyro_vae_zoo.files import (
     one_line,
     written,
 )
-from pyro_vae_zoo.pair.vae import Phase
+from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.training.history import History
 from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = [
+    "best_weights",
     "check_resumable",
     "check_stored",
     "load_checkpoint",
@@ -129,6 +131,7 @@ class State(TypedDict):
     best: dict[str, Any] | None
     average: dict[str, Any] | None
     optimizer: dict[str, Any]
+    schedule: dict[str, Any] | None  # of a scheduler of torch's
     random_states: list[list[Any]]  # of each process
     num_threads: Annotated[int, Meta(gt=0, le=2**16)]
 
@@ -155,6 +158,7 @@ def check_resumable(
     state = load_checkpoint(path)
     state.setdefault("data", None)
     state.setdefault("average", None)
+    state.setdefault("schedule", None)
     # A checkpoint from before there was a choice is of steps that were not compiled.
     state.setdefault("compiled", dict.fromkeys(range(len(phases)), False))
     states = state.get("random_states")
@@ -173,9 +177,10 @@ def check_resumable(
             f"{path} was made with other data: their fingerprint is {state['data']}, that "
             f"of these {fingerprint}; resume with the same or start anew"
         )
-    saved, now = state["options"], asdict(options)
+    saved, now = state["options"], options.recorded()
     # Nothing but the end depends on the number of epochs, with some exceptions.
-    bound = options.schedule == "cosine" or len(phases) > 1 or phases[0].each_epoch
+    rate = options.schedule == "cosine" or options.has_own_rate
+    bound = rate or len(phases) > 1 or phases[0].each_epoch
     free = set() if bound else {"epochs"}
     if options.compile is False:  # the way out where there is no compiler any more
         free.add("compile")
@@ -191,6 +196,26 @@ def check_resumable(
             f"{path} is {state['epoch']} epochs on, {options.epochs} were asked for"
         )
     return state
+
+
+def best_weights(
+    vae: VAE, best: dict[str, Tensor], of: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Those of the best epoch; a release that saved less had the rest as it is now.
+
+    Args:
+        vae: which has the weights of the checkpoint.
+        best: the weights of the best epoch in it.
+        of: those of its end.
+
+    Raises:
+        ValueError: for weights that are not this pair's.
+    """
+    own = vae.state_dict()
+    best = best | {name: own[name].clone() for name in own.keys() - of.keys()}
+    if {n: t.shape for n, t in best.items()} != {n: t.shape for n, t in own.items()}:
+        raise ValueError("the weights of the best epoch are not those of this VAE")
+    return best
 
 
 def _is_history(history: dict[str, Any], epoch: int) -> bool:

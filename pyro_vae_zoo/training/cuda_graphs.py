@@ -18,6 +18,7 @@ from pyro_vae_zoo.errors import first_line
 from pyro_vae_zoo.inference.compiled import CompiledELBO
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.training.averages import Average
+from pyro_vae_zoo.training.fused_adam import is_watched
 
 __all__ = ["DeviceSteps", "Replay", "waits_for_nothing"]
 
@@ -26,9 +27,13 @@ _WARM_UP = 3  # steps before the capture, in which libraries take what memory th
 
 
 def waits_for_nothing(device: torch.device, optimizer: torch.optim.Optimizer) -> bool:
-    """True where steps can be left to the device: a GPU, and an Adam that can skip one."""
+    """True where steps can be left to the device.
+
+    That is a GPU, and an Adam or AdamW of PyTorch's that can skip one and calls nobody.
+    """
+    adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
     fused = all(group.get("fused") for group in optimizer.param_groups)
-    return device.type == "cuda" and fused
+    return device.type == "cuda" and adam and fused and not is_watched(optimizer)
 
 
 class DeviceSteps:
@@ -92,11 +97,6 @@ class DeviceSteps:
         else:
             self._replay(self._step)
 
-    def set_rate(self, rate: float) -> None:
-        """Set the learning rate of all parameters."""
-        for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate)
-
     def set_weights(self, values: dict[str, float], decay: float = 0.0) -> None:
         """Set the loss's scheduled weights, and the decay of the average."""
         places = self.scheduled | {_DECAY: self.decay}
@@ -118,9 +118,15 @@ class DeviceSteps:
         with pyro.validation_enabled(False):
             kind = self.loss.kind(self.vae.model, self.vae.guide, self.x)
         places = [p.data_ptr() for p in self.vae.state_dict().values()]
-        if (kind, places) != self._kind and self.x.device.type == "cuda":
+        groups = self.optimizer.param_groups
+        settings = [  # which a scheduler may move, as it does betas
+            {name: v for name, v in group.items() if name not in ("params", "lr")}
+            for group in groups
+        ]
+        known = kind, places, settings
+        if known != self._kind and self.x.device.type == "cuda":
             self._replay = Replay()  # what was recorded is of another pair
-        self._kind = kind, places
+        self._kind = known
 
     def end(self) -> tuple[float, int]:
         """Wait for all steps: `elbo_sum` and `done`. The loss has its floats again."""

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,10 +21,12 @@ from pyro_vae_zoo.pair.door import check_trainable
 from pyro_vae_zoo.pair.modes import undisturbed
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runtime import Ranks, interrupt_flag, pick_device, threads_kept
+from pyro_vae_zoo.training.callbacks import Callback, Callbacks
 from pyro_vae_zoo.training.history import History
 from pyro_vae_zoo.training.loop import Loop
 from pyro_vae_zoo.training.losses import checked_loss
 from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.steps import rates_of
 
 __all__ = ["fit"]
 
@@ -37,7 +40,8 @@ class FitOptions(TrainOptions):
     device: Annotated[
         str | torch.device,
         Option(
-            "`auto` (CUDA where there is one), `cpu`, `cuda` or one such as `cuda:1`."
+            "`auto` (CUDA where there is one), `cpu`, `cuda` or one such as `cuda:1`; a "
+            "`torch.device` too."
         ),
     ] = "auto"
     out: Annotated[
@@ -51,6 +55,13 @@ class FitOptions(TrainOptions):
         bool, Option("start anew where `out` holds a training, which is lost.")
     ] = False
     progress: Annotated[bool, Option("a progress bar with the live ELBO.")] = True
+    callbacks: Annotated[
+        Sequence[Callback],
+        Option(
+            "functions of a `zoo.callbacks.State` after each epoch, or objects with "
+            "`on_epoch_end(state)` or `on_fit_end(state)`: `zoo.callbacks.CSV(path)`."
+        ),
+    ] = ()
     num_workers: Annotated[
         int,
         Option(
@@ -67,7 +78,7 @@ class FitOptions(TrainOptions):
     def training(self) -> TrainOptions:
         """Those that determine the training, and that a checkpoint holds."""
         names = [option.name for option in declared(TrainOptions)]
-        return TrainOptions(**{name: getattr(self, name) for name in names})
+        return TrainOptions(**{name: getattr(self, name) for name in names}).resolved()
 
 
 @keywords_of(FitOptions)
@@ -82,7 +93,8 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
     Raises:
         UserError: for options out of range, a folder in use or with a training in it, a
             checkpoint of other options or other data, CUDA where there is none, data that
-            the pair cannot score, or a pair that was to be compiled and cannot be.
+            the pair cannot score, a pair that was to be compiled and cannot be, an
+            optimiser or a schedule that cannot be made, or a callback that failed.
         DivergedError: at a loss that is not finite; names epoch, step and term.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
 
@@ -99,9 +111,10 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
             f"the VAE is for data of shape {vae.event_shape}, got data of shape "
             f"{tuple(data.event_shape)}"
         )
-    training = options.training()
+    training, callbacks = options.training(), Callbacks(options.callbacks)
     for phase in vae.phases:
         checked_loss(training, phase.loss)
+        rates_of(vae, phase, training)
     where, ranks = pick_device(options.device), Ranks()
     batch = min(options.batch_size, len(data.train))
     if batch < ranks.size:
@@ -136,6 +149,7 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
         if options.num_workers:
             data = data.read_by(options.num_workers)
         loop = Loop(vae.to(where), data.to(where), training, folder)
+        loop.callbacks = callbacks
         stack.callback(loop.feed.close)
         check_trainable(vae, data)
         torch.manual_seed(ranks.seed(options.seed))

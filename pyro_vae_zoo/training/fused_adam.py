@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["FusedAdam"]
+__all__ = ["FusedAdam", "is_watched"]
 
 
 class FusedAdam:
@@ -50,12 +50,8 @@ class FusedAdam:
     @staticmethod
     def knows(optimizer: torch.optim.Optimizer) -> bool:
         """True for a fused Adam of the CPU that nobody watches, and of one group."""
-        hooks = (
-            optimizer._optimizer_step_pre_hooks,
-            optimizer._optimizer_step_post_hooks,
-        )
         (group, *others) = optimizer.param_groups
-        if type(optimizer) is not torch.optim.Adam or others or any(hooks):
+        if type(optimizer) is not torch.optim.Adam or others or is_watched(optimizer):
             return False
         plain = not (group["amsgrad"] or group["weight_decay"] or group["maximize"])
         on_cpu = all(p.device.type == "cpu" for p in group["params"])
@@ -83,3 +79,12 @@ class FusedAdam:
             grad_scale=None,
             found_inf=None,
         )
+
+
+def is_watched(optimizer: torch.optim.Optimizer) -> bool:
+    """True where hooks are to be called at each step of an optimiser."""
+    pre, post = (
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+    )
+    return bool(pre or post)

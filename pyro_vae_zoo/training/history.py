@@ -1,13 +1,22 @@
 """`History`: the course of a training, epoch by epoch."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 from typing_extensions import NotRequired, TypedDict
 
-__all__ = ["Epoch", "History", "Number", "validated_by"]
+from pyro_vae_zoo.data.display import Summary, digits, figure, frame
+from pyro_vae_zoo.errors import DataFileError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+__all__ = ["Epoch", "History", "Number", "append_record", "validated_by"]
 
 Number = float | None  # JSON has null for what is not finite
 
@@ -18,6 +27,8 @@ class Epoch(TypedDict):
     `train_elbo` is of the draws of the steps, all else of the validation data at the
     epoch's end. Under `bound="iwae"` it is None, and `train_bound` and `valid_bound` are
     the bound that is trained, of as many draws (version 0.1.0 wrote it as `train_elbo`).
+    Under a `beta` other than 1 `valid_bound` is reconstruction - beta * kl, and all else
+    is of the plain ELBO; `kl_weight` has the beta. `lr` is the optimiser's first group's.
     """
 
     epoch: Annotated[int, Meta(gt=0, le=2**63 - 1)]
@@ -53,8 +64,9 @@ class History:
         epochs: a record for each epoch, see `Epoch`.
         best_epoch: the epoch whose `valid_bound`, or else `valid_elbo`, is highest.
         weights: which weights the VAE has now, `best` or `last`.
-        stopped_early: whether patience ran out.
+        stopped_early: whether patience ran out, or a callback stopped the training.
         compiled: the phases whose steps were compiled.
+        how: how the steps of each phase were made, and why not faster.
         precision: in which the networks multiplied, `float32` or `bf16`.
 
     >>> import pyro_vae_zoo as zoo
@@ -63,6 +75,8 @@ class History:
     >>> history = zoo.fit(vae, data, epochs=2, device="cpu", progress=False)
     >>> [record["phase"] for record in history.epochs], history.weights
     (['train', 'train'], 'best')
+    >>> history.how
+    {'train': 'one by one: 26 steps, and compiling pays for itself in 5000'}
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -70,9 +84,72 @@ class History:
     weights: str = "last"
     stopped_early: bool = False
     compiled: list[str] = field(default_factory=list)
+    how: dict[str, str] = field(default_factory=dict)
     precision: str = "float32"
 
     @property
     def seconds(self) -> float:
         """Time spent in training and validation."""
-        return sum(record["seconds"] for record in self.epochs)
+        return sum(record.get("seconds", 0.0) for record in self.epochs)
+
+    def __repr__(self) -> str:
+        return str(self._summary())
+
+    def _repr_html_(self) -> str:
+        return self._summary().html()
+
+    def _summary(self) -> Summary:
+        count, records = len(self.epochs), {r["epoch"]: r for r in self.epochs}
+        shown = [e for e in sorted({1, self.best_epoch, count}) if e in records]
+        columns = _columns(self.epochs)
+        rows = [
+            (name, *(digits(records[e].get(name)) for e in shown))  # type: ignore[arg-type]
+            for name in _SHOWN
+            if any(value is not None for value in columns.get(name, ()))
+        ]
+        what = f"History of {count} epochs in {digits(self.seconds, 1)} s"
+        if count:
+            what += f"; {self.weights} weights"
+            what += f", of epoch {self.best_epoch}" if self.weights == "best" else ""
+        what += "; stopped early" if self.stopped_early else ""
+        header = tuple(f"epoch {e}" for e in shown)
+        return Summary(f"{what}; nats per datum", rows, header)
+
+    def to_frame(self) -> "DataFrame":
+        """A data frame with a row for each epoch: the records, None as NaN.
+
+        Raises:
+            UserError: without pandas.
+        """
+        return frame(_columns(self.epochs)).set_index("epoch")
+
+    def plot(self, *, title: str | None = None) -> "Figure":
+        """Bounds, KL and more over the epochs; see `plots.plot_training`."""
+        return figure(self, title)
+
+
+# What a few lines say of a training; `to_frame` has the rest.
+_SHOWN = ["train_elbo", "valid_elbo", "train_bound", "valid_bound"]
+_SHOWN += ["kl", "reconstruction"]
+
+
+def _columns(epochs: Sequence[Epoch]) -> dict[str, list]:
+    """The entries of the records, in their order; None where one has no such entry."""
+    names = dict.fromkeys(["epoch", *(name for record in epochs for name in record)])
+    return {name: [record.get(name) for record in epochs] for name in names}
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of an epoch to the end of `metrics.jsonl`, the first to a new one.
+
+    Raises:
+        DataFileError: where it cannot be written.
+    """
+    try:
+        with open(path, "w" if record["epoch"] == 1 else "a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise DataFileError(
+            f"cannot write {path} ({error.strerror}): is the disk full or the folder "
+            "gone? --resume goes on from the last checkpoint"
+        ) from error

@@ -17,20 +17,25 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.streamed.rows import some
-from pyro_vae_zoo.errors import DataFileError, DivergedError
+from pyro_vae_zoo.errors import DivergedError
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
 from pyro_vae_zoo.inference.precision import chosen
 from pyro_vae_zoo.pair.vae import VAE, Phase
-from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
+from pyro_vae_zoo.runtime import BAR, Ranks, random_states, set_random_states, tqdm
 from pyro_vae_zoo.saving import load_weights
 from pyro_vae_zoo.training.averages import Average, decay_at
-from pyro_vae_zoo.training.checkpoint import check_resumable, readable, save_checkpoint
+from pyro_vae_zoo.training.callbacks import Callbacks
+from pyro_vae_zoo.training.checkpoint import (
+    best_weights,
+    check_resumable,
+    readable,
+    save_checkpoint,
+)
 from pyro_vae_zoo.training.feed import Feed
-from pyro_vae_zoo.training.history import Epoch, History, validated_by
+from pyro_vae_zoo.training.history import Epoch, History, append_record, validated_by
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.phases import PhasePlan
 from pyro_vae_zoo.training.steps import Steps, all_finite, what_failed
@@ -67,6 +72,7 @@ class Loop:
         self.steps_per_epoch = self.feed.num_steps
         self.saved_at = time.monotonic()
         self.compiled: dict[int, bool] = {}  # what was decided, by number of phase
+        self.callbacks = Callbacks()
 
     # ------------------------------------------------------------------ the loop
 
@@ -74,13 +80,11 @@ class Loop:
         """Go on from here to the end, or until interrupted."""
         total = self.options.epochs * self.steps_per_epoch
         done = self.epoch * self.steps_per_epoch + self.step
-        bar_format = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
         with tqdm(
             total=total,
             initial=done,
             disable=not (progress and self.ranks.is_first),
-            ncols=80,
-            bar_format=bar_format,
+            **BAR,
         ) as bar:
             while self.epoch < self.options.epochs and not self.history.stopped_early:
                 self._train_epoch(bar, interrupted)
@@ -93,6 +97,7 @@ class Loop:
         elif self.average is not None:
             self.vae.load_state_dict(self.average.values, strict=False)
         self.vae.eval()
+        self.callbacks.fit_end(self)
 
     def _train_epoch(self, bar: tqdm, interrupted: threading.Event) -> None:
         start = time.perf_counter() - self.seconds
@@ -103,7 +108,7 @@ class Loop:
             self.ranks.same(self.vae)  # whatever was drawn
         self.vae.train()
         self._compile_steps(bar)
-        self.steps.set_rate(options.rate(self.epoch))
+        self.steps.begin_epoch(self.epoch)
         name = self.phase.name + " " if len(self.vae.phases) > 1 else ""
         low = "bf16 " if self.history.precision == "bf16" else ""
         bar.set_description(f"{low}{name}epoch {self.epoch + 1}/{options.epochs}")
@@ -154,6 +159,7 @@ class Loop:
         """Compile the phase's steps, where that was decided before or is worth it."""
         number, name = self.phase_number, self.phase.name
         if self.steps.compiled or self.compiled.get(number) is False:
+            self.history.how.setdefault(name, self._how())
             return
         must = number in self.compiled or self.options.compile is True
         if must or self._worth_compiling():
@@ -166,6 +172,7 @@ class Loop:
         else:
             done = False
         self.compiled[number] = done
+        self.history.how[name] = self._how()
         if done and name not in self.history.compiled:
             self.history.compiled.append(name)
 
@@ -174,6 +181,10 @@ class Loop:
         possible = self.steps.objective is not None
         many = steps >= STEPS_WORTH_COMPILING
         return self.options.compile == "auto" and many and possible
+
+    def _how(self) -> str:
+        steps = self.plan.length(self.phase_number) * self.steps_per_epoch
+        return self.steps.how(steps, STEPS_WORTH_COMPILING)
 
     def _wait_for_device(self) -> None:
         """Learn what came of the steps that nobody has waited for."""
@@ -209,11 +220,16 @@ class Loop:
             self.epoch, self.step = self.epoch + 1, 0
             self.elbo_sum = self.seconds = 0.0
             self._keep_best(record)
-        self._append_metrics(record)
-        new_phase = self.plan.begins(self.epoch)
+            self.steps.rates.end_epoch(valid)
+            failed = self.callbacks.epoch_end(self)
+        if self.folder is not None and self.ranks.is_first:
+            append_record(self.folder / METRICS_FILE, record)
+        new_phase = self.plan.begins(self.epoch) and not self.history.stopped_early
         if new_phase:
             self.begin_phase()
-        self._save(force=new_phase)
+        self._save(force=new_phase or failed is not None)
+        if failed is not None:
+            raise failed
 
     def _averaged(self) -> AbstractContextManager[None]:
         """The weights to be judged in place of those that are trained."""
@@ -222,7 +238,9 @@ class Loop:
     def _judge(self, start: float) -> dict[str, Any]:
         """The record of an epoch whose steps are done; it is judged since `start`."""
         options, trained = self.options, self.elbo_sum / len(self.data.train)
-        judged = validated(self.vae, self.data, self.steps.loss, trained, options.seed)
+        judged = validated(
+            *(self.vae, self.data, self.steps.loss, trained, options.seed, options.beta)
+        )
         if not math.isfinite(judged["valid_elbo"]):
             raise DivergedError(self._diagnosis(some(self.data.valid)))
         self.seconds += time.perf_counter() - start
@@ -230,7 +248,7 @@ class Loop:
             "epoch": self.epoch + 1,
             "phase": self.phase.name,
             **judged,
-            "lr": options.rate(self.epoch),
+            "lr": self.steps.rates.values[0],
             "kl_weight": options.kl_weight(self.epoch + 1),
             "seconds": round(self.seconds, 4),
         }
@@ -259,8 +277,9 @@ class Loop:
 
     @property
     def phase_number(self) -> int:
-        """Number of the phase that the present epoch belongs to."""
-        return self.plan.number(self.epoch)
+        """Number of the phase that the present epoch belongs to, or the last one did."""
+        stopped = self.history.stopped_early and self.epoch > 0
+        return self.plan.number(self.epoch - 1 if stopped else self.epoch)
 
     @property
     def phase(self) -> Phase:
@@ -289,23 +308,10 @@ class Loop:
             self.average,
             self.history.precision,
         )
+        if self.folder is not None:
+            self.steps.check_storable()
 
     # ------------------------------------------------------------------ the files
-
-    def _append_metrics(self, record: dict) -> None:
-        if self.folder is None or not self.ranks.is_first:
-            return
-        path, mode = self.folder / METRICS_FILE, "a"
-        if len(self.history.epochs) == 1:
-            mode = "w"
-        try:
-            with open(path, mode) as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise DataFileError(
-                f"cannot write {path} ({error.strerror}): is the disk full or the folder "
-                "gone? --resume goes on from the last checkpoint"
-            ) from error
 
     def _save(self, force: bool) -> None:
         due = time.monotonic() - self.saved_at > _SECONDS_BETWEEN_CHECKPOINTS
@@ -322,13 +328,14 @@ class Loop:
         """All that a training needs to go on from here; collective."""
         return {
             **{name: getattr(self, name) for name in _PLACE},
-            "options": asdict(self.options),
+            "options": self.options.recorded(),
             "data": self.fingerprint,
             "history": asdict(self.history),
             "compiled": self.compiled,
             "vae": self.vae.state_dict(),
             "average": None if self.average is None else self.average.values,
             "optimizer": self.steps.optimizer.state_dict(),
+            "schedule": self.steps.rates.state_dict(),
             "random_states": self.ranks.gather(random_states(self.vae.device)),
             "num_threads": torch.get_num_threads(),  # it changes the last bits
         }
@@ -344,12 +351,12 @@ class Loop:
         for name in _PLACE:
             setattr(self, name, state[name])
         if self.best is not None:
-            self.best = self._as_weights(self.best, of=state["vae"])
+            self.best = best_weights(self.vae, self.best, of=state["vae"])
         self.history = History(**state["history"])
         never = dict.fromkeys(range(len(self.vae.phases)), False)
         self.compiled = state["compiled"] if self.options.compile else never
         self.enter_phase()
-        self.steps.load(state["optimizer"])
+        self.steps.load(state["optimizer"], state["schedule"])
         if self.average is not None:
             self.average.load(state["average"])
         of_ranks = state["random_states"]
@@ -359,18 +366,6 @@ class Loop:
             done = self.epoch * self.steps_per_epoch + self.step
             torch.manual_seed(self.ranks.seed(self.options.seed + done))
         torch.set_num_threads(state["num_threads"])
-
-    def _as_weights(
-        self, best: dict[str, Tensor], of: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Those of the best epoch; a release that saved less had the rest as it is now."""
-        own = self.vae.state_dict()
-        best = best | {name: own[name].clone() for name in own.keys() - of.keys()}
-        if {n: t.shape for n, t in best.items()} != {
-            n: t.shape for n, t in own.items()
-        }:
-            raise ValueError("the weights of the best epoch are not those of this VAE")
-        return best
 
     def restore(self, folder: Path) -> None:
         """Go to where the checkpoint in the folder was written."""

@@ -16,7 +16,11 @@ _OF_THE_LOSS = (
     *("num_particles", "bound", "free_bits", "sticking_the_landing", "analytic_kl"),
 )
 # Options by whose course the loss has a weight.
-_SCHEDULED = {"kl_warmup": "kl_weight", "tempering_steps": "joint_weight"}
+_SCHEDULED = {
+    "beta": "kl_weight",
+    "kl_warmup": "kl_weight",
+    "tempering_steps": "joint_weight",
+}
 
 Loss = ELBO | Callable[..., ELBO] | None  # as a phase has it
 
@@ -29,6 +33,11 @@ def make_loss(options: TrainOptions, of: Loss = None) -> ELBO:
             loss does not know.
     """
     if isinstance(of, ELBO):
+        if options.beta != 1:
+            raise UserError(
+                f"beta={options.beta} would be ignored: a phase of the VAE has a loss of "
+                f"its own, {type(of).__name__}; weigh the KL there"
+            )
         return of
     asked = {name: getattr(options, name) for name in _OF_THE_LOSS}
     if of is not None:

@@ -1,19 +1,28 @@
 """`TrainOptions`: everything that determines a training."""
 
+import inspect
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Annotated, Any
 
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.options import Option, normalise
+from pyro_vae_zoo.files import resolve
+from pyro_vae_zoo.options import Option, normalise, real
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions", "makes_scheduler", "name_of"]
 
 # Names of `torch.optim` with their settings; fused is one call over all parameters.
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"fused": True}),
+    "adamw": ("AdamW", {"fused": True}),
     "adamax": ("Adamax", {}),
+    "nadam": ("NAdam", {}),
+    "radam": ("RAdam", {}),
+    "rmsprop": ("RMSprop", {}),
+    "sgd": ("SGD", {}),
 }
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
     # (epoch, total number of epochs) -> factor on the learning rate
@@ -58,14 +67,48 @@ class TrainOptions:
             "of noise, order and binarisation. The caller's random state is kept.",
         ),
     ] = 0
-    optimizer: Annotated[str, Option("of torch.optim.", tuple(OPTIMIZERS))] = "adam"
+    optimizer: Annotated[
+        str | Callable,
+        Option(
+            "of torch.optim, or your own. What makes one is called with the parameters, "
+            "and with `lr` if it declares that: `functools.partial(torch.optim.SGD, "
+            "momentum=0.9)`.",
+            tuple(OPTIMIZERS),
+            own=True,
+        ),
+    ] = "adam"
+    weight_decay: Annotated[
+        float | None,
+        Option(
+            "of an optimiser that has a name. Under adamw a step takes the share lr * "
+            "weight_decay off each weight; under others weight_decay times the weight is "
+            "added to its gradient, which is that of the batch's sum. None is PyTorch's: "
+            "0.01 under adamw, 0 under others.",
+            least=0,
+        ),
+    ] = None
     schedule: Annotated[
-        str,
-        Option("of the rate; inverse: lr / (1 + epoch/100).", tuple(SCHEDULES)),
+        str | Callable,
+        Option(
+            "of the rate, or your own; inverse: lr / (1 + epoch/100). A function of "
+            "(epoch from 0, epochs) gives a factor on the rate; one of the optimiser gives "
+            "a scheduler of torch's, which steps once an epoch.",
+            tuple(SCHEDULES),
+            own=True,
+        ),
     ] = "constant"
+    beta: Annotated[
+        float,
+        Option(
+            "weight of the KL in the objective, as of a beta-VAE. Curves and "
+            "evaluation stay those of the plain ELBO; the best epoch is that of the "
+            "highest `valid_bound`, which has this weight.",
+            least=0,
+        ),
+    ] = 1.0
     kl_warmup: Annotated[
         float,
-        Option("epochs over which the KL's weight grows from 0 to 1.", least=0),
+        Option("epochs over which the KL's weight grows from 0 to beta.", least=0),
     ] = 0
     free_bits: Annotated[
         float,
@@ -118,8 +161,8 @@ class TrainOptions:
         str,
         Option(
             "weights to end with: best on validation, or last. The best epoch has the "
-            "highest validation ELBO, or `valid_bound` under `iwae`: the same K-sample "
-            "bound that is trained. Epochs that version 0.1.0 trained have none, and a "
+            "highest validation ELBO, or `valid_bound` under `iwae` or a beta: the bound "
+            "that is trained. Epochs that version 0.1.0 trained have none, and a "
             "training that goes on from one of its checkpoints looks for the best among "
             "the epochs to come.",
             ("best", "last"),
@@ -152,25 +195,146 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         normalise(self)
-        own_kl = self.kl_warmup or self.free_bits or self.analytic_kl
+        own_kl = self.kl_warmup or self.free_bits or self.analytic_kl or self.beta != 1
         if self.tempering_steps and own_kl:
             raise UserError(
-                "tempering weighs the whole joint density and kl_warmup, free_bits or "
-                "analytic_kl its KL; choose one of them"
+                "tempering weighs the whole joint density, and beta, kl_warmup, free_bits "
+                "or analytic_kl its KL; choose one of them"
+            )
+        if self.beta != 1 and self.bound == "iwae":
+            raise UserError(
+                f"beta={self.beta} weighs the KL, which the bound 'iwae' does not have; "
+                "use bound='elbo'"
             )
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"seed must fit in 64 bits, got {self.seed}")
+        if callable(self.optimizer):
+            self._check_settings(self.optimizer)
+        if self.has_own_rate:
+            self.factor(0)
+
+    def _check_settings(self, make: Callable) -> None:
+        """Refuse options that an optimiser of the user's would not be told of."""
+        name = name_of(make)
+        if self.weight_decay is not None:
+            raise UserError(
+                f"weight_decay is for optimisers that have a name, and {name} is one of "
+                "your own; set it there: functools.partial(..., weight_decay=...)"
+            )
+        if self.lr != TrainOptions.lr and not takes_lr(make):
+            raise UserError(
+                f"lr={self.lr} would be ignored: {name} sets a rate of its own; leave out "
+                "one of them"
+            )
+
+    @property
+    def has_own_rate(self) -> bool:
+        """Whether the schedule is a function of the user's."""
+        return callable(self.schedule) and not makes_scheduler(self.schedule)
+
+    def factor(self, epoch: int) -> float:
+        """What the schedule multiplies the rates of an epoch by, counted from 0.
+
+        It is 1 where a scheduler of torch's sets them.
+
+        Raises:
+            UserError: where a function of the user's gives no number, or a negative one.
+        """
+        if isinstance(self.schedule, str):
+            return SCHEDULES[self.schedule](epoch, self.epochs)
+        if makes_scheduler(self.schedule):
+            return 1.0
+        name = f"schedule {name_of(self.schedule)}, at epoch {epoch}"
+        factor = real(name, self.schedule(epoch, self.epochs))
+        if not 0 <= factor < math.inf:
+            raise UserError(f"{name}: expected a factor of at least 0, got {factor}")
+        return factor
 
     def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        return self.lr * SCHEDULES[self.schedule](epoch, self.epochs)
+        """The rate of an epoch, counted from 0, unless a scheduler of torch's has it."""
+        return self.lr * self.factor(epoch)
 
     def kl_weight(self, epoch: float) -> float:
-        """The KL's weight at a (fractional) epoch: linear over the warm-up."""
-        return min(1.0, epoch / self.kl_warmup) if self.kl_warmup else 1.0
+        """The KL's weight at a (fractional) epoch: linear over the warm-up, to beta."""
+        return self.beta * (min(1.0, epoch / self.kl_warmup) if self.kl_warmup else 1.0)
 
     def joint_weight(self, step: int) -> float:
         """Rezende & Mohamed 2015, section 6.1: min(1, 0.01 + t / steps)."""
         if not self.tempering_steps:
             return 1.0
         return min(1.0, 0.01 + step / self.tempering_steps)
+
+    def resolved(self) -> "TrainOptions":
+        """The same, with what `FILE.py:Name` names in its place; the file is run."""
+        own = {}
+        for name in ("optimizer", "schedule"):
+            if isinstance(text := getattr(self, name), str) and ".py" in text:
+                own[name] = resolve(text, name)
+        return replace(self, **own) if own else self
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as JSON and checkpoints hold them: by name what is the user's."""
+        values = {f.name: getattr(self, f.name) for f in fields(TrainOptions)}
+        return {k: name_of(v) if callable(v) else v for k, v in values.items()}
+
+
+def name_of(what: Any) -> str:
+    """Module and name of what is the user's, with the settings of a `partial`.
+
+    >>> name_of(partial(math.pow, 2.0)), name_of(TrainOptions.rate)
+    ('math.pow(2.0)', 'pyro_vae_zoo.training.options.TrainOptions.rate')
+    """
+    if isinstance(what, partial):
+        given = [_shown(value) for value in what.args]
+        given += [f"{name}={_shown(value)}" for name, value in what.keywords.items()]
+        return f"{name_of(what.func)}({', '.join(given)})"
+    named = what if hasattr(what, "__qualname__") else type(what)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _shown(value: Any) -> str:
+    # Without addresses in memory, which the same value has not twice.
+    return name_of(value) if callable(value) else re.sub(" at 0x\\w+", "", repr(value))
+
+
+def takes_lr(make: Callable) -> bool:
+    """Whether a factory of optimisers is to be told the rate.
+
+    >>> takes_lr(lambda parameters, lr: None), takes_lr(lambda parameters: None)
+    (True, False)
+    """
+    if isinstance(make, partial) and "lr" in make.keywords:
+        return False
+    return "lr" in _parameters(make)
+
+
+def makes_scheduler(schedule: Callable) -> bool:
+    """Whether a schedule takes an optimiser, and not (epoch, epochs).
+
+    Raises:
+        UserError: for one of neither.
+
+    >>> makes_scheduler(lambda optimizer: None), makes_scheduler(lambda epoch, epochs: 1.0)
+    (True, False)
+    """
+    if isinstance(schedule.func if isinstance(schedule, partial) else schedule, type):
+        return True
+    by_place = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    parameters = _parameters(schedule).values()
+    needed = [p for p in parameters if p.default is p.empty and p.kind in by_place]
+    if len(needed) not in (1, 2):
+        raise UserError(
+            "schedule: expected a function of (epoch, epochs), or one of the optimiser, "
+            f"got {name_of(schedule)} of {len(needed)} arguments"
+        )
+    return len(needed) == 1
+
+
+def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # of what is not written in Python
+        return {}

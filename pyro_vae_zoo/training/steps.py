@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Iterable
 
 import torch
 from pyro.infer import ELBO
@@ -18,11 +17,17 @@ from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
 from pyro_vae_zoo.training.averages import Average
 from pyro_vae_zoo.training.cuda_graphs import DeviceSteps, waits_for_nothing
-from pyro_vae_zoo.training.fused_adam import FusedAdam
+from pyro_vae_zoo.training.fused_adam import FusedAdam, is_watched
 from pyro_vae_zoo.training.losses import compilable, make_loss
-from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
+from pyro_vae_zoo.training.optimisers import (
+    Rates,
+    check_storable,
+    load_optimizer,
+    make_optimizer,
+)
+from pyro_vae_zoo.training.options import TrainOptions
 
-__all__ = ["Steps", "all_finite", "make_optimizer", "what_failed"]
+__all__ = ["Steps", "all_finite", "rates_of", "what_failed"]
 
 
 class Steps:
@@ -42,6 +47,8 @@ class Steps:
         loss: what is minimised.
         objective: what to compile in its place, or None.
         optimizer: moves the phase's parameters.
+        rates: of its groups, which a schedule moves.
+        refusal: why they were not compiled, where that was tried.
         waiting: whether there are steps that the device may not have made yet.
     """
 
@@ -66,10 +73,10 @@ class Steps:
         self.is_scheduled = not isinstance(
             phase.loss, ELBO
         )  # one given is used as it is
-        modules = phase.modules or (vae,)
-        unique = {p: None for module in modules for p in module.parameters()}
-        self.parameters = list(unique)
-        self.optimizer = make_optimizer(options.optimizer, self.parameters, options.lr)
+        self.parameters = _moved_in(vae, phase)
+        self.rates = rates_of(vae, phase, options)
+        self.optimizer = self.rates.optimizer
+        self.refusal = ""
         self.waiting = False
         self._compiled: CompiledELBO | None = None
         self._bound: BoundGraph | None = None  # the graph of this epoch
@@ -81,6 +88,44 @@ class Steps:
     def compiled(self) -> bool:
         """True where full batches are computed by a compiled graph."""
         return self._compiled is not None
+
+    def how(self, steps: int, worth: int) -> str:
+        """How full batches are stepped, and why not faster.
+
+        Args:
+            steps: their number in the phase.
+            worth: the number that pays for compiling.
+        """
+        if self._ahead is not None:
+            return "compiled, left to the device"
+        if self.compiled and self.parameters[0].device.type == "cuda":
+            reason = f"{type(self.optimizer).__name__} cannot be left to the device"
+            if is_watched(self.optimizer):
+                reason = "the optimizer has hooks"
+            if self.ranks.several:
+                reason = "several processes share each batch"
+            return f"compiled, launched one by one: {reason}"
+        if self.compiled:
+            return "compiled"
+        reason = f"{steps} steps, and compiling pays for itself in {worth}"
+        if self.options.compile is False:
+            reason = "compile=False"
+        elif steps >= worth:
+            reason = "decided when the training began"
+        elif self.objective is None:
+            reason = f"the phase has a loss of its own, {type(self.loss).__name__}"
+        return f"one by one: {self.refusal or reason}"
+
+    def check_storable(self) -> None:
+        """See that a checkpoint can hold what the user's own optimiser and schedule keep.
+
+        Raises:
+            UserError: for a state that it cannot hold.
+        """
+        if not isinstance(self.options.optimizer, str):
+            check_storable(optimizer=self.optimizer.state_dict())
+        if self.rates.scheduler is not None:
+            check_storable(schedule=self.rates.state_dict())
 
     def compile(self, x: Tensor, must: bool) -> bool:
         """Compile for batches like x; False where that is not possible.
@@ -100,6 +145,7 @@ class Steps:
         except UserError as error:
             if must:
                 raise
+            self.refusal = str(error)
             warnings.warn(f"trained without compiling: {error}", stacklevel=6)
             return False
         self._compiled = compiled
@@ -110,14 +156,10 @@ class Steps:
             )
         return True
 
-    def set_rate(self, rate: float) -> None:
-        """Set the learning rate of an epoch, before which the pair may have changed."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the rates of an epoch, before which the pair may have changed."""
         self._bound = self._adam = None
-        if self._ahead is not None:
-            self._ahead.set_rate(rate)
-            return
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.rates.begin_epoch(epoch)
 
     def take(
         self,
@@ -164,26 +206,14 @@ class Steps:
         self.waiting = False
         return self._ahead.end()
 
-    def load(self, state: dict) -> None:
-        """Load an optimiser's averages; its settings are those of this run.
+    def load(self, state: dict, schedule: dict | None) -> None:
+        """Load what the optimiser and a scheduler of torch's have kept.
 
         Raises:
-            ValueError and others: for a state of another optimiser or of none.
+            ValueError and others: for a state of others or of none.
         """
-        own = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in self.optimizer.param_groups
-        ]
-        self.optimizer.load_state_dict(state)
-        for parameter, of_it in self.optimizer.state.items():
-            shapes = {name: tuple(value.shape) for name, value in of_it.items()}
-            average = "exp_inf" if self.options.optimizer == "adamax" else "exp_avg_sq"
-            shape = tuple(parameter.shape)
-            expected = {"step": (), "exp_avg": shape, average: shape}
-            if shapes != expected:
-                raise ValueError(f"expected a state of {expected}, got {shapes}")
-        for group, values in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(values)
+        load_optimizer(self.optimizer, state, self.options.optimizer)
+        self.rates.load_state_dict(schedule)
 
     def _take(
         self,
@@ -240,12 +270,20 @@ class Steps:
         return None if limit is None else limit * size
 
 
-def make_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], lr: float
-) -> torch.optim.Optimizer:
-    """One of `OPTIMIZERS` for these parameters."""
-    kind, settings = OPTIMIZERS[name]
-    return getattr(torch.optim, kind)(parameters, lr=lr, **settings)
+def rates_of(vae: VAE, phase: Phase, options: TrainOptions) -> Rates:
+    """The optimiser of a phase, with the course of its rates.
+
+    Raises:
+        UserError: where one of the user's own cannot be made.
+    """
+    settings = options.lr, options.weight_decay
+    moved = _moved_in(vae, phase)
+    return Rates(make_optimizer(options.optimizer, moved, *settings), options)
+
+
+def _moved_in(vae: VAE, phase: Phase) -> list[nn.Parameter]:
+    modules = phase.modules or (vae,)
+    return list({p: None for module in modules for p in module.parameters()})
 
 
 def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,12 @@ def bound_name(loss: ELBO) -> str:
 
 
 def validated(
-    vae: VAE, data: Dataset, loss: ELBO, trained: float, seed: int
+    vae: VAE,
+    data: Dataset,
+    loss: ELBO,
+    trained: float,
+    seed: int,
+    beta: float = 1.0,
 ) -> dict[str, Any]:
     """The part of an epoch's record that is about the weights of now; see `Epoch`.
 
@@ -32,6 +37,7 @@ def validated(
         loss: what was minimised.
         trained: the mean bound of the epoch's steps.
         seed: of the draws.
+        beta: weight of the KL in what is trained; the ELBO of the record is the plain one.
     """
     on_valid, units = data.judged_on(data.valid), data.log_jacobian
     valid = evaluate(vae, on_valid, num_particles=1, seed=seed, compile=False)
@@ -44,6 +50,8 @@ def validated(
         draws = loss.num_particles
         bound = weighted_bound(vae, data.valid, draws, seed=seed)
         record |= {"train_bound": trained + units, "valid_bound": bound + units}
+    elif beta != 1:
+        record["valid_bound"] = valid.elbo - (beta - 1) * valid.kl
     return record | {
         "kl": valid.kl,
         "reconstruction": valid.reconstruction,

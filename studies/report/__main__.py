@@ -1,4 +1,4 @@
-"""Tables, figures and README's blocks, from the files in `results/`.
+"""Tables, figures and blocks of pages, from the files in `results/`.
 
     python -m studies.report --check
 
@@ -36,15 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(args: argparse.Namespace) -> int:
     if not args.results.is_dir():
         raise UserError(f"expected a folder of results {args.results}; there is none")
-    readme = args.readme or args.results.parent / "README.md"
-    readme = readme if args.readme or readme.exists() else None
+    pages = args.pages
+    if pages is None:
+        root = args.results.parent
+        pages = [*root.glob("README.md"), *sorted(root.glob("docs/**/*.md"))]
     if not args.check:
-        paths = generate(args.results, readme)
+        paths = generate(args.results, pages)
         for path in paths:
             print(f"written: {path}")
         print(f"{len(paths)} files written, the others are up to date")
         return 0
-    names = stale(args.results, readme)
+    names = stale(args.results, pages)
     for name in names:
         print(f"stale: {name}")
     print("run it without --check to write them" if names else "nothing is stale")
@@ -56,7 +58,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m studies.report",
         description="Write what is stale of the files made from --results: table.md, "
         "table.csv and table.png where rows of a paper's table are, comparison.md and "
-        "comparison.csv where `compare` left its runs; and in the README all that "
+        "comparison.csv where `compare` left its runs; and in README and docs all that "
         "stands between the comments `begin table: NAME` and `end table: NAME`, where "
         "NAME is a folder or a benchmark's file. tables.json, in --results, says which "
         "panels, rows and columns a table has. A figure is stale where its numbers have "
@@ -72,10 +74,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the folder of all folders of results",
     )
     parser.add_argument(
-        "--readme",
+        "--pages",
         type=Path,
+        nargs="+",
         metavar="FILE",
-        help="with the blocks (default: README.md beside DIR, where there is one)",
+        help="with the blocks (default: README.md and docs beside DIR, where they are)",
     )
     parser.add_argument(
         "--check",

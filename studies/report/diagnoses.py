@@ -1,4 +1,4 @@
-"""The README's table of several runs' diagnoses, side by side."""
+"""The table of several runs' diagnoses, side by side."""
 
 import textwrap
 from collections.abc import Callable, Mapping

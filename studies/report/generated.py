@@ -1,4 +1,4 @@
-"""All that is generated from `results/`: tables, figures, and the README's blocks.
+"""All that is generated from `results/`: tables, figures, and the blocks of pages.
 
 `generate` writes what is stale, `stale` names it. Text is compared byte for byte. A
 figure carries the digest of its table: drawn from other numbers it is stale, drawn by
@@ -18,10 +18,10 @@ from pyro_vae_zoo.files import read_json, write_atomically
 from pyro_vae_zoo.report import comparison
 from pyro_vae_zoo.report.averages import Result
 from pyro_vae_zoo.weights.pretrained import list_pretrained, pretrained_info
+from studies.report.blocks import benchmark_table, block_names, brief_table, fill_blocks
 from studies.report.diagnoses import diagnoses_table
 from studies.report.layout import Layout, layout_of, read_layouts
 from studies.report.paper import csv_panels, markdown_panels
-from studies.report.readme import benchmark_table, block_names, brief_table, fill_blocks
 from studies.report.rows import Panels, read_folders, read_panels
 from studies.report.weights import weights_table
 
@@ -44,13 +44,13 @@ class _Table(NamedTuple):
     panels: Panels
 
 
-def generate(results: Path, readme: Path | None = None) -> list[Path]:
-    """Write every table and figure below `results` that is stale, and README's blocks.
+def generate(results: Path, pages: Sequence[Path] = ()) -> list[Path]:
+    """Write every table and figure below `results` that is stale, and blocks of pages.
 
     Args:
         results: the folder of the folders of results; `tables.json` in it says how
             they become tables (`layout.Layout`), where the default is not good.
-        readme: a file with blocks; None for none.
+        pages: files that may have blocks: README, the documentation.
 
     Returns:
         what was written.
@@ -59,27 +59,27 @@ def generate(results: Path, readme: Path | None = None) -> list[Path]:
         DataFileError: for results that are not there, or corrupt.
         UserError: for results that do not belong together, or wrong markers.
     """
-    files = [file for file in _files(results, readme) if file.stale]
+    files = [file for file in _files(results, pages) if file.stale]
     for file in files:  # after all of them are known to be made without a mistake
         file.write()
     return [file.path for file in files]
 
 
-def stale(results: Path, readme: Path | None = None) -> list[str]:
-    """Names of files, and of README blocks, that `generate` would change.
+def stale(results: Path, pages: Sequence[Path] = ()) -> list[str]:
+    """Names of files, and of blocks of pages, that `generate` would change.
 
     Args:
         results: as of `generate`.
-        readme: as of `generate`.
+        pages: as of `generate`.
 
     Raises:
         DataFileError: as `generate`.
         UserError: as `generate`.
     """
-    return [name for file in _files(results, readme) for name in file.stale]
+    return [name for file in _files(results, pages) for name in file.stale]
 
 
-def _files(results: Path, readme: Path | None) -> list[_File]:
+def _files(results: Path, pages: Sequence[Path]) -> list[_File]:
     """All that is generated, of results that are read once."""
     layouts = read_layouts(results / LAYOUTS_FILE)
     folders = {
@@ -93,9 +93,8 @@ def _files(results: Path, readme: Path | None) -> list[_File]:
         if "row" in runs[0]
     }
     files = [_text(results / name, text) for name, text in _texts(folders, tables)]
-    if readme is not None:
-        block = partial(_block, results, folders, layouts, tables)
-        files.append(_readme(readme, block))
+    block = partial(_block, results, folders, layouts, tables)
+    files += [_page(page, block) for page in pages]
     for name, table in tables.items():
         files.append(_figure(results / name / "table.png", table))
     return files
@@ -131,7 +130,7 @@ def _text(path: Path, text: str) -> _File:
     return _File(path, [] if same else [str(path)], write)
 
 
-def _readme(path: Path, block: Callable[[str], str]) -> _File:
+def _page(path: Path, block: Callable[[str], str]) -> _File:
     """The file with its blocks filled; what stands between them stays as it is."""
     old = path.read_bytes().decode()
     try:
@@ -156,7 +155,7 @@ def _block(
     tables: Mapping[str, _Table],
     name: str,
 ) -> str:
-    """The README's table of a name: weights', a benchmark's, diagnoses', or panels."""
+    """The table of a block by its name: weights', a benchmark's, diagnoses', or panels."""
     if name == "pretrained":
         return weights_table([pretrained_info(name) for name in list_pretrained()])
     benchmark = results / f"{name}.json"

@@ -26,7 +26,8 @@ class Layout:
             panel's first result: "{train_size:,} images". By default a panel for each
             data set.
         rows: labels in their order; by default, and for others, the best first.
-        columns: of the compact table in the README, by the keys of
+        only: the labels that are shown; by default all.
+        columns: of the compact table in a page, by the keys of
             `paper.columns_of`.
         headers: other headers than the usual ones, by key.
         names: how the compact table writes a label.
@@ -43,6 +44,7 @@ class Layout:
 
     panels: Mapping[str, str] = field(default_factory=dict)
     rows: Sequence[str] = ()
+    only: Sequence[str] = ()
     columns: Sequence[str] = ("elbo", "log_likelihood", "published")
     headers: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)

@@ -147,7 +147,7 @@ def _rows(pairs: Sequence[tuple[str, Result]], layout: Layout, where: str) -> li
             if usable:
                 pair = difference(row["seeds"], reference["seeds"], key)
             row[f"{key}_difference"], row[f"{key}_difference_error"] = pair
-    return rows
+    return [row for row in rows if not layout.only or row["label"] in layout.only]
 
 
 def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:

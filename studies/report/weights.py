@@ -1,4 +1,4 @@
-"""The pretrained weights and the number of each, for the README."""
+"""The pretrained weights and the number of each, for a page."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -584,10 +585,11 @@ def test_a_checkpoint_of_another_shape_is_refused(run, capsys):
     assert "do not fit" in error_of([*argv, "--resume", "--epochs", "3"], capsys)
 
 
-COMMANDS = ["train", "density", "evaluate", "diagnose", "explore", "compare"]
+READING = ["evaluate", "diagnose", "explore", "sample", "encode"]
+COMMANDS = ["train", "density", "compare", *READING]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "list"])
 def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit_:
@@ -595,8 +597,9 @@ def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
     assert exit_.value.code == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    if command not in ("evaluate", "diagnose", "explore"):
-        for name in ("digits", "mnist_static", "FILE.npz"):
+    assert re.search(rf"[Ee]xamples?: {command} ", " ".join(out.split()))
+    if command not in (*READING, "list"):
+        for name in ("digits", "mnist_static", ".npz"):
             assert name in out
 
 

@@ -11,7 +11,7 @@ from pairs import FAMILIES, graphs_as_traced, quick
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.evaluation import chunks
-from pyro_vae_zoo.evaluation.active_units import ActiveUnits
+from pyro_vae_zoo.evaluation.totals import ActiveUnits
 
 UNTOUCHED = ("log_prob", "std_error", "ess", "khat")
 

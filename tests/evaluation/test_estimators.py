@@ -6,7 +6,6 @@ try and a wrong one does.
 """
 
 import math
-import sys
 
 import pyro
 import pyro.distributions as dist
@@ -19,6 +18,7 @@ from torch import nn
 from torch.distributions.kl import kl_divergence
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo.evaluation.totals import ActiveUnits
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.models.standard import AmortizedGuide, DiagonalGaussian
@@ -246,9 +246,7 @@ def test_an_error_in_the_summary_leaves_no_context_open(wide, monkeypatch):
     def fail(*_):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(
-        sys.modules["pyro_vae_zoo.evaluation.evaluate"].ActiveUnits, "add", fail
-    )
+    monkeypatch.setattr(ActiveUnits, "add", fail)
     with pytest.raises(RuntimeError, match="ours") as error:
         zoo.evaluate(wide, torch.randn(2, 4).double(), 10)
     assert torch.is_grad_enabled()

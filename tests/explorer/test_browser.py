@@ -8,6 +8,7 @@ import pytest
 import torch
 from browser import CHROMIUM, Browser
 from pairs import perturb, small
+from torch import nn
 
 from pyro_vae_zoo.explorer import decoder as portable
 from pyro_vae_zoo.explorer.page import page_contents, page_of
@@ -17,6 +18,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 HOSTILE = "</script><img src=x onerror='hacked = 1'>"
+
+
+def own():
+    return nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 20))
+
+
 PAIRS = {
     "three": ("iaf", {"latent_dim": 3, "network": "resnet"}),
     "two": ("planar", {"network": "gated_mlp"}),
@@ -24,6 +31,8 @@ PAIRS = {
     "real": ("full_rank", {"likelihood": "gaussian", "activation": "elu"}),
     "colour": ("mean_field", {"event_shape": (3, 4, 5), "activation": "tanh"}),
     "vector": ("mean_field", {"event_shape": (7,), "latent_dim": 12}),
+    "conv": ("planar", {"event_shape": (3, 6, 9), "network": "conv", "latent_dim": 3}),
+    "table": ("iaf", {"latent_dim": 3, "decoder": own}),
 }
 
 

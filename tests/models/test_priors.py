@@ -30,6 +30,7 @@ from pyro_vae_zoo.inference.compiled import CompiledTrace_ELBO
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.mixtures import GaussianMixture
 from pyro_vae_zoo.models.priors import PRIOR_FLOWS, FlowPrior, MixturePrior, VampPrior
+from pyro_vae_zoo.models.standard import positive
 from pyro_vae_zoo.plots import plot_posterior
 from pyro_vae_zoo.transforms import MADE, CouplingNet
 
@@ -273,6 +274,20 @@ def test_where_a_kl_has_a_closed_form(prior):
     terms = bound_terms(*sides(with_prior(prior)), bits(), analytic_kl=True)
     assert list(terms.closed_kl) == (["z"] if prior == "standard" else [])
     assert list(terms.kl) == ["z"]
+
+
+def test_a_mixture_of_one_component_is_a_gaussian():
+    torch.manual_seed(0)
+    vae = with_prior("mixture", prior_components=1).double()
+    perturb(vae, 0.5)
+    p, x = vae.model.prior, bits().double()
+    terms = bound_terms(*sides(vae), x, analytic_kl=True)
+    expected = torch.distributions.kl_divergence(vae.guide.distribution(x), p())
+    assert torch.allclose(terms.closed_kl["z"], expected)
+    mixture = GaussianMixture(torch.zeros(1).double(), p.loc, positive(p.raw_scale))
+    z = torch.randn(9, 2).double()
+    assert torch.allclose(p().log_prob(z), mixture.log_prob(z))
+    zoo.testing.check_vae(vae, x)
 
 
 def sides(vae):

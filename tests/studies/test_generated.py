@@ -1,6 +1,7 @@
 """What is generated from `results/` is up to date, and written whole or not at all."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,12 +19,13 @@ ROOT = Path(__file__).parents[2]
 
 def test_no_table_figure_or_block_of_the_repository_is_stale():
     """Where this fails: `python -m studies.report`, and commit what it wrote."""
-    assert stale(ROOT / "results", ROOT / "README.md") == []
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    assert stale(ROOT / "results", pages) == []
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """Two folders of results, a benchmark and the README's blocks of these."""
+    """Two folders of results, a benchmark and a page with blocks of these."""
     results = tmp_path / "results"
     for name in ("self_reflective_cpu", "mnist_static", "mnist_static_60"):
         shutil.copytree(ROOT / "results" / name, results / name)
@@ -33,7 +35,7 @@ def copy(tmp_path):
     markers = [f"<!-- begin table: {n} -->\n<!-- end table: {n} -->" for n in names]
     readme = tmp_path / "README.md"
     readme.write_text("\n\nsome words\n\n".join(markers) + "\n")
-    generate(results, readme)
+    generate(results, [readme])
     return results, readme
 
 
@@ -43,20 +45,20 @@ def edit(path, **changes):
 
 def test_a_number_that_is_edited_makes_all_that_shows_it_stale(copy):
     results, readme = copy
-    assert stale(results, readme) == []
+    assert stale(results, [readme]) == []
     folder = results / "self_reflective_cpu"
     edit(folder / "iaf-s0.json", log_likelihood=-89.7)
-    assert stale(results, readme) == [
+    assert stale(results, [readme]) == [
         str(folder / "table.md"),
         str(folder / "table.csv"),
         f"{readme}: table self_reflective_cpu",
         str(folder / "table.png"),
     ]
     edit(results / "mnist_static" / "mean_field-s0.json", elbo=-1.0)
-    assert f"{readme}: table mnist_static" in stale(results, readme)
-    assert str(results / "mnist_static" / "comparison.csv") in stale(results, readme)
+    assert f"{readme}: table mnist_static" in stale(results, [readme])
+    assert str(results / "mnist_static" / "comparison.csv") in stale(results, [readme])
     first, second = results / "mnist_static", results / "mnist_static_60"
-    assert generate(results, readme) == [
+    assert generate(results, [readme]) == [
         folder / "table.md",
         folder / "table.csv",
         first / "comparison.md",
@@ -64,7 +66,7 @@ def test_a_number_that_is_edited_makes_all_that_shows_it_stale(copy):
         readme,
         folder / "table.png",
     ]
-    assert generate(results, readme) == stale(results, readme) == []
+    assert generate(results, [readme]) == stale(results, [readme]) == []
     assert second.is_dir()  # was up to date, and left alone
     assert "-89.70" in readme.read_text()
 
@@ -74,26 +76,26 @@ def test_edited_tables_and_missing_files_are_stale(copy):
     folder = results / "self_reflective_cpu"
     text = readme.read_text()
     readme.write_text(text.replace("-86.44", "-83.44"))
-    assert stale(results, readme) == [f"{readme}: table self_reflective_cpu"]
+    assert stale(results, [readme]) == [f"{readme}: table self_reflective_cpu"]
     readme.write_text(text.replace("some words", "other words"))
-    assert stale(results, readme) == []  # what stands between the blocks is free
+    assert stale(results, [readme]) == []  # what stands between the blocks is free
     table = (folder / "table.md").read_bytes()
     (folder / "table.md").write_bytes(table.replace(b"\n", b"\r\n"))
-    assert stale(results, readme) == [str(folder / "table.md")]  # each byte counts
+    assert stale(results, [readme]) == [str(folder / "table.md")]  # each byte counts
     (folder / "table.md").write_bytes(table)
     (folder / "table.png").unlink()
     (folder / "table.csv").unlink()
-    assert stale(results, readme) == [
+    assert stale(results, [readme]) == [
         str(folder / "table.csv"),
         str(folder / "table.png"),
     ]
-    assert stale(results) == stale(results, readme)
+    assert stale(results) == stale(results, [readme])
 
 
 def test_results_of_the_smoke_budget_get_no_tables(copy):
     results, readme = copy
     write(results / "flows_smoke", row_result("iaf", budget="smoke"))
-    assert stale(results, readme) == []
+    assert stale(results, [readme]) == []
 
 
 def test_json_that_is_no_result_is_left_alone(copy):
@@ -101,16 +103,16 @@ def test_json_that_is_no_result_is_left_alone(copy):
     (results / "self_reflective_cpu" / "structure.json").write_text('{"rows": []}')
     (results / "diagnostics").mkdir()
     (results / "diagnostics" / "some.json").write_text('[{"guide": "iaf"}]')
-    assert stale(results, readme) == []
+    assert stale(results, [readme]) == []
     (results / "diagnostics" / "some.json").write_text('{"guide": ')
     with pytest.raises(DataFileError, match="some.json is not valid JSON"):
-        stale(results, readme)
+        stale(results, [readme])
     lacking = {"guide": "iaf", "log_likelihood": -90.0}
     (results / "diagnostics" / "some.json").write_text(json.dumps(lacking))
     with pytest.raises(
         DataFileError, match="some.json is no result of a run: object missing required"
     ):
-        stale(results, readme)
+        stale(results, [readme])
 
 
 def test_a_readme_without_blocks_is_not_written(copy):
@@ -118,7 +120,7 @@ def test_a_readme_without_blocks_is_not_written(copy):
     words = b"no markers\r\nhere"
     readme.write_bytes(words)
     before = readme.stat()
-    assert generate(results, readme) == []
+    assert generate(results, [readme]) == []
     assert readme.read_bytes() == words
     assert readme.stat().st_ino == before.st_ino
 
@@ -128,10 +130,10 @@ def test_a_mistake_leaves_everything_as_it_was(copy):
     before = {p: p.read_bytes() for p in results.rglob("*") if p.is_file()}
     readme.write_text(readme.read_text() + "<!-- begin table: nonesuch -->\n")
     with pytest.raises(UserError, match=r"README.md: table nonesuch has no end marker"):
-        generate(results, readme)
+        generate(results, [readme])
     readme.write_text(readme.read_text() + "<!-- end table: nonesuch -->\n")
     with pytest.raises(DataFileError, match="expected results in .*nonesuch"):
-        generate(results, readme)
+        generate(results, [readme])
     assert {p: p.read_bytes() for p in results.rglob("*") if p.is_file()} == before
     with pytest.raises(DataFileError, match="expected a folder of results"):
         stale(results / "nowhere")
@@ -153,13 +155,13 @@ def test_the_rows_have_the_order_of_the_recipes():
         assert list(dict.fromkeys(labels)) == list(layout.rows), name
 
 
-def test_what_the_readme_links_in_results_is_there():
-    targets = [
-        part.split(")")[0] for part in (ROOT / "README.md").read_text().split("](")
-    ]
-    targets = [t for t in targets[1:] if t.startswith("results/")]
-    assert "results/gated_dag_cpu/table.png" in targets
-    assert [t for t in targets if not (ROOT / t).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_what_a_page_links_in_files_is_there(page):
+    page = ROOT / page
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    files = [link for link in links if "://" not in link]
+    assert len(files) > 5
+    assert [link for link in files if not (page.parent / link).exists()] == []
 
 
 def test_the_command_writes_and_checks(tmp_path, capsys):
@@ -178,7 +180,7 @@ def test_the_command_writes_and_checks(tmp_path, capsys):
     assert main([*argv, "--check"]) == 0
     assert "nothing is stale" in capsys.readouterr().out
     assert "| `iaf` " in readme.read_text()
-    assert main([*argv, "--readme", str(tmp_path / "none.md")]) == 2
+    assert main([*argv, "--pages", str(tmp_path / "none.md")]) == 2
     assert "none.md" in capsys.readouterr().err
     readme.unlink()
     assert main([*argv, "--check"]) == 0

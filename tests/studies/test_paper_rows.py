@@ -8,9 +8,9 @@ import pytest
 from reports import full, markdown_rows, panels_of, row_result, write
 
 from pyro_vae_zoo.errors import DataFileError, UserError
+from studies.report.blocks import brief_table
 from studies.report.layout import Layout, layout_of, read_layouts
 from studies.report.paper import columns_of, csv_panels, footnotes
-from studies.report.readme import brief_table
 from studies.report.rows import paper_row, read_folders, read_panels
 
 SIZES = {"small": "*-z2", "large": "*"}

@@ -10,7 +10,7 @@ from pyro_vae_zoo.inference import compiled
 from pyro_vae_zoo.training import steps
 from pyro_vae_zoo.training.checkpoint import load_checkpoint
 from pyro_vae_zoo.training.fused_adam import FusedAdam
-from pyro_vae_zoo.training.steps import make_optimizer
+from pyro_vae_zoo.training.optimisers import make_optimizer
 
 OPTIONS = [
     {"clip_norm": 0.5, "ema": 0.9, "kl_warmup": 3},

@@ -109,6 +109,11 @@ def test_gradients_that_some_or_none_have(found):
     assert found[0]["unused"] == found[1]["unused"] == [[2, 2], [1, 1], None]
 
 
+def test_callbacks_run_in_the_first_and_stop_all(found):
+    """One that evaluates would wait for the others for ever, if it were not alone."""
+    assert [f["watched"] for f in found] == [[2, 2, True], [0, 2, True]]
+
+
 def test_all_begin_with_the_weights_of_the_first(found):
     assert found[0]["start"] == found[1]["start"] == [0, 0]
 

@@ -471,7 +471,7 @@ def test_dynamic_binarisation_is_redrawn_and_resumes(tmp_path):
         ({"lr": 0}, "lr must be positive"),
         ({"lr": float("nan")}, "lr must be positive"),
         ({"num_particles": 0}, "num_particles must be positive"),
-        ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; known: adam, adamax"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'; known: adam, adamw"),
         ({"schedule": "step"}, "known: constant, inverse, cosine"),
         ({"bound": "cubo"}, "known: elbo, iwae"),
         ({"free_bits": -1.0}, "free_bits must not be negative"),
@@ -480,6 +480,8 @@ def test_dynamic_binarisation_is_redrawn_and_resumes(tmp_path):
         ({"seed": 2**70}, "seed must fit in 64 bits"),
         ({"tempering_steps": 10, "kl_warmup": 2}, "choose one of them"),
         ({"device": "tpu"}, "known: auto, cpu, cuda"),
+        ({"device": torch.device("mps")}, "device 'mps' has no float64"),
+        ({"device": 1}, "device: expected str or device, got 1"),
     ],
 )
 def test_bad_options(bad, message, data, tmp_path):

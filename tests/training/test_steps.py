@@ -25,7 +25,7 @@ from pyro_vae_zoo.inference.compiled import CompiledELBO
 from pyro_vae_zoo.training import cuda_graphs as replay
 from pyro_vae_zoo.training import loop, steps
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
-from pyro_vae_zoo.training.steps import make_optimizer
+from pyro_vae_zoo.training.optimisers import make_optimizer
 
 PHASES = ("gated_dag_iaf", "boosted", "recursive_mixture")
 GPU = pytest.mark.gpu

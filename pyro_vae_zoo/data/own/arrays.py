@@ -62,9 +62,14 @@ def split_rows(
         rows[name] = order[start : start + size]
         start += size
     if start >= num_data:
+        names, enough = " and ".join(shares), num_data > len(shares)
+        least = f"train: expected at least {len(shares) + 1} data, got {num_data}"
+        what = f"{names}: expected shares that leave data to train on"
+        got = " and ".join(map(str, shares.values()))
         raise UserError(
-            f"train: expected at least {len(shares) + 1} data, to take "
-            f"{' and '.join(shares)} off them and to train on what is left; got {num_data}"
+            f"{what}, got {got} of {num_data}"
+            if enough
+            else f"{least}, to take {names} off them and to train on what is left"
         )
     return rows | {"train": np.sort(order[start:])}
 

@@ -41,6 +41,7 @@ def from_csv(
     *,
     labels: Column | None = None,
     drop: Column | Sequence[Column] = (),
+    header: bool | None = None,
     likelihood: str | None = None,
     valid: float = SHARE,
     test: float = SHARE,
@@ -50,12 +51,14 @@ def from_csv(
     r"""A data set of a CSV file, one datum a row, its columns the features.
 
     The separator is the comma, semicolon or tab that the first line has most of. That line
-    holds names if any of its fields is no number; else columns are named `#1`, `#2`, ...
+    holds names if none of its fields is a number, and data if all are.
 
     Args:
         path: the file.
         labels: the column of the classes, by its name or its place from 0.
         drop: columns to leave out.
+        header: whether the first line holds names, where that cannot be told; without
+            names columns are `#1`, `#2`, ...
         likelihood: by default a Gaussian for real numbers, a Bernoulli for bits; tables of
             other whole numbers want it said.
         valid: share of the rows that is taken off for validation.
@@ -75,11 +78,11 @@ def from_csv(
     >>> data.event_shape, data.likelihood, data.label_names
     ((2,), 'gaussian', ('a', 'b'))
     >>> data.note.split(", valid")[0]
-    'lengths.csv, float64 -> gaussian, whole numbers in wide taken for real, standardised'
+    'lengths.csv, float64 -> gaussian, whole numbers in wide taken for real'
     """
     path = expanded(os.fspath(path))
     try:
-        table = _read_csv(path, labels, drop)
+        table = _read_csv(path, labels, drop, header)
         return _dataset(
             _cls,
             table,
@@ -162,7 +165,6 @@ def _dataset(
             shown = ", ".join(whole[:3]) + (", ..." if len(whole) > 3 else "")
             notes.append(f"whole numbers in {shown} taken for real")
     if standardise:
-        notes.append("standardised")
         for name_, column in zip(table.names, x.T, strict=True):
             if np.ptp(column) == 0:
                 raise UserError(
@@ -191,16 +193,18 @@ def _places(
         raise UserError(f"expected columns of different names, got {twice!r} twice")
 
     def place(column: Column) -> int:
-        if isinstance(column, int) and not isinstance(column, bool):
+        if isinstance(column, int) and str(column) not in names:
             if -len(names) <= column < len(names):
                 return column % len(names)
             raise UserError(
                 f"expected a column from 0 to {len(names) - 1}, got {column}"
             )
-        if column not in names:
+        if str(column) not in names:
             raise unknown_name("column", str(column), names)
-        return names.index(column)
+        return names.index(str(column))
 
+    if isinstance(drop, str) and drop not in names:  # as a command line has several
+        drop = drop.split(",")
     left_out = {place(c) for c in ([drop] if isinstance(drop, str | int) else drop)}
     of_labels = None if labels is None else place(labels)
     features = [i for i in range(len(names)) if i not in left_out and i != of_labels]
@@ -213,7 +217,10 @@ def _places(
 
 
 def _read_csv(
-    path: Path, labels: Column | None, drop: Column | Sequence[Column]
+    path: Path,
+    labels: Column | None,
+    drop: Column | Sequence[Column],
+    header: bool | None,
 ) -> _Table:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "not found"
@@ -239,7 +246,7 @@ def _read_csv(
     if not rows:
         raise DataFileError(f"{path}: expected rows of numbers, got an empty file")
     names = [f"#{i + 1}" for i in range(len(rows[0]))]
-    if not all(map(_is_number, rows[0])):
+    if _has_names(path, rows[0]) if header is None else header:
         names = [own or name for own, name in zip(rows[0], names, strict=True)]
         rows, lines = rows[1:], lines[1:]
     if not rows:
@@ -269,6 +276,23 @@ def _read_csv(
     _check_no_index(values, kept, "#")
     found = None if of_labels is None else _words([row[of_labels] for row in rows])
     return _Table(values, kept, found)
+
+
+def _has_names(path: Path, first: Sequence[str]) -> bool:
+    """True for a line of names, False for one of data.
+
+    Raises:
+        DataFileError: for a line that may be either.
+    """
+    numbers = [_is_number(text) for text in first]
+    counted = list(first) == [str(i) for i in range(len(first))]
+    if len(set(numbers)) > 1 or (counted and len(first) > 1):
+        shown = ",".join(first)[:40]
+        raise DataFileError(
+            f"{path}: is the first line, {shown!r}, names or data? say header=True or "
+            "header=False"
+        )
+    return not numbers[0]
 
 
 def _is_number(text: str) -> bool:

@@ -46,11 +46,49 @@ const ops = {
     }
     return out;
   },
+  // Each weight joins places of the smaller image to those of the larger one.
+  conv(h, {weight, bias, transposed, from, to, stride, padding}) {
+    const out = new Float64Array(to[0] * to[1] * to[2]), [outs, ins, ...kernel] = weight.shape;
+    const [small, large] = transposed ? [from, to] : [to, from];
+    const range = (axis, k) => {  // of places whose partners are in the larger image
+      const shift = padding[axis] - k, step = stride[axis];
+      return [Math.max(Math.ceil(shift / step), 0),
+        Math.min(Math.floor((large[axis + 1] - 1 + shift) / step), small[axis + 1] - 1)];
+    };
+    for (let o = 0, w = 0; o < outs; o++) {
+      const plane = out.subarray(o * to[1] * to[2], (o + 1) * to[1] * to[2]);
+      if (bias) plane.fill(bias[o]);
+      for (let c = 0; c < ins; c++) {
+        const image = h.subarray(c * from[1] * from[2], (c + 1) * from[1] * from[2]);
+        for (let i = 0; i < kernel[0]; i++) {
+          for (let j = 0; j < kernel[1]; j++, w++) {
+            const [top, bottom] = range(0, i), [left, right] = range(1, j), v = weight[w];
+            for (let y = top; y <= bottom; y++) {
+              const row = (y * stride[0] - padding[0] + i) * large[2] - padding[1] + j;
+              for (let x = left; x <= right; x++) {
+                const a = y * small[2] + x, b = row + x * stride[1];
+                if (transposed) plane[b] += v * image[a];
+                else plane[a] += v * image[b];
+              }
+            }
+          }
+        }
+      }
+    }
+    return out;
+  },
+  norm(h, {weight, bias, eps}) {
+    const mean = h.reduce((sum, v) => sum + v, 0) / h.length;
+    const variance = h.reduce((sum, v) => sum + (v - mean) ** 2, 0) / h.length;
+    const scale = 1 / Math.sqrt(variance + eps);
+    return h.map((v, i) => (v - mean) * scale * (weight ? weight[i] : 1) + (bias ? bias[i] : 0));
+  },
   relu: h => h.map(v => Math.max(v, 0)),
   elu: h => h.map(v => v > 0 ? v : Math.expm1(v)),
   tanh: h => h.map(Math.tanh),
   sigmoid: h => h.map(sigmoid),
   silu: h => h.map(v => v * sigmoid(v)),
+  softplus: h => h.map(softplus),
   exp: (h, {bound}) => h.map(v => Math.exp(Math.min(Math.max(v, -bound), bound))),
   glu(h) {
     const n = h.length / 2;
@@ -65,6 +103,18 @@ const ops = {
   levels(h, {fresh, floor}) {
     const n = h.length / 2, scale = v => Math.exp(floor + softplus(v + fresh - floor));
     return h.subarray(0, n).map((v, i) => meanLevel(sigmoid(v), scale(h[n + i])));
+  },
+  table(h, {centre, axes, half, side, values}) {  // interpolated between four points
+    const [, size] = values.shape, last = side - 1;
+    const [[i, right], [j, up]] = [0, 1].map(axis => {
+      const u = h.reduce((sum, v, d) => sum + (v - centre[d]) * axes[axis * h.length + d], 0);
+      const place = Math.min(Math.max((u / half + 1) / 2 * last, 0), last);
+      const start = Math.min(Math.floor(place), last - 1);
+      return [start, place - start];
+    });
+    const at = (a, b, k) => values[((i + a) * side + j + b) * size + k];
+    const mix = (b, k) => (1 - right) * at(0, b, k) + right * at(1, b, k);
+    return Float64Array.from({length: size}, (_, k) => (1 - up) * mix(0, k) + up * mix(1, k));
   },
 };
 const run = (layers, h) => layers.reduce((value, step) => ops[step.op](value, step), h);

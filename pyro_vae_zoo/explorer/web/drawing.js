@@ -50,22 +50,25 @@ function zoom(factor, [x, y] = at.u) {  // that point stays where it is
 
 // -------------------------------------------------------------- the whole plane decoded
 
-const tiles = {canvas: document.createElement("canvas"), of: "", side: 15};
+const tiles = {canvas: document.createElement("canvas"), of: "", side: 15, next: 0};
+const PATIENCE = 100;  // milliseconds of a frame; a slow decoder has several for all tiles
 
 function tilesOfView() {
   const {canvas, side} = tiles, {x, y, half} = at.view, step = 2 * half / side;
   const [across, down] = tileSize, gap = Math.ceil(Math.max(down, across) / 14);
   const u = at.u.slice(), of = [x, y, half, ...u.subarray(2)].join();
-  if (tiles.of === of) return canvas;
-  tiles.of = of;
-  Object.assign(canvas, {width: side * (across + gap), height: side * (down + gap)});
-  for (let i = 0; i < side; i++) {
-    for (let j = 0; j < side; j++) {
-      u.set([x - half + (j + .5) * step, y + half - (i + .5) * step]);
-      const left = j * (across + gap) + gap / 2, top = i * (down + gap) + gap / 2;
-      drawTile(canvas, decode(latent(u)), left, top);
-    }
+  if (tiles.of !== of) {
+    Object.assign(tiles, {of, next: 0});
+    Object.assign(canvas, {width: side * (across + gap), height: side * (down + gap)});
   }
+  const until = performance.now() + PATIENCE;
+  for (; tiles.next < side * side && performance.now() < until; tiles.next++) {
+    const i = Math.floor(tiles.next / side), j = tiles.next % side;
+    u.set([x - half + (j + .5) * step, y + half - (i + .5) * step]);
+    const left = j * (across + gap) + gap / 2, top = i * (down + gap) + gap / 2;
+    drawTile(canvas, decode(latent(u)), left, top);
+  }
+  if (tiles.next < side * side) refresh();
   return canvas;
 }
 

@@ -52,6 +52,13 @@ function drawTexts() {
   if (datum) describe(datum);
 }
 
+const shown = {of: "", values: null};  // what is decoded where we are
+function decodedHere() {
+  const of = at.u.join();
+  if (shown.of !== of) Object.assign(shown, {of, values: decode(latent(at.u))});
+  return shown.values;
+}
+
 let queued = false, writing;
 function refresh() {  // once a frame
   if (queued) return;
@@ -60,7 +67,7 @@ function refresh() {  // once a frame
     queued = false;
     drawPlane();
     drawTexts();
-    drawDecoded(decode(latent(at.u)), picked());
+    drawDecoded(decodedHere(), picked());
     clearTimeout(writing);
     writing = setTimeout(writeAddress, 300);
   });
@@ -183,8 +190,12 @@ function axisSlider(i) {
 }
 
 $("about").textContent = contents.about;
-$("foot").textContent = "The decoder's weights have 16 bits here: what it decodes is off by at most "
-  + `${contents.rounding.toExponential(0)} over the codes. A dot is a datum's code, the mean of `
+const [first] = contents.layers, isTable = contents.table !== "";
+$("foot").textContent = (isTable
+  ? `Decoded beforehand, at ${first.side} × ${first.side} points of the plane, and interpolated: off by `
+    + `${contents.error.toPrecision(1)} on average. (The page cannot decode itself: ${contents.table}.)`
+  : "The decoder's weights have 16 bits here: what it decodes is off by at most "
+    + `${contents.error.toExponential(0)} over the codes.`) + ` A dot is a datum's code, the mean of `
   + `q(z | x). Seed ${contents.seed}.` + (size === 2 ? "" : " The plane is that of the codes' first "
   + `two principal axes, sd ${list(contents.sd)} along all ${size}.`);
 $("what").textContent = captionOfDecoded;
@@ -196,7 +207,7 @@ shaped($("image"));
 contents.classes.forEach(classButton);
 contents.data.forEach(thumbnail);
 for (let i = 2; i < Math.min(size, 8); i++) axisSlider(i);
-Object.assign($("more"), {hidden: size === 2, open: innerWidth > 760});
+Object.assign($("more"), {hidden: size === 2 || isTable, open: innerWidth > 760});
 new ResizeObserver(refresh).observe(plane);
 seeAll();
 readAddress();

@@ -96,7 +96,8 @@ function drawDecoded(values, datum) {  // over a picked vector, which has no oth
   plot($("decoded"), [...under, {values, ink: MODEL, line: 1.8}]);
 }
 
-const captionOfDecoded = `${contents.decoded}, decoded here` + (isVector
+const where = contents.table ? "beforehand, in the plane" : "here";
+const captionOfDecoded = `${contents.decoded}, decoded ${where}` + (isVector
   ? " (blue), by the number of the feature" : contents.note && `; ${contents.note}`);
 
 function shaped(canvas) {

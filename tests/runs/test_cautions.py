@@ -8,8 +8,8 @@ import torch
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
-from pyro_vae_zoo.evaluation.cautions import baseline, cautions_of
 from pyro_vae_zoo.report.summary import summary
+from pyro_vae_zoo.runs.cautions import baseline, cautions_of
 
 HEALTHY = {
     "kl_per_site": {"z": 5.0},

@@ -1,4 +1,4 @@
-"""The README's tables, and the markers that they stand between."""
+"""The tables of pages, and the markers that they stand between."""
 
 import json
 
@@ -6,9 +6,9 @@ import pytest
 from reports import full, markdown_rows, panels_of, result, row_result, write
 
 from pyro_vae_zoo.errors import UserError
+from studies.report.blocks import benchmark_table, block_names, brief_table, fill_blocks
 from studies.report.diagnoses import diagnoses_table
 from studies.report.layout import Layout
-from studies.report.readme import benchmark_table, block_names, brief_table, fill_blocks
 from studies.report.rows import read_folders, read_panels
 
 SIZES = {"small": "*-z2", "large": "*"}

@@ -1,4 +1,4 @@
-"""The README's tables: compact, and between markers that say which one they are.
+"""The tables of README and of pages: compact, and between markers that name them.
 
 A block is all that stands between a line `<!-- begin table: NAME -->` and the next
 `<!-- end table: NAME -->`; `fill_blocks` puts the tables in.

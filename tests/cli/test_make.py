@@ -1,0 +1,153 @@
+"""`sample` and `encode`: what the VAE gives under the seed, in files of each kind."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae_zoo as zoo
+from pyro_vae_zoo.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+SAVED = ROOT / "tests/saved/0.1.0/iaf"  # two latents of digits
+
+
+def run(*argv):
+    return main([str(word) for word in argv])
+
+
+def rows(path):
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return zoo.load(SAVED)
+
+
+def test_samples_are_those_of_the_seed(vae, tmp_path, capsys):
+    out = tmp_path / "new" / "samples.npz"
+    assert run("sample", SAVED, "-n", 5, "--seed", 7, "--out", out) == 0
+    assert capsys.readouterr().out.strip() == f"in {out}: x (5, 8, 8); seed 7"
+    torch.manual_seed(7)
+    expected = vae.sample(5)
+    with np.load(out) as found:
+        assert [*found] == ["x"]
+        assert np.array_equal(found["x"], expected.numpy())
+    table = tmp_path / "samples.csv"
+    assert (
+        run("sample", SAVED, "-n", 5, "--seed", 7, "--mean", "--out", table, "--json")
+        == 0
+    )
+    said = json.loads(capsys.readouterr().out)
+    assert said["file"] == str(table)
+    assert said["arrays"] == {"x": [5, 8, 8]}
+    torch.manual_seed(7)
+    head, *body = rows(table)
+    assert head == [f"x_{i}" for i in range(64)]
+    assert np.array_equal(np.float32(body), vae.sample(5, mean=True).flatten(1).numpy())
+    assert run("sample", SAVED, "-n", 3, "--out", tmp_path / "s.png") == 0
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_codes_are_those_of_the_seed_and_have_their_labels(vae, tmp_path, capsys):
+    out = tmp_path / "codes.npz"
+    assert run("encode", SAVED, "digits", "--out", out, "--seed", 3) == 0
+    assert f"in {out}: z (250, 2), label (250,); seed 3" in capsys.readouterr().out
+    data = zoo.load_dataset("digits")
+    torch.manual_seed(3)
+    expected = vae.embed(data.test)
+    with np.load(out) as found:
+        assert np.array_equal(found["z"], expected.numpy())
+        assert np.array_equal(found["label"], data.labels["test"].numpy())
+        assert found["label_names"].tolist() == list(data.label_names)
+    table = tmp_path / "codes.csv"
+    words = ["--split", "valid", "--num-samples", 2, "--seed", 3]
+    assert run("encode", SAVED, "--out", table, *words) == 0
+    torch.manual_seed(3)
+    draws = vae.encode(data.valid, 2)
+    head, *body = rows(table)
+    assert head == ["datum", "draw", "z_0", "z_1", "label"]
+    assert [row[:2] for row in body[:3]] == [["0", "0"], ["0", "1"], ["1", "0"]]
+    codes = np.float32([row[2:4] for row in body]).reshape(250, 2, 2)
+    assert np.array_equal(codes.swapaxes(0, 1), draws.numpy())
+    names = [data.label_names[i] for i in data.labels["valid"]]
+    assert [row[-1] for row in body[::2]] == names
+
+
+def test_data_without_labels_and_several_latents(npz, tmp_path, capsys):
+    data = zoo.load_dataset(npz)
+    vae = zoo.create("ladder", data, num_layers=2, latent_dim=2, hidden_dims=(4,))
+    zoo.save(vae, tmp_path)
+    config = {"guide": "ladder", "variant": data.variant, "source": npz, "training": {}}
+    config |= {"vae": vae.config, "eval_particles": 5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert run("encode", tmp_path) == 2
+    assert "--num-samples" in capsys.readouterr().err
+    assert run("encode", tmp_path, "--num-samples", 3, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["arrays"] == {"z_2": [3, 10, 2], "z_1": [3, 10, 2]}
+    with np.load(tmp_path / "codes.npz") as found:  # in the folder of the run
+        assert {*found} == {"z_1", "z_2"}
+    table = tmp_path / "codes.csv"
+    assert run("encode", tmp_path, "--num-samples", 1, "--out", table) == 0
+    assert rows(table)[0] == ["datum", "draw", "z_2_0", "z_2_1", "z_1_0", "z_1_1"]
+
+
+def test_samples_of_a_standardised_set_are_on_its_scale(tmp_path):
+    x, path = 100 + 5 * torch.randn(40, 3), tmp_path / "mine.npy"
+    np.save(path, x.numpy())
+    data = zoo.load_dataset(path, options={"standardise": True})
+    vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(4,))
+    zoo.save(vae, tmp_path)
+    config = {"guide": "mean_field", "variant": data.variant, "source": str(path)}
+    config |= {"vae": vae.config, "eval_particles": 5, "training": {}}
+    config |= {"data_options": {"standardise": True}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert run("sample", tmp_path) == 0
+    torch.manual_seed(0)
+    with np.load(tmp_path / "samples.npz") as found:
+        assert np.array_equal(found["x"], data.pixels(vae.sample(64)).numpy())
+        assert found["x"].mean() == pytest.approx(100, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["sample", SAVED, "--out", "x.txt"], "expected a file of .npz, .csv, .png"),
+        (["sample", SAVED, "-n", 0], "number of samples must be at least 1, got 0"),
+        (["encode", SAVED, "--out", "x.png"], "expected a file of .npz, .csv, got x.png"),
+        (["encode", SAVED, "digitss"], "'digitss'; did you mean 'digits'?"),
+        (["encode", SAVED, "--num-samples", -1], "num_samples must not be negative"),
+        (["sample", "iaf-mnist_statik"], "did you mean 'iaf-mnist_static'?"),
+        (["sample", "nowhere/run"], "nowhere/run is not a run"),
+    ],
+)  # fmt: skip
+def test_mistakes(argv, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*argv) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert expected in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_ones_own_are_typed_again(tmp_path, capsys):
+    data = zoo.load_dataset("digits")
+    guide = f"{ROOT}/examples/my_guide.py:MyGuide"
+    words = ["train", "--guide", guide, "--latent-dim", 2, "--hidden-dims", 4]
+    words += ["--epochs", 1, "--eval-particles", 2, "--batch-size", 1297, "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro_vae_zoo.plots.run.draw", lambda *args: None)
+        assert run(*words, "--out", tmp_path) == 0
+    capsys.readouterr()
+    for argv in (["sample", tmp_path], ["encode", tmp_path]):
+        assert run(*argv) == 2
+        assert f"add --guide {guide}" in capsys.readouterr().err
+        assert run(*argv, "--guide", guide, "--json") == 0
+        arrays = json.loads(capsys.readouterr().out)["arrays"]
+        assert {"x": [64, 8, 8], "z": [len(data.test), 2]}.items() >= {
+            k: v for k, v in arrays.items() if k != "label"
+        }.items()
