@@ -19,7 +19,9 @@ assert_type(zoo.evaluate(vae, data.test, num_particles=10).log_likelihood, float
 assert_type(zoo.log_likelihood(vae, data.test, 10).log_prob, Tensor)
 assert_type(zoo.load(zoo.save(vae, "runs/iaf")).event_shape, tuple[int, ...])
 logger = zoo.callbacks.CSV("epochs.csv")
-zoo.fit(vae, data, beta=2.0, schedule=lambda epoch, epochs: 1.0, callbacks=[print, logger])
+zoo.fit(
+    vae, data, beta=2.0, schedule=lambda epoch, epochs: 1.0, callbacks=[print, logger]
+)
 
 zoo.fit(vae, data, epochs="two")  # type: ignore[arg-type]
 zoo.fit(vae, data, epoch=2)  # type: ignore[call-arg]
