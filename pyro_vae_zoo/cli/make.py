@@ -65,6 +65,7 @@ def _codes(vae: VAE, x: Tensor, num_samples: int, seed: int) -> dict[str, Tensor
     """Posterior means `(len(x), latent_dim)`, or draws with one more dimension before."""
     if num_samples < 0:
         raise UserError(f"num_samples must not be negative, got {num_samples}")
+    x = vae.check_data(x)
     if not num_samples and isinstance(sites := vae.encode(x[:1]), dict):
         raise UserError(
             "means are of guides of one latent vector, got latents "
