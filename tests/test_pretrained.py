@@ -248,8 +248,8 @@ def test_the_recipe_is_read_as_the_run_was():
     args = make_parser().parse_args(["train", *words])
     assert (args.guide, args.data) == ("self_reflective", "a folder/my.npz")
     assert args.eval_particles == 200
-    assert train._training(args, None, args.seed) == training
-    assert train._options(args) == options | {"hidden_dims": (80,)}
+    assert train.training_of(args, None, args.seed) == training
+    assert train.options_of(args) == options | {"hidden_dims": (80,)}
 
 
 def test_the_script_publishes_a_run(trained, tmp_path, monkeypatch, capsys):
