@@ -135,11 +135,9 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
     if model is not None:  # one more, beside the guides
         specs.append((model, {"model": model}))
     points = _points(args.sweep)
-    swept = [
-        (guide, own, _own(point, own, guide))
-        for guide, own in specs
-        for point in points
-    ]
+    for guide, own in specs:
+        _refuse_two_values(guide, own, args.sweep)
+    swept = [(guide, own, point) for guide, own in specs for point in points]
     known = [_known(guide, given | own | point, data) for guide, own, point in swept]
     everything = sorted(set().union(*known))
     for name in given:
@@ -162,7 +160,12 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
         for seed, training in trainings.items():
             folder = root / f"{label}-s{seed}"
             plan = Plan(folder, guide, options, replace(training, **of_training))
-            plans.setdefault(folder.name, plan)  # of a guide without an option, once
+            first = plans.setdefault(folder.name, plan)  # without an option, it is one
+            if first != plan:
+                raise UserError(
+                    f"{first.guide} and {guide} would have one folder, {folder}; give "
+                    "one of them another name"
+                )
     return list(plans.values())
 
 
@@ -186,14 +189,15 @@ def _points(sweep: Sequence[tuple[str, Sequence[Any]]]) -> list[Options]:
     return [dict(zip(names, values, strict=True)) for values in grid]
 
 
-def _own(point: Options, own: Collection[str], guide: str) -> Options:
-    for name in own:
-        if name in point:
+def _refuse_two_values(
+    guide: str, own: Collection[str], sweep: Sequence[tuple[str, Sequence[Any]]]
+) -> None:
+    for name, _ in sweep:
+        if name in own:
             raise UserError(
                 f"--sweep {name}, and {guide}:{name}=...: two values for one option; leave "
                 "one of them out"
             )
-    return point
 
 
 def _known(guide: str, options: Options, data: Dataset) -> Options:

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from pyro_vae_zoo import transforms
@@ -51,7 +52,7 @@ def list_command(args: argparse.Namespace) -> None:
         return
     for i, (kind, all_) in enumerate(found.items()):
         width = max((len(one.name) for one in all_), default=0)
-        print(f"{chr(10) * (i > 0)}{kind}: {KINDS[kind]}")
+        print(f"\n{kind}: {KINDS[kind]}" if i else f"{kind}: {KINDS[kind]}")
         for one in all_:
             source = f" ({one.source})" if one.source else ""
             print(f"  {one.name:<{width}}  {one.about}{source}".rstrip())
@@ -99,9 +100,10 @@ def _documented(name: str) -> Callable:
     A builder is one itself, or a call of a shared one with the function that differs.
     """
     entry = registry.entry(name)
-    build: Any = entry.build
-    own = [*reversed(getattr(build, "args", ())), *reversed(entry.options_of)]
-    return build if inspect.isfunction(build) else next(f for f in own if callable(f))
+    if not isinstance(entry.build, partial):
+        return entry.build
+    own = [*reversed(entry.build.args), *reversed(entry.options_of)]
+    return next((f for f in own if callable(f)), entry.build.func)
 
 
 def _transforms() -> list[Named]:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.cli.inspect import data_of, found_data, images_of, pair_of
-from pyro_vae_zoo.data.streamed.rows import Rows
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.files import write_atomically, written
 from pyro_vae_zoo.nn.names import COUNTS
@@ -22,7 +21,6 @@ from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["encode_command", "sample_command"]
 
-_ROWS = 4096  # that are read at a time
 # Likelihoods whose data are as they were given, without a scale to be put back.
 _AS_GIVEN = ("bernoulli", "discretized_logistic", *COUNTS)
 
@@ -42,7 +40,6 @@ def sample_command(args: argparse.Namespace) -> None:
 
         what = "means of p(x|z)" if args.mean else "draws of p(x)"
         title = f"{len(x)} {what}: {plots.figure_title(vae, data)}, seed {args.seed}"
-        out.parent.mkdir(parents=True, exist_ok=True)
         plots.save_figure(plots.plot_images(x, title=title), out)
     else:
         _write(out, {"x": x})
@@ -55,9 +52,7 @@ def encode_command(args: argparse.Namespace) -> None:
     out = _file(args, published, "codes.npz", (".npz", ".csv"))
     data = data_of(args, vae, config)
     x = images_of(data, args.split, args.seed)
-    with _seeded(args.seed):
-        codes = _codes(vae, x, args.num_samples)
-    arrays: dict[str, Any] = dict(codes)
+    arrays: dict[str, Any] = dict(_codes(vae, x, args.num_samples, args.seed))
     labels = (data.labels or {}).get(args.split)
     if labels is not None:
         arrays |= {"label": labels, "label_names": list(data.label_names or ())}
@@ -66,24 +61,19 @@ def encode_command(args: argparse.Namespace) -> None:
     _say(args, out, said | {"num_samples": args.num_samples}, arrays)
 
 
-def _codes(vae: VAE, x: Tensor | Rows, num_samples: int) -> dict[str, Tensor]:
+def _codes(vae: VAE, x: Tensor, num_samples: int, seed: int) -> dict[str, Tensor]:
     """Posterior means `(len(x), latent_dim)`, or draws with one more dimension before."""
     if num_samples < 0:
         raise UserError(f"num_samples must not be negative, got {num_samples}")
-    # What is not in memory is read in parts.
-    starts = range(0, len(x), _ROWS if isinstance(x, Rows) else max(len(x), 1))
-    parts = [_codes_of(vae, x[i : i + starts.step], num_samples) for i in starts]
-    dim = 1 if num_samples else 0
-    return {k: torch.cat([part[k] for part in parts], dim) for k in parts[0]}
-
-
-def _codes_of(vae: VAE, x: Tensor, num_samples: int) -> dict[str, Tensor]:
-    try:
+    x = vae.check_data(x)
+    if not num_samples and isinstance(sites := vae.encode(x[:1]), dict):
+        raise UserError(
+            "means are of guides of one latent vector, got latents "
+            f"{', '.join(sites) or 'none'}; --num-samples 1 draws them"
+        )
+    with _seeded(seed):
         found = vae.encode(x, num_samples) if num_samples else vae.embed(x)
-    except UserError as error:
-        hint = "" if num_samples else "; --num-samples 1 draws them"
-        raise UserError(f"{error}{hint}") from error
-    return {"z": found.cpu()} if isinstance(found, Tensor) else found
+    return {"z": found} if isinstance(found, Tensor) else found
 
 
 @contextmanager

@@ -325,11 +325,7 @@ _COUPLINGS = ("affine_coupling", "spline_coupling")
 
 
 def mixture(latent_dim: int, *, prior_components: int = 50) -> MixturePrior:
-    """Tomczak & Welling 2018: K Gaussians of diagonal covariance, all of it learned.
-
-    Options:
-        prior_components: how many there are.
-    """
+    """Tomczak & Welling 2018: `prior_components` diagonal Gaussians, all of it learned."""
     return MixturePrior(latent_dim, prior_components)
 
 

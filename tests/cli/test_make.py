@@ -86,7 +86,7 @@ def test_data_without_labels_and_several_latents(npz, tmp_path, capsys):
     config |= {"vae": vae.config, "eval_particles": 5}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert run("encode", tmp_path) == 2
-    assert "--num-samples" in capsys.readouterr().err
+    assert "got latents z_2, z_1; --num-samples 1 draws" in capsys.readouterr().err
     assert run("encode", tmp_path, "--num-samples", 3, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["arrays"] == {"z_2": [3, 10, 2], "z_1": [3, 10, 2]}
@@ -122,6 +122,7 @@ def test_samples_of_a_standardised_set_are_on_its_scale(tmp_path):
         (["encode", SAVED, "--out", "x.png"], "expected a file of .npz, .csv, got x.png"),
         (["encode", SAVED, "digitss"], "'digitss'; did you mean 'digits'?"),
         (["encode", SAVED, "--num-samples", -1], "num_samples must not be negative"),
+        (["encode", "iaf-mnist_static", "digits"], "got (250, 8, 8)"),
         (["sample", "iaf-mnist_statik"], "did you mean 'iaf-mnist_static'?"),
         (["sample", "nowhere/run"], "nowhere/run is not a run"),
     ],

@@ -1,6 +1,7 @@
 """Grids of settings: their rows, their folders, and what validation chooses."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pairs import interrupt_at
@@ -132,6 +133,17 @@ def test_all_of_a_grid_is_checked_before_the_first_run(
     assert code == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "all").exists()
+
+
+def test_two_guides_of_one_name_are_told_apart(argv, tmp_path, capsys):
+    text = (Path(__file__).parents[2] / "examples/my_guide.py").read_text()
+    guides = [f"{tmp_path / name}.py:MyGuide" for name in ("one", "two")]
+    for guide in guides:
+        Path(guide.partition(":")[0]).write_text(text)
+    assert main([*argv, "--guides", *guides]) == 2
+    assert (
+        f"{guides[0]} and {guides[1]} would have one folder" in capsys.readouterr().err
+    )
 
 
 def test_finished_runs_are_not_swept(argv, tmp_path, capsys):

@@ -93,8 +93,8 @@ def test_every_estimate_has_the_units_that_were_given(data, pair, expected):
     assert curve.log_prob == pytest.approx((mean,) * len(curve.log_prob), **test)
     some = data.judged_on(data.test[:3])
     local = zoo.local_log_likelihood(pair, some, 500, num_steps=20)
-    gaps = zoo.inference_gaps(pair, some, 10, num_particles=500)
-    chains = zoo.annealed_log_likelihood(pair, some, 30, 40, 4)
+    gaps = zoo.inference_gaps(pair, some, 10, num_particles=200)
+    chains = zoo.annealed_log_likelihood(pair, some, 30, 60, 4)
     expected = expected[:3].tolist()
     assert gaps.amortised_elbo.tolist() == pytest.approx(expected, **test)
     for estimate in (local.log_prob, gaps.log_prob, chains.log_prob):

@@ -11,8 +11,8 @@ from pyro_vae_zoo.data import sources as _sources
 from pyro_vae_zoo.data.checks import largest_of_bytes
 from pyro_vae_zoo.data.formats import BROKEN, read_npy
 from pyro_vae_zoo.data.labels import classes_of
-from pyro_vae_zoo.data.own.arrays import SHARE, chosen, split
-from pyro_vae_zoo.data.streamed.rows import Rows
+from pyro_vae_zoo.data.own.arrays import SHARE, chosen, likelihood_of
+from pyro_vae_zoo.data.streamed.rows import Rows, some
 from pyro_vae_zoo.data.streamed.sources import ArrayFile
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import one_line
@@ -53,18 +53,19 @@ def from_npy(
         raise DataFileError(f"{path}: cannot be read ({one_line(error)})") from error
     x = Rows(ArrayFile.open(path)) if x is None else x
     try:
-        return split(
-            _cls,
+        by_values = partial(likelihood_of, some(x), "array")
+        likelihood, note = chosen(likelihood, dynamic, logit, by_values)
+        return _cls(
             x,
-            None,
             valid,
             test,
-            seed,
-            likelihood=likelihood,
-            name=path.stem,
-            dynamic=dynamic,
+            likelihood,
+            path.stem,
+            dynamic,
             logit=logit,
             standardise=standardise,
+            seed=seed,
+            note=f"{path.name}, {note}",
         )
     except UserError as error:
         raise DataFileError(f"{path}: {error}") from error

@@ -1,4 +1,4 @@
-"""What is done with rows that were read: checks, units, and draws by key and row."""
+"""What is done with rows that were read: checks, and draws as functions of the row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
