@@ -6,6 +6,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from pairs import nothing_drawn
 
 import pyro_vae_zoo as zoo
 
@@ -30,6 +31,13 @@ def _global_state(tmp_path, monkeypatch):
     assert torch.get_num_threads() == threads
     assert pyro.settings.get("validate_distributions_pyro") == validation
     assert torch.is_grad_enabled()
+
+
+@pytest.fixture
+def undrawn():
+    """Runs of this test have no pictures, which are not what it is about."""
+    with nothing_drawn():
+        yield
 
 
 @pytest.fixture(scope="session")

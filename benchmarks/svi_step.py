@@ -105,7 +105,7 @@ class Epochs:
             torch.cuda.synchronize()
 
 
-def work(pipe, name, network, batch_size, device, threads, tf32):
+def work(pipe, name, network, batch_size, device, threads, tf32, timed):
     """What the process of a contestant does."""
     confine(threads)
     if tf32:
@@ -115,7 +115,7 @@ def work(pipe, name, network, batch_size, device, threads, tf32):
         with tempfile.TemporaryDirectory() as cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
             data, vae = images(DATA, device), make(guide, device, **options)
-            if name in COMPILED:
+            if name in COMPILED and timed:
                 # What the first compilation of a process prepares is charged to nobody.
                 torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
             all_of_them = contestants(guide) | floors()
@@ -170,6 +170,7 @@ def start_all(network, batch_size, args):
     for name in names if args.only is None else [n for n in names if n in args.only]:
         print(f"  {name}", file=sys.stderr)
         about = network, batch_size, args.device, args.threads, args.tf32
+        about += (not args.check,)
         worker = Worker.start(name, *about)
         if "fails" in worker.first:
             failures[name] = why = worker.first["fails"]

@@ -4,6 +4,8 @@ import itertools
 import math
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyro.distributions as dist
 import pytest
@@ -50,6 +52,15 @@ def quick(cases, *kept) -> list:
     """The cases of a parametrised test, all but the kept marked as slow."""
     slow = pytest.mark.slow
     return [c if c in kept else pytest.param(c, marks=slow) for c in cases]
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """Runs and diagnoses of this process draw nothing: most of a small one's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw", "draw_diagnosis"):
+            patch.setattr(f"pyro_vae_zoo.plots.run.{name}", lambda *_: None)
+        yield
 
 
 def one_latent() -> list[str]:

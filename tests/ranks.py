@@ -1,6 +1,6 @@
 """What the processes of `torchrun` do in test_distributed.py; each writes what it found.
 
-torchrun --nproc-per-node 2 tests/ranks.py FOLDER
+torchrun --nproc-per-node 2 tests/ranks.py FOLDER WORDS_OF_THE_COMMAND_LINE
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.runtime import Ranks, joined
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.steps import Steps
@@ -122,7 +123,7 @@ def watched():
     return [len(seen), len(history.epochs), history.stopped_early]
 
 
-def main(folder):
+def main(folder, *words):
     with joined("cpu") as ranks:
         torch.manual_seed(0)
         ev = zoo.evaluate(make(), images(9), num_particles=40)
@@ -141,7 +142,9 @@ def main(folder):
             "watched": watched(),
         }
         Path(folder, f"{ranks.rank}.json").write_text(json.dumps(found))
+        # In the same two: to start them takes longer than all that they do.
+        assert cli.main(list(words)) == 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -98,12 +98,12 @@ def test_torchscript_trains_as_eager_pyro_does(name):
     )
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", quick(EVERY, *FAMILIES))
 def test_the_tail_adaptive_divergence_trains(name):
     check_trains(name, vectorized(TraceTailAdaptive_ELBO), NO_TAIL_ADAPTIVE)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", quick(EVERY, *FAMILIES))
 def test_reweighted_wake_sleep_trains(name):
     check_trains(name, vectorized(ReweightedWakeSleep), NO_WAKE_SLEEP)
 
@@ -130,7 +130,7 @@ def test_a_bernoullis_density_is_softplus_to_the_last_bit(dtype):
 
 
 @pytest.mark.parametrize("side", ["guide", "model"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", quick(EVERY, *FAMILIES))
 def test_pyro_can_inspect_both_sides(name, side):
     """What `pyro.render_model` asks first: which site depends on which."""
     vae, x = pair(name), data(name)

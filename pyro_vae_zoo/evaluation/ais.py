@@ -69,9 +69,9 @@ class AnnealedLikelihood:
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
     >>> x = torch.zeros(3, 8, 8)
-    >>> ais = zoo.annealed_log_likelihood(vae, x, num_chains=4, num_temps=20)
+    >>> ais = zoo.annealed_log_likelihood(vae, x, num_chains=4, num_temps=5)
     >>> ais.std_error.shape, ais.num_temps
-    (torch.Size([3]), 20)
+    (torch.Size([3]), 5)
     """
 
     log_prob: Tensor
@@ -128,7 +128,7 @@ class BidirectionalBounds:
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
-    >>> bounds = zoo.bidirectional(vae, num_data=5, num_chains=4, num_temps=20)
+    >>> bounds = zoo.bidirectional(vae, num_data=5, num_chains=4, num_temps=5)
     >>> bounds.x.shape, torch.equal(bounds.gap, bounds.upper - bounds.lower)
     (torch.Size([5, 8, 8]), True)
     """
@@ -215,7 +215,7 @@ def annealed_log_likelihood(
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("iaf", event_shape=(8, 8), latent_dim=2)
     >>> x = torch.zeros(3, 8, 8)
-    >>> ais = annealed_log_likelihood(vae, x, num_chains=4, num_temps=20)
+    >>> ais = annealed_log_likelihood(vae, x, num_chains=4, num_temps=5)
     >>> ais.log_prob.shape, ais.num_chains
     (torch.Size([3]), 4)
     """
@@ -286,7 +286,7 @@ def bidirectional(
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
-    >>> bounds = bidirectional(vae, num_data=5, num_chains=4, num_temps=20)
+    >>> bounds = bidirectional(vae, num_data=5, num_chains=4, num_temps=5)
     >>> bool(bounds.gap.mean() > -0.1)
     True
     """

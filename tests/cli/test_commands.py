@@ -121,6 +121,7 @@ def test_the_summary_fits_80_columns(run, capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_resume_of_a_finished_run_is_no_error(run, capsys):
     argv, folder = run
     before = (folder / "model.safetensors").read_bytes()
@@ -128,6 +129,7 @@ def test_resume_of_a_finished_run_is_no_error(run, capsys):
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_resume_with_more_epochs_goes_on(run, npz, tmp_path):
     argv, folder = run
     longer = [*argv, "--epochs", "4"]
@@ -142,6 +144,7 @@ def test_resume_with_more_epochs_goes_on(run, npz, tmp_path):
     assert results[0]["log_likelihood"] == results[1]["log_likelihood"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_resume_of_a_run_that_has_no_checkpoint_yet_starts_it(run):
     argv, folder = run
     before = json.loads((folder / "result.json").read_text())
@@ -152,6 +155,7 @@ def test_resume_of_a_run_that_has_no_checkpoint_yet_starts_it(run):
     assert after["log_likelihood"] == before["log_likelihood"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_taken_folder_names_the_ways_out(run, capsys):
     argv, _ = run
     line = error_of(argv, capsys)
@@ -191,6 +195,7 @@ def test_a_refusal_leaves_a_run_as_it_was(run, more, capsys):
     assert files_of(folder) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_refused_resume_leaves_a_finished_run_as_it_was(npz, tmp_path, capsys):
     """A cosine schedule depends on the total; a corrupt checkpoint is no way on."""
     folder = tmp_path / "run"
@@ -227,6 +232,7 @@ def test_a_checkpoint_with_other_things_in_it(run, state, capsys):
     assert "is no checkpoint" in error_of([*argv, "--resume"], capsys)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_particle_has_no_error_bar(npz, tmp_path, capsys):
     folder = tmp_path / "run"
     argv = ["train", "--data", npz, "--out", str(folder), *FAST]
@@ -422,6 +428,7 @@ def test_evaluate_of_what_is_no_run(tmp_path, capsys):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_full_disk_is_one_line(run, capsys, monkeypatch):
     argv, folder = run
     before = load_checkpoint(folder / "checkpoint.pt")
@@ -442,6 +449,7 @@ def test_a_loss_that_is_not_finite_exits_with_1(npz, tmp_path, capsys):
     assert "not finite at epoch" in error_of(argv, capsys, code=1)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_guide_of_the_users_own(npz, tmp_path, capsys):
     guide = f"{ROOT / 'examples' / 'my_guide.py'}:MyGuide"
     folder = tmp_path / "run"
@@ -471,6 +479,7 @@ def test_a_guide_that_does_not_import(npz, tmp_path, capsys):
     assert "has no 'G'; it has Other" in line
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_compare_trains_all_else_equal(npz, tmp_path, capsys):
     folder = tmp_path / "all"
     argv = [
@@ -557,6 +566,7 @@ def test_commas_part_guides_and_their_options(texts, expected):
     assert guide_specs(texts) == expected
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_compare_takes_a_guide_of_the_users_own_after_a_comma(npz, tmp_path):
     folder = tmp_path / "all"
     guides = f"iaf,{ROOT / 'examples' / 'my_guide.py'}:MyGuide"
@@ -566,6 +576,7 @@ def test_compare_takes_a_guide_of_the_users_own_after_a_comma(npz, tmp_path):
     assert "MyGuide" in (folder / "comparison.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_compare_takes_options_that_are_tuples(npz, tmp_path):
     folder = tmp_path / "all"
     guide = "iaf:flow_hidden_dims=(8,8),num_flows=1"
@@ -673,6 +684,7 @@ def test_a_hierarchy_of_bits_draws_its_layers(npz, tmp_path, capsys):
     assert result["training"]["analytic_kl"] is True
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_graph_learns_its_structure_for_as_long_as_it_is_told(npz, tmp_path, capsys):
     folder = tmp_path / "run"
     argv = ["train", "--guide", "gated_dag", "--option", "num_nodes=3", "--data", npz]
@@ -705,6 +717,7 @@ def test_mistakes_with_densities(argv, expected, real_npz, tmp_path, capsys):
 # ------------------------------------------------------------------ interruptions
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(
     number, npz, tmp_path, capsys, monkeypatch

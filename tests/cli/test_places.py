@@ -5,8 +5,11 @@ import runpy
 from pathlib import Path
 
 import pytest
+from pairs import quick
 
 from pyro_vae_zoo.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 FAST = ["--latent-dim", "2", "--hidden-dims", "8", "--epochs", "1", "--quiet"]
 FAST += ["--eval-particles", "5", "--no-compile"]
@@ -116,7 +119,7 @@ def test_examples_of_ones_own_are_trained_resumed_and_judged(example, tmp_path, 
         assert "the page shows pairs of one latent vector" in said
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", quick(EXAMPLES, "my_model", "my_prior"))
 def test_examples_of_ones_own_are_compared(example, tmp_path, capsys):
     guides = ["--guides", "mean_field"]
     how = ["--latent-dim", 2, "--epochs", 1, "--quiet", "--eval-particles", 5]

@@ -19,6 +19,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.hmc import State, temperatures, transition
 
 SHORT = {"num_temps": 20, "num_leapfrog": 3}
+BRIEF = {"num_temps": 4, "num_leapfrog": 2}  # for what does not ask how good it is
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def truth():
 
 def test_agrees_with_the_closed_form_within_its_errors(truth):
     x = truth.marginal.sample((200,))
-    ais = zoo.annealed_log_likelihood(truth.vae(), x, num_temps=60, num_leapfrog=5)
+    ais = zoo.annealed_log_likelihood(truth.vae(), x, num_temps=40, num_leapfrog=4)
     difference = ais.log_prob - truth.marginal.log_prob(x)
     bias = -ais.std_error.square().mean().item() / 2  # of the logarithm, to 2nd order
     error = ais.std_error.square().mean().sqrt().item() / math.sqrt(200)
@@ -128,7 +129,7 @@ def test_pyros_scales_leave_log_p_alone(truth):
                 self.inner(x)
 
     found = [
-        zoo.annealed_log_likelihood((model, nn.Identity()), x, **SHORT).log_prob
+        zoo.annealed_log_likelihood((model, nn.Identity()), x, **BRIEF).log_prob
         for model in (truth.model(), Scaled(truth.model()))
     ]
     assert torch.equal(*found)
@@ -180,8 +181,8 @@ def test_temperatures_rise_from_zero_to_one():
 @pytest.mark.parametrize(
     "measure",
     [
-        lambda vae, x, seed: zoo.annealed_log_likelihood(vae, x, seed=seed, **SHORT),
-        lambda vae, x, seed: zoo.bidirectional(vae, 3, seed=seed, **SHORT),
+        lambda vae, x, seed: zoo.annealed_log_likelihood(vae, x, seed=seed, **BRIEF),
+        lambda vae, x, seed: zoo.bidirectional(vae, 3, seed=seed, **BRIEF),
     ],
 )
 def test_seeds_reproduce_and_leave_the_caller_alone(truth, measure):
@@ -204,11 +205,12 @@ def test_seeds_reproduce_and_leave_the_caller_alone(truth, measure):
 
 def test_every_chunk_is_kept(truth):
     x = truth.marginal.sample((7,))
-    ais = zoo.annealed_log_likelihood(truth.vae(), x, chunk_rows=40, **SHORT)
+    short = {"num_temps": 10, "num_leapfrog": 3, "chunk_rows": 48}  # three data
+    ais = zoo.annealed_log_likelihood(truth.vae(), x, **short)
     z = (ais.log_prob - truth.marginal.log_prob(x)) / ais.std_error
     assert len(z) == 7
     assert z.abs().max() < 5
-    bounds = zoo.bidirectional(truth.vae(), 5, chunk_rows=40, **SHORT)
+    bounds = zoo.bidirectional(truth.vae(), 5, **BRIEF, chunk_rows=48)
     assert len(bounds.x) == len(bounds.gap) == len(bounds.acceptance) == 5
 
 
@@ -279,7 +281,7 @@ def test_bidirectional_wants_one_observed_site(truth):
     model, guide = Twice(), nn.Linear(1, 1)
     model.more = False
     vae = zoo.VAE(model, guide, (2,))
-    assert zoo.bidirectional(vae, 2, **SHORT).lower.shape == (2,)
+    assert zoo.bidirectional(vae, 2, **BRIEF).lower.shape == (2,)
     model.more = True
     with pytest.raises(
         UserError, match=r"observes one site 'x', got \['x', 'y', 'z'\]"

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from compiling import EVERY, SLOW, Discrete, Guide, Model, data, pair
+from compiling import EVERY, Discrete, Guide, Model, data, pair
 from hypothesis import given
 from hypothesis import strategies as st
 from pairs import FAMILIES, graphs_as_traced, quick
@@ -45,9 +45,7 @@ def test_a_graph_gives_what_the_pair_gives(name, as_traced):
     assert len(as_traced) == 2
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n == "iaf" else SLOW) for n in EVERY]
-)
+@pytest.mark.parametrize("name", quick(EVERY, "mean_field"))
 def test_inductor_gives_what_the_pair_gives(name):
     assert_same(name, rel=1e-9, abs=1e-9)
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from pairs import linear_gaussian, small
+from pairs import linear_gaussian, nothing_drawn, small
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
@@ -21,6 +21,7 @@ from pyro_vae_zoo.report.summary import describe
 FAST = DiagnoseOptions(
     num_particles=200, chains=4, temps=10, leapfrog=2, simulated=4, steps=20
 )
+BRIEF = DiagnoseOptions(**(vars(FAST) | {"temps": 2, "simulated": 1, "steps": 2}))
 ARGS = [
     "--num-data", "6", "--num-particles", "50", "--chains", "4", "--temps", "8",
     "--leapfrog", "2", "--simulated", "3", "--steps", "10", "--device", "cpu",
@@ -33,7 +34,8 @@ def make_run(npz, tmp_path):
         folder = tmp_path / guide
         argv = ["train", "--guide", guide, "--data", npz, "--out", str(folder)]
         argv += ["--hidden-dims", "8", "--epochs", "1", "--eval-particles", "10"]
-        assert cli.main([*argv, "--device", "cpu", "--quiet", *options]) == 0
+        with nothing_drawn():
+            assert cli.main([*argv, "--device", "cpu", "--quiet", *options]) == 0
         return folder
 
     return make
@@ -65,6 +67,7 @@ def test_a_run_is_diagnosed(make_run, capsys):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_json_alone_in_another_folder(make_run, capsys, tmp_path):
     folder = make_run("mean_field", "--latent-dim", "2")
     before = {p.name for p in folder.iterdir()}
@@ -93,6 +96,7 @@ def test_what_does_not_apply_is_left_out_and_named(make_run, capsys):
     assert not (folder / "gaps.png").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_mistake_is_one_line(make_run, capsys, tmp_path):
     assert cli.main(["diagnose", str(tmp_path / "none")]) == 2
     assert "is not a run" in capsys.readouterr().err
@@ -150,7 +154,7 @@ def test_gaps_are_counted_from_the_highest_estimate():
     [(0.1, "they agree"), (-1.0, "IS is too low"), (1.0, "AIS is too low")],
 )
 def test_the_verdict(difference, words):
-    found = findings(diagnose(small("mean_field"), torch.zeros(3, 2, 3), FAST))
+    found = findings(diagnose(small("mean_field"), torch.zeros(3, 2, 3), BRIEF))
     named = {"guide": "a", "data": "b", "split": "test", "num_data": 3}
     result = found | named | {"settings": {"seed": 0, "chains": 4, "temps": 10}}
     result["agreement"] = {
@@ -165,7 +169,7 @@ def test_the_verdict(difference, words):
 
 
 def test_simulated_data_may_be_none():
-    options = DiagnoseOptions(**(vars(FAST) | {"simulated": 0}))
+    options = DiagnoseOptions(**(vars(BRIEF) | {"simulated": 0}))
     found = diagnose(small("mean_field"), torch.zeros(3, 2, 3), options)
     assert found.bounds is None
     assert "bidirectional" not in findings(found)

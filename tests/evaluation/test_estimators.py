@@ -11,7 +11,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import MIXTURES, linear_gaussian, one_latent, others, perturb, seeded, small
+from pairs import (
+    FAMILIES,
+    MIXTURES,
+    linear_gaussian,
+    one_latent,
+    others,
+    perturb,
+    quick,
+    seeded,
+    small,
+)
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 from torch import nn
@@ -536,7 +546,7 @@ def chain():
 
 
 @pytest.mark.parametrize("num_particles", [1, 4])
-@pytest.mark.parametrize("name", others())
+@pytest.mark.parametrize("name", quick(others(), *FAMILIES))
 def test_annealed_elbo_is_trace_elbo_by_default(name, num_particles):
     vae = small(name).double()
     x = torch.rand(5, 2, 3).double().bernoulli()

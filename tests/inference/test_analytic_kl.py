@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import linear_gaussian, others, seeded, small
+from pairs import FAMILIES, linear_gaussian, others, quick, seeded, small
 from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
@@ -28,7 +28,7 @@ GAUSSIAN = (
 
 
 @pytest.mark.parametrize("num_particles", [1, 3])
-@pytest.mark.parametrize("name", others())
+@pytest.mark.parametrize("name", quick(others(), *FAMILIES))
 def test_it_is_pyros_mean_field_elbo(name, num_particles):
     """With its fall back to one draw where no closed form is known."""
     vae = small(name).double()

@@ -63,7 +63,7 @@ def test_data_have_the_gradient_of_the_eager_step(name):
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("compiler", [as_it_is, inductor])
+@pytest.mark.parametrize("compiler", quick([as_it_is, inductor], as_it_is))
 def test_modules_before_the_vae_are_trained(compiler):
     vae, raw = pair("mean_field", likelihood="gaussian"), torch.randn(5, 4).double()
     found = []
@@ -215,10 +215,11 @@ def test_a_later_batch_is_checked(name):
     assert loss(x).isfinite()
 
 
+@pytest.mark.parametrize("compiler", quick([as_it_is, inductor], as_it_is))
 @pytest.mark.parametrize("likelihood", ["gaussian", "discretized_logistic"])
-def test_the_support_is_that_of_the_likelihood(likelihood):
+def test_the_support_is_that_of_the_likelihood(likelihood, compiler):
     vae, x = pair("mean_field", likelihood=likelihood), data()
-    loss = compiled(inductor)(vae.model, vae.guide)
+    loss = compiled(compiler)(vae.model, vae.guide)
     assert loss(x).isfinite()
     assert loss(grey(x)).isfinite()
     check_refused(loss, missing(x))

@@ -260,7 +260,7 @@ def test_the_hierarchical_flow_has_ten_mades_like_maf():
     assert len(steps) == len(flat.model.flows) == 10
 
 
-@pytest.mark.parametrize("bijector", quick(["affine", "iaf", "spline_coupling"], "iaf"))
+@pytest.mark.parametrize("bijector", quick(["affine", "iaf", "spline_coupling"]))
 def test_bijectors_keep_the_contract(bijector):
     check_vae(small("self_reflective_maf", bijector=bijector), torch.randn(8, 2, 3))
 

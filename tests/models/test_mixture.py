@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import perturb, small
+from pairs import perturb, quick, small
 from pyro.infer import Trace_ELBO
 from torch import nn
 
@@ -56,7 +56,7 @@ def test_log_prob_is_the_brute_force_sum():
     torch.testing.assert_close(q.log_prob(z), total.log())
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", quick(COMPONENTS, "gaussian", "affine_coupling"))
 def test_integrates_to_one(component):
     """RM2, on a grid in two dimensions, whatever the components are."""
     torch.manual_seed(0)

@@ -249,7 +249,7 @@ def test_a_linear_model_with_a_mixture_has_its_log_likelihood():
     ll = zoo.log_likelihood(linear.vae, linear.x, 20_000)
     assert ((ll.log_prob - exact).abs() < 5 * ll.std_error + 1e-6).all()
     assert ll.std_error.max() < 0.05
-    ais = zoo.annealed_log_likelihood(linear.vae, linear.x, 32, 60, 5)
+    ais = zoo.annealed_log_likelihood(linear.vae, linear.x, 32, 40, 4)
     assert ((ais.log_prob - exact).abs() < 5 * ais.std_error + 0.02).all()
 
 
@@ -259,14 +259,14 @@ def test_annealing_local_q_and_gaps_agree_with_importance_sampling(prior):
     perturb(vae, 0.3)
     x = bits(3)
     ll = zoo.log_likelihood(vae, x, 10_000)
-    ais = zoo.annealed_log_likelihood(vae, x, 16, 40, 4)
+    ais = zoo.annealed_log_likelihood(vae, x, 16, 20, 3)
     local = zoo.local_log_likelihood(vae, x, 5000, num_steps=20)
     for other in (ais, local):
         error = (ll.std_error.square() + other.std_error.square()).sqrt()
         assert ((other.log_prob - ll.log_prob).abs() < 5 * error + 1e-3).all()
     gaps = zoo.inference_gaps(vae, x, num_steps=20, log_prob=ll.log_prob)
     assert (gaps.approximation_gap > -5 * gaps.local_error).all()
-    assert zoo.bidirectional(vae, 3, 4, 20, 4).gap.mean() > -0.1
+    assert zoo.bidirectional(vae, 3, 4, 8, 2).gap.mean() > -0.1
 
 
 @pytest.mark.parametrize("prior", SMALL_PRIORS)

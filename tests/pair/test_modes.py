@@ -96,8 +96,8 @@ JOBS = {
     "log_likelihood": lambda vae, x: zoo.log_likelihood(vae, x, 5),
     "compiled": lambda vae, x: zoo.log_likelihood(vae, x, 4, compile=True),
     "bare pair": lambda vae, x: zoo.log_likelihood((vae.model, vae.guide), x, 5),
-    "annealed": lambda vae, x: zoo.annealed_log_likelihood(vae, x, 2, 4, 2),
-    "bidirectional": lambda vae, x: zoo.bidirectional(vae, 3, 2, 4, 2),
+    "annealed": lambda vae, x: zoo.annealed_log_likelihood(vae, x, 2, 2, 1),
+    "bidirectional": lambda vae, x: zoo.bidirectional(vae, 3, 2, 2, 1),
     "gaps": lambda vae, x: zoo.inference_gaps(vae, x, 3, num_particles=5),
     "local": lambda vae, x: zoo.local_log_likelihood(vae, x, 5, 3),
     "curve": lambda vae, x: zoo.particle_curve(vae, x, 5),
@@ -105,12 +105,12 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
-def test_every_tool_works_alike_in_every_mode(job):
-    vae, x = small("iaf"), bits("iaf")
+@pytest.mark.parametrize("name", quick(JOBS, *(n for n in JOBS if n != "compiled")))
+def test_every_tool_works_alike_in_every_mode(name):
+    vae, x, job = small("iaf"), bits("iaf"), JOBS[name]
     before = job(vae, x)
     dear = ("autocast", "inference_mode")  # compiled anew each time
-    for mode in dear if job is JOBS["compiled"] else MODES:
+    for mode in dear if name == "compiled" else MODES:
         with MODES[mode]():
             after = job(vae, x)
         check_same(before, after)

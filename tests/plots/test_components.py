@@ -329,8 +329,15 @@ def test_there_must_be_something_to_draw():
     ("guide", "options", "drawn"),
     [
         ("recursive_mixture", {"num_components": 2}, True),
-        ("mixture", {"num_components": 2, "weights": "constant"}, True),
-        ("recursive_mixture", {"num_components": 1}, False),
+        pytest.param(
+            "mixture",
+            {"num_components": 2, "weights": "constant"},
+            True,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "recursive_mixture", {"num_components": 1}, False, marks=pytest.mark.slow
+        ),
         ("recursive_mixture", {"num_components": 2, "latent_dim": 3}, False),
         ("mean_field", {}, False),
     ],

@@ -356,12 +356,13 @@ def test_long_titles_are_wrapped():
     assert max(map(len, fig.get_suptitle().split("\n"))) <= 40
 
 
-def test_importing_the_package_imports_no_matplotlib():
+def test_importing_the_package_imports_no_matplotlib_and_drawing_no_pyplot():
     code = """
 import sys
 import pyro_vae_zoo
 assert "matplotlib" not in sys.modules
-import pyro_vae_zoo.plots
+from pyro_vae_zoo import plots
+plots.plot_graph({"z_2->z_1": 0.5})
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,8 +1,6 @@
 """Graphs of gated nodes: each gate's line and arrow show what was recorded of it."""
 
 import math
-import subprocess
-import sys
 from itertools import combinations
 
 import numpy as np
@@ -272,16 +270,6 @@ def test_what_is_no_graph_is_refused(gates, message):
 def test_pairs_without_gates_have_no_graph():
     with pytest.raises(UserError, match="expected a gated DAG, got iaf, K = 2"):
         plots.plot_graph(small("iaf"))
-
-
-def test_drawing_a_graph_imports_no_pyplot():
-    code = """
-import sys
-from pyro_vae_zoo import plots
-plots.plot_graph({"z_2->z_1": 0.5})
-assert "matplotlib.pyplot" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---------------------------------------------------------------------------- runs

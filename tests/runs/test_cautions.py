@@ -255,6 +255,9 @@ def test_a_likelihood_that_is_not_finite_is_absurd(value):
 # -------------------------------------------------------------------- on the command line
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 def write(path, x):
     np.savez(path, train=x[:-100], valid=x[-100:-50], test=x[-50:])
     return path

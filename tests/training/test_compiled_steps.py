@@ -50,7 +50,7 @@ def train(guide, data, compile, **options):
     return dict(vae.named_parameters())
 
 
-@pytest.mark.parametrize("guide", quick(EVERY, "iaf", "recursive_mixture"))
+@pytest.mark.parametrize("guide", quick(EVERY, "iaf"))
 def test_a_hundred_steps_with_all_that_a_step_has(guide, data, as_traced):
     """Clipping, Adam and the average, against the same without a graph."""
     ours = train(guide, data, True, **OPTIONS[0])
@@ -59,9 +59,9 @@ def test_a_hundred_steps_with_all_that_a_step_has(guide, data, as_traced):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", quick(OPTIONS, OPTIONS[1]))  # the first is above
 def test_options(options, data, as_traced):
-    ours, theirs = (train("planar", data, c, **options) for c in (True, False))
+    ours, theirs = (train("mean_field", data, c, **options) for c in (True, False))
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 

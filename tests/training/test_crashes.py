@@ -78,8 +78,8 @@ class Kills:
         return in_time
 
 
-def test_killed_at_five_moments(kills, tmp_path):
-    assert kills.several(IAF, 4, tmp_path) > 0
+def test_killed_at_three_moments(kills, tmp_path):
+    assert kills.several(IAF, 2, tmp_path) > 0
     folder = tmp_path / "writing"
     kills.while_writing(IAF, folder)
     kills.check(IAF, folder)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,10 +63,17 @@ def torchrun(number, *words):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What each of two processes found."""
+def ran(tmp_path_factory):
+    """The folder of two processes, with a run of theirs, and what they printed."""
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun(2, TESTS / "ranks.py", folder)
+    how = words(folder / "run", "--epochs", "2", "--device", "cpu")
+    return folder, torchrun(2, TESTS / "ranks.py", folder, *how)
+
+
+@pytest.fixture(scope="module")
+def found(ran):
+    """What each of two processes found."""
+    folder, _ = ran
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -121,36 +129,20 @@ def test_all_begin_with_the_weights_of_the_first(found):
 # ------------------------------------------------------------------ the command line
 
 
-def train(folder, *words):
-    return [
-        ROOT / "examples/train.py",
-        "--guide",
-        "iaf",
-        "--out",
-        folder,
-        *SMALL,
-        *words,
-    ]
+def words(folder, *more):
+    return ["train", "--guide", "iaf", "--out", str(folder), *SMALL, *map(str, more)]
 
 
-def run_alone(*words):
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def train(folder, *more):
+    """The command line as a script, for `torchrun`."""
+    return [ROOT / "examples/train.py", *words(folder, *more)[1:]]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@pytest.fixture
+def trained(ran):
     """A run of two processes, and what they printed."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    return folder, torchrun(2, *train(folder, "--epochs", "2"))
+    folder, said = ran
+    return folder / "run", said
 
 
 def test_only_the_first_writes_and_speaks(trained):
@@ -161,11 +153,12 @@ def test_only_the_first_writes_and_speaks(trained):
     assert json.loads((folder / "result.json").read_text())["num_processes"] == 2
 
 
-def test_one_process_goes_on_where_two_were(trained):
-    folder, _ = trained
+@pytest.mark.usefixtures("undrawn")
+def test_one_process_goes_on_where_two_were(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
     before = load_checkpoint(folder / "checkpoint.pt")
     assert len(before["random_states"]) == 2
-    run_alone(*train(folder, "--epochs", "3", "--resume"))
+    assert cli.main(words(folder, "--epochs", "3", "--resume")) == 0
     after = load_checkpoint(folder / "checkpoint.pt")
     assert (before["epoch"], after["epoch"]) == (2, 3)
     assert after["history"]["epochs"][:2] == before["history"]["epochs"]
@@ -286,15 +279,15 @@ def test_a_batch_smaller_than_the_processes(monkeypatch):
 
 @pytest.mark.slow
 def test_sigterm_stops_all_and_the_same_number_goes_on_bit_for_bit(tmp_path):
-    words = ("--epochs", "30", "--batch-size", "33", "--seed", "1")
-    torchrun(2, *train(tmp_path / "whole", *words))
-    process = start(2, *train(tmp_path / "parts", *words))
+    how = ("--epochs", "30", "--batch-size", "33", "--seed", "1")
+    torchrun(2, *train(tmp_path / "whole", *how))
+    process = start(2, *train(tmp_path / "parts", *how))
     wait_until((tmp_path / "parts" / "metrics.jsonl").exists, 120)
     process.terminate()
     process.communicate(timeout=60)
     stopped = load_checkpoint(tmp_path / "parts" / "checkpoint.pt")
     assert 0 < stopped["epoch"] < 30
-    torchrun(2, *train(tmp_path / "parts", *words, "--resume"))
+    torchrun(2, *train(tmp_path / "parts", *how, "--resume"))
     whole, parts = (
         load_checkpoint(tmp_path / name / "checkpoint.pt")
         for name in ("whole", "parts")
@@ -310,8 +303,7 @@ def test_two_processes_train_as_well_as_one(tmp_path):
     for seed in range(5):
         for size, of_size in final.items():
             folder = tmp_path / f"{size}-{seed}"
-            words = train(folder, "--epochs", "20", "--seed", seed)
-            torchrun(size, *words)
+            torchrun(size, *train(folder, "--epochs", "20", "--seed", seed))
             result = json.loads((folder / "result.json").read_text())
             of_size.append(result["elbo"])
     one, two = (torch.tensor(final[size], dtype=torch.double) for size in (1, 2))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pairs import nothing_drawn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
@@ -30,7 +31,8 @@ def train(folder, *words):
 def finished(tmp_path_factory):
     """A run of one epoch, to be copied."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    assert cli.main(train(folder, "--epochs", "1")) == 0
+    with nothing_drawn():
+        assert cli.main(train(folder, "--epochs", "1")) == 0
     return folder
 
 
@@ -50,6 +52,7 @@ def main_with_largest_file(size, argv):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_full_disk_keeps_the_last_good_checkpoint(run):
     checkpoint = run / "checkpoint.pt"
     before = checkpoint.read_bytes()
@@ -65,6 +68,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(run):
     assert load_checkpoint(checkpoint)["epoch"] == 3
 
 
+@pytest.mark.slow
 def test_a_full_disk_before_there_is_anything(tmp_path):
     done = main_with_largest_file(8000, train(tmp_path / "run", "--epochs", "1"))
     assert done.returncode == 2
@@ -78,6 +82,7 @@ def test_a_place_where_nothing_can_be_written(capsys):
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_that_may_not_be_written_to(run, monkeypatch, capsys):
     """As it is for a user who is not root, to whom everything is allowed."""
 
@@ -91,6 +96,7 @@ def test_a_folder_that_may_not_be_written_to(run, monkeypatch, capsys):
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_that_is_removed_during_the_run(run, monkeypatch, capsys):
     step, seen = loop.Loop._step, []
 

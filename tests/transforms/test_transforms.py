@@ -87,6 +87,11 @@ CASES = [(n, d) for n in FLOWS for d in (1, 2, 5) if d > 1 or n not in COUPLINGS
 PLAIN_CASES = [(n, d) for n in PLAIN for d in (1, 2, 5) if d > 1 or n not in COUPLINGS]
 INVERTIBLE = [(n, d) for n, d in CASES if n not in NO_INVERSE]
 every_flow = pytest.mark.parametrize(("name", "dim"), CASES)
+# For what does not hang on the dimension.
+slow = pytest.mark.slow
+one_size = pytest.mark.parametrize(
+    ("name", "dim"), [c if c[1] == 2 else pytest.param(*c, marks=slow) for c in CASES]
+)
 
 
 def trained(module, dtype=torch.float64, reach=1.0):
@@ -144,7 +149,7 @@ def test_log_det_equals_that_of_the_autograd_jacobian(name, dim):
     torch.testing.assert_close(log_det, expected, atol=1e-8, rtol=1e-8)
 
 
-@every_flow
+@one_size
 def test_particles_and_unbatched_contexts_broadcast(name, dim):
     flow, context = make(name, dim), double(4, CONTEXT)
     step, x = flow.condition(context), double(6, 4, dim)
@@ -260,7 +265,7 @@ def test_copies_are_possible_after_a_step(name, clone):
             torch.testing.assert_close(copied(x), flow(x))
 
 
-@every_flow
+@one_size
 def test_networks_run_once_per_forward_pass(name, dim):
     flow, calls = make(name, dim), []
     for module in flow.modules():
@@ -281,7 +286,7 @@ def test_networks_run_once_per_forward_pass(name, dim):
 # What a context must do, dtypes, and the start of training.
 
 
-@every_flow
+@one_size
 def test_every_output_depends_on_the_context(name, dim):
     if name in REFLECTIONS and dim == 1:
         pytest.skip("in one dimension a reflection is -1, whatever its vector")
@@ -292,7 +297,7 @@ def test_every_output_depends_on_the_context(name, dim):
     assert reached[passed:].all()
 
 
-@every_flow
+@one_size
 def test_float32_agrees_with_float64(name, dim):
     context, x = double(4, CONTEXT), double(3, 4, dim)
     results = []
@@ -605,7 +610,7 @@ def test_made_without_context_serves_pyro_and_its_inverse():
     torch.testing.assert_close(flow.inv(flow(x).clone()), x)
 
 
-@every_flow
+@one_size
 def test_no_tensor_is_left_on_the_default_device(name, dim):
     flow = FLOWS[name](dim, CONTEXT).to("meta")
     step = flow.condition(torch.randn(4, CONTEXT, device="meta"))
@@ -708,7 +713,7 @@ def test_wrong_arguments_are_explained(build, message):
         build()
 
 
-@every_flow
+@one_size
 def test_a_context_of_the_wrong_width_is_explained(name, dim):
     flow = FLOWS[name](dim, CONTEXT)
     with pytest.raises(UserError, match="expected a context of size 3 .* got 4"):
