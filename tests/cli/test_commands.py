@@ -375,7 +375,7 @@ def test_cuda_where_there_is_none(npz, tmp_path, capsys):
         ({"train": np.full((20, 2, 3), np.nan), "test": np.zeros((5, 2, 3))}, "NaN"),
         ({"train": np.zeros((20, 2, 3)), "test": np.zeros((5, 3, 2))}, "shape"),
         ({"train": np.zeros((0, 2, 3)), "test": np.zeros((5, 2, 3))}, "empty"),
-        ({"test": np.zeros((5, 2, 3))}, "train"),
+        ({"test": np.zeros((5, 2, 3)), "x": np.zeros((5, 2, 3))}, "train"),
         ({"train": np.zeros((20, 2, 3), dtype=complex), "test": np.zeros((5, 2, 3))}, ""),
         ({"train": np.array(["a"] * 9), "test": np.array(["b"] * 9)}, ""),
     ],
