@@ -372,8 +372,9 @@ def test_folders_without_images(tmp_path):
         zoo.load_dataset(tmp_path)
     with pytest.raises(zoo.DataFileError, match="expected a folder.*got '.txt'"):
         zoo.load_dataset(tmp_path / "a.txt")
-    with pytest.raises(zoo.DataFileError, match="not found"):
-        zoo.load_dataset(tmp_path / "nothing")
+    for name in ("nothing", "a.npy", "a.npz", "a.csv"):
+        with pytest.raises(zoo.DataFileError, match="not found: looked for"):
+            zoo.load_dataset(tmp_path / name)
 
 
 def test_options_that_a_kind_does_not_have(tmp_path):

@@ -88,7 +88,7 @@ def test_a_path_goes_through_every_command(make, tmp_path, capsys):
     again = json.loads(capsys.readouterr().out)
     for name in ("log_likelihood", "elbo", "bits_per_dim", "variant"):
         assert again[name] == result[name]
-    assert run("diagnose", out, "--num-data", 3, *small, "--quiet") == 0
+    assert run("diagnose", out, "--num-data", 50, *small, "--quiet") == 0
     found = json.loads((out / "diagnostics.json").read_text())
     assert found["importance"]["log_likelihood"] == pytest.approx(
         result["log_likelihood"], abs=max(8, abs(result["log_likelihood"]) / 10)

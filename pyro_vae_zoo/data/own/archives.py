@@ -42,6 +42,9 @@ def from_npy(
 
     It stays in its file where that has a gigabyte or more, or with `in_memory=False`.
     """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "not found"
+        raise DataFileError(f"data file {path} {what}: looked for {path.absolute()}")
     x: Any = None
     try:
         size = path.stat().st_size
