@@ -18,9 +18,9 @@ import pyro_vae_zoo as zoo
 IMAGES = torch.tensor(list(itertools.product((0.0, 1.0), repeat=6))).reshape(-1, 2, 3)
 
 
-# Of each family one, and one more kind of flow; the flows' own densities are checked in
-# tests/transforms.
-IN_CI = (*FAMILIES, "spline_coupling")
+# Of each family one, but for the graphs, whose gates take many draws, and one more kind of
+# flow; the flows' own densities are checked in tests/transforms.
+IN_CI = (*[name for name in FAMILIES if name != "gated_dag"], "spline_coupling")
 
 
 @pytest.mark.parametrize("name", quick(zoo.list_guides(), *IN_CI))

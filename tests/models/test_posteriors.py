@@ -146,6 +146,7 @@ class Ring(nn.Module):
         return torch.trapezoid(log_joint.exp(), r).log().item()
 
 
+@pytest.mark.slow
 def test_radial_makes_a_ring():
     """What `radial` is for: pushing mass away from a point, alike in all directions."""
     x = torch.full((64, 1), 2.0).double()
