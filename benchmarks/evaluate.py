@@ -11,7 +11,6 @@ particles. Where there is CUDA, a row of 10,000 images with 5,000 particles is a
 
 import argparse
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timing import images, in_turn, make, parser, ratio, write
+from timing import images, in_turn, make, parser, peak_memory, ratio, write
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.evaluation.chunks import chunk_rows_for, chunk_sizes
@@ -90,7 +89,7 @@ def time_rows(guides, num_data, num_particles, device, repeats):
     ]
 
 
-def peak_memory(num_particles, num_data=1000):
+def peak_of_one(num_particles, num_data=1000):
     """Peak resident bytes of a process that evaluates once."""
     command = [sys.executable, __file__, "--memory", str(num_particles), str(num_data)]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -104,7 +103,7 @@ def memory_rows(num_data=1000):
             {
                 "num_particles": num_particles,
                 "num_data": num_data,
-                "peak_mb": round(peak_memory(num_particles, num_data) / 1e6, 1),
+                "peak_mb": round(peak_of_one(num_particles, num_data) / 1e6, 1),
                 "log_weights_mb": round(8 * num_data * num_particles / 1e6, 1),
             }
         )
@@ -140,7 +139,7 @@ def main():
         num_particles, num_data = args.memory
         vae = make("mean_field", latent_dim=LATENT_DIM)
         zoo.log_likelihood(vae, images(num_data), num_particles, compile=False)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(peak_memory())
         return
     guides = ["mean_field", *(g for g in args.guides if g != "mean_field")]
     size = args.num_data, args.num_particles

@@ -5,18 +5,17 @@
 Writes an `.npy` file of bits, a byte each, 28 x 28 a row. Times steps of `mean_field` in
 turns of some steps each, on rows out of the whole file and on 20,000 of them in memory;
 what is read was read before or not, as the system's cache has it. Then measures, in a
-process for each, the peak of resident memory (`ru_maxrss`, without the workers') over as
-many steps and an evaluation: with rows in memory, with as many out of the file, and with
-all of the file. Pages of the file are in the system's cache and in no process, since rows
-are read and not mapped.
+process for each, the peak of resident memory (without the workers') over as many steps and
+an evaluation: with rows in memory, with as many of a small file, and with the large one.
+Pages of the file are in the system's cache and in no process, since rows are read and not
+mapped.
 
-Marks: a step on the file takes at most 1.3 times as long, and the whole file at most 50 MB
-more memory than a part of it.
+Marks: a step on the file takes at most 1.3 times as long, and the large file at most 50 MB
+more memory than the small one.
 """
 
 import json
 import math
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pyro
 import torch
-from timing import in_turn, make, parser, ratio, summary, write
+from timing import in_turn, make, parser, peak_memory, ratio, summary, write
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.runtime import Ranks
@@ -38,7 +37,7 @@ IN_MEMORY = 20_000  # rows, of 63 MB as float32
 JUDGED = 1000  # rows, for validation and for test
 AT_A_TIME = 10_000  # rows that are written
 TURN = 20  # steps
-KINDS = ("in memory", "part of the file", "file", "file, 2 workers")
+KINDS = ("in memory", "small file", "file", "file, 2 workers")
 
 
 def write_file(path, gigabytes):
@@ -50,15 +49,22 @@ def write_file(path, gigabytes):
         part = array[start : start + AT_A_TIME]
         part[:] = random.random(part.shape, np.float32) < 0.13
     array.flush()
+    train = array[2 * JUDGED :]
+    few = train[:: max(len(train) // IN_MEMORY, 1)][:IN_MEMORY]
+    np.save(path.with_name("few.npy"), few)
     return rows
 
 
 def data_of(kind, path):
     x = np.load(path, mmap_mode="r")
     judged = x[:JUDGED], x[JUDGED : 2 * JUDGED]
-    train = x[2 * JUDGED :]
-    few = train[:: max(len(train) // IN_MEMORY, 1)][:IN_MEMORY]
-    train = {"in memory": np.array(few), "part of the file": few}.get(kind, train)
+    few = path.with_name("few.npy")
+    if kind == "in memory":
+        train = np.load(few)
+    elif kind == "small file":
+        train = np.load(few, mmap_mode="r")
+    else:
+        train = x[2 * JUDGED :]
     return zoo.Dataset(train, *judged).read_by(2 if "workers" in kind else 0)
 
 
@@ -95,7 +101,7 @@ def settings():
 
 def time_steps(path, args):
     with settings():
-        kinds = [kind for kind in KINDS if kind != "part of the file"]
+        kinds = [kind for kind in KINDS if kind != "small file"]
         runs = {k: Contestant(k, path, args.batch_size, args.compile) for k in kinds}
         times = in_turn({k: c.run for k, c in runs.items()}, "cpu", args.repeats)
         for contestant in runs.values():
@@ -122,9 +128,7 @@ def alone(args):
             contestant.run()
         contestant.feed.close()
     zoo.evaluate(contestant.vae, contestant.data, 10)
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    print(json.dumps(round(used, 1)))
+    print(json.dumps(round(peak_memory() / 1e6, 1)))
 
 
 def main():

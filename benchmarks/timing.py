@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import random
+import resource
 import statistics
 import sys
 import time
@@ -99,3 +100,13 @@ def main(doc, time_rows, show, batch_size, repeats):
     rows = time_rows(args.batch_size, args.device, args.repeats)
     show(rows)
     write({"time": rows}, args.out, args.device)
+
+
+def peak_memory():
+    """The most bytes of memory that this program has had so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # `ru_maxrss` of Linux is that of who started it, if it is more
+        (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used * (1 if sys.platform == "darwin" else 1024)

@@ -296,7 +296,7 @@ def test_the_benchmark_runs_as_a_program(tmp_path):
     subprocess.run(command, check=True)
     found = json.loads((tmp_path / "found.json").read_text())
     peaks = found["peak_mb"]
-    assert abs(peaks["file"] - peaks["part of the file"]) < 50
+    assert abs(peaks["file"] - peaks["small file"]) < 50
     assert not list(tmp_path.glob("*/*.npy"))
 
 
