@@ -372,7 +372,7 @@ def test_a_table_of_means_in_large_units_is_not_in_16_bits():
     contents = page_contents(vae, x[:2], data, num_data=2, num_samples=5)
     assert contents["table"]
     assert contents["layers"][0]["values"].dtype == np.float32
-    assert contents["error"] < 1e-3 * 1e5
+    assert contents["error"] < 0.02 * 1e5  # of interpolation, as above
 
 
 @pytest.mark.parametrize(
