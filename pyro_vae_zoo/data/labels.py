@@ -178,7 +178,7 @@ def classes_of(
                 "split that is taken off train has its labels from there"
             )
         arrays[split] = _array(given, f"labels of {split}", sizes[split])
-    kinds = {values.dtype.kind for values in arrays.values()}
+    kinds = {values.dtype.kind.replace("u", "i") for values in arrays.values()}
     if len(kinds) > 1:
         raise UserError("labels: expected words or numbers in all splits, got both")
     every = np.unique(np.concatenate([*arrays.values()]))
@@ -222,7 +222,7 @@ def _array(given: Given, what: str, size: int) -> np.ndarray:
             f"{what}: expected whole numbers or words, got {array.dtype}; classes that "
             "are stored as real numbers are converted by .astype(int)"
         )
-    return array
+    return array if array.dtype.kind == "U" else array.astype(np.int64)
 
 
 def _of_objects(array: np.ndarray, what: str) -> np.ndarray:

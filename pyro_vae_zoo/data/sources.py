@@ -258,7 +258,7 @@ def npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
             f"'labels', or one array of any name, got {_names(keys)}; missing 'train'"
         )
     labels = {}
-    for key in of_labels.keys() & keys:
+    for key in (key for key in of_labels if key in keys):
         try:
             labels[of_labels[key]] = read_npz(path, [key])[0][key]
         except BROKEN:  # of objects, or of another kind that is no label

@@ -13,6 +13,7 @@ of a channel are one quantity: a picture is standardised channel by channel, so 
 stays the picture that it is.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,8 @@ from pyro_vae_zoo.data.streamed.rows import Rows
 from pyro_vae_zoo.errors import UserError
 
 __all__ = ["Standardisation", "standardisation_of"]
+
+_MOST_VALUES = 2**24  # that are read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,7 @@ def _moments(train: Tensor | Rows, over: tuple[int, ...]) -> tuple[Tensor, Tenso
         scale, mean = torch.std_mean(x, over, correction=0, keepdim=True)
         return scale[0], mean[0]
     num, squares, mean = 0, torch.zeros(()), torch.zeros(())
-    for x in train.split(10_000):
+    for x in train.split(max(_MOST_VALUES // math.prod(train.shape[1:]), 1)):
         scale, own = torch.std_mean(x.double(), over, correction=0, keepdim=True)
         scale, own = scale[0], own[0]
         step, total = own - mean, num + len(x)

@@ -136,7 +136,7 @@ def evaluate(
 @apart
 def weighted_bound(
     vae: VAE | tuple[nn.Module, nn.Module],
-    x: Tensor,
+    x: Data,
     num_particles: int,
     *,
     seed: int | None = 0,
@@ -155,6 +155,7 @@ def weighted_bound(
     >>> weighted_bound(vae, x, 1) < weighted_bound(vae, x, 100)
     True
     """
+    units, x = units_of(x), data_of(x)
     bounds = torch.full((len(x),), -math.inf, dtype=torch.double, device="cpu")
     chunks = stream_over_ranks(
         vae, x, num_particles, _weighted_bounds, seed=seed, chunk_rows=chunk_rows
@@ -163,7 +164,7 @@ def weighted_bound(
         for rows, columns, chunk in chunks:
             share = math.log((columns.stop - columns.start) / num_particles)
             bounds[rows] = bounds[rows].logaddexp(chunk["bounds"].cpu() + share)
-    return bounds.mean().item()
+    return bounds.mean().item() + units
 
 
 def _weighted_bounds(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:

@@ -265,14 +265,18 @@ def _embedded(
             f"expected data with labels of the {split} split, as Dataset(..., labels=...) "
             f"makes them; {data.name} has none"
         )
-    if split == "train" and len(labels.unique()) < 2:
-        raise UserError("expected training data of two classes at least, got one")
     x = data.epoch(seed, 0) if split == "train" else getattr(data, split)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     rows = order[: count("num_data", num_data)].sort().values
+    classes = labels.cpu()[rows]
+    if split == "train" and len(classes.unique()) < 2:
+        raise UserError(
+            "expected training data of two classes at least, got one in the "
+            f"{len(rows)} that are looked at"
+        )
     with evaluating(vae.model, vae.guide, vae.device, seed):
         codes = vae.embed(x[rows.to(x.device)], num_samples)
-    return codes.double().cpu().numpy(), labels.cpu()[rows].numpy()
+    return codes.double().cpu().numpy(), classes.numpy()
 
 
 def _probe(

@@ -48,7 +48,9 @@ def table_of(
     line = torch.linspace(-reach, reach, side, dtype=torch.float64)
     values = decoded(vae, centre + torch.cartesian_prod(line, line) @ axes, data)
     place = {"centre": centre.float().numpy(), "axes": axes.float().numpy()}
-    grid = {"half": reach, "side": side, "values": half(values)}
+    large = values.abs().max() > np.finfo(np.float16).max  # in units of the user's
+    numbers = values.float().numpy() if large else half(values)
+    grid = {"half": reach, "side": side, "values": numbers}
     step = {"op": "table", **place, **grid}
     under = centre + plane @ axes
     error = apply([step], under.numpy()) - decoded(vae, under, data).double().numpy()

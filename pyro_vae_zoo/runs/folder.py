@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from pyro_vae_zoo.data.own.archives import REMARKS
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import (
     CHECKPOINT_FILE,
@@ -33,7 +34,7 @@ __all__ = ["begin", "look", "open_run"]
 
 PICTURES = (
     *("samples", "reconstructions", "training", "traversal", "posterior"),
-    *("components", "growth", "layers", "gates", "graph"),
+    *("components", "growth", "layers", "gates", "graph", "embedding"),
 )
 # All but the configuration, by which a folder is known to be a run.
 _FILES = (RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
@@ -107,7 +108,7 @@ def _look_at_the_past(
 
 
 def _without_files(config: RunConfig) -> dict[str, Any]:
-    """A configuration without the places of files.
+    """A configuration without the places of files and remarks on what is in them.
 
     A class of the user's own may have moved with its file; weights must fit it anyway.
     """
@@ -115,8 +116,12 @@ def _without_files(config: RunConfig) -> dict[str, Any]:
     names = {place: find_guide(text) for place, text in places.items()}
     own = {name: config["training"].get(name) for name in ("optimizer", "schedule")}
     training = {k: find_guide(v) for k, v in own.items() if isinstance(v, str)}
+    variant = config["variant"]
+    for remark in REMARKS:  # which came and moved since there are runs
+        variant = variant.replace(remark, "")
     return {
         **config,
+        "variant": variant,
         "guide": find_guide(config["guide"]),
         "places": names,
         "training": {**config["training"], **training},

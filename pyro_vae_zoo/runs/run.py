@@ -172,7 +172,11 @@ def _finish(
 
 
 def _check_runs(guide: str, vae: VAE, data: Dataset, training: TrainOptions) -> None:
-    """One loss, so that what cannot run fails before a folder is touched."""
+    """One loss, so that what cannot run fails before a folder is touched.
+
+    So does a broken file of labels, which nothing wants until after the training.
+    """
+    _ = data.labels
     x = data.valid[:2].to(vae.dtype)
     with torch.random.fork_rng(devices=[]):
         try:

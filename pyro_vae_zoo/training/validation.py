@@ -48,8 +48,8 @@ def validated(
     }
     if weighted:
         draws = loss.num_particles
-        bound = weighted_bound(vae, data.valid, draws, seed=seed)
-        record |= {"train_bound": trained + units, "valid_bound": bound + units}
+        bound = weighted_bound(vae, on_valid, draws, seed=seed)
+        record |= {"train_bound": trained + units, "valid_bound": bound}
     elif beta != 1:
         record["valid_bound"] = valid.elbo - (beta - 1) * valid.kl
     return record | {

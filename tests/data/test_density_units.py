@@ -11,6 +11,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.evaluation.diagnose import diagnose, findings
+from pyro_vae_zoo.evaluation.evaluate import weighted_bound
 from pyro_vae_zoo.evaluation.options import DiagnoseOptions
 from pyro_vae_zoo.plots.images import pixels_of
 from pyro_vae_zoo.training.validation import validated
@@ -89,6 +90,7 @@ def test_every_estimate_has_the_units_that_were_given(data, pair, expected):
     assert ev.reconstruction - ev.kl == pytest.approx(ev.elbo, **test)
     assert ev.bits_per_dim == pytest.approx(-mean / 3 / math.log(2))
     assert data.bits_per_dim(mean, data.test) == pytest.approx(ev.bits_per_dim)
+    assert weighted_bound(pair, data, 5) == pytest.approx(mean, **test)
     curve = zoo.particle_curve(pair, data, 5)
     assert curve.log_prob == pytest.approx((mean,) * len(curve.log_prob), **test)
     some = data.judged_on(data.test[:3])

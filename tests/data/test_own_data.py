@@ -86,6 +86,14 @@ def test_labels_are_numbers_of_their_names():
     assert named.labels["train"][:2].tolist() == [2, 0]
 
 
+def test_labels_of_splits_may_be_stored_in_different_ways():
+    x, few, many = torch.rand(6, 2), np.array([2, 0] * 3, np.uint8), [0, 1, 2] * 2
+    labels = {"train": many, "test": few}
+    data = zoo.Dataset(x, x, x, "gaussian", labels=labels)
+    assert data.labels["test"].tolist() == few.tolist()
+    assert data.label_names == ("0", "1", "2")
+
+
 def test_published_labels_are_found_in_the_same_place():
     data = zoo.load_dataset("digits")
     assert {s: len(v) for s, v in data.labels.items()} == {
@@ -152,7 +160,7 @@ def test_a_folder_of_splits(tmp_path):
 def test_a_table_with_labels_and_an_index(tmp_path):
     rows = [f"{i},{x[0]},{x[1]},{'ab'[i % 2]}" for i, x in enumerate(REAL)]
     path = table(tmp_path / "t.csv", ",one,two,kind", *rows)
-    with pytest.raises(zoo.DataFileError, match="counts the rows.*drop='#1'"):
+    with pytest.raises(zoo.DataFileError, match="numbers the rows.*drop='#1'"):
         zoo.load_dataset(path, options={"labels": "kind"})
     data = zoo.load_dataset(path, options={"labels": "kind", "drop": "#1"})
     assert data.event_shape == (2,)
@@ -166,6 +174,29 @@ def test_a_table_with_labels_and_an_index(tmp_path):
         bare, options={"labels": -1, "drop": ["#1"], "header": False}
     )
     assert torch.equal(same.train, data.train)
+
+
+def test_an_index_of_rows_in_any_order_is_no_feature(tmp_path):
+    frame = pd.DataFrame(REAL, columns=list("abc"))
+    frame[frame.a > 0].sort_values("b").to_csv(tmp_path / "f.csv")
+    with pytest.raises(zoo.DataFileError, match="numbers the rows.*drop='#1'"):
+        zoo.Dataset.from_csv(tmp_path / "f.csv")
+    again = pd.read_csv(tmp_path / "f.csv")
+    with pytest.raises(zoo.UserError, match="numbers the rows.*drop='Unnamed: 0'"):
+        zoo.Dataset.from_frame(again)
+    assert zoo.Dataset.from_frame(again, drop="Unnamed: 0").event_shape == (3,)
+
+
+def test_codes_are_words_and_no_numbers(tmp_path):
+    rows = [f"{x},{i % 2}_{i % 3}" for i, x in enumerate(REAL[:, 0])]
+    path = table(tmp_path / "t.csv", "x,code", *rows)
+    names = "0_0", "0_1", "0_2", "1_0", "1_1", "1_2"
+    assert zoo.Dataset.from_csv(path, labels="code").label_names == names
+    with pytest.raises(zoo.DataFileError, match="column 'code'.*got '0_0'"):
+        zoo.Dataset.from_csv(path)
+    rows = [f"{x},{('1', '01', '2')[i % 3]}" for i, x in enumerate(REAL[:, 0])]
+    path = table(tmp_path / "u.csv", "x,code", *rows)
+    assert zoo.Dataset.from_csv(path, labels="code").label_names == ("01", "1", "2")
 
 
 def test_a_data_frame_is_its_table(tmp_path):
@@ -204,6 +235,14 @@ def test_data_sets_of_torch_are_read(tmp_path):
         zoo.Dataset.from_torch(x)
     data = zoo.Dataset.from_torch(x, labels=False, valid=x)
     assert (len(data.valid), data.labels) == (40, None)
+
+
+def test_a_number_of_classes_is_not_their_names():
+    class Numbered(TensorDataset):
+        classes = 2
+
+    data = zoo.Dataset.from_torch(Numbered(torch.rand(20, 3), torch.arange(20) % 2))
+    assert data.label_names == ("0", "1")
 
 
 def test_an_archive_has_its_labels(tmp_path):
@@ -362,6 +401,13 @@ def test_bad_folders(tmp_path, kind, words):
     _bad_folder(tmp_path / "pets", kind)
     with pytest.raises(zoo.DataFileError, match=words):
         zoo.load_dataset(tmp_path / "pets")
+
+
+def test_grey_images_without_a_transparent_pixel_stay_grey(tmp_path):
+    for i in range(20):
+        image = Image.fromarray(levels(4, 6) // 2)
+        image.save(tmp_path / f"{i}.png", transparency=255)  # a level that is not there
+    assert zoo.Dataset.from_folder(tmp_path).event_shape == (4, 6)
 
 
 def test_folders_without_images(tmp_path):

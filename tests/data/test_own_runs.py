@@ -26,6 +26,7 @@ FAST = ["--latent-dim", 2, "--hidden-dims", 4, "--device", "cpu", "--quiet"]
 FAST += ["--epochs", 1, "--eval-particles", 5, "--no-compile"]
 SMALL = {"num_particles": 20, "chains": 2, "temps": 3, "simulated": 2}
 SMALL |= {"steps": 3, "leapfrog": 2}
+ZEROS_AND_ONES = ", only 0 and 1: store bool for Bernoulli"
 
 
 def folder(root):
@@ -132,6 +133,23 @@ def test_an_object_goes_through_every_function(make, tmp_path):
         vae, data.test, tmp_path / "page.html", data=data, num_data=2, num_samples=4
     )
     assert page.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("levels", "then"), [(9, ""), (2, ZEROS_AND_ONES)])
+def test_a_run_of_version_0_1_0_goes_on(levels, then, tmp_path):
+    numbers = {s: RANDOM.randint(0, levels, (40, 3)) for s in ("train", "test")}
+    np.savez(tmp_path / "x.npz", **{s: x / 1.0 for s, x in numbers.items()})
+    data, out = zoo.load_dataset(tmp_path / "x.npz"), tmp_path / "run"
+    how = {"latent_dim": 2, "hidden_dims": (4,)}
+    last = {"eval_particles": 2, "progress": False}
+    make_run(out, "mean_field", data, how, TrainOptions(epochs=1), **last)
+    config = json.loads((out / "config.json").read_text())
+    variant = "x.npz, float64 -> gaussian, valid is 10 % of train (seed 0)"
+    config["variant"] = f"{variant}{then}, 36/4/40"
+    (out / "config.json").write_text(json.dumps(config))
+    more = TrainOptions(epochs=2)
+    result = make_run(out, "mean_field", data, how, more, resume=True, **last)
+    assert result["epochs"] == 2
 
 
 @pytest.mark.slow

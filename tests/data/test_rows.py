@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo.data import standardised
 from pyro_vae_zoo.data.streamed import randomness
+from pyro_vae_zoo.data.streamed import rows as streamed_rows
 from pyro_vae_zoo.data.streamed.randomness import (
     KeyedOrder,
     digest_of,
@@ -104,6 +106,30 @@ def test_indices_out_of_range(mapped):
             rows[index]
 
 
+def test_rows_are_indexed_as_a_tensor_is(mapped):
+    x = numbers(9, 6)
+    rows, tensor = Rows(ArrayFile.of(mapped(x))).part(slice(2, 8)), torch.tensor(x[2:8])
+    mask = torch.tensor([False, True, False, False, True, True])
+    assert torch.equal(rows[mask], tensor[mask])
+    assert torch.equal(rows[mask.numpy()], tensor[mask])
+    assert torch.equal(rows[-2], tensor[-2])
+    assert torch.equal(torch.stack([*rows]), tensor)
+    loader = torch.utils.data.DataLoader(rows, batch_size=4)
+    assert torch.equal(torch.cat([*loader]), tensor)
+    with pytest.raises(IndexError, match="a mask of 6"):
+        rows[mask[1:]]
+    with pytest.raises(IndexError, match="expected places"):
+        rows[[0.5]]
+
+
+def test_a_large_sample_of_large_rows_has_fewer(mapped, monkeypatch):
+    monkeypatch.setattr(streamed_rows, "_MOST_VALUES", 6 * 300)
+    rows = Rows(ArrayFile.of(mapped(numbers(1000, 6))))
+    assert [len(some(rows, n)) for n in (7, 1000)] == [7, 300]
+    monkeypatch.setattr(streamed_rows, "_MOST_VALUES", 6)
+    assert len(some(rows, 1000)) == 256
+
+
 def test_a_part_of_rows_reads_nothing(mapped):
     x = mapped(numbers(30, 2))
     rows = Rows(ArrayFile.of(x))
@@ -150,7 +176,17 @@ def test_a_mapped_data_set_is_that_in_memory(mapped, kind, array):
     assert isinstance(there.to("cpu").train, Rows)
 
 
-def test_units_of_a_mapped_table_are_those_in_memory(mapped):
+def test_counts_of_16_bits_are_asked_about(mapped):
+    counts = (9 * numbers(40, 6)).astype(np.uint16)
+    for array in (mapped(counts), counts, torch.from_numpy(counts)):
+        with pytest.raises(zoo.UserError, match="whole numbers only, from 0 to 8"):
+            zoo.Dataset.split(array)
+        data = zoo.Dataset.split(array, likelihood="poisson")
+        assert data.train[:].max() == 8
+
+
+def test_units_of_a_mapped_table_are_those_in_memory(mapped, monkeypatch):
+    monkeypatch.setattr(standardised, "_MOST_VALUES", 3 * 5000)
     array = numbers(12_000, 3, dtype=np.float64) * [1, 100, 1e-3] + [0, 5e5, 0]
     how = {"likelihood": "gaussian", "standardise": True}
     here, there = zoo.Dataset(array, **how), zoo.Dataset(mapped(array), **how)

@@ -11,6 +11,9 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo import plots
 from pyro_vae_zoo.cli.main import main
 from pyro_vae_zoo.evaluation.probe import labels_for, probe_scores
+from pyro_vae_zoo.runs import folder as run_folder
+from pyro_vae_zoo.runs.run import make_run
+from pyro_vae_zoo.training.options import TrainOptions
 
 CLASSES = 3
 
@@ -136,12 +139,32 @@ def test_a_result_has_the_scores_or_the_reason(images):
     assert "one latent vector" in probe_scores(ladder, separable(90), 0)["skipped"]
 
 
+def test_a_class_that_is_not_among_the_data_that_are_looked_at():
+    y = torch.zeros(600, dtype=torch.long)
+    y[0] = y[-1] = 1
+    data = labelled(torch.randn(600, 2), y)
+    with pytest.raises(zoo.UserError, match="got one in the 5 that are looked at"):
+        zoo.linear_probe(pair(), data, num_data=5)
+
+
 def test_labels_are_of_the_whole_split_or_of_nothing():
     data = separable(60)
     values, names = labels_for(data, "test", 10)
     assert torch.equal(values, data.labels["test"])
     assert names == ("a", "b", "c")
     assert labels_for(data, "test", 9) == (None, None)
+
+
+def test_a_broken_file_of_labels_is_told_of_before_the_training(tmp_path):
+    def broken():
+        raise zoo.DataFileError("train-labels-idx1-ubyte is broken")
+
+    data = separable(60)
+    vars(data)["_classes"] = broken  # read when it is asked for, as a published set's
+    options = {"latent_dim": 2, "hidden_dims": (8,)}
+    with pytest.raises(zoo.DataFileError, match="is broken"):
+        make_run(tmp_path / "run", "mean_field", data, options, TrainOptions(epochs=1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_and_its_evaluation_report_the_probes(tmp_path, capsys, monkeypatch):
@@ -157,6 +180,7 @@ def test_a_run_and_its_evaluation_report_the_probes(tmp_path, capsys, monkeypatc
     assert "linear probe" in said
     assert "10 neighbours" in said
     assert "embedding.png" in drawn
+    assert "embedding" in run_folder.PICTURES  # which --overwrite removes
     main(["evaluate", str(folder), "--num-particles", "5", "--json", "--quiet"])
     found = json.loads(capsys.readouterr().out)
     stored = json.loads((folder / "result.json").read_text())

@@ -364,6 +364,17 @@ def test_what_the_page_does_not_know_it_has_in_the_plane(make, reason):
     np.testing.assert_allclose(edge[0], step["values"][-1], atol=1e-3)
 
 
+def test_a_table_of_means_in_large_units_is_not_in_16_bits():
+    x = 1e6 + 1e5 * torch.randn(20, 6)
+    data = zoo.Dataset(x, x, x, "gaussian", standardise=True)
+    own = nn.Sequential(nn.Linear(3, 6), nn.GELU())
+    vae = zoo.create("mean_field", data, latent_dim=3, decoder=own)
+    contents = page_contents(vae, x[:2], data, num_data=2, num_samples=5)
+    assert contents["table"]
+    assert contents["layers"][0]["values"].dtype == np.float32
+    assert contents["error"] < 0.02 * 1e5  # of interpolation, as above
+
+
 @pytest.mark.parametrize(
     ("make", "options", "expected"),
     [

@@ -20,8 +20,12 @@ from pyro_vae_zoo.files import one_line
 if TYPE_CHECKING:
     from pyro_vae_zoo.data.datasets import Dataset
 
-__all__ = ["from_npy", "from_npz"]
+__all__ = ["REMARKS", "from_npy", "from_npz"]
 
+REMARKS = (  # in the note of an archive, that say nothing of how it was read
+    ", only 0 and 1: store bool for Bernoulli",
+    ", whole numbers taken for real: say the likelihood if they are not",
+)
 _LARGE = 10**9  # bytes of an array that is not read into memory, unless it is asked for
 
 
@@ -133,9 +137,9 @@ def _npz_likelihood(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, 
         )
     note = f"{arrays['train'].dtype} -> {likelihood}"
     if likelihood != "bernoulli" and _all(arrays, lambda x: (x == 0) | (x == 1)):
-        note += ", only 0 and 1: store bool for Bernoulli"
+        note += REMARKS[0]
     elif likelihood == "gaussian" and _all(arrays, lambda x: x == x.round()):
-        note += ", whole numbers taken for real: say the likelihood if they are not"
+        note += REMARKS[1]
     return likelihood, note
 
 

@@ -130,6 +130,8 @@ likelihood='poisson' or 'negative_binomial' for counts, 'categorical' for codes,
         return "bernoulli", "bool -> bernoulli"
     if 0 in x.shape or getattr(x.dtype, "kind", "f") not in "buif":
         return "gaussian", ""  # refused where it is checked
+    if isinstance(x, Tensor) and dtype in ("uint16", "uint32", "uint64"):
+        x = x.double()  # PyTorch has no minimum of these
     low, high = x.min().item(), x.max().item()
     if low in (0, 1) and high in (0, 1) and bool(((x == 0) | (x == 1)).all()):
         return "bernoulli", f"{dtype}, only 0 and 1 -> bernoulli"

@@ -310,7 +310,7 @@ class _Images:
                     f"{path}: expected an image without transparent pixels; put it on a "
                     "background first"
                 )
-            image = image.convert("L" if mode == "LA" else "RGB")
+            image = image.convert("L" if mode in ("1", "L", "LA") else "RGB")
         is_grey = image.mode in ("1", "L") if self.grey is None else self.grey
         image = image.convert("L" if is_grey else "RGB")
         if self.size is not None and image.size != self.size[::-1]:

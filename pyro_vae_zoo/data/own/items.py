@@ -76,6 +76,7 @@ def from_torch(
     by_values = partial(likelihood_of, some(given["train"]), "train")
     likelihood, note = chosen(likelihood, dynamic, logit, by_values)
     names = getattr(train, "classes", None) if known else None
+    names = names if isinstance(names, list | tuple) else None
     return _cls(
         given["train"],
         given["valid"],

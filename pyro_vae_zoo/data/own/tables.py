@@ -166,7 +166,7 @@ def _dataset(
             notes.append(f"whole numbers in {shown} taken for real")
     if standardise:
         for name_, column in zip(table.names, x.T, strict=True):
-            if np.ptp(column) == 0:
+            if column.min() == column.max():
                 raise UserError(
                     f"standardise: column {name_!r} is {column[0]:.6g} in all rows, and a "
                     f"constant has no density; drop={name_!r} leaves it out"
@@ -262,7 +262,7 @@ def _read_csv(
                 f"{where}: expected {len(names)} fields, got {len(fields)}"
             )
         try:
-            values[r] = [float(fields[i]) for i in features]
+            values[r] = [_number(fields[i]) for i in features]
         except ValueError:
             i = next(i for i in features if not _is_number(fields[i]))
             raise _no_number(where, names[i], fields[i]) from None
@@ -295,9 +295,15 @@ def _has_names(path: Path, first: Sequence[str]) -> bool:
     return not numbers[0]
 
 
+def _number(text: str) -> float:
+    if "_" in text:  # which Python leaves out of numbers, and codes have in them
+        raise ValueError(text)
+    return float(text)
+
+
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        _number(text)
     except ValueError:
         return False
     return True
@@ -313,21 +319,27 @@ def _no_number(where: str, column: str, text: str) -> DataFileError:
 
 
 def _words(texts: list[str]) -> list[str] | list[int]:
-    """Labels as whole numbers, where all of them are written so."""
+    """Labels as whole numbers, where all of them are written so: `01` is a word."""
     try:
-        return [int(text) for text in texts]
+        numbers = [int(text) for text in texts]
     except ValueError:
         return texts
+    return numbers if [*map(str, numbers)] == texts else texts
 
 
 def _check_no_index(values: np.ndarray, names: Sequence[str], unnamed: str) -> None:
-    """Refuse a column without a name that counts the rows, among others that have one."""
+    """Refuse a column without a name that numbers the rows, among others with names.
+
+    Of a table that was sorted or filtered the numbers are in any order, with gaps.
+    """
     first = names[0].startswith(unnamed) and not all(
         n.startswith(unnamed) for n in names
     )
-    if first and (np.diff(values[:, 0]) == 1).all() and len(values) > 1:
+    column = values[:, 0]
+    all_differ = len(np.unique(column)) == len(column) > 1
+    if first and all_differ and (column % 1 == 0).all():
         raise UserError(
-            f"the first column has no name and counts the rows: an index? "
+            f"the first column has no name and numbers the rows: an index? "
             f"drop={names[0]!r} leaves it out"
         )
 
@@ -349,9 +361,9 @@ def _table_of_frame(
         _check_none_missing(column, names[of_labels])
         found = column.to_numpy(dtype=object)
     kind = bool if all(c.dtype == bool for c in columns) else np.float64
-    return _Table(
-        np.stack(columns, 1).astype(kind), [names[i] for i in features], found
-    )
+    values, kept = np.stack(columns, 1).astype(kind), [names[i] for i in features]
+    _check_no_index(values, kept, "Unnamed: ")
+    return _Table(values, kept, found)
 
 
 def _numbers(column: Any, name: str) -> np.ndarray:

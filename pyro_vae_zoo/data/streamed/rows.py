@@ -6,6 +6,7 @@ here of each batch as it passes, and an error names the row.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +26,7 @@ Index = slice | Tensor | np.ndarray | Sequence[int]
 # From values and the numbers of their rows to values.
 Step = Callable[[Tensor, np.ndarray], Tensor]
 _SAMPLE = 256  # rows by which data are judged that nobody reads as a whole
+_MOST_VALUES = 2**26  # of a larger sample, whose rows may be large
 
 
 class Source(Protocol):
@@ -48,8 +50,9 @@ class Source(Protocol):
 class Rows:
     """Data of which nothing is in memory, shape `(n, *event_shape)`.
 
-    `rows[a:b]`, `rows[[5, 2]]` and `rows[tensor]` read these rows, as a tensor of float32.
-    It is a map-style data set for `torch.utils.data.DataLoader`, too, and can be pickled.
+    `rows[a:b]`, `rows[[5, 2]]` and `rows[tensor]` read these rows, as a tensor of float32;
+    `rows[labels == 3]` those where it is True, and `rows[5]` a datum. It is a map-style
+    data set for `torch.utils.data.DataLoader`, too, and can be pickled.
 
     Args:
         source: an `ArrayFile` or `Items`.
@@ -87,7 +90,9 @@ class Rows:
         # In another process rows are read, and not finished.
         return {k: v for k, v in vars(self).items() if k != "finish"}
 
-    def __getitem__(self, index: Index) -> Tensor:
+    def __getitem__(self, index: Index | int) -> Tensor:
+        if isinstance(index, int | np.integer):
+            return self[[int(index)]][0]
         return self.finished(self.read(index), index)
 
     @cached_property
@@ -135,8 +140,11 @@ class Rows:
         return Batches(self, size)
 
     def sample(self, most: int = _SAMPLE) -> Tensor:
-        """So many rows at most, evenly spaced over all of them."""
+        """So many rows at most, evenly spaced over all of them; fewer large ones."""
         n = len(self)
+        if most > _SAMPLE:
+            fitting = _MOST_VALUES // max(math.prod(self.event_shape), 1)
+            most = min(most, max(fitting, _SAMPLE))
         return self[np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))]
 
     def part(self, which: slice | np.ndarray) -> "Rows":
@@ -172,12 +180,20 @@ class Rows:
         span = cast(range, self.span)
         if isinstance(index, slice):
             return np.asarray(span[index], np.int64)
-        places = np.asarray(index, np.int64)
+        places = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
         n = len(span)
+        if places.dtype == bool:
+            if places.shape != (n,):
+                raise IndexError(f"expected a mask of {n}, got {places.shape}")
+            places = places.nonzero()[0]
         if places.ndim != 1 or (
-            len(places) and not -n <= places.min() <= places.max() < n
+            len(places)
+            and not (
+                places.dtype.kind in "iu" and -n <= places.min() <= places.max() < n
+            )
         ):
             raise IndexError(f"expected places from {-n} to {n - 1}, got {index}")
+        places = places.astype(np.int64)
         places = np.where(places < 0, places + n, places)
         if isinstance(span, range):
             return span.start + span.step * places
