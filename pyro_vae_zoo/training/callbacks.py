@@ -12,7 +12,8 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
@@ -129,9 +130,8 @@ class Callbacks:
         if not hooks:
             return None
         history, vae = training.history, training.vae
-        epochs: Any = [dict(record) for record in history.epochs]
-        seen = replace(history, epochs=epochs)
-        state = State(epochs[-1], seen, vae, training.data, training.options)
+        seen = deepcopy(history)
+        state = State(seen.epochs[-1], seen, vae, training.data, training.options)
 
         def call_all() -> tuple[bool, UserError | None]:
             cuda = [vae.device] if vae.device.type == "cuda" else []

@@ -141,6 +141,10 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
         warnings.filterwarnings("ignore", "Encountered (NaN|inf)")  # `Loop` says more
         # The first of the steps that are replayed as one run one by one.
         warnings.filterwarnings("ignore", ".*with capturable=True")
+        # A scheduler that is resumed where its epoch's last step was has seen none.
+        warnings.filterwarnings(
+            "ignore", r"Detected call of `lr_scheduler\.step\(\)` before"
+        )
         if folder is not None:
             ranks.from_first(lambda: stack.enter_context(locked(folder)))
             ranks.from_first(

@@ -320,6 +320,7 @@ class Loop:
         self._wait_for_device()
         if not all_finite(self.vae):
             return  # the next step stops; the checkpoint before is the good one
+        self.steps.check_storable()  # which may keep more than before its first step
         state, path = self.state_dict(), self.folder / CHECKPOINT_FILE
         self.ranks.from_first(lambda: save_checkpoint(path, state))
         self.saved_at = time.monotonic()

@@ -11,11 +11,12 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils._pytree import tree_map
 
 from pyro_vae_zoo.errors import UserError, first_line
 from pyro_vae_zoo.files import MISFITS, one_line
@@ -40,6 +41,8 @@ _KEPT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sgd": ((), ()),
 }
 _MOVED = ("lr", "momentum", "betas")  # settings that schedulers of torch move
+# Settings of the schedule or of the device; no checkpoint changes them.
+_OF_HERE = ("lr", "fused", "foreach", "capturable", "differentiable")
 
 
 def make_optimizer(
@@ -107,34 +110,40 @@ def load_optimizer(
 ) -> None:
     """Load what an optimiser has kept; its settings are those of this run.
 
+    One of the user's may keep numbers among the settings of a group, too, as those do that
+    find their own rate: they go on from the stored ones, each tensor in its own dtype.
+
     Raises:
         ValueError and others: for a state of another optimiser or of none.
     """
-    own = [
-        {name: value for name, value in group.items() if name != "params"}
+    is_own = not isinstance(kind, str)
+    here = [
+        {
+            k: v
+            for k, v in group.items()
+            if k != "params" and (k in _OF_HERE or not is_own)
+        }
         for group in optimizer.param_groups
     ]
 
     def load(state: dict) -> None:
         optimizer.load_state_dict(state)
-        for group, values in zip(optimizer.param_groups, own, strict=True):
+        for group, values in zip(optimizer.param_groups, here, strict=True):
             group.update(values)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for i, kept in state["state"].items():  # numbers are cast to the weights' dtype
             of_it = optimizer.state[parameters[i]]
-            numbers = {
-                k: v for k, v in kept.items() if torch.is_tensor(v) and not v.ndim
-            }
-            for name, value in numbers.items():
-                of_it[name] = value.to(of_it[name].device, copy=True)
+            for name, value in kept.items():
+                if torch.is_tensor(value) and (is_own or not value.ndim):
+                    of_it[name] = value.to(of_it[name].device, copy=True)
 
-    if not isinstance(kind, str):  # nobody knows what it keeps
+    if is_own:  # nobody knows what it keeps
         load(copy.deepcopy(state))
         _try_step(optimizer)
         load(state)
         return
     load(state)
-    numbers, averages = _KEPT[kind]
+    numbers, averages = _KEPT[cast(str, kind)]
     for parameter, of_it in optimizer.state.items():
         shapes = {name: tuple(value.shape) for name, value in of_it.items()}
         expected = dict.fromkeys(numbers, ()) | dict.fromkeys(
@@ -319,7 +328,7 @@ def check_storable(**parts: Any) -> None:
     for name, state in parts.items():
         file = io.BytesIO()
         try:
-            torch.save(state, file)
+            torch.save(tree_map(_emptied, state), file)
             file.seek(0)
             torch.load(file, weights_only=True)
         except Exception as error:  # as code of the user's does when it is pickled
@@ -327,3 +336,8 @@ def check_storable(**parts: Any) -> None:
                 f"{name}: a checkpoint holds numbers, words and tensors alone, and its "
                 f"state has more: {first_line(error)}"
             ) from error
+
+
+def _emptied(value: Any) -> Any:
+    """A plain tensor without its numbers, so that to look at a state costs nothing."""
+    return value.new_empty(0) if type(value) is torch.Tensor else value

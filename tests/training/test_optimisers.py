@@ -46,6 +46,25 @@ class Remembers(torch.optim.Optimizer):
                     p.lerp_(state["slow"].lerp_(p, 0.5), 0.5)
 
 
+class Finds(torch.optim.Optimizer):
+    """Of a user's: it keeps a count in its group, and a sum in another dtype."""
+
+    def __init__(self, params, lr=1e-3):
+        super().__init__(params, {"lr": lr, "count": 0})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["count"] += 1
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if not self.state[p]:
+                    self.state[p]["sum"] = torch.zeros_like(p, dtype=torch.float)
+                total = self.state[p]["sum"].add_(p.grad / 3)
+                p.sub_(group["lr"] / group["count"] * total)
+
+
 def halved(epoch, epochs):
     return 0.5 ** (epoch * 4 / epochs)
 
@@ -55,6 +74,7 @@ OWN = {
     "decay": {"optimizer": "adamw", "weight_decay": 0.3, "clip_norm": 1.0},
     "momentum": {"optimizer": MOMENTUM},
     "class": {"optimizer": Remembers},
+    "group": {"optimizer": Finds},
     "function": {"schedule": halved},
     "steps": {"schedule": partial(schedulers.MultiStepLR, milestones=[1, 3])},
     "plateau": {
@@ -105,7 +125,18 @@ def check_resumes(data, folder, monkeypatch, **options):
     return expected
 
 
-IN_CI = ("adam", "adamw", "sgd", "adamax", "class", "steps", "plateau", "cycle", "beta")
+IN_CI = (
+    "adam",
+    "adamw",
+    "sgd",
+    "adamax",
+    "class",
+    "group",
+    "steps",
+    "plateau",
+    "cycle",
+    "beta",
+)
 
 
 @pytest.mark.parametrize("name", quick(OWN, *IN_CI))
@@ -324,10 +355,31 @@ def test_what_cannot_be_is_named_before_a_folder_is_made(options, said, data, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_checkpoint_cannot_hold(data, tmp_path):
-    zoo.fit(make(), data, **HOW, optimizer=Unstorable)
+class KeepsUnstorable(Remembers):
+    def step(self, closure=None):
+        super().step()
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["rule"] = Closure
+
+
+@pytest.mark.parametrize("optimizer", [Unstorable, KeepsUnstorable])
+def test_what_a_checkpoint_cannot_hold(optimizer, data, tmp_path):
+    zoo.fit(make(), data, **HOW, optimizer=optimizer)
     with pytest.raises(zoo.UserError, match="optimizer: a checkpoint holds numbers"):
-        zoo.fit(make(), data, out=tmp_path, **HOW, optimizer=Unstorable)
+        zoo.fit(make(), data, out=tmp_path, **HOW, optimizer=optimizer)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_schedule_resumed_where_an_epoch_ends(data, tmp_path, monkeypatch):
+    options = {**HOW, "batch_size": 16, **OWN["steps"]}
+    expected, resumed = make(), make(seed=9)
+    zoo.fit(expected, data, **options)
+    interrupt_at(monkeypatch, 2)  # the first epoch's last step is taken
+    with pytest.raises(KeyboardInterrupt):
+        zoo.fit(make(), data, out=tmp_path, **options)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
+    zoo.fit(resumed, data, out=tmp_path, resume=True, **options)
+    assert_same(expected, resumed)
 
 
 def test_a_schedule_that_breaks_on_its_way(data):
