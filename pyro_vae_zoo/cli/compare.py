@@ -153,7 +153,7 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
         for name in own:
             if name not in of_pair:
                 raise unknown_name(f"option of guide {guide!r}", name, of_pair)
-        of_training = {  # `none` is what a flag takes for nothing
+        of_training: dict[str, Any] = {  # `none` is what a flag takes for nothing
             k: None if v == "none" else v for k, v in point.items() if k in _TRAINING
         }
         own = own | {k: v for k, v in point.items() if k in {*of_pair} - {*of_training}}
