@@ -65,8 +65,9 @@ class FitOptions(TrainOptions):
     num_workers: Annotated[
         int,
         Option(
-            "processes that read ahead data that are not in memory; without any they are "
-            "read between the steps. No result depends on it.",
+            "processes that read ahead data that are not in memory; without any a thread "
+            "reads ahead in a file, and items of a data set of PyTorch's are read between "
+            "the steps. No result depends on it.",
             least=0,
         ),
     ] = 0

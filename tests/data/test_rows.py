@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import signal
+import threading
 import time
 import tracemalloc
 
@@ -442,3 +443,30 @@ def test_a_process_that_is_killed_is_told_of():
     worker.kill()
     with pytest.raises(zoo.UserError, match="a process that reads data has died"):
         next(batches)
+
+
+def test_a_file_is_read_ahead_by_a_thread_and_code_of_the_users_is_not():
+    threads = []
+
+    class Watched:
+        """Rows that tell which thread reads them."""
+
+        def __init__(self, is_of_file):
+            self.is_of_file = is_of_file
+
+        def read(self, place):
+            threads.append(threading.current_thread())
+            return torch.tensor([place])
+
+        def finished(self, x, place):
+            assert threading.current_thread() is threading.main_thread()
+            return x
+
+    for is_of_file in (True, False):
+        threads.clear()
+        ahead = read_ahead(Watched(is_of_file), iter(range(9)), 0)
+        assert [next(ahead).item() for _ in range(4)] == [0, 1, 2, 3]
+        ahead.close()  # in the middle
+        here = [thread is threading.main_thread() for thread in threads]
+        assert here == ([False] * 6 if is_of_file else [True] * 4)
+    assert not any(t.is_alive() for t in threads if t is not threading.main_thread())

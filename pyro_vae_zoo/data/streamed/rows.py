@@ -116,6 +116,11 @@ class Rows:
         """Where rows are when they were read."""
         return torch.device("cpu")
 
+    @property
+    def is_of_file(self) -> bool:
+        """True where they are read from a file, and by no code of the user's."""
+        return isinstance(self.source, ArrayFile)
+
     def detach(self) -> "Rows":
         """These rows, which have no gradients."""
         return self

@@ -1,4 +1,8 @@
-"""Processes that read ahead: `DataLoader`'s, that stop when they are told to.
+"""Who reads ahead: a thread, of a file; or processes, that stop when they are told to.
+
+A file is read without Python's lock, so that a thread of this process is enough. A data
+set of the user's runs code that may draw from the random states of its process: it is read
+by processes of its own, `DataLoader`'s, or between the steps.
 
 A Ctrl-C reaches a whole group of processes, and a batch system's SIGTERM may, too. Those
 that read then go on, so that the step that is being taken can end; they end when whoever
@@ -9,7 +13,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,10 +29,14 @@ __all__ = ["read_ahead"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _GRACE = 0.5  # seconds in which a process may end a row
+_AHEAD = 2  # batches that a thread reads before they are asked for
 
 
 class Readable(Protocol):
-    """What is read in another process, and finished in this one."""
+    """What is read elsewhere, and finished in this thread."""
+
+    @property
+    def is_of_file(self) -> bool: ...
 
     def read(self, index: Any) -> Tensor: ...
 
@@ -41,15 +51,17 @@ def read_ahead(
     Args:
         rows: what is read.
         places: what `rows` is indexed by, for one batch after another.
-        num_workers: processes that read; without any it is done here, in turn.
+        num_workers: processes that read; without any a thread does, if it is a file's,
+            else it is done here, in turn.
         pinned: whether batches lie where a GPU can fetch them by itself.
 
     Raises:
         UserError: for a row that cannot be read, and where a process has died.
     """
     if not num_workers:
-        for place in places:
-            x = rows.finished(rows.read(place), place)
+        read = _by_a_thread(rows, places) if rows.is_of_file else _in_turn(rows, places)
+        for x, place in read:
+            x = rows.finished(x, place)
             yield x.pin_memory() if pinned else x
         return
     before = set(multiprocessing.active_children())
@@ -81,6 +93,23 @@ def read_ahead(
         impatient.start()
         del batches  # which waits for them
         impatient.cancel()
+
+
+def _in_turn(rows: Readable, places: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
+    for place in places:
+        yield rows.read(place), place
+
+
+def _by_a_thread(rows: Readable, places: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
+    coming: deque[tuple[Future[Tensor], Any]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        for place in places:
+            coming.append((thread.submit(rows.read, place), place))
+            if len(coming) > _AHEAD:
+                x, at = coming.popleft()
+                yield x.result(), at
+        for x, at in coming:
+            yield x.result(), at
 
 
 class _Answers:
