@@ -18,6 +18,23 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    author="The pyro_vae_zoo developers",
+    keywords=[
+        *("variational auto-encoder", "VAE", "Pyro", "PyTorch", "normalizing flows"),
+        *("variational inference", "importance sampling", "generative models"),
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     # An editable install is then a path, which type checkers can follow.
     package_dir={"": "."},
@@ -25,6 +42,7 @@ setup(
     package_data={
         "pyro_vae_zoo": ["py.typed", "*.pyi"],
         "pyro_vae_zoo.explorer": ["web/*"],
+        "pyro_vae_zoo.runs": ["references.json"],
         "pyro_vae_zoo.weights": ["*.safetensors", "*.json"],
     },
     install_requires=[
@@ -55,11 +73,13 @@ setup(
             "mypy",
             "torchvision",
             "pyyaml",
+            "argcomplete",
             "nbclient",
             "ipykernel",
             "ipywidgets",  # without it tqdm, which Pyro imports, warns in a notebook
         ],
         "cifar10": ["torchvision"],
+        "completion": ["argcomplete"],
         "yaml": ["pyyaml"],
         "data": ["pandas"],
         "docs": ["sphinx>=8", "furo", "myst-nb"],

@@ -74,14 +74,23 @@ def adam_steps(module, loss, data, epochs):
 
 def hand(vae, data, epochs, compiled=False, autocast=False):
     """The same maths in plain PyTorch, no Pyro."""
+    if autocast:
+        check_bfloat16(data.device)
     pair = by_hand.ByHand(vae, autocast)
     loss = torch.compile(pair, dynamic=False) if compiled else pair
     adam_steps(pair, loss, data, epochs)
 
 
+def check_bfloat16(device):
+    """Refuse what would emulate it, and take a hundred times as long."""
+    if not has_bfloat16(device):
+        raise NotImplementedError("this processor has no bfloat16")
+
+
 def lightning(vae, data, epochs):
     """The code by hand in a `LightningModule`, with Lightning's loop."""
     from lightning.pytorch import LightningModule, Trainer
+    from torch.utils.data import DataLoader
 
     orders = iter(epochs)
 
@@ -93,7 +102,8 @@ def lightning(vae, data, epochs):
         def train_dataloader(self):
             order = next(orders, None)
             self.trainer.should_stop = order is None
-            return [data[index] for index in order] if order is not None else []
+            batches = [data[index] for index in order] if order is not None else []
+            return DataLoader(batches, batch_size=None)  # a list would be of loaders
 
         def training_step(self, batch, _):
             loss = self.pair(batch)
@@ -124,8 +134,8 @@ def drop_in(vae, data, epochs):
 
 def ours(vae, data, epochs, precision="float32"):
     """The steps that `fit` takes."""
-    if precision == "bf16" and not has_bfloat16(data.device):
-        raise NotImplementedError("this processor has no bfloat16")
+    if precision == "bf16":
+        check_bfloat16(data.device)
     options = TrainOptions(batch_size=epochs.batch_size)
     steps = Steps(
         vae,

@@ -32,6 +32,8 @@ nothing is timed.
 included and with no cache of an earlier run.
 """
 
+import itertools
+import json
 import math
 import multiprocessing
 import os
@@ -41,11 +43,14 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from contestants import NETWORKS, contestants
 from products import floors
 from timing import images, make, parser, ratio, summary, write
+
+from pyro_vae_zoo.runtime import hardware
 
 FIRST_STEPS = 5
 TURN = 100  # steps, at least
@@ -59,6 +64,7 @@ MAY_FAIL = {  # and how: what is not installed, what the device has not
     "Lightning": ("ModuleNotFoundError",),
     "update": ("ModuleNotFoundError", "RuntimeError"),
     "scan": ("ModuleNotFoundError", "RuntimeError"),
+    "hand+bf16": ("NotImplementedError",),
     "ours+bf16": ("NotImplementedError",),
     "bf16": ("NotImplementedError",),
 }
@@ -261,6 +267,11 @@ def arguments():
     options.add_argument(
         "--check", action="store_true", help="compare, and time nothing"
     )
+    options.add_argument(
+        "--resume",
+        action="store_true",
+        help="time what the file of --out lacks, which this machine has written",
+    )
     return options.parse_args()
 
 
@@ -277,16 +288,26 @@ def versions():
     return found
 
 
+def timed_already(args):
+    """The rows of a file that this machine wrote, with these versions."""
+    report = json.loads(Path(args.out).read_text())
+    now = hardware(torch.device(args.device)) | versions()
+    assert report["hardware"] == now, f"expected {report['hardware']}, got {now}"
+    return report["time"]
+
+
 def main():
     args = arguments()
     os.environ["JAX_PLATFORMS"] = args.device
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     confine(args.threads)
-    rows = []
-    for network in args.networks:
-        for n in args.batch_sizes:
-            print(f"{network}, batches of {n}", file=sys.stderr)
-            rows += time_network(network, n, args)
+    rows = timed_already(args) if args.resume else []
+    there = {(row["network"], row["batch_size"]) for row in rows}
+    for network, n in itertools.product(args.networks, args.batch_sizes):
+        if (network, n) in there:
+            continue
+        print(f"{network}, batches of {n}", file=sys.stderr)
+        rows += time_network(network, n, args)
         if args.out and not args.check:  # an interrupted run keeps what it has
             write({"time": rows}, args.out, args.device, **versions())
     for n in () if args.check else args.batch_sizes:

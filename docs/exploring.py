@@ -20,11 +20,12 @@ SIZE = 1200, 860
 
 def write_page(folder: Path) -> Path:
     """The page of a pair of two latents."""
-    data, labels = zoo.load_dataset("digits"), labels_of("digits", "test")
+    data, labels = zoo.load_dataset("digits_binary"), labels_of("digits_binary", "test")
     torch.manual_seed(0)
     options = {"latent_dim": 2, "hidden_dims": (100, 100), "num_flows": 4}
     vae = zoo.create("planar", data, **options)
-    zoo.fit(vae, data, epochs=150, lr=2e-3, schedule="cosine", device="cpu")
+    how = {"lr": 2e-3, "schedule": "cosine", "kl_warmup": 0}
+    zoo.fit(vae, data, epochs=150, device="cpu", **how)
     classes = {"labels": labels.values, "classes": labels.names}
     return zoo.explore(vae, data.test, folder / "page.html", data=data, **classes)
 

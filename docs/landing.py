@@ -37,7 +37,8 @@ def train(data: zoo.Dataset) -> dict[str, zoo.VAE]:
         if vaes:
             vae.model.load_state_dict(vaes["mean_field"].model.state_dict())
             vae.phases = (zoo.Phase("guide", modules=(vae.guide,)),)
-        zoo.fit(vae, data, epochs=200, lr=3e-3, schedule="cosine", device="cpu")
+        how = {"lr": 3e-3, "schedule": "cosine", "kl_warmup": 0}
+        zoo.fit(vae, data, epochs=200, device="cpu", **how)
         vaes[name] = vae
     return vaes
 
@@ -67,6 +68,6 @@ def draw(vaes: dict[str, zoo.VAE], data: zoo.Dataset, candidates: int = 60) -> F
 
 
 if __name__ == "__main__":
-    digits = zoo.load_dataset("digits")
+    digits = zoo.load_dataset("digits_binary")
     figure = draw(train(digits), digits)
     save_figure(figure, Path(__file__).parent / "pictures" / "posteriors.png", dpi=130)

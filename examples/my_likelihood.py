@@ -1,7 +1,8 @@
 """A likelihood of your own: from the decoder's output to p(x|z).
 
-    python examples/train.py --likelihood examples/my_likelihood.py:MyLikelihood
-    python examples/compare.py --guides mean_field,iaf \
+    python examples/train.py --data digits_binary \
+        --likelihood examples/my_likelihood.py:MyLikelihood
+    python examples/compare.py --guides mean_field,iaf --data digits_binary \
         --likelihood examples/my_likelihood.py:MyLikelihood
 
 It is called with `event_shape` and with its options. Run this file to check it.
@@ -30,7 +31,7 @@ class MyLikelihood(nn.Module):
 
 
 if __name__ == "__main__":
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     vae = zoo.create("iaf", data, likelihood=MyLikelihood, latent_dim=8)
     zoo.testing.check_vae(vae, data.train[:50])
     print("the pair keeps the contract")

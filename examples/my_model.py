@@ -1,7 +1,7 @@
 """A whole pair of your own, where the places do not do: a style z_1, sparse parts z_2.
 
-python examples/train.py --model examples/my_model.py:make_vae
-python examples/compare.py --guides mean_field --model examples/my_model.py:make_vae
+python examples/train.py --data digits_binary --model examples/my_model.py:make_vae
+It stands beside guides by `compare --guides mean_field --model ...`.
 """
 
 from pyro import distributions, plate, sample

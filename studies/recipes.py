@@ -229,7 +229,7 @@ TABLES = {
                 {"epochs": 30, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 6},
                 eval_particles=500,  # as many as `publish` takes: it has this number then
             ),
-            "smoke": Budget({"epochs": 5}, eval_particles=10, data="digits"),
+            "smoke": Budget({"epochs": 5}, eval_particles=10, data="digits_binary"),
         },
     ),
     "flows": Table(
@@ -244,7 +244,7 @@ TABLES = {
                 {"epochs": 50, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 10},
                 eval_particles=500,
             ),
-            "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits"),
+            "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits_binary"),
         },
         by_split=True,
     ),
@@ -271,7 +271,7 @@ TABLES = {
                 {"epochs": 50, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 10},
                 eval_particles=500,
             ),
-            "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits"),
+            "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits_binary"),
         },
     ),
     "self_reflective": Table(
@@ -315,7 +315,7 @@ TABLES = {
             "smoke": Budget(
                 {"epochs": 1, "lr": 1e-3, "clip_norm": 100.0, "analytic_kl": True},
                 eval_particles=10,
-                data="digits",
+                data="digits_binary",
             ),
         },
     ),
@@ -335,7 +335,7 @@ TABLES = {
                 {"epochs": 8, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
                 eval_particles=100,
             ),
-            "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits"),
+            "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits_binary"),
         },
     ),
     "gated_dag": Table(
@@ -379,7 +379,7 @@ TABLES = {
                 {"epochs": 4, "clip_norm": 5.0},
                 eval_particles=10,
                 fewer_particles=2,
-                data="digits",
+                data="digits_binary",
             ),
         },
     ),
@@ -424,7 +424,7 @@ TABLES = {
             "full": Budget({"epochs": 1000, "patience": 50}, eval_particles=5000),
             # The best epoch on validation is kept: a learned prior overfits.
             "cpu": Budget({"epochs": 50, "schedule": "cosine", "kl_warmup": 5}, 500),
-            "smoke": Budget({"epochs": 2}, eval_particles=5, data="digits"),
+            "smoke": Budget({"epochs": 2}, eval_particles=5, data="digits_binary"),
         },
     ),
 }

@@ -31,7 +31,7 @@ from pyro_vae_zoo.report.summary import summary
 from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.runtime import pick_device
 from pyro_vae_zoo.saving import load_model
-from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.options import BARE, TrainOptions
 from studies.recipes import TABLES
 from studies.tables import Budget, Row, Table
 
@@ -105,7 +105,7 @@ def _training(
     row: Row, budget: Budget, data: Dataset, seed: int
 ) -> tuple[TrainOptions, int]:
     """The options of the row's training, and the steps of an epoch."""
-    training = TrainOptions(seed=seed, **budget.training | row.training)
+    training = TrainOptions(seed=seed, **BARE | budget.training | row.training)
     steps_per_epoch = -(-len(data.train) // training.batch_size)
     if budget.steps is not None:
         epochs = max(round(budget.steps / steps_per_epoch), 1)

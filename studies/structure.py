@@ -81,6 +81,7 @@ def learn(data: zoo.Dataset, seed: int, penalty: float, epochs: int) -> dict:
         epochs=epochs,
         lr=1e-2,
         schedule="cosine",
+        kl_warmup=0,
         seed=seed,
         analytic_kl=True,
         keep="last",

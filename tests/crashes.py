@@ -41,7 +41,7 @@ class Training:
         torch.set_num_threads(1)
         loop._SECONDS_BETWEEN_CHECKPOINTS = seconds_between
         torch.manual_seed(0)
-        data = zoo.load_dataset("digits").first(160)
+        data = zoo.load_dataset("digits_binary").first(160)
         data = _in_a_file(data, folder.parent) if self.mapped else data
         vae = zoo.create(self.guide, data, **SIZES | self.options)
         how = {"device": "cpu", "progress": False, "compile": self.compile}

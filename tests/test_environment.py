@@ -42,7 +42,7 @@ def without_home(code, **environment):
 def test_digits_need_no_home_and_other_data_say_what_they_need():
     code = """
 import pyro_vae_zoo as zoo
-print(zoo.load_dataset("digits").name)
+print(zoo.load_dataset("digits_binary").name)
 for name in ("mnist_static", "frey_faces", "cifar10"):
     try:
         zoo.load_dataset(name)
@@ -54,7 +54,7 @@ except zoo.UserError as error:
     print(error)
 """
     digits, *lines, last = without_home(code).splitlines()
-    assert digits == "digits"
+    assert digits == "digits_binary"
     assert len(lines) == 3
     for line in lines:
         assert "no home folder for a cache" in line
@@ -142,7 +142,7 @@ def test_models_and_runs_are_written_side_by_side(tmp_path):
 
 @pytest.mark.parametrize("name", ["cpu", "cpu:0", torch.device("cpu"), "auto"])
 def test_a_device_by_any_of_its_names(name):
-    data = zoo.load_dataset("digits").first(20)
+    data = zoo.load_dataset("digits_binary").first(20)
     vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(8,))
     if name != "auto":
         assert pick_device(name) == torch.device("cpu")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.data.names import DATASETS
@@ -39,8 +40,15 @@ def without_torch(*argv):
     "command", [(), ("train",), ("encode",), ("compare",), ("list",)]
 )
 def test_help_and_version_do_without_pytorch(command):
-    assert "usage: pyro_vae_zoo" in without_torch("pyro_vae_zoo", *command, "--help")
+    usage = f"usage: {' '.join(['pyro-vae-zoo', *command])} ["
+    assert usage in without_torch("pyro_vae_zoo", *command, "--help")
     assert without_torch("pyro_vae_zoo", "--version").strip() == zoo.__version__
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((PACKAGE.parent / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == zoo.__version__
 
 
 def test_the_face_has_the_public_names_and_imports_little():

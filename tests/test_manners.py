@@ -182,7 +182,7 @@ def test_what_has_no_figure_is_named():
 
 
 def test_a_pair_and_its_data_are_a_line():
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     vae = zoo.create("iaf", data, latent_dim=8)
     count = sum(p.numel() for p in vae.parameters())
     assert repr(vae) == f"VAE('iaf', (8, 8), 'bernoulli', {count:,} parameters)"

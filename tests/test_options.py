@@ -44,7 +44,7 @@ def test_arrays_become_tuples():
 @pytest.mark.parametrize("kind", [np.int64, np.int32, torch.tensor])
 def test_sweeps_over_numpy_numbers_train_and_are_saved(kind, tmp_path):
     """Hours of training are not to end in an error of JSON."""
-    data = zoo.load_dataset("digits").first(np.int64(40))
+    data = zoo.load_dataset("digits_binary").first(np.int64(40))
     options = {"latent_dim": kind(3), "num_flows": kind(1)}
     options["hidden_dims"] = np.array([8, 8])
     vae = zoo.create("planar", data, **options)

@@ -214,7 +214,12 @@ def test_what_is_not_published(trained, published, tmp_path):
     refused(trained, weights, "is there already", "--overwrite")
     refused(trained, weights, "expected the name iaf-six", name="planar-six")
     refused(trained, weights, "expected the name", name="iaf-six-/../x")
-    refused(trained, weights, "trained on data 'six'", data=zoo.load_dataset("digits"))
+    refused(
+        trained,
+        weights,
+        "trained on data 'six'",
+        data=zoo.load_dataset("digits_binary"),
+    )
     other = zoo.Dataset(data.train, data.valid, data.test, name="six", note="another")
     refused(trained, weights, "trained on variant 'six.npz", data=other)
     run = tmp_path / "run"

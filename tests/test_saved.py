@@ -34,10 +34,13 @@ def test_there_are_saved_runs():
     assert {run.name for run in RUNS} == {"iaf", "recursive_mixture"}
 
 
+OLD_NAME = pytest.mark.filterwarnings("default:.*called digits_binary now")
+
+
 @EACH_RUN
 def test_a_saved_run_has_its_number(run):
     saved, vae = result_in(run), zoo.load(run)
-    data = zoo.load_dataset(saved["data"])
+    data = zoo.load_dataset("digits_binary")  # which was called digits
     assert data.variant == saved["variant"]
     again = zoo.evaluate(vae, data.test, num_particles=2000)
     assert again.num_data == saved["num_data"]
@@ -47,10 +50,13 @@ def test_a_saved_run_has_its_number(run):
     )
 
 
+@OLD_NAME
 @EACH_RUN
 def test_a_saved_run_is_evaluated_and_compared(run, tmp_path, capsys):
     words = ["--quiet", "--device", "cpu", "--num-particles", "20"]
-    assert cli.main(["evaluate", str(run), *words]) == 0
+    with pytest.warns(UserWarning, match="version 0.1.0, whose data digits are called"):
+        assert cli.main(["evaluate", str(run), *words]) == 0
+    assert f"{run.name} on digits_binary" in capsys.readouterr().out
     assert cli.main(["compare", str(run), "--out", str(tmp_path)]) == 0
     assert result_in(run)["guide"] in capsys.readouterr().out
 
@@ -60,8 +66,28 @@ def test_a_saved_run_goes_on(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     vae = zoo.load(run)
-    data = zoo.load_dataset(config["data"])
+    data = zoo.load_dataset("digits_binary")
     training = config["training"] | {"device": "cpu", "progress": False}
     history = zoo.fit(vae, data, out=folder, resume=True, **training)
     assert len(history.epochs) == training["epochs"]
     assert load_checkpoint(folder / "checkpoint.pt")["epoch"] == training["epochs"]
+
+
+@OLD_NAME
+@EACH_RUN
+def test_a_saved_run_is_resumed_by_the_words_of_its_day(run, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    words = ["--guide", config["guide"], "--out", str(folder), "--quiet"]
+    assert cli.main(["train", *words, "--resume"]) == 0
+    assert result_in(folder) == result_in(run)  # it was finished, and is
+    (folder / "result.json").unlink()
+    more = ["--eval-particles", "5"]
+    assert cli.main(["train", *words, *more, "--resume"]) == 0
+    now = json.loads((folder / "config.json").read_text())
+    assert (now["data"], now["eval_particles"]) == ("digits_binary", 5)
+    assert (now["training"]["kl_warmup"], now["training"]["schedule"]) == (
+        0,
+        "constant",
+    )
+    assert (folder / "model.safetensors").stat().st_size > 0

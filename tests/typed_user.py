@@ -8,7 +8,7 @@ from typing_extensions import assert_type
 
 import pyro_vae_zoo as zoo
 
-data = zoo.load_dataset("digits")
+data = zoo.load_dataset("digits_binary")
 vae = zoo.create("iaf", data, latent_dim=8, num_flows=2)
 history = zoo.fit(vae, data, epochs=2, lr=1e-3, kl_warmup=1, progress=False)
 assert_type(history, zoo.History)

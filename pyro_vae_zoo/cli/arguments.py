@@ -2,9 +2,12 @@
 
 import argparse
 import ast
+import glob
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,8 @@ from pyro_vae_zoo.options import Declared, declared
 from pyro_vae_zoo.training.options import TrainOptions
 
 __all__ = [
+    "INSTALLED",
     "KINDS",
-    "STEPS_BY_DEFAULT",
     "Formatter",
     "add_compile",
     "add_data_options",
@@ -26,12 +29,15 @@ __all__ = [
     "add_options",
     "add_places",
     "add_shared",
+    "completed_by",
     "guide_specs",
     "key_value",
     "key_values",
     "numbers",
+    "typed",
 ]
 
+INSTALLED = "pyro-vae-zoo"  # the program of the package
 # What `list` knows, for whoever does without PyTorch.
 KINDS = {
     "guides": "posteriors q(z|x), --guide",
@@ -43,7 +49,37 @@ KINDS = {
     "data": "besides files of your own, --data",
     "pretrained": "weights for evaluate, diagnose, explore, sample, encode",
 }
-STEPS_BY_DEFAULT = 2000  # of training, where that is more than 20 epochs
+
+
+def typed(command: str, words: Iterable[object]) -> str:
+    """A command and its arguments as they are typed where this one was.
+
+    They are those of a script in `examples/`, of the module, or of the program.
+    """
+    script = Path(sys.argv[0])
+    beside = script.with_name(
+        f"{command}.py"
+    )  # in examples/, of which each has its own
+    if (
+        script.parent.name == "examples"
+        and beside.exists()
+        or script.name == beside.name
+    ):
+        program = f"python {beside}"
+    elif script.stem == INSTALLED:
+        program = f"{INSTALLED} {command}"
+    else:
+        program = f"python -m pyro_vae_zoo {command}"
+    return " ".join([program, *map(shlex.quote, map(str, words))]).strip()
+
+
+def completed_by(action: argparse.Action, names: Sequence[str]) -> None:
+    """Have a shell complete an argument by names, and by files as it does without."""
+
+    def complete(prefix: str, **_: Any) -> list[str]:
+        return [*names, *glob.glob(f"{glob.escape(prefix)}*")]
+
+    action.completer = complete  # type: ignore[attr-defined]  # where argcomplete looks
 
 
 def key_value(text: str) -> tuple[str, Any]:
@@ -205,13 +241,14 @@ _READ: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
     """Add what `train`, `density` and `compare` have in common."""
-    command.add_argument(
+    data = command.add_argument(
         "--data",
         default="digits",
         metavar="NAME|PATH",
         help=f"data set: {', '.join(list_datasets())}, or your own: a folder of images, a "
         "table .csv, arrays .npy or .npz",
     )
+    completed_by(data, list_datasets())
     add_data_options(command)
     command.add_argument(
         "--overwrite", action="store_true", help="start a run anew where there is one"
@@ -231,14 +268,7 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
         help="any further option of the guide or of a part; may be given several times",
     )
     add = command.add_argument_group("training").add_argument
-    add(
-        "--epochs",
-        type=int,
-        metavar="N",
-        help=f"passes over the data (default: 20, or as many as make "
-        f"{STEPS_BY_DEFAULT} steps)",
-    )
-    add_options(add, TrainOptions, unless=("epochs", "seed"))
+    add_options(add, TrainOptions, unless=("seed",))
     add(
         "--eval-particles",
         type=int,
@@ -286,8 +316,13 @@ def add_places(add: Callable[..., Any]) -> None:
         "encoder": f"of a guide of one vector: {networks}",
         "decoder": networks,
     }
+    names = {
+        "prior": ("standard", "mixture", "vamp", "flow"),
+        "likelihood": LIKELIHOODS,
+    }
     for place, text in texts.items():
-        add(f"--{place}", metavar="NAME|FILE.py:Name", help=text)
+        action = add(f"--{place}", metavar="NAME|FILE.py:Name", help=text)
+        completed_by(action, names.get(place, NETWORKS))
     text = "a function that makes the whole VAE, in place of a guide"
     add("--model", metavar="FILE.py:make_vae", help=text)
 

@@ -146,7 +146,7 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
     for name, _ in args.sweep:
         if name not in (*everything, *_TRAINING):
             raise unknown_name("option", name, sorted({*everything, *_TRAINING}))
-    trainings = {seed: training_of(args, data, seed) for seed in args.seeds}
+    trainings = {seed: training_of(args, seed) for seed in args.seeds}
     plans: dict[str, Plan] = {}
     # All of them are checked before the first is trained.
     for (guide, own, point), of_pair in zip(swept, known, strict=True):

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo.cli.arguments import key_values, number, numbers
+from pyro_vae_zoo.data.names import name_now
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
-from pyro_vae_zoo.files import read_json
+from pyro_vae_zoo.files import CONFIG_FILE, read_json
 from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.options import declared
-from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.options import BARE, TrainOptions
 
 __all__ = ["add_config", "parse"]
 
@@ -64,19 +65,40 @@ def parse(
 ) -> argparse.Namespace:
     """The arguments of a command line; those of its `--config` where it has none.
 
+    `--resume` takes them from the run that goes on.
+
     Raises:
         DataFileError: for a file that is not there or cannot be read.
         UserError: for a key that no flag has, a value of another kind, and a part of the
             user's own that is not typed again.
     """
     args = parser.parse_args(argv)
-    path = getattr(args, "config", None)
+    given = getattr(args, "config", None)
+    path = given or _of_run(args)
     if path is None:
         return args
-    args.flags.set_defaults(**_defaults(_contents(path), args.flags, path))
-    args = parser.parse_args(argv)
-    _refuse_untyped(args, path)
-    return args
+    defaults = _defaults(_contents(path), args.flags, path)
+    if given is None:  # the run says itself what differs
+        defaults.pop("recorded", None)
+    args.flags.set_defaults(**defaults)
+    filled = parser.parse_args(argv)
+    of_the_pair = ("guide", *_PLACES)
+    if given is None and any(
+        getattr(filled, name, None) != defaults.get(name) for name in of_the_pair
+    ):
+        return args  # another pair was typed, whose options are not the run's
+    _refuse_untyped(filled, path)
+    return filled
+
+
+def _of_run(args: argparse.Namespace) -> Path | None:
+    """The configuration of the run that `--resume` goes on with, if there is one."""
+    if not getattr(args, "resume", False) or args.overwrite:
+        return None
+    from pyro_vae_zoo.cli.train import folder_of  # which takes PyTorch, as what follows
+
+    path = folder_of(args) / CONFIG_FILE
+    return path if path.is_file() else None
 
 
 class _ToBeTyped(str):
@@ -174,7 +196,10 @@ def _flat(record: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str,
     options |= _names_and_values(record.get("options", {}), path, "options")
     words = {k: v for k, v in record.items() if k not in _SECTIONS} | training | places
     if "source" in record:  # which finds the data again; `data` is their name
-        words["data"] = record["source"]
+        variant = str(record.get("variant", ""))
+        words["data"] = name_now(str(record["source"]), variant, path)
+    if "variant" in record:  # a run's own file; what it does not say was so
+        words = {k: v for k, v in BARE.items() if k != "epochs"} | words
     if "model" in words:  # a run has it as its guide, too
         words.pop("guide", None)
     return words, {k: v for k, v in options.items() if k not in places}

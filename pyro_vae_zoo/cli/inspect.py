@@ -39,6 +39,7 @@ from pyro_vae_zoo.report.summary import describe, filled, summary
 from pyro_vae_zoo.runs.cautions import cautions_of
 from pyro_vae_zoo.runs.folder import open_run
 from pyro_vae_zoo.runs.records import Result, RunConfig
+from pyro_vae_zoo.runs.references import references_of
 from pyro_vae_zoo.runs.run import result_of
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
 from pyro_vae_zoo.saving import load
@@ -78,6 +79,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     known = _known_of(args.run_folder, published)
     result = known | result_of(vae, ev, config, data, args.split, x)
     result["eval_seed"] = seed
+    result["references"] = references_of(result, data, x)
     rose = {k: v for k, v in known.get("cautions", {}).items() if k == "rising"}
     result["cautions"] = cautions_of(result, data=data, x=x) | rose
     result.pop("probe", None)  # of other data, it may be

@@ -5,14 +5,15 @@ Exit codes: 0 done, 1 training met a number that is not finite or a process of s
 """
 
 import argparse
-import shlex
+import importlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+from pyro_vae_zoo.cli.arguments import typed
 from pyro_vae_zoo.cli.config import parse
 from pyro_vae_zoo.cli.parser import make_parser
 from pyro_vae_zoo.errors import DivergedError, LostRankError, UserError
@@ -24,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     command = ""
     try:
-        args = parse(make_parser(), argv)
+        parser = make_parser()
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks for what could be typed
+            importlib.import_module("argcomplete").autocomplete(parser)
+        args = parse(parser, argv)
         command = args.command
         with terminated_like_interrupted():
             return _run(args)
@@ -67,7 +71,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+    print(
+        f"error: {' '.join(map(str.strip, str(error).splitlines()))}", file=sys.stderr
+    )
     return code
 
 
@@ -81,15 +87,8 @@ def _how_to_go_on(command: str, argv: Sequence[str] | None) -> str:
     words = [w for w in (sys.argv[1:] if argv is None else argv) if w != "--overwrite"]
     if command != "compare" and "--resume" not in words:
         words.append("--resume")
-    script = Path(sys.argv[0])
-    if script.stem == command:  # in examples/, of which each has a command of its own
-        program = f"python {script}"
-        words.remove(command)
-    elif script.suffix == ".py":
-        program = "python -m pyro_vae_zoo"
-    else:
-        program = script.name
-    return f"; to go on: {program} {shlex.join(words)}"
+    words.remove(command)
+    return f"; to go on: {typed(command, words)}"
 
 
 @contextmanager

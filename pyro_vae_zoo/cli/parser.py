@@ -1,11 +1,13 @@
 """The parser of the command line."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from pyro_vae_zoo._version import __version__
 from pyro_vae_zoo.cli.arguments import (
+    INSTALLED,
     KINDS,
     Formatter,
     add_compile,
@@ -14,6 +16,7 @@ from pyro_vae_zoo.cli.arguments import (
     add_options,
     add_places,
     add_shared,
+    completed_by,
     key_values,
     numbers,
 )
@@ -28,7 +31,7 @@ __all__ = ["make_parser"]
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; `args.command` says which one was given."""
     parser = argparse.ArgumentParser(
-        prog="pyro_vae_zoo",
+        prog=INSTALLED,
         description="Variational auto-encoders with rich posteriors, in Pyro: train one, "
         "evaluate it by importance sampling, compare several.",
         formatter_class=Formatter,
@@ -44,6 +47,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_encode(commands)
     _add_compare(commands)
     _add_list(commands)
+    script = Path(sys.argv[0])
+    if script.suffix == ".py" and script.stem in commands.choices:  # in examples/
+        commands.choices[script.stem].prog = f"python {script}"
     return parser
 
 
@@ -58,12 +64,13 @@ def _add_train(commands: Any) -> None:
         "runs/iaf-digits-s0/config.json --out runs/again",
         formatter_class=Formatter,
     )
-    command.add_argument(
+    guide = command.add_argument(
         "--guide",
         default="mean_field",
         metavar="NAME|FILE.py:Class",
         help="posterior q(z|x): a name of the zoo or a class of your own",
     )
+    completed_by(guide, list_guides())
     _add_run(command, "runs/<guide>-<data>-s<seed>")
     _add_help_options(command)
     add_shared(command)
@@ -90,7 +97,7 @@ def _add_density(commands: Any) -> None:
     command.add_argument(
         "--train-size", type=int, metavar="N", help="train on the first N images only"
     )
-    _add_run(command, "runs/<model>-<data>-n<train size>-s<seed>")
+    _add_run(command, "runs/<model>-<data>-s<seed>")
     _add_help_options(command)
     add_shared(command, density=True)
     # A flow's steps multiply; large ones diverge within an epoch.
@@ -105,7 +112,9 @@ def _add_run(command: argparse.ArgumentParser, default: str) -> None:
         "--out", type=Path, metavar="DIR", help=f"run folder (default: {default})"
     )
     command.add_argument(
-        "--resume", action="store_true", help="go on from the checkpoint in the folder"
+        "--resume",
+        action="store_true",
+        help="go on from the checkpoint in the folder; what is not given is the run's",
     )
     add_config(command)
 
@@ -278,12 +287,13 @@ def _add_list(commands: Any) -> None:
         formatter_class=Formatter,
     )
     add = command.add_argument
-    add(
+    kinds = add(
         "kinds",
         nargs="*",
         metavar="KIND",
         help=f"of {', '.join(KINDS)} (default: all)",
     )
+    completed_by(kinds, list(KINDS))
     add("--json", action="store_true", help="print one JSON object and nothing else")
     command.set_defaults(command="list")
 
@@ -303,12 +313,13 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 def _add_pair(command: argparse.ArgumentParser) -> None:
     """Add what says which pair it is."""
     add = command.add_argument
-    add(
+    run = add(
         "run_folder",
         type=Path,
         metavar="RUN|NAME",
         help="a run folder, or the name of pretrained weights",
     )
+    completed_by(run, list_pretrained())
     add("--guide", metavar="FILE.py:Class", help="the class of a guide of your own")
     add_places(add)
     add_data_options(command)
@@ -337,13 +348,14 @@ def _add_compare(commands: Any) -> None:
     command.add_argument(
         "runs", nargs="*", type=Path, metavar="RUN", help="run folders"
     )
-    command.add_argument(
+    guides = command.add_argument(
         "--guides",
         nargs="+",
         metavar="GUIDE[:OPTIONS]",
         help="guides to train, with spaces or commas between them: names of the zoo or "
         "FILE.py:Class, each with OPTIONS KEY=VALUE,... of its own (default: all)",
     )
+    completed_by(guides, list_guides())
     command.add_argument(
         "--sweep",
         type=key_values,

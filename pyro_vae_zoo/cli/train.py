@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo.cli.arguments import STEPS_BY_DEFAULT
+from pyro_vae_zoo.cli.arguments import typed
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.data.names import list_datasets
@@ -15,8 +15,9 @@ from pyro_vae_zoo.files import resolve
 from pyro_vae_zoo.models.create import find_guide, guide_options
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.nn.options import PairOptions
-from pyro_vae_zoo.options import count, declared
+from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.report.summary import filled, summary
+from pyro_vae_zoo.runs.records import Result
 from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.runtime import Ranks
 from pyro_vae_zoo.training.callbacks import CSV, Callback, TensorBoard, WandB
@@ -26,6 +27,7 @@ __all__ = [
     "callbacks_of",
     "checked_data",
     "density_command",
+    "folder_of",
     "options_of",
     "source_of",
     "train_command",
@@ -35,22 +37,37 @@ __all__ = [
 
 def train_command(args: argparse.Namespace) -> None:
     """Train a pair, evaluate it, draw its pictures, and say what came of it."""
-    data = checked_data(args)
+    folder, data = folder_of(args), checked_data(args)
     if args.model:
         args.guide = args.model
-    parts = [args.guide, *(getattr(args, place) or "" for place in PLACES), data.name]
-    name = "-".join(find_guide(part) for part in parts if part)
-    _train_on(data, args.out or Path("runs", f"{name}-s{args.seed}"), args)
+    _train_on(data, folder, args)
 
 
 def density_command(args: argparse.Namespace) -> None:
     """Do the same for a density model, on data with a density."""
-    data = checked_data(args)
+    folder, data = folder_of(args), checked_data(args)
     if args.eval_particles is None:  # without latents one draw of nothing is exact
         latents = "latent_dim" in guide_options(args.guide)
         args.eval_particles = 100 if latents else 1
-    name = f"{args.guide}-{data.name}-n{len(data.train)}"
-    _train_on(data, args.out or Path("runs", f"{name}-s{args.seed}"), args)
+    _train_on(data, folder, args)
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """The folder of the run: the one that was given, or one named after what is trained."""
+    if args.out:
+        return args.out
+    parts = [args.guide]
+    if args.command == "train":
+        guide = args.model or args.guide
+        parts = [guide, *(getattr(args, place) or "" for place in PLACES)]
+    path = expanded(args.data)
+    parts.append(
+        path.name if path.is_dir() or args.data in list_datasets() else path.stem
+    )
+    name = "-".join(find_guide(part) for part in parts if part)
+    if (size := _train_size(args)) is not None:
+        name += f"-n{size}"
+    return Path("runs", f"{name}-s{args.seed}")
 
 
 def checked_data(args: argparse.Namespace) -> Dataset:
@@ -81,7 +98,7 @@ def _train_size(args: argparse.Namespace) -> int | None:
 
 
 def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
-    training = training_of(args, data, args.seed)
+    training = training_of(args, args.seed)
     result = make_run(
         folder,
         args.guide,
@@ -102,17 +119,26 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         files = ", ".join(sorted(p.name for p in folder.glob("[!.]*")))
         print(summary(result))
         print(filled(f"in {folder}: {files}"))
+        print(filled(f"next: {_next(args, folder, result)}"))
 
 
-def training_of(args: argparse.Namespace, data: Dataset, seed: int) -> TrainOptions:
-    """Options of the training that were given; the epochs go by the steps if need be."""
+def _next(args: argparse.Namespace, folder: Path, result: Result) -> str:
+    """The command that says more of a result, and what for."""
+    khat = (result["khat"] or {}).get("above_0.7")
+    if khat is not None and khat > 0.5:
+        return f"{typed('diagnose', [folder])}, which checks log p(x) by annealing"
+    if args.guide == "mean_field" and not args.model:
+        words = ["--data", args.data, "--guides", "mean_field", "iaf"]
+        return f"{typed('compare', words)}, for a richer posterior"
+    return f"{typed('explore', [folder])}, a page of its latents"
+
+
+def training_of(args: argparse.Namespace, seed: int) -> TrainOptions:
+    """Options of the training that were given."""
     values = {
         option.name: getattr(args, option.name, option.default)  # some only if given
         for option in declared(TrainOptions)
     }
-    if args.epochs is None:
-        steps = -(-len(data.train) // count("batch_size", args.batch_size))
-        values["epochs"] = max(20, -(-STEPS_BY_DEFAULT // steps))
     return TrainOptions(**values | {"seed": seed})
 
 

@@ -243,6 +243,12 @@ class Dataset:
         sizes = "/".join(str(len(x)) for x in (self.train, self.valid, self.test))
         return f"{self.note}, {sizes}"
 
+    @property
+    def largest(self) -> float:
+        """The largest value of all splits: counts go up to it, classes are one more."""
+        splits = self.train, self.valid, self.test
+        return max(float(x.max()) for s in splits for x in s.split(10_000))
+
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data set with its tensors on `device`; `Rows` stay where they are."""
         return self._changed(lambda x: x if isinstance(x, Rows) else x.to(device))

@@ -65,7 +65,7 @@ def labels_of(
     >>> labels_of("digits", "test").values[:8]
     array([8, 2, 7, 9, 3, 0, 3, 6])
     """
-    if data == "digits":
+    if data in ("digits", "digits_binary"):
         return Labels(_digits(split), _DIGITS)
     if data == "mnist_static" and split == "test":
         # Larochelle's are the published test images, sorted by their class.

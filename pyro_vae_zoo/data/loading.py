@@ -46,7 +46,7 @@ def load_dataset(
 
     Example:
         >>> load_dataset("digits").variant
-        'one Bernoulli draw from intensities/16, 1297/250/250'
+        'pixels set of the 16 in each cell of a scan, 1297/250/250'
     """
     name = os.fspath(name)
     if name in DATASETS:

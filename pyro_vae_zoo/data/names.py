@@ -1,9 +1,12 @@
 """Names of the data sets and what each is, for whoever does without PyTorch."""
 
-__all__ = ["DATASETS", "list_datasets"]
+import warnings
+
+__all__ = ["DATASETS", "list_datasets", "name_now"]
 
 DATASETS = {
-    "digits": "8x8 digits, one Bernoulli draw, offline (Alpaydin & Kaynak 1998)",
+    "digits": "8x8 digits, counts up to 16, binomial; offline (Alpaydin & Kaynak 1998)",
+    "digits_binary": "the same, one Bernoulli draw; `digits` of version 0.1.0",
     "mnist_static": "28x28 digits, one Bernoulli draw (Larochelle & Murray 2011)",
     "mnist_dynamic": "28x28 digits, bits drawn anew in every epoch (LeCun et al. 1998)",
     "mnist_threshold": "28x28 digits, grey above 0.5 (LeCun et al. 1998)",
@@ -23,3 +26,25 @@ def list_datasets() -> list[str]:
     True
     """
     return list(DATASETS)
+
+
+def name_now(name: str, variant: str, where: object) -> str:
+    """The present name of the data of a record, with a warning where it is another.
+
+    Version 0.1.0 called `digits` what is `digits_binary` now.
+
+    Args:
+        name: in the record.
+        variant: how the data were made, by the record.
+        where: the record is.
+
+    >>> name_now("digits", "pixels set of the 16 in each cell of a scan, 9/1/1", "here")
+    'digits'
+    """
+    if name != "digits" or not variant.startswith("one Bernoulli draw"):
+        return name
+    warnings.warn(
+        f"{where} is of version 0.1.0, whose data digits are called digits_binary now",
+        stacklevel=3,
+    )
+    return "digits_binary"

@@ -18,15 +18,20 @@ Make = Callable[..., Any]  # `Dataset`, which reads these sets and is not known 
 Folder = str | os.PathLike | None
 
 
-def _digits(make: Make, name: str, data_dir: Folder) -> Any:
+def _digits(make: Make, name: str, data_dir: Folder, *, binary: bool = False) -> Any:
     from sklearn.datasets import load_digits
 
     random = np.random.RandomState(0)
-    grey = load_digits().images / 16
-    bits = (random.random_sample(grey.shape) < grey)[random.permutation(len(grey))]
-    note = "one Bernoulli draw from intensities/16"
-    train, valid, test = np.split(bits, [1297, 1547])
-    return make(train, valid, test, name=name, note=note)
+    counts = load_digits().images
+    # Drawn for both sets: the permutation after it is the same.
+    bits = random.random_sample(counts.shape) < counts / 16
+    x = (bits if binary else counts)[random.permutation(len(counts))]
+    train, valid, test = np.split(x, [1297, 1547])
+    if binary:
+        note = "one Bernoulli draw from intensities/16"
+        return make(train, valid, test, name=name, note=note)
+    note = "pixels set of the 16 in each cell of a scan"
+    return make(train, valid, test, "binomial", name, note=note)
 
 
 def _mnist_static(make: Make, name: str, data_dir: Folder) -> Any:
@@ -87,6 +92,7 @@ def _cifar10(make: Make, name: str, data_dir: Folder) -> Any:
 
 PUBLISHED: dict[str, Callable[..., Any]] = {
     "digits": _digits,
+    "digits_binary": partial(_digits, binary=True),
     "mnist_static": _mnist_static,
     "mnist_dynamic": partial(_idx, folder="MNIST", reading="dynamic"),
     "mnist_threshold": partial(

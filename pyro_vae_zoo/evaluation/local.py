@@ -32,7 +32,13 @@ from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runtime import tqdm
 
-__all__ = ["Fit", "LocalGuide", "local_log_likelihood", "weights_of_each"]
+__all__ = [
+    "Fit",
+    "LocalGuide",
+    "local_draws",
+    "local_log_likelihood",
+    "weights_of_each",
+]
 
 
 @apart
@@ -124,6 +130,45 @@ def weights_of_each(
                 )
                 found.append([w + units for w in weights])
     return found
+
+
+def local_draws(
+    vae: VAE | tuple[nn.Module, nn.Module],
+    x: Tensor,
+    num_particles: int = 2000,
+    num_steps: int = 300,
+    *,
+    seed: int | None = 0,
+) -> tuple[Tensor, Tensor]:
+    """Draws of each datum's own q, and their log-weights log p(x, z) - log q(z).
+
+    A few data at a time: all of their draws are in memory at once.
+
+    Args:
+        vae: as in `local_log_likelihood`.
+        x: data, shape `(n, *event_shape)`.
+        num_particles: draws for each datum.
+        num_steps: of the optimisation.
+        seed: of the draws.
+
+    Returns:
+        z of shape `(n, num_particles, latent_dim)` and log-weights `(n, num_particles)`,
+        float64 on the CPU.
+
+    Raises:
+        UserError: for pairs of other latents than one real vector.
+    """
+    model, guide, x, device = sides_and_data(vae, x)
+    num_particles, fit = _checked(num_particles, Fit(num_steps, 0.02, 8))
+    with evaluating(model, guide, device, seed):
+        x = x.to(device)
+        _check_one_vector(guide, x[:1])
+        q = _local(guide, x, full=True)
+        with tqdm(disable=True) as bar:
+            _optimise(model, q, x, fit, bar)
+        terms = bound_terms(model, q, x, num_particles, scaled=False)
+        z = latent_sites(terms.guide_trace)["z"]["value"]
+    return z.double().transpose(0, 1).cpu(), terms.log_weights.double().T.cpu()
 
 
 class LocalGuide(nn.Module):

@@ -211,12 +211,8 @@ def create(
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):
         if sizes := sizes_in(likelihood, 0.0):
-            if (
-                not sizes.keys() <= options.keys()
-            ):  # a pass over data that are in a file
-                splits = data.train, data.valid, data.test
-                largest = max(float(x.max()) for s in splits for x in s.split(10_000))
-                options = sizes_in(likelihood, largest) | options
+            if not sizes.keys() <= options.keys():
+                options = sizes_in(likelihood, data.largest) | options
     own = _checked_options(guide, given, options)
     _check_density(guide, data)
     name = place_name(guide)

@@ -6,6 +6,7 @@ name the guide, and the data where they are told, in the title.
 """
 
 from pyro_vae_zoo.plots.components import plot_components
+from pyro_vae_zoo.plots.directions import plot_directions
 from pyro_vae_zoo.plots.embedding import plot_embedding
 from pyro_vae_zoo.plots.estimates import plot_correlations, plot_gaps, plot_particles
 from pyro_vae_zoo.plots.graph import plot_gates, plot_graph
@@ -33,6 +34,7 @@ __all__ = [
     "plot_components",
     "plot_correlations",
     "plot_curves",
+    "plot_directions",
     "plot_embedding",
     "plot_gaps",
     "plot_gates",

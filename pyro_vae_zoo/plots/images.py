@@ -51,18 +51,43 @@ def plot_images(
 
 
 def plot_samples(
-    vae: VAE, n: int = 64, *, seed: int = 0, data: Dataset | str | None = None
+    vae: VAE,
+    n: int = 64,
+    *,
+    seed: int = 0,
+    data: Dataset | str | None = None,
+    beside: Tensor | None = None,
 ) -> Figure:
-    """E[x|z] for `n` draws z ~ p(z).
+    """E[x|z] for `n` draws z ~ p(z), beside data where they are given.
 
     Where p(x|z) is a flow, which has no mean in closed form, a draw stands for it. Of
     dequantised data it is the pixel of the mean, which is the pixel's median.
+
+    Args:
+        vae: the pair.
+        n: number of draws.
+        seed: of the draws.
+        data: their name, scale and pixels.
+        beside: images `(m, H, W)` or `(m, 3, H, W)` for the left half; m >= n.
     """
     with evaluating(vae.model, vae.guide, vae.device, seed):
         images = pixels_of(vae.sample(n, mean=True), data)
+        name = _name_of_mean(vae, data)
     columns = min(math.ceil(math.sqrt(n)), 16)
     scale = scale_of(known_of(data, images), images, likelihood=vae.likelihood)
-    return sheet(images, columns, "Samples: " + figure_title(vae, data), scale)
+    title = "Samples: " + figure_title(vae, data)
+    if beside is None or images.dim() == 2:
+        return sheet(images, columns, title, scale)
+    halves = (pixels_of(beside[:n].to(images), data), images)
+    rows = zip(*(half.split(columns) for half in halves), strict=True)
+    parts = [
+        [_filled(left, columns + 1), _filled(right, columns)] for left, right in rows
+    ]
+    heads = [""] * (2 * columns + 1)
+    heads[(columns - 1) // 2] = "data"
+    heads[columns + 1 + (columns - 1) // 2] = f"samples of $z$, {name}"
+    sides = torch.cat([part for row in parts for part in row])
+    return sheet(sides, len(heads), title, scale, heads)
 
 
 def plot_reconstructions(

@@ -35,16 +35,19 @@ def draw(
     """The pictures of a run; those that need certain latents where they apply."""
     records = [dict(record) for record in epochs]
     x = some(data.test, 1000).to(vae.device)
+    spread = x[torch.linspace(0, len(x) - 1, min(64, len(x))).long()]  # of all classes
     title = plots.figure_title(vae, data)
     z = vae.encode(x[:1])
     plane = isinstance(z, torch.Tensor) and z.shape[-1] == 2
     figures: dict[str, Callable] = {
-        "samples": lambda: plots.plot_samples(vae, data=data),
+        "samples": lambda: plots.plot_samples(
+            vae, len(spread), data=data, beside=spread
+        ),
         "training": lambda: plots.plot_training(records, title=title),
     }
     if len(z) > 0:  # a density model has no latents to reconstruct from
         figures["reconstructions"] = lambda: plots.plot_reconstructions(
-            vae, x[:16], data=data
+            vae, spread[:: max(len(spread) // 16, 1)][:16], data=data
         )
     if isinstance(z, dict) and len(z) > 1:
         figures["layers"] = lambda: plots.plot_layers(result, title=title)
@@ -60,6 +63,10 @@ def draw(
                 labels[:_MOST_DOTS],
                 names=names,
                 data=data,
+            )
+        if z.shape[-1] > 2:
+            figures["posterior"] = lambda: plots.plot_directions(
+                vae, spread[:: max(len(spread) // 4, 1)][:4], data=data
             )
     if plane:
         figures["posterior"] = lambda: plots.plot_posterior(vae, x[:4], data=data)

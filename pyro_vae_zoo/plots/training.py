@@ -66,7 +66,7 @@ _FLOW_PANELS = (
 
 
 def plot_training(history: Records, *, title: str | None = None) -> Figure:
-    """Bound, KL, reconstruction and the flow's log-densities over the epochs.
+    """Bound, KL and reconstruction over the epochs.
 
     Where a training has phases, a dotted line stands between one and the next.
 
@@ -82,7 +82,10 @@ def plot_training(history: Records, *, title: str | None = None) -> Figure:
 
 
 def plot_comparison(runs: Mapping[str, Records], *, title: str | None = None) -> Figure:
-    """The panels of `plot_training` with one line for each run, by its label."""
+    """The panels of `plot_training` with one line for each run, by its label.
+
+    Flows have three more, of their log-densities and their sum of log-determinants.
+    """
     if title is None and len(runs) == 1:
         (title,) = runs  # one run has no legend for its label
     return _training_figure(runs, title)
@@ -128,9 +131,8 @@ def _panels(runs: Sequence[Sequence[Record]]) -> list[_Panel]:
             _Panel("Validation ELBO, last epochs", ("valid_elbo",), last=True),
         ]
     panels += _MODEL_PANELS
-    if any(r.get("log_det") is not None for records in runs for r in records):
-        panels += _FLOW_PANELS
-    return panels
+    flows = any(r.get("log_det") is not None for records in runs for r in records)
+    return panels + [*_FLOW_PANELS] * (flows and len(runs) > 1)
 
 
 def records_of(label: str, history: Records) -> list[Record]:

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pyro_vae_zoo.data.display import digits
@@ -22,6 +22,7 @@ def summary(result: Mapping[str, Any]) -> str:
         f"  log-likelihood  {digits(result['log_likelihood']):>9} +- "
         f"{digits(result['log_likelihood_std_error'])} nats  "
         + (f"({k} particles, MC error {mc_error})" if latents else "(exact)"),
+        *_references(result),
         f"  ELBO            {digits(result['elbo']):>9} +- "
         f"{digits(result['elbo_std_error'])} nats",
         f"  KL              {digits(result['kl']):>9} nats",
@@ -30,7 +31,8 @@ def summary(result: Mapping[str, Any]) -> str:
         f"  active units    {', '.join(result['active_units'].values()):>9}",
     ]
     if not latents:
-        del lines[3:6], lines[-1]
+        unknown = "  ELBO", "  KL", "  reconstruction", "  active units"
+        lines = [line for line in lines if not line.startswith(unknown)]
     weights = result.get("component_weights")
     if weights:
         text = "  components      " + " ".join(f"{w:9.3f}" for w in weights[:6])
@@ -51,6 +53,22 @@ def summary(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _references(result: Mapping[str, Any]) -> Iterator[str]:
+    """What the log-likelihood is held against, and by how much it is ahead."""
+    known = result.get("references") or {}
+    got = result["log_likelihood"]
+    for name, text in _NAMES.items():
+        if name not in known or got is None:
+            continue
+        reference = known[name]["log_likelihood"]
+        ahead = got - reference
+        where = f"{digits(abs(ahead))} nats {'behind' if ahead > 0 else 'ahead'}"
+        if epochs := known[name].get("epochs"):
+            where += f", {known[name]['seeds']} seeds of {epochs} epochs"
+        yield f"  {text:<14}  {digits(reference):>9}  {where}"
+
+
+_NAMES = {"independent": "no latents", "mean_field": "mean_field"}
 _PROBES = {"linear": "linear probe", "neighbours": "10 neighbours"}
 
 
@@ -126,7 +144,7 @@ def describe(result: dict) -> str:
             f"  mean |correlation|, {steps}: {' '.join(shown)} (noise {found['noise']:.3f})"
         )
     lines += [
-        f"  no {name}: {reason}"[:80] for name, reason in result["skipped"].items()
+        filled(f"no {name}: {reason}") for name, reason in result["skipped"].items()
     ]
     return "\n".join(lines)
 

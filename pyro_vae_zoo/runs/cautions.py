@@ -9,9 +9,7 @@
 | `rising`   | the validation ELBO rose over the last fifth of the epochs, by more than   |
 |            | 0.5 % of its size and three times its scatter about a line                |
 
-"Without latents" is what the decoder can do by its biases alone: independent bits, for real
-values a mean for each element and the one scale that the likelihood has, for grey levels a
-discretised logistic for each. A density model is held against a Gaussian for each.
+"Without latents" is `references.baseline`, what the decoder can do by its biases alone.
 """
 
 import math
@@ -19,15 +17,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.streamed.rows import some
-from pyro_vae_zoo.distributions import DiscretizedLogistic
-from pyro_vae_zoo.nn.likelihoods import MIN_LOG_SCALE, MIN_SCALE
+from pyro_vae_zoo.runs.references import baseline, has_baseline
 
-__all__ = ["baseline", "cautions_of"]
+__all__ = ["cautions_of"]
 
 _ENOUGH = 10_000  # data, of those that are not in memory
 _ERRORS = 3  # standard errors by which a fit is worse than none
@@ -66,46 +62,10 @@ def cautions_of(
     return {name: text for name, text in found.items() if text}
 
 
-_WITH_A_BASELINE = ("bernoulli", "gaussian", "discretized_logistic")
-
-
-def baseline(data: Dataset, x: Tensor, *, shared_scale: bool = True) -> float:
-    """Mean log p(x) of a model without latents, fitted to the training data, in nats.
-
-    Args:
-        data: whose likelihood it has.
-        x: data, shape `(n, *event_shape)`.
-        shared_scale: whether all real values have one scale.
-
-    >>> bits = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
-    >>> round(baseline(Dataset(bits, bits, bits), bits), 3)  # -log 2 and 2/3 log(5/6) ...
-    -0.875
-    """
-    # The training part of dequantised data keeps grey levels.
-    train = some(data.train if data.logit is None else data.valid, _ENOUGH).flatten(1)
-    x, mean = some(x, _ENOUGH).flatten(1).to(train), train.mean(0)
-    if data.likelihood == "bernoulli":
-        n = len(train)
-        p = (n * mean + 0.5) / (n + 1)
-        log_prob = x * p.log() + (1 - x) * (-p).log1p()
-    elif data.likelihood == "gaussian":
-        variance = (train - mean).square().mean(0)
-        variance = variance.mean() if shared_scale else variance
-        scale = variance.sqrt().clamp(min=MIN_SCALE)
-        log_prob = torch.distributions.Normal(mean, scale).log_prob(x)
-    else:
-        scale = train.std(0, correction=0) * math.sqrt(3) / math.pi
-        log_scale = scale.log().clamp(min=MIN_LOG_SCALE)
-        log_prob = DiscretizedLogistic(mean, log_scale).log_prob(x)
-    return log_prob.sum(1, dtype=torch.double).mean().item() + data.log_jacobian
-
-
 def _absurd(
     result: Mapping[str, Any], data: Dataset | None, x: Tensor | None
 ) -> str | None:
-    if data is None or x is None or data.likelihood not in _WITH_A_BASELINE:
-        return None
-    if result.get("likelihood") or result.get("model"):  # another than the data's
+    if data is None or x is None or not has_baseline(result, data):
         return None
     without = baseline(data, x, shared_scale=bool(result["kl_per_site"]))
     got = result["log_likelihood"]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from pyro_vae_zoo.data.names import name_now
 from pyro_vae_zoo.data.own.archives import REMARKS
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import (
@@ -28,9 +29,9 @@ from pyro_vae_zoo.files import (
 )
 from pyro_vae_zoo.models.create import find_guide
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
-from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.options import BARE, TrainOptions
 
-__all__ = ["begin", "look", "open_run"]
+__all__ = ["begin", "look", "open_run", "warmup_of"]
 
 PICTURES = (
     *("samples", "reconstructions", "training", "traversal", "posterior"),
@@ -153,11 +154,22 @@ def open_run(folder: Path) -> RunConfig:
     return _read_config(folder)
 
 
+def warmup_of(folder: Path) -> float | None:
+    """The warm-up of the run that is there, if one is: the one it goes on with."""
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    training: dict[str, Any] = {**_read_config(folder)["training"]}
+    return training["kl_warmup"]
+
+
 def _read_config(folder: Path) -> RunConfig:
     path = folder / CONFIG_FILE
     config = checked(read_json(path), RunConfig, path, "configuration of a run")
-    # Options that there were not yet when it was written are as they come.
+    source = config.get("source", "")
+    if (now := name_now(source, config["variant"], path)) != source:
+        config["source"] = config["data"] = now
+    # Options that there were not yet when it was written are as they were before.
     config["training"] = cast(
-        Training, TrainOptions().recorded() | dict(config["training"])
+        Training, TrainOptions(**BARE).recorded() | dict(config["training"])
     )
     return config

@@ -74,4 +74,5 @@ class Result(TypedDict):
     num_threads: NotRequired[Count | None]
     versions: NotRequired[dict[str, Any] | None]
     cautions: NotRequired[dict[str, str]]
+    references: NotRequired[dict[str, dict[str, Any]]]  # log p to hold it against
     probe: NotRequired[dict[str, Any]]  # of the labels, where the data have some

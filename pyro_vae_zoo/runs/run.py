@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,14 +25,15 @@ from pyro_vae_zoo.models.create import PairConfig, create, find_guide
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runs.cautions import cautions_of
-from pyro_vae_zoo.runs.folder import begin, look
+from pyro_vae_zoo.runs.folder import begin, look, warmup_of
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
+from pyro_vae_zoo.runs.references import references_of
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
 from pyro_vae_zoo.saving import load_weights, save
 from pyro_vae_zoo.training.callbacks import Callback, Callbacks
 from pyro_vae_zoo.training.checkpoint import check_resumable
 from pyro_vae_zoo.training.fit import FitOptions, fit
-from pyro_vae_zoo.training.losses import checked_loss
+from pyro_vae_zoo.training.losses import checked_loss, settled
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.steps import rates_of
 
@@ -74,9 +76,12 @@ def make_run(
         raise UserError(f"eval_particles must be at least 1, got {eval_particles}")
     pick_device(device)
     Callbacks(callbacks)  # which looks at them
-    as_asked, training = training.recorded(), training.resolved()
     torch.manual_seed(training.seed)
     vae = build(guide, data, options)
+    if resume and training.kl_warmup is None:
+        training = replace(training, kl_warmup=warmup_of(folder))
+    training = settled(training, vae, len(data.train))
+    as_asked, training = training.recorded(), training.resolved()
     _check_runs(guide, vae, data, training)
     config: RunConfig = {
         "guide": guide,
@@ -157,6 +162,7 @@ def _finish(
     }
     if vae.monitor is not None:
         result |= vae.monitor(vae)
+    result["references"] = references_of(result, data, data.test)
     result["cautions"] = cautions_of(result, history.epochs, data, data.test)
 
     def leave() -> Result:

@@ -23,13 +23,14 @@ from pyro_vae_zoo.files import (
 )
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.training.history import History
-from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.options import BARE, TrainOptions
 
 __all__ = [
     "best_weights",
     "check_resumable",
     "check_stored",
     "load_checkpoint",
+    "options_of",
     "readable",
     "save_checkpoint",
 ]
@@ -185,17 +186,22 @@ def check_resumable(
     if options.compile is False:  # the way out where there is no compiler any more
         free.add("compile")
     for name in now.keys() - free:
-        before = saved.get(name, getattr(TrainOptions, name))
+        before = saved.get(name, BARE.get(name, getattr(TrainOptions, name)))
         if before != now[name]:
             raise UserError(
                 f"{path} was made with {name}={before}, now it is "
                 f"{now[name]}; resume with the same options or start anew"
             )
-    if state["epoch"] > options.epochs:
+    if state["epoch"] > options.num_epochs:
         raise UserError(
             f"{path} is {state['epoch']} epochs on, {options.epochs} were asked for"
         )
     return state
+
+
+def options_of(path: Path) -> dict[str, Any]:
+    """The options of the training that a checkpoint is of."""
+    return BARE | load_checkpoint(path)["options"]
 
 
 def best_weights(

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,9 +22,10 @@ from pyro_vae_zoo.pair.modes import undisturbed
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runtime import Ranks, interrupt_flag, pick_device, threads_kept
 from pyro_vae_zoo.training.callbacks import Callback, Callbacks
+from pyro_vae_zoo.training.checkpoint import options_of
 from pyro_vae_zoo.training.history import History
 from pyro_vae_zoo.training.loop import Loop
-from pyro_vae_zoo.training.losses import checked_loss
+from pyro_vae_zoo.training.losses import checked_loss, settled
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.steps import rates_of
 
@@ -113,6 +114,7 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
             f"{tuple(data.event_shape)}"
         )
     training, callbacks = options.training(), Callbacks(options.callbacks)
+    training = settled(training, vae, len(data.train))
     for phase in vae.phases:
         checked_loss(training, phase.loss)
         rates_of(vae, phase, training)
@@ -153,16 +155,20 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
             )
         if options.num_workers:
             data = data.read_by(options.num_workers)
+        begun = None  # the options of the training that goes on
+        if folder is not None and options.resume:
+            path = folder / CHECKPOINT_FILE
+            begun = ranks.from_first(
+                lambda: options_of(path) if path.exists() else None
+            )
+        if begun is not None and options.kl_warmup is None:
+            training = replace(training, kl_warmup=begun["kl_warmup"])
         loop = Loop(vae.to(where), data.to(where), training, folder)
         loop.callbacks = callbacks
         stack.callback(loop.feed.close)
         check_trainable(vae, data)
         torch.manual_seed(ranks.seed(options.seed))
-        if (
-            folder is not None
-            and options.resume
-            and ranks.from_first((folder / CHECKPOINT_FILE).exists)
-        ):
+        if folder is not None and begun is not None:
             loop.restore(folder)
         else:
             loop.begin_phase()

@@ -67,7 +67,7 @@ class Loop:
         self.average: Average | None = None
         self.epoch = self.step = 0  # position; `step` counts within the epoch
         self.elbo_sum = self.seconds = 0.0  # of the part of the epoch that is done
-        self.plan = PhasePlan(options.epochs, vae.phases)
+        self.plan = PhasePlan(options.num_epochs, vae.phases)
         self.feed = Feed(data, options, vae, self.ranks)
         self.steps_per_epoch = self.feed.num_steps
         self.saved_at = time.monotonic()
@@ -78,7 +78,7 @@ class Loop:
 
     def train(self, interrupted: threading.Event, progress: bool) -> None:
         """Go on from here to the end, or until interrupted."""
-        total = self.options.epochs * self.steps_per_epoch
+        total = self.options.num_epochs * self.steps_per_epoch
         done = self.epoch * self.steps_per_epoch + self.step
         with tqdm(
             total=total,
@@ -86,7 +86,8 @@ class Loop:
             disable=not (progress and self.ranks.is_first),
             **BAR,
         ) as bar:
-            while self.epoch < self.options.epochs and not self.history.stopped_early:
+            epochs = self.options.num_epochs
+            while self.epoch < epochs and not self.history.stopped_early:
                 self._train_epoch(bar, interrupted)
                 self._end_epoch(bar)
                 self._stop_if(interrupted)
@@ -270,7 +271,7 @@ class Loop:
             state = self.vae.state_dict()
             self.best = {name: t.detach().clone() for name, t in state.items()}
         patience = self.options.patience
-        waited = self.epoch - max(history.best_epoch, self.options.kl_warmup)
+        waited = self.epoch - max(history.best_epoch, self.options.kl_warmup or 0)
         history.stopped_early = patience is not None and waited >= patience
 
     # ---------------------------------------------------------------- the phases

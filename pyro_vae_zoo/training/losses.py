@@ -2,15 +2,17 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pyro.infer import ELBO, Trace_ELBO
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
-from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.training.options import LEAST_EPOCHS, STEPS, WARMUP, TrainOptions
 
-__all__ = ["checked_loss", "compilable", "make_loss"]
+__all__ = ["checked_loss", "compilable", "make_loss", "settled"]
 
 _OF_THE_LOSS = (
     *("num_particles", "bound", "free_bits", "sticking_the_landing", "analytic_kl"),
@@ -23,6 +25,33 @@ _SCHEDULED = {
 }
 
 Loss = ELBO | Callable[..., ELBO] | None  # as a phase has it
+
+
+def settled(options: TrainOptions, vae: VAE, num_data: int) -> TrainOptions:
+    """Options with the values of those that go by data and pair.
+
+    >>> import pyro_vae_zoo as zoo
+    >>> vae = zoo.create("mean_field", event_shape=(8, 8))
+    >>> found = settled(TrainOptions(batch_size=100), vae, 1297)
+    >>> found.epochs, found.kl_warmup
+    (154, 15.4)
+    """
+    epochs, warmup = options.epochs, options.kl_warmup
+    if epochs is None:
+        steps = -(-num_data // options.batch_size)
+        epochs = max(LEAST_EPOCHS, -(-STEPS // steps))
+    if warmup is None:
+        is_elbo = options.bound == "elbo" and not options.tempering_steps
+        takes_one = is_elbo and all(_weighs_kl(phase.loss) for phase in vae.phases)
+        warmup = WARMUP * epochs if takes_one else 0
+    return replace(options, epochs=epochs, kl_warmup=round(warmup, 6))
+
+
+def _weighs_kl(of: Loss) -> bool:
+    """True where the objective of a phase has the weight that a warm-up moves."""
+    if isinstance(of, ELBO):
+        return False
+    return of is None or _SCHEDULED["kl_warmup"] in inspect.signature(of).parameters
 
 
 def make_loss(options: TrainOptions, of: Loss = None) -> ELBO:
@@ -102,4 +131,5 @@ def _default(name: str) -> Any:
 
 
 def _is_default(options: TrainOptions, name: str) -> bool:
-    return getattr(options, name) == _default(name)
+    value, default = getattr(options, name), _default(name)
+    return value == default or not (value or default)  # none of it, once it is settled

@@ -6,13 +6,23 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.files import resolve
 from pyro_vae_zoo.options import Option, normalise, real
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions", "makes_scheduler", "name_of"]
+__all__ = [
+    "BARE",
+    "LEAST_EPOCHS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "STEPS",
+    "WARMUP",
+    "TrainOptions",
+    "makes_scheduler",
+    "name_of",
+]
 
 # Names of `torch.optim` with their settings; fused is one call over all parameters.
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,6 +42,12 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 }
 
 
+STEPS, LEAST_EPOCHS = 2000, 20  # of a training whose length goes by its data
+WARMUP = 0.1  # of the epochs
+# What version 0.1.0 took where it was not told; records of its runs go on meaning this.
+BARE: dict[str, Any] = {"epochs": 20, "schedule": "constant", "kl_warmup": 0}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Everything that determines a training; the arguments of `fit`.
@@ -40,18 +56,19 @@ class TrainOptions:
         UserError: for an option of another kind or out of range, and for options that
             exclude each other.
 
-    >>> TrainOptions(schedule="inverse").rate(100)
+    >>> TrainOptions(schedule="inverse", epochs=500).rate(100)
     0.0005
     """
 
     epochs: Annotated[
-        int,
+        int | None,
         Option(
-            "passes over the data. They are shared out among the VAE's phases, of which "
-            "some are left out where there are fewer epochs than phases.",
+            f"passes over the data; by default as many as make {STEPS} steps, and "
+            f"{LEAST_EPOCHS} at least. They are shared out among the VAE's phases, of "
+            "which some are left out where there are fewer epochs than phases.",
             above=0,
         ),
-    ] = 20
+    ] = None
     batch_size: Annotated[
         int,
         Option(
@@ -107,9 +124,14 @@ class TrainOptions:
         ),
     ] = 1.0
     kl_warmup: Annotated[
-        float,
-        Option("epochs over which the KL's weight grows from 0 to beta.", least=0),
-    ] = 0
+        float | None,
+        Option(
+            "epochs over which the KL's weight grows from 0 to beta; by default a tenth "
+            "of them. There is none by default under `iwae` and tempering, and for a "
+            "guide with an objective of its own that knows none.",
+            least=0,
+        ),
+    ] = None
     free_bits: Annotated[
         float,
         Option(
@@ -211,7 +233,7 @@ class TrainOptions:
         if callable(self.optimizer):
             self._check_settings(self.optimizer)
         if self.has_own_rate:
-            self.factor(0)
+            self._own_factor(0, self.epochs or LEAST_EPOCHS)
 
     def _check_settings(self, make: Callable) -> None:
         """Refuse options that an optimiser of the user's would not be told of."""
@@ -241,14 +263,24 @@ class TrainOptions:
             UserError: where a function of the user's gives no number, or a negative one.
         """
         if isinstance(self.schedule, str):
-            return SCHEDULES[self.schedule](epoch, self.epochs)
+            return SCHEDULES[self.schedule](epoch, self.num_epochs)
         if makes_scheduler(self.schedule):
             return 1.0
+        return self._own_factor(epoch, self.num_epochs)
+
+    def _own_factor(self, epoch: int, epochs: int) -> float:
         name = f"schedule {name_of(self.schedule)}, at epoch {epoch}"
-        factor = real(name, self.schedule(epoch, self.epochs))
+        factor = real(name, cast(Callable, self.schedule)(epoch, epochs))
         if not 0 <= factor < math.inf:
             raise UserError(f"{name}: expected a factor of at least 0, got {factor}")
         return factor
+
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs, once it is known; see `settled`."""
+        if self.epochs is None:
+            raise ValueError("epochs go by the data, which are not known here")
+        return self.epochs
 
     def rate(self, epoch: int) -> float:
         """The rate of an epoch, counted from 0, unless a scheduler of torch's has it."""

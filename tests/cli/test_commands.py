@@ -17,7 +17,7 @@ from pairs import interrupt_at
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
-from pyro_vae_zoo.cli.arguments import guide_specs
+from pyro_vae_zoo.cli.arguments import guide_specs, typed
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +119,23 @@ def test_the_summary_fits_80_columns(run, capsys):
     _, folder = run
     cli.main(["evaluate", str(folder), "--quiet"])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_resume_takes_from_the_run_what_is_not_typed(run, npz, tmp_path, monkeypatch):
+    _, folder = run
+    config = (folder / "config.json").read_text()
+    assert cli.main(["train", "--out", str(folder), "--resume", "--quiet"]) == 0
+    assert (folder / "config.json").read_text() == config
+    words = ["train", "--guide", "iaf", "--data", npz, "--resume", "--quiet"]
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path / "runs" / f"iaf-{Path(npz).stem}-s0")
+    assert cli.main([*words, "--epochs", "3"]) == 0  # found by its name
+    path = tmp_path / "runs" / f"iaf-{Path(npz).stem}-s0" / "config.json"
+    now, before = json.loads(path.read_text()), json.loads(config)
+    assert now["training"].pop("epochs") == 3
+    assert before["training"].pop("epochs") == 2
+    assert now == before
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -620,7 +637,7 @@ def test_the_scripts_are_the_commands(script):
     done = subprocess.run(
         [sys.executable, path, "--help"], capture_output=True, text=True, check=True
     )
-    assert f"usage: pyro_vae_zoo {script}" in done.stdout
+    assert f"usage: python {path} [" in " ".join(done.stdout.split())
 
 
 # ---------------------------------------------------------------- density models
@@ -702,7 +719,10 @@ def test_a_graph_learns_its_structure_for_as_long_as_it_is_told(npz, tmp_path, c
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--data", "digits"], ["maf is a density of real numbers", "--data cifar10"]),
+        (
+            ["--data", "digits_binary"],
+            ["maf is a density of real numbers", "--data cifar10"],
+        ),
         (["--train-size", "41"], ["expected 1 to 40 training images", "got 41"]),
         (["--model", "self_reflective_maf", "--option", "num_layers=7"], ["7"]),
     ],
@@ -761,6 +781,39 @@ def test_how_to_go_on(program, argv, told, monkeypatch):
     monkeypatch.setattr(sys, "argv", [program, *argv])
     given = None if "pyro" in program else argv
     assert cli._how_to_go_on(argv[0], given) == f"; to go on: {told}"
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (str(ROOT / "examples/train.py"), f"python {ROOT}/examples/explore.py a"),
+        ("bin/pyro-vae-zoo", "pyro-vae-zoo explore a"),
+        ("bin/pytest", "python -m pyro_vae_zoo explore a"),
+    ],
+)
+def test_commands_are_said_as_they_are_typed(program, told, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program])
+    assert typed("explore", ["a"]) == told
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("pyro-vae-zoo ex", {"explore"}),
+        ("pyro-vae-zoo train --guide ia", {"iaf"}),
+        ("pyro-vae-zoo train --data digits_", {"digits_binary"}),
+        ("pyro-vae-zoo train --prior va", {"vamp"}),
+        ("pyro-vae-zoo evaluate iaf-mn", {"iaf-mnist_static"}),
+        ("pyro-vae-zoo train --guide exam", {"examples"}),
+    ],
+)
+def test_a_shell_completes_what_could_be_typed(line, found, tmp_path):
+    code = "import sys; from pyro_vae_zoo.cli import main; sys.exit(main.main([]))"
+    out = tmp_path / "completions"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line}
+    asked |= {"COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(out)}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | asked, cwd=ROOT)
+    assert {word.strip() for word in out.read_text().split("\n")} == found
 
 
 def test_there_is_nothing_to_go_on_with():

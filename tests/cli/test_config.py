@@ -105,14 +105,15 @@ def test_a_yes_of_a_configuration_can_be_taken_back(tmp_path):
 @pytest.mark.parametrize("path", SAVED, ids=lambda p: p.parent.name)
 def test_configurations_of_earlier_versions_are_read(path):
     old = json.loads(path.read_text())
-    args = arguments("train", "--config", path)
-    training = training_of(args, None, args.seed)
+    with pytest.warns(UserWarning, match="data digits are called digits_binary now"):
+        args = arguments("train", "--config", path)
+    training = training_of(args, args.seed)
     assert {k: getattr(training, k) for k in old["training"]} == old["training"]
     options = {
         k: list(v) if isinstance(v, tuple) else v for k, v in options_of(args).items()
     }
     assert options == old["vae"]["options"]
-    assert (args.guide, args.data) == (old["guide"], old["source"])
+    assert (args.guide, args.data) == (old["guide"], "digits_binary")
     assert args.eval_particles == old["eval_particles"]
 
 

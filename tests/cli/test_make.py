@@ -12,6 +12,7 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli.main import main
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("default:.*called digits_binary now")
 SAVED = ROOT / "tests/saved/0.1.0/iaf"  # two latents of digits
 
 
@@ -55,9 +56,9 @@ def test_samples_are_those_of_the_seed(vae, tmp_path, capsys):
 
 def test_codes_are_those_of_the_seed_and_have_their_labels(vae, tmp_path, capsys):
     out = tmp_path / "codes.npz"
-    assert run("encode", SAVED, "digits", "--out", out, "--seed", 3) == 0
+    assert run("encode", SAVED, "digits_binary", "--out", out, "--seed", 3) == 0
     assert f"in {out}: z (250, 2), label (250,); seed 3" in capsys.readouterr().out
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     torch.manual_seed(3)
     expected = vae.embed(data.test)
     with np.load(out) as found:
@@ -122,7 +123,7 @@ def test_samples_of_a_standardised_set_are_on_its_scale(tmp_path):
         (["encode", SAVED, "--out", "x.png"], "expected a file of .npz, .csv, got x.png"),
         (["encode", SAVED, "digitss"], "'digitss'; did you mean 'digits'?"),
         (["encode", SAVED, "--num-samples", -1], "num_samples must not be negative"),
-        (["encode", "iaf-mnist_static", "digits"], "got (250, 8, 8)"),
+        (["encode", "iaf-mnist_static", "digits_binary"], "got (250, 8, 8)"),
         (["sample", "iaf-mnist_statik"], "did you mean 'iaf-mnist_static'?"),
         (["sample", "nowhere/run"], "nowhere/run is not a run"),
     ],
@@ -136,7 +137,7 @@ def test_mistakes(argv, expected, tmp_path, capsys, monkeypatch):
 
 
 def test_parts_of_ones_own_are_typed_again(tmp_path, capsys):
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     guide = f"{ROOT}/examples/my_guide.py:MyGuide"
     words = ["train", "--guide", guide, "--latent-dim", 2, "--hidden-dims", 4]
     words += ["--epochs", 1, "--eval-particles", 2, "--batch-size", 1297, "--quiet"]

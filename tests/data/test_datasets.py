@@ -25,6 +25,7 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.models.create import create
 
 REAL_DATA = os.environ.get("PYRO_VAE_ZOO_DATA")
 
@@ -184,8 +185,21 @@ def test_check_images_hints_at_the_cause():
 # --- digits, dynamic sets, names --------------------------------------------
 
 
+def test_digits_are_counts_in_the_order_of_their_bits():
+    counts, bits = load_dataset("digits"), load_dataset("digits_binary")
+    assert (counts.likelihood, counts.largest) == ("binomial", 16)
+    for split in ("train", "valid", "test"):
+        x, drawn = getattr(counts, split), getattr(bits, split)
+        assert x.shape == drawn.shape
+        assert not drawn[x == 0].any()
+        assert drawn[x == 16].all()
+        assert torch.equal(counts.labels[split], bits.labels[split])
+    assert int(counts.train.sum()) == 404712
+    assert create("iaf", counts).config["options"] == {"total_count": 16}
+
+
 def test_digits_need_no_file_and_never_change():
-    data, again = load_dataset("digits"), load_dataset("digits")
+    data, again = load_dataset("digits_binary"), load_dataset("digits_binary")
     assert [len(x) for x in (data.train, data.valid, data.test)] == [1297, 250, 250]
     assert data.event_shape == (8, 8)
     assert torch.equal(data.train, again.train)

@@ -89,7 +89,7 @@ def test_a_class_without_test_data_is_in_the_table():
 
 
 def test_the_random_state_is_left_and_the_seed_repeats(images):
-    data = zoo.load_dataset("digits").first(200)
+    data = zoo.load_dataset("digits_binary").first(200)
     vae = zoo.create("iaf", data, latent_dim=4, hidden_dims=(16,))
     before = torch.get_rng_state()
     first = zoo.linear_probe(vae, data, num_samples=3)

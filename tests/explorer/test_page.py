@@ -445,7 +445,7 @@ def test_numbers_that_are_not_finite_are_null(found):
 def test_labels_of_digits_are_those_of_the_images():
     from sklearn.datasets import load_digits
 
-    source, data = load_digits(), zoo.load_dataset("digits")
+    source, data = load_digits(), zoo.load_dataset("digits_binary")
     p = (source.images.reshape(-1, 64) / 16).clip(1e-3, 1 - 1e-3)
     for split in ("train", "valid", "test"):
         x = getattr(data, split).flatten(1).numpy()
@@ -523,7 +523,7 @@ def test_the_command_writes_a_page_beside_the_run(tmp_path, capsys):
     np.testing.assert_array_equal(
         np.frombuffer(labels, np.uint16), labels_of("digits", "test").values
     )
-    assert contents["about"].startswith("digits (one Bernoulli draw")
+    assert contents["about"].startswith("digits_binary (one Bernoulli draw")
     other = tmp_path / "valid.html"
     argv += ["--split", "valid", "--out", str(other), "--quiet"]
     assert cli.main(argv) == 0

@@ -143,7 +143,7 @@ def test_bounds_and_gradients_are_close_to_those_of_float32(guide, monkeypatch):
 
 
 def digits(**options):
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     torch.manual_seed(0)
     vae = zoo.create("iaf", data, latent_dim=4, hidden_dims=(16,))
     options = {"device": "cpu", "progress": False, "epochs": 1} | options

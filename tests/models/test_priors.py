@@ -391,7 +391,7 @@ def test_saved_and_loaded(prior, tmp_path):
 
 
 def test_training_moves_the_prior():
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     for prior in LEARNED:
         vae = zoo.create(
             "mean_field",

@@ -118,7 +118,7 @@ def test_every_tool_works_alike_in_every_mode(name):
 
 @pytest.mark.parametrize("name", ["iaf", "semi_amortized", "mixture"])
 def test_training_is_alike_in_every_mode(name):
-    data = zoo.load_dataset("digits").first(60)
+    data = zoo.load_dataset("digits_binary").first(60)
     weights = []
     for surroundings in (nullcontext, *MODES.values()):
         torch.manual_seed(1)
@@ -140,7 +140,7 @@ def test_data_of_inference_mode_are_data():
 
 
 def test_a_pair_of_inference_mode_is_not_trained():
-    data = zoo.load_dataset("digits").first(20)
+    data = zoo.load_dataset("digits_binary").first(20)
     with torch.inference_mode():
         vae = small("mean_field", event_shape=(8, 8))
     with pytest.raises(zoo.UserError, match="made inside torch.inference_mode"):
@@ -215,7 +215,7 @@ def test_threads_take_turns_and_leave_the_process_whole():
 
 
 def test_two_trainings_in_two_threads_are_those_of_one():
-    data = zoo.load_dataset("digits").first(60)
+    data = zoo.load_dataset("digits_binary").first(60)
 
     def train(seed):
         vae = small("mean_field", event_shape=(8, 8))

@@ -225,7 +225,7 @@ def test_options_come_from_the_signatures():
     assert "num_flows" not in guide_options("mean_field")
     assert guide_options("householder")["chained"] is True
     assert guide_options(PlainGuide)["boldness"] == 1.0
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     vae = zoo.create("mean_field", data, latent_dim=2)
     assert vae.event_shape == (8, 8)
     assert vae.likelihood == "bernoulli"

@@ -343,10 +343,10 @@ def test_there_must_be_something_to_draw():
     ],
 )
 def test_runs_draw_components_where_there_are_some(guide, options, drawn, tmp_path):
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     options = {"latent_dim": 2, "hidden_dims": (8,)} | options
     vae = zoo.create(guide, data, **options)
     draw(tmp_path, vae, data, [], {})
     assert (tmp_path / "components.png").exists() == drawn
-    assert (tmp_path / "posterior.png").exists() == (options["latent_dim"] == 2)
+    assert (tmp_path / "posterior.png").exists()
     assert "components" in run_folder.PICTURES  # which --overwrite removes

@@ -57,14 +57,15 @@ def test_training_panels_show_the_records():
     fig = plots.plot_training(records(), title="iaf, K = 2")
     by_title = panels(fig)
     assert fig.get_suptitle() == "iaf, K = 2"
-    assert len(by_title) == 7
+    assert len(by_title) == 4  # those of flows stand beside other runs
     train, valid = lines(by_title["ELBO"])
     np.testing.assert_array_equal(train, [r["train_elbo"] for r in records()])
     np.testing.assert_array_equal(valid, [r["valid_elbo"] for r in records()])
     assert rings(by_title["ELBO"]) == [(9, -43)]  # the best validation ELBO
     (kl,) = lines(next(ax for name, ax in by_title.items() if name.startswith("KL")))
     np.testing.assert_array_equal(kl, [r["kl"] for r in records()])
-    (log_det,) = lines(by_title["Sum of log-determinants"])
+    both = panels(plots.plot_comparison({"a": records(), "b": records(shift=1.0)}))
+    log_det, _ = lines(both["Sum of log-determinants"])
     np.testing.assert_array_equal(log_det, [r["log_det"] for r in records()])
     for ax in fig.axes:
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "nats per datum")
@@ -165,7 +166,7 @@ def test_other_shapes_are_refused():
 
 @pytest.fixture(scope="module")
 def trained():
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     torch.manual_seed(0)
     vae = zoo.create("planar", data, latent_dim=2, hidden_dims=(32,))
     history = zoo.fit(vae, data, epochs=3, device="cpu", progress=False)
@@ -182,10 +183,25 @@ def test_pictures_of_a_trained_vae(trained, tmp_path):
         "training": plots.plot_training(history, title=plots.figure_title(vae, data)),
     }
     for name, fig in figures.items():
-        assert "planar, K = 2\ndigits: one Bernoulli draw" in fig.get_suptitle()
+        assert "planar, K = 2\ndigits_binary: one Bernoulli draw" in fig.get_suptitle()
         path = plots.save_figure(fig, tmp_path / f"{name}.png")
         assert path.read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == len(figures)
+
+
+def test_samples_stand_beside_data(trained):
+    vae, data, _ = trained
+    fig = plots.plot_samples(vae, 4, data=data, beside=data.test)
+    (ax,) = fig.axes
+    heads = [text.get_text() for text in ax.get_xticklabels()]
+    assert heads[0] == "data"
+    assert heads[3] == r"samples of $z$, $E[x\,|\,z]$"
+    canvas = ax.images[0].get_array()[..., 0]
+    np.testing.assert_array_equal(canvas[:8, :8], data.test[0])
+    np.testing.assert_array_equal(canvas[9:17, 9:17], data.test[3])
+    assert (canvas[:, 18:26] == 1).all()  # nothing between the halves
+    alone = plots.plot_samples(vae, 4, data=data).axes[0].images[0].get_array()[..., 0]
+    np.testing.assert_allclose(canvas[:, 27:], alone)
 
 
 def test_reconstructions_stand_under_their_data(trained):

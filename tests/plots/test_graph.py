@@ -92,7 +92,7 @@ def symbol(node):
 
 @pytest.fixture(scope="module")
 def trained():
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     torch.manual_seed(0)
     vae = zoo.create("gated_dag", data, **OPTIONS)
     history = zoo.fit(vae, data, epochs=4, device="cpu", progress=False)
@@ -293,7 +293,7 @@ def test_a_training_is_drawn(trained, tmp_path):
 
 
 def test_runs_of_a_learned_structure_leave_both_pictures(tmp_path):
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     runs.make_run(
         tmp_path / "run",
         "gated_dag",
@@ -323,7 +323,7 @@ def test_runs_draw_what_there_is_of_a_graph(guide, options, drawn, tmp_path):
     record = {"epoch": 1, "train_elbo": -90.0, "valid_elbo": -91.0}
     record |= vae.monitor(vae) if vae.monitor else {}
     result = {"kl_per_site": {"z_1": 1.0}, "active_units": {"z_1": "1/2"}}
-    draw(tmp_path, vae, zoo.load_dataset("digits"), [record], result)
+    draw(tmp_path, vae, zoo.load_dataset("digits_binary"), [record], result)
     found = {path.stem for path in tmp_path.iterdir()}
     assert found & {"gates", "graph"} == drawn
     assert "training" in found

@@ -9,7 +9,8 @@ import torch
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.report.summary import summary
-from pyro_vae_zoo.runs.cautions import baseline, cautions_of
+from pyro_vae_zoo.runs.cautions import cautions_of
+from pyro_vae_zoo.runs.references import baseline
 
 HEALTHY = {
     "kl_per_site": {"z": 5.0},
@@ -220,6 +221,21 @@ def test_the_baseline_is_that_of_independent_elements():
     data = zoo.Dataset(bits[:150], bits[150:], bits[150:])
     p = torch.distributions.Bernoulli((bits[:150].sum(0) + 0.5) / 151)
     expected = p.log_prob(bits[150:]).sum((1, 2)).mean().item()
+    assert baseline(data, data.test) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["binomial", "poisson", "categorical"])
+def test_the_baseline_of_counts_is_that_of_independent_elements(likelihood):
+    x = torch.from_numpy(np.random.RandomState(0).binomial(4, 0.4, (200, 3, 2))).float()
+    data = zoo.Dataset(x[:150], x[150:], x[150:], likelihood)
+    train, sums = x[:150], x[:150].sum(0)
+    levels = torch.stack([(train == k).sum(0) + 0.5 for k in range(5)], -1)
+    p = {
+        "binomial": torch.distributions.Binomial(4, (sums + 0.5) / 601),
+        "poisson": torch.distributions.Poisson((sums + 0.5) / 151),
+        "categorical": torch.distributions.Categorical(levels),
+    }[likelihood]
+    expected = p.log_prob(data.test).sum((1, 2)).mean().item()
     assert baseline(data, data.test) == pytest.approx(expected, rel=1e-5)
 
 

@@ -11,7 +11,7 @@ HOW = {"batch_size": 20, "progress": False, "device": "cpu"}
 
 @pytest.fixture
 def data():
-    return zoo.load_dataset("digits").first(60)
+    return zoo.load_dataset("digits_binary").first(60)
 
 
 def make(data):

@@ -40,7 +40,7 @@ def holder(tmp_path):
 
 
 def small():
-    data = zoo.load_dataset("digits").first(40)
+    data = zoo.load_dataset("digits_binary").first(40)
     return zoo.create("mean_field", data, latent_dim=2, hidden_dims=(8,)), data
 
 

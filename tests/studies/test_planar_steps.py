@@ -29,7 +29,14 @@ def save_run(folder, guide="planar"):
 
 def count(*words, cwd):
     words = [str(word) for word in words]
-    command = [sys.executable, "-m", "studies.planar_steps", "--data", "digits", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "studies.planar_steps",
+        "--data",
+        "digits_binary",
+        *words,
+    ]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
@@ -38,7 +45,7 @@ def test_a_step_with_a_large_bias_is_flat_and_one_at_its_beginning_is_not(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    argv = ["planar_steps", "--data", "digits", str(save_run(tmp_path))]
+    argv = ["planar_steps", "--data", "digits_binary", str(save_run(tmp_path))]
     monkeypatch.setattr(sys, "argv", [*argv, "--out", "steps.json"])
     assert main() == 0
     assert "planar.safetensors: 1 of 2 steps flat" in capsys.readouterr().out

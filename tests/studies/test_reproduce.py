@@ -76,7 +76,7 @@ def test_some_rows_of_a_table(table, tmp_path):
         row = recipes.TABLES[table].rows[name]
         assert (result["row"], result["note"]) == (name, row.note)
         assert result["is_bound"] is row.is_bound is not ("planar_as" in name)
-        assert result["data"] == "digits"
+        assert result["data"] == "digits_binary"
         # What the papers have is of other data.
         assert result["published"] is result["published_elbo"] is None
         assert result["log_likelihood"] > result["elbo"] > -60
@@ -146,7 +146,7 @@ def test_reproduce_writes_a_table_and_takes_what_is_there(tmp_path):
     result = json.loads((folder / "ladder-s0.json").read_text())
     assert result["source"] == "Apostolopoulou et al. 2020, table 1"
     assert result["budget"] == "smoke"
-    assert result["data"] == "digits"
+    assert result["data"] == "digits_binary"
     assert result["published"] is None  # the paper has it of other data
     assert [record["step"] for record in result["curve"]] == [13]
     assert result["command"].endswith("--rows ladder --seed 0")

@@ -268,7 +268,7 @@ def test_a_collective_that_fails_names_the_cause():
 def test_a_batch_smaller_than_the_processes(monkeypatch):
     monkeypatch.setattr(Ranks, "size", 3, raising=False)
     monkeypatch.setattr(Ranks, "__init__", lambda self: setattr(self, "rank", 0))
-    data = zoo.load_dataset("digits")
+    data = zoo.load_dataset("digits_binary")
     vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(8,))
     with pytest.raises(zoo.UserError, match="a datum for each of 3 processes"):
         zoo.fit(vae, data, epochs=1, batch_size=2, progress=False)

@@ -21,11 +21,15 @@ from pyro.infer import Trace_ELBO
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference import compiled as compiled_elbo
 from pyro_vae_zoo.inference.compiled import CompiledELBO
+from pyro_vae_zoo.inference.elbo import AnnealedELBO
 from pyro_vae_zoo.inference.tracing import inductor
+from pyro_vae_zoo.pair.vae import Phase
 from pyro_vae_zoo.training import cuda_graphs as replay
 from pyro_vae_zoo.training import loop, steps
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae_zoo.training.losses import settled
 from pyro_vae_zoo.training.optimisers import make_optimizer
+from pyro_vae_zoo.training.options import TrainOptions
 
 PHASES = ("gated_dag_iaf", "boosted", "recursive_mixture")
 GPU = pytest.mark.gpu
@@ -295,7 +299,8 @@ def test_it_goes_on_where_it_is_waited_for(data, tmp_path, monkeypatch, as_trace
         vae = make("mean_field")
         zoo.fit(vae, data, epochs=epochs, resume=True, **options)
     whole = make("mean_field")
-    zoo.fit(whole, data, epochs=4, **options | {"out": None})
+    options |= {"out": None, "kl_warmup": 0.2}  # a tenth of the first two
+    zoo.fit(whole, data, epochs=4, **options)
     torch.testing.assert_close(
         vae.state_dict(), whole.state_dict(), rtol=1e-5, atol=1e-5
     )
@@ -462,3 +467,41 @@ def _done(bucket):
     future = torch.futures.Future()
     future.set_result(bucket.buffer())
     return future
+
+
+# ------------------------------------------------------- options that go by the data
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs", "warmup"),
+    [
+        ({}, 154, 15.4),
+        ({"epochs": 5}, 5, 0.5),
+        ({"batch_size": 1}, 20, 2),
+        ({"kl_warmup": 3}, 154, 3),
+        ({"kl_warmup": 0}, 154, 0),
+        ({"bound": "iwae", "num_particles": 2}, 154, 0),
+        ({"tempering_steps": 9}, 154, 0),
+    ],
+)
+def test_what_is_not_said_goes_by_the_data(given, epochs, warmup):
+    vae = zoo.create("mean_field", event_shape=(2, 3), latent_dim=2)
+    found = settled(TrainOptions(**given), vae, 1297)
+    assert (found.epochs, found.kl_warmup) == (epochs, warmup)
+    assert settled(found, vae, 10) == found  # and is settled
+
+
+def test_an_objective_of_its_own_has_no_warm_up_unless_it_knows_one():
+    def knows(kl_weight=1.0):
+        return AnnealedELBO(kl_weight=kl_weight)
+
+    vae = zoo.create("mean_field", event_shape=(2, 3), latent_dim=2)
+    for loss, warmup in ((knows, 2), (lambda: Trace_ELBO(), 0), (Trace_ELBO(), 0)):
+        phases = (Phase("first"), Phase("then", loss=loss))
+        pair = zoo.VAE(vae.model, vae.guide, vae.event_shape, phases=phases)
+        assert settled(TrainOptions(epochs=20), pair, 100).kl_warmup == warmup
+
+
+def test_epochs_that_nobody_knows_are_an_error():
+    with pytest.raises(ValueError, match="go by the data"):
+        TrainOptions(schedule="cosine").rate(3)
