@@ -253,7 +253,7 @@ def test_the_recipe_is_read_as_the_run_was():
     args = make_parser().parse_args(["train", *words])
     assert (args.guide, args.data) == ("self_reflective", "a folder/my.npz")
     assert args.eval_particles == 200
-    assert train.training_of(args, None, args.seed) == training
+    assert train.training_of(args, args.seed) == training
     assert train.options_of(args) == options | {"hidden_dims": (80,)}
 
 

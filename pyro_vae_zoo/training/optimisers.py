@@ -194,7 +194,8 @@ class Rates:
             smaller bound.
 
     >>> adam = torch.optim.Adam([nn.Parameter(torch.zeros(2))], lr=0.5)
-    >>> rates = Rates(adam, TrainOptions(lr=0.5, schedule=lambda epoch, epochs: 0.1**epoch))
+    >>> falls = TrainOptions(lr=0.5, epochs=9, schedule=lambda epoch, epochs: 0.1**epoch)
+    >>> rates = Rates(adam, falls)
     >>> rates.begin_epoch(1)
     >>> adam.param_groups[0]["lr"]
     0.05

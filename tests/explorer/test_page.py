@@ -523,7 +523,7 @@ def test_the_command_writes_a_page_beside_the_run(tmp_path, capsys):
     np.testing.assert_array_equal(
         np.frombuffer(labels, np.uint16), labels_of("digits", "test").values
     )
-    assert contents["about"].startswith("digits_binary (one Bernoulli draw")
+    assert contents["about"].startswith("digits (pixels set of the 16")
     other = tmp_path / "valid.html"
     argv += ["--split", "valid", "--out", str(other), "--quiet"]
     assert cli.main(argv) == 0

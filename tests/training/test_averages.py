@@ -94,7 +94,7 @@ def test_it_begins_anew_with_each_phase(data):
 
 def test_a_resumed_training_goes_on_with_its_average(data, tmp_path):
     whole, parts = make(), make()
-    fit(whole, data, epochs=4, ema=0.9, keep="last")
+    fit(whole, data, epochs=4, ema=0.9, keep="last", kl_warmup=0.2)
     fit(parts, data, epochs=2, ema=0.9, keep="last", out=tmp_path)
     again = make()
     fit(again, data, epochs=4, ema=0.9, keep="last", out=tmp_path, resume=True)
