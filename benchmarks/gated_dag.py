@@ -13,6 +13,7 @@ from functools import partial
 import pyro
 from timing import images, in_turn, main, make, ratio, step, summary
 
+from pyro_vae_zoo.training.losses import make_loss
 from pyro_vae_zoo.training.optimisers import make_optimizer
 from pyro_vae_zoo.training.options import TrainOptions
 
@@ -43,7 +44,7 @@ CONTESTANTS = {
 def training(x, guide, options):
     """A training step on x, ready to run."""
     vae = make(guide, x.device, **options)
-    loss = TrainOptions().loss(vae.phases[0].loss)
+    loss = make_loss(TrainOptions(), vae.phases[0].loss)
     adam = make_optimizer("adam", vae.parameters(), TrainOptions.lr)
     return partial(
         step, adam, partial(loss.differentiable_loss, vae.model, vae.guide, x)

@@ -72,7 +72,7 @@ class Contestant:
     """Steps on data of a kind, epoch after epoch."""
 
     def __init__(self, kind, path, batch_size, compile):
-        options = TrainOptions(batch_size=batch_size)
+        options = TrainOptions(batch_size=batch_size, epochs=1)
         self.vae, self.data = make("mean_field"), data_of(kind, path)
         self.feed = Feed(self.data, options, self.vae, Ranks())
         phase = self.vae.phases[0]

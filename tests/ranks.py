@@ -37,7 +37,7 @@ def gradients(vae):
 
 
 def steps_of(vae, ranks, size):
-    options = TrainOptions()
+    options = TrainOptions(epochs=1)
     return Steps(vae, vae.phases[0], options, ranks, size)
 
 

@@ -88,6 +88,9 @@ def parse(
     ):
         return args  # another pair was typed, whose options are not the run's
     _refuse_untyped(filled, path)
+    if filled.data != defaults.get("data", filled.data):  # read in ways of their own
+        of_others = defaults.get("data_options", ())
+        filled.data_options = [o for o in filled.data_options if o not in of_others]
     return filled
 
 
@@ -223,8 +226,15 @@ def _value(action: argparse.Action, value: Any, name: str) -> Any:
         return _typed(action, _text(value), name, value)
     if isinstance(value, Mapping):  # KEY=VALUE for each, or several values for each
         swept = action.type is key_values
-        return [(k, _listed(v) if swept else v) for k, v in value.items()]
+        return [
+            (k, [*map(_said, _listed(v))] if swept else v) for k, v in value.items()
+        ]
     return [_typed(action, _text(part), name, part) for part in _listed(value)]
+
+
+def _said(value: Any) -> Any:
+    """A value of a sweep, of which nothing is typed as `none`."""
+    return "none" if value is None else value
 
 
 def _listed(value: Any) -> list[Any]:

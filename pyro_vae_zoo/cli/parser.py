@@ -82,7 +82,8 @@ def _add_density(commands: Any) -> None:
         "density",
         help="train a density model of real data, say its nats and bits",
         description="Train a normalising flow, alone or in a hierarchy, on data with a "
-        "density. Results are in nats of the logit space and in bits per dimension.",
+        "density, at a rate of 1e-4 unless you give one. Results are in nats of the logit "
+        "space and in bits per dimension.",
         epilog="example: density --model self_reflective_maf --train-size 5000 "
         "--option flow_hidden_dims=256,",
         formatter_class=Formatter,
@@ -102,7 +103,7 @@ def _add_density(commands: Any) -> None:
     add_shared(command, density=True)
     # A flow's steps multiply; large ones diverge within an epoch.
     command.set_defaults(
-        command="density", data="cifar10", lr=1e-4, clip_norm=1e3, eval_particles=None
+        command="density", data="cifar10", lr=None, clip_norm=1e3, eval_particles=None
     )
 
 

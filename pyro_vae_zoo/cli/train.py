@@ -21,7 +21,7 @@ from pyro_vae_zoo.runs.records import Result
 from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.runtime import Ranks
 from pyro_vae_zoo.training.callbacks import CSV, Callback, TensorBoard, WandB
-from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.options import OPTIMIZERS, TrainOptions
 
 __all__ = [
     "callbacks_of",
@@ -49,6 +49,8 @@ def density_command(args: argparse.Namespace) -> None:
     if args.eval_particles is None:  # without latents one draw of nothing is exact
         latents = "latent_dim" in guide_options(args.guide)
         args.eval_particles = 100 if latents else 1
+    if args.lr is None:  # one of the user's own may have a rate of its own
+        args.lr = 1e-4 if args.optimizer in OPTIMIZERS else TrainOptions.lr
     _train_on(data, folder, args)
 
 

@@ -189,6 +189,10 @@ def classes_of(
         )
     if names is None:
         names = [str(value) for value in every.tolist()]
+    elif twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise UserError(
+            f"label_names: expected one for each class, got {twice[0]!r} twice"
+        )
     elif kinds == {"U"}:
         every = np.array([*names])
     else:

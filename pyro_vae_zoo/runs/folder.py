@@ -38,8 +38,12 @@ PICTURES = (
     *("components", "growth", "layers", "gates", "graph", "embedding"),
 )
 # All but the configuration, by which a folder is known to be a run.
-_FILES = (RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE) + tuple(
-    f"{name}.png" for name in PICTURES
+_FILES = (
+    *(RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE),
+    *(f"{name}.png" for name in PICTURES),
+    # What `diagnose`, `explore` and a logger have left there of the run before.
+    *("diagnostics.json", "particles.png", "gaps.png", "correlations.png"),
+    *("explore.html", "metrics.csv"),
 )
 # A run may go on under another value of these; all else must be as it was. The size of the
 # training part is in the variant, too.

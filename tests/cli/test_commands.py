@@ -174,11 +174,13 @@ def test_resume_of_a_run_that_has_no_checkpoint_yet_starts_it(run):
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_taken_folder_names_the_ways_out(run, capsys):
-    argv, _ = run
+    argv, folder = run
     line = error_of(argv, capsys)
     assert "--resume" in line
     assert "--overwrite" in line
+    (folder / "diagnostics.json").write_text("{}")  # of the run that is lost
     assert cli.main([*argv, "--overwrite"]) == 0
+    assert not (folder / "diagnostics.json").exists()
 
 
 def test_resume_with_another_configuration(run, capsys):

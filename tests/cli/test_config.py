@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pyro_vae_zoo.cli import train
 from pyro_vae_zoo.cli.config import parse
 from pyro_vae_zoo.cli.main import main
 from pyro_vae_zoo.cli.parser import make_parser
@@ -130,7 +131,7 @@ def test_the_size_of_a_densitys_training_part_is_repeated(tmp_path):
     path = tmp_path / "density.json"
     path.write_text(json.dumps({"model": "maf", "train_size": 30}))
     args = arguments("density", "--config", path)
-    assert (args.guide, args.train_size, args.lr) == ("maf", 30, 1e-4)
+    assert (args.guide, args.train_size, args.lr) == ("maf", 30, None)
 
 
 @pytest.mark.parametrize(
@@ -250,3 +251,30 @@ def test_a_run_is_not_written_over_by_its_own_configuration(
     assert "--resume" in line
     assert "another --out leaves it alone" in line
     assert {p.name: p.read_bytes() for p in default.iterdir()} == before
+
+
+def test_other_data_are_not_read_as_those_of_the_file(tmp_path):
+    path = tmp_path / "mine.json"
+    record = {"data": "a.csv", "data_options": {"labels": "kind", "drop": "id"}}
+    path.write_text(json.dumps(record))
+    config = ["train", "--config", path]
+    assert dict(arguments(*config).data_options) == record["data_options"]
+    assert arguments(*config, "--data", "b.csv").data_options == []
+    own = arguments(*config, "--data", "b.csv", "--data-option", "labels=sex")
+    assert own.data_options == [("labels", "sex")]
+
+
+def test_a_sweep_over_nothing_is_refused_as_a_word_is(npz, tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"sweep": {"prior": [None]}}))
+    argv = ["compare", "--config", path, "--data", npz, "--guides", "mean_field"]
+    assert "unknown prior 'none'" in told(capsys, *argv, "--out", tmp_path / "all")
+
+
+def test_a_density_has_a_small_rate_unless_its_optimiser_has_one(monkeypatch):
+    rates = []
+    monkeypatch.setattr(train, "checked_data", lambda args: None)
+    monkeypatch.setattr(train, "_train_on", lambda *of: rates.append(of[-1].lr))
+    for words in ([], ["--optimizer", "mine.py:make"], ["--lr", "0.5"]):
+        train.density_command(arguments("density", *words))
+    assert rates == [1e-4, 1e-3, 0.5]

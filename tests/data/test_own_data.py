@@ -83,6 +83,8 @@ def test_labels_are_numbers_of_their_names():
         assert data.fingerprint() == plain.fingerprint()
     named = zoo.Dataset(x, x, x, "gaussian", labels=[2, 0] * 20, label_names="abc")
     assert named.label_names == ("a", "b", "c")
+    with pytest.raises(zoo.UserError, match="one for each class, got 'a' twice"):
+        zoo.Dataset(x, x, x, "gaussian", labels=[2, 0] * 20, label_names="aba")
     assert named.labels["train"][:2].tolist() == [2, 0]
 
 
