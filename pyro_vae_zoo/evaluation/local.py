@@ -136,7 +136,7 @@ def local_draws(
     vae: VAE | tuple[nn.Module, nn.Module],
     x: Tensor,
     num_particles: int = 2000,
-    num_steps: int = 300,
+    num_steps: int = 200,
     *,
     seed: int | None = 0,
 ) -> tuple[Tensor, Tensor]:

@@ -344,6 +344,7 @@ def test_another_criterion_of_an_objective_has_a_graph_of_its_own():
     assert len(graphs_of(loss, vae)) == 2
 
 
+@pytest.mark.slow
 def test_other_strides():
     vae, x, loss = pair("mean_field"), data(), compiled(inductor)
     run(loss, vae, x)

@@ -42,7 +42,7 @@ def reproduce_here(folder, monkeypatch, *argv):
 # ------------------------------------------------------------------- smoke budgets
 
 SMOKE = {
-    "flows": ("iaf_2", "iaf_as_published_2", "planar_as_published_1"),
+    "flows": ("iaf_as_published_2", "planar_as_published_1"),
     "pretrained": ("full_rank", "boosted", "gated_dag_iaf"),
     "recursive_mixture": (
         "recursive_mixture_2-mnist_gray-z20",
