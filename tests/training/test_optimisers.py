@@ -491,6 +491,7 @@ def test_files_of_ones_own_are_trained_by_and_resumed(tmp_path, capsys):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(MINE)
     run = ["train", "--out", str(tmp_path / "run"), "--latent-dim", "2", "--quiet"]
+    run += ["--data", "digits_binary"]  # plain SGD is too fast for counts
     run += [
         "--hidden-dims",
         "8",
