@@ -513,7 +513,9 @@ def test_files_of_ones_own_are_trained_by_and_resumed(tmp_path, capsys):
     assert result["training"]["beta"] == 2
     assert result["epochs"] == 3
     assert main([*run, "--epochs", "3", "--resume"]) == 2
-    assert "training.optimizer = 'Mine', not 'adam'" in capsys.readouterr().err
+    assert (
+        f"add --optimizer {moved[1]} --schedule {moved[3]}" in capsys.readouterr().err
+    )
     assert main([*run, "--overwrite", "--optimizer", "lion"]) == 2
     assert "unknown optimizer 'lion'; known: adam" in capsys.readouterr().err
 
