@@ -19,6 +19,7 @@ from pyro_vae_zoo.runtime import hardware
 
 def make(guide, device="cpu", **options):
     torch.manual_seed(0)
+    options = {"network": "mlp"} | options  # as those by hand and NumPyro's are
     return zoo.create(guide, event_shape=(28, 28), **options).to(device)
 
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import MISFITS, MODEL_FILE, checked, write_atomically
-from pyro_vae_zoo.models.create import PairConfig, create
+from pyro_vae_zoo.models.create import PairConfig, create, options_then
 from pyro_vae_zoo.models.parts import PLACES, Place
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.weights.pretrained import pretrained_file, pretrained_name
@@ -164,6 +164,7 @@ def _checked_config(config: Any, path: Path) -> PairConfig:
     # Options are keywords of `create`, beside those that it has of its own.
     if {"guide", "data", "event_shape", "model", "likelihood"} & {*config["options"]}:
         raise DataFileError(f"{path} does not describe a VAE: got {str(config)[:200]}")
+    config["options"] = options_then(config["guide"], config["options"])
     return config
 
 

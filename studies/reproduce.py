@@ -25,6 +25,7 @@ from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluation.evaluate import evaluate, log_likelihood
 from pyro_vae_zoo.files import read_json, resolve, write_json
 from pyro_vae_zoo.models.create import guide_options
+from pyro_vae_zoo.nn.options import with_network
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report import read_metrics
 from pyro_vae_zoo.report.summary import summary
@@ -42,17 +43,18 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
     row, budget = table.rows[row_name], table.budgets[args.budget]
     data = _data(table, row, budget, args)
     training, steps_per_epoch = _training(row, budget, data, seed)
-    latents = "latent_dim" in guide_options(resolve(row.guide))
+    known = guide_options(resolve(row.guide))
+    options = with_network(known, row.options | budget.options, then=True)
     folder = args.runs_dir / f"{args.table}-{args.budget}" / f"{row_name}-s{seed}"
     result = make_run(
         folder,
         row.guide,
         data,
-        row.options | budget.options,
+        options,
         training,
         source=args.data,
         device=args.device,
-        eval_particles=budget.eval_particles if latents else 1,
+        eval_particles=budget.eval_particles if "latent_dim" in known else 1,
         resume=(folder / "config.json").exists(),
         progress=not args.quiet,
     )

@@ -196,6 +196,10 @@ def _flat(record: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str,
     training = record.get("training", {})
     training = _names_and_values(training, path, "training", _TRAINING)
     options = _names_and_values(vae.get("options", {}), path, "options")
+    if "guide" in vae:
+        from pyro_vae_zoo.models.create import options_then  # which takes PyTorch
+
+        options = options_then(str(vae["guide"]), options)
     options |= _names_and_values(record.get("options", {}), path, "options")
     words = {k: v for k, v in record.items() if k not in _SECTIONS} | training | places
     if "source" in record:  # which finds the data again; `data` is their name

@@ -141,6 +141,7 @@ def _add_evaluate(commands: Any) -> None:
     add = command.add_argument
     add(
         "--num-particles",
+        "--eval-particles",  # as `train` has it, where the other ones are of a step
         type=int,
         metavar="N",
         help="draws per datum (default: 1000, or as many as were published)",

@@ -23,7 +23,7 @@ from pyro_vae_zoo.models.parts import (
 )
 from pyro_vae_zoo.models.standard import Parts, standard_model
 from pyro_vae_zoo.nn.likelihoods import make_likelihood, sizes_in
-from pyro_vae_zoo.nn.options import PairOptions
+from pyro_vae_zoo.nn.options import PairOptions, with_network
 from pyro_vae_zoo.options import count, declared, plain
 from pyro_vae_zoo.pair.modes import taking_turns
 from pyro_vae_zoo.pair.vae import VAE
@@ -35,6 +35,7 @@ __all__ = [
     "depth",
     "find_guide",
     "guide_options",
+    "options_then",
     "pair_options",
     "place_name",
     "place_options",
@@ -184,7 +185,7 @@ def create(
     ((8, 8), 'planar')
     >>> flow = create("iaf", event_shape=(8, 8), prior="flow", prior_num_flows=4)
     >>> flow.config["prior"], flow.config["options"]
-    ('flow', {'prior_num_flows': 4})
+    ('flow', {'network': 'gated_mlp', 'prior_num_flows': 4})
     """
     if data is None and event_shape is None:
         raise UserError("create needs a data set or an event_shape; got neither")
@@ -205,8 +206,10 @@ def create(
         return whole(model, event_shape, likelihood, options)
     if guide is None:
         raise UserError("create needs a guide, or model=; got neither")
-    for name in [name for name in given if name in guide_options(guide)]:
+    known = guide_options(guide)
+    for name in [name for name in given if name in known]:
         options[name] = given.pop(name)  # of a hierarchy, whose priors are its own
+    options = with_network(known, options)
     prior = given.get("prior")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):
@@ -335,6 +338,15 @@ def pair_options(
     """
     found = [place_options(part, place) for place, part in parts.items()]
     return guide_options(guide) | {k: v for of in found for k, v in of.items()}
+
+
+def options_then(guide: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a stored pair, some of which version 0.1.0 left out."""
+    if guide.startswith("model:"):
+        return dict(options)
+    is_own = guide.startswith("custom:")
+    known = _keywords(PairOptions) if is_own else guide_options(guide)
+    return with_network(known, options, then=True)
 
 
 def _keywords(builder: Callable) -> dict[str, Any]:

@@ -49,6 +49,7 @@ from pyro_vae_zoo.models.standard import (
     Parts,
     standard_model,
 )
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.transforms.made import alternating_order
 
@@ -186,7 +187,7 @@ def mixture(
     parts: Parts | None = None,
     latent_dim: int = 40,
     hidden_dims: Sequence[int] = (300, 300),
-    network: str = "mlp",
+    network: str = PairOptions.network,
     activation: str = "relu",
     num_components: int = 3,
     weights: str = "amortized",

@@ -45,6 +45,7 @@ from pyro_vae_zoo.models.standard import (
     StandardPrior,
     standard_model,
 )
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = ["SemiAmortizedGuide"]
@@ -145,7 +146,7 @@ def semi_amortized(
     parts: Parts | None = None,
     latent_dim: int = 40,
     hidden_dims: Sequence[int] = (300, 300),
-    network: str = "mlp",
+    network: str = PairOptions.network,
     activation: str = "relu",
     num_steps: int = 4,
     step_size: float = 0.1,

@@ -1,12 +1,13 @@
 """`PairOptions`: the options that all guides of the standard model have."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pyro_vae_zoo.nn.names import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.options import Option, normalise
 
-__all__ = ["PairOptions"]
+__all__ = ["PairOptions", "with_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,32 @@ class PairOptions:
         tuple[int, ...],
         Option("widths of the encoder, and in reverse of the decoder."),
     ] = (300, 300)
-    network: Annotated[str, Option("kind of encoder and decoder.", NETWORKS)] = "mlp"
-    activation: Annotated[str, Option("of an mlp.", ACTIVATIONS)] = "relu"
+    network: Annotated[
+        str,
+        Option("kind of encoder and decoder; an mlp if an activation is given.", NETWORKS),
+    ] = "gated_mlp"
+    activation: Annotated[str, Option("of an mlp or a resnet.", ACTIVATIONS)] = "relu"
 
     def __post_init__(self) -> None:
         normalise(self)
+
+
+def with_network(
+    known: Mapping[str, Any], options: Mapping[str, Any], *, then: bool = False
+) -> dict[str, Any]:
+    """A guide's options with the network that it has if none is given.
+
+    Args:
+        known: its options with their defaults.
+        options: those that were given.
+        then: take what version 0.1.0 did, whose records leave it out.
+
+    >>> with_network({"network": "gated_mlp"}, {"latent_dim": 8})
+    {'network': 'gated_mlp', 'latent_dim': 8}
+    >>> with_network({"network": "gated_mlp"}, {"activation": "elu"})
+    {'network': 'mlp', 'activation': 'elu'}
+    """
+    if known.get("network") != PairOptions.network:  # the guide has none, or its own
+        return dict(options)
+    is_plain = then or "activation" in options
+    return {"network": "mlp" if is_plain else PairOptions.network, **options}

@@ -27,7 +27,7 @@ from pyro_vae_zoo.files import (
     read_json,
     write_json,
 )
-from pyro_vae_zoo.models.create import find_guide
+from pyro_vae_zoo.models.create import find_guide, options_then
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.training.options import BARE, TrainOptions
 
@@ -172,7 +172,9 @@ def _read_config(folder: Path) -> RunConfig:
     source = config.get("source", "")
     if (now := name_now(source, config["variant"], path)) != source:
         config["source"] = config["data"] = now
-    # Options that there were not yet when it was written are as they were before.
+    # Options that it leaves out are as they were when it was written.
+    vae = config["vae"]
+    vae["options"] = options_then(vae["guide"], vae["options"])
     config["training"] = cast(
         Training, TrainOptions(**BARE).recorded() | dict(config["training"])
     )

@@ -1,6 +1,7 @@
 """The objective that a training's options and a phase of the pair ask for."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,13 @@ from pyro.infer import ELBO, Trace_ELBO
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
 from pyro_vae_zoo.pair.vae import VAE
-from pyro_vae_zoo.training.options import LEAST_EPOCHS, STEPS, WARMUP, TrainOptions
+from pyro_vae_zoo.training.options import (
+    LEAST_EPOCHS,
+    STEPS,
+    STEPS_PER_NUMBER,
+    WARMUP,
+    TrainOptions,
+)
 
 __all__ = ["checked_loss", "compilable", "make_loss", "settled"]
 
@@ -38,8 +45,9 @@ def settled(options: TrainOptions, vae: VAE, num_data: int) -> TrainOptions:
     """
     epochs, warmup = options.epochs, options.kl_warmup
     if epochs is None:
-        steps = -(-num_data // options.batch_size)
-        epochs = max(LEAST_EPOCHS, -(-STEPS // steps))
+        least, most = STEPS
+        steps = min(max(STEPS_PER_NUMBER * math.prod(vae.event_shape), least), most)
+        epochs = max(LEAST_EPOCHS, -(-steps // -(-num_data // options.batch_size)))
     if warmup is None:
         is_elbo = options.bound == "elbo" and not options.tempering_steps
         takes_one = is_elbo and all(_weighs_kl(phase.loss) for phase in vae.phases)

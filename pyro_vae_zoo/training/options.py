@@ -18,6 +18,7 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "STEPS",
+    "STEPS_PER_NUMBER",
     "WARMUP",
     "TrainOptions",
     "makes_scheduler",
@@ -42,10 +43,15 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 }
 
 
-STEPS, LEAST_EPOCHS = 2000, 20  # of a training whose length goes by its data
+# A training whose length goes by its data has so many steps for each number of a datum,
+# within these bounds, and so many epochs at least.
+STEPS_PER_NUMBER, STEPS, LEAST_EPOCHS = 30, (2_000, 10_000), 20
 WARMUP = 0.1  # of the epochs
 # What version 0.1.0 took where it was not told; records of its runs go on meaning this.
-BARE: dict[str, Any] = {"epochs": 20, "schedule": "constant", "kl_warmup": 0}
+BARE: dict[str, Any] = {
+    **{"epochs": 20, "schedule": "constant"},
+    **{"kl_warmup": 0, "ema": None},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +69,9 @@ class TrainOptions:
     epochs: Annotated[
         int | None,
         Option(
-            f"passes over the data; by default as many as make {STEPS} steps, and "
-            f"{LEAST_EPOCHS} at least. They are shared out among the VAE's phases, of "
+            f"passes over the data; by default {LEAST_EPOCHS}, or as many as make "
+            f"{STEPS_PER_NUMBER} steps for each number of a datum, from {STEPS[0]:,} to "
+            f"{STEPS[1]:,} of them. They are shared out among the VAE's phases, of "
             "which some are left out where there are fewer epochs than phases.",
             above=0,
         ),
@@ -154,11 +161,11 @@ class TrainOptions:
         Option(
             "decay of an average of the weights, which is validated, kept and evaluated "
             "in their place. 0.999 averages about the last 1,000 steps; in the first "
-            "steps of a phase the decay is smaller.",
+            "steps of a phase the decay is smaller. None is for no average.",
             least=0,
             below=1,
         ),
-    ] = None
+    ] = 0.999
     num_particles: Annotated[int, Option("draws for each datum.", above=0)] = 1
     bound: Annotated[
         str,
