@@ -5,7 +5,9 @@ the inventories of other projects are used where they can be fetched, and withou
 their names are words and not links.
 """
 
+import json
 import sys
+from base64 import b64decode
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -21,7 +23,10 @@ version = release = pyro_vae_zoo.__version__
 
 extensions = [
     "myst_nb",
+    "sphinx_argparse_cli",
+    "sphinx_design",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.intersphinx",
     "markdown_docstrings",  # ours, beside this file; so is the next
@@ -44,6 +49,8 @@ nb_render_markdown_format = "myst"  # tables that cells print, which CommonMark 
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
+sphinx_argparse_cli_prefix_document = True  # each page of a command has its "Flags"
+autosummary_generate = False  # its tables lead to pages that are written by hand
 autodoc_typehints = "none"  # the docstrings say shapes, which types do not
 python_use_unqualified_type_names = True
 
@@ -71,7 +78,20 @@ nitpick_ignore_regex = [("py:.*", r"(torch|pyro|collections|typing)\b.*")]
 # ------------------------------------------------------------------ the notebooks
 
 # They live in `tutorials/`, whoever has no Sphinx wants them too; pages are copies, from
-# which `docs/` is one folder up.
+# which `docs/` is one folder up. The first picture of each stands on its card.
+
+
+def _first_picture(notebook: str) -> bytes:
+    cells = json.loads(notebook)["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    pictures = (
+        o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})
+    )
+    return b64decode(next(pictures))
+
+
 for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
     text = notebook.read_text().replace("](../docs/", "](../")
-    (HERE / "tutorials" / notebook.name).write_text(text)
+    page = HERE / "tutorials" / notebook.name
+    page.write_text(text)
+    page.with_suffix(".png").write_bytes(_first_picture(text))

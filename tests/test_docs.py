@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo import plots
+from pyro_vae_zoo import transforms as zoo_transforms
+from pyro_vae_zoo.cli.parser import make_parser
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {str(p.relative_to(DOCS)): p for p in sorted(DOCS.rglob("*.md"))}
@@ -77,11 +80,32 @@ def test_every_file_of_models_is_on_a_system_page():
 
 
 def test_the_reference_has_every_public_name():
-    reference = PAGES["api.md"].read_text()
-    documented = re.findall(r"auto\w+:: pyro_vae_zoo\.([\w.]+)", reference)
-    missing = set(zoo.__all__) - set(NEEDS_NO_EXAMPLE) - set(documented)
+    documented = {
+        entry
+        for name, page in PAGES.items()
+        if name.startswith("reference/")
+        for entry in re.findall(
+            r"auto[a-z]+:: pyro_vae_zoo\.([\w.]+)", page.read_text()
+        )
+    }
+    documented |= {f"plots.{name}" for name in plots.__all__}  # of an automodule
+    transforms = {f"transforms.{name}" for name in zoo_transforms.__all__}
+    missing = (set(zoo.__all__) - set(NEEDS_NO_EXAMPLE) | transforms) - documented
     assert not missing
+    table = re.findall(r"^   ([\w.]+)$", PAGES["reference/index.md"].read_text(), re.M)
+    assert sorted(table) == sorted(documented - {"plots"})
     assert "testing.check_vae" in documented
+
+
+def test_every_command_has_a_page_with_its_flags_and_an_example():
+    commands = make_parser()._subparsers._group_actions[0].choices
+    pages = {n for n in PAGES if n.startswith("command_line/")}
+    others = {"command_line/index.md", "command_line/repeat.md"}
+    assert pages - others == {f"command_line/{name}.md" for name in commands}
+    for name in commands:
+        text = PAGES[f"command_line/{name}.md"].read_text()
+        assert f":func: {name}\n" in text
+        assert re.search(f"^python .*{name}", text, re.M)
 
 
 @pytest.mark.parametrize("name", sorted(set(zoo.__all__) - set(NEEDS_NO_EXAMPLE)))

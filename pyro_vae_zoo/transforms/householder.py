@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Reflections:
-    """The orthogonal matrix `Q = H_1 H_2 ... H_T`, which is never formed.
+    r"""The orthogonal matrix \(Q = H_1 H_2 \cdots H_T\), which is never formed.
 
     Args:
         v: Reflection vectors of any non-zero length, `(*batch, T, D)`; a zero
@@ -67,7 +67,7 @@ class Reflections:
 
 
 class ConditionedHouseholder(ConditionedTransform):
-    """`z_T = H_T ... H_1 z_0`, exactly invertible.
+    r"""\(z_T = H_T \cdots H_1 z_0\), exactly invertible.
 
     Args:
         v: `v_1 .. v_T` in the order of application, of shape `(*batch, T, D)`.
