@@ -19,7 +19,8 @@ def __getattr__(name: str) -> Callable[[], argparse.ArgumentParser]:
 def _as_helped(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     formatter = parser.formatter_class(parser.prog)
     for action in parser._actions:
-        action.help = formatter._get_help_string(action)
+        text = formatter._get_help_string(action) or ""
+        action.help = text.replace("<", r"\<")  # which Markdown takes for HTML
     for group in parser._action_groups:
         group.title = group.title.capitalize()
     return parser
