@@ -113,7 +113,7 @@ def test_configurations_of_earlier_versions_are_read(path):
     options = {
         k: list(v) if isinstance(v, tuple) else v for k, v in options_of(args).items()
     }
-    assert options == old["vae"]["options"]
+    assert options == {"network": "mlp"} | old["vae"]["options"]
     assert (args.guide, args.data) == (old["guide"], "digits_binary")
     assert args.eval_particles == old["eval_particles"]
 

@@ -436,7 +436,8 @@ class Student(nn.Module):
 def test_a_prior_of_the_users():
     vae = zoo.create("iaf", event_shape=(2, 3), latent_dim=2, prior=Student, df=4.0)
     assert vae.config["prior"] == "custom:Student"
-    assert vae.config["options"] == {"latent_dim": 2, "df": 4.0}
+    own = {"network": "gated_mlp", "latent_dim": 2, "df": 4.0}
+    assert vae.config["options"] == own
     assert vae.model.prior.df == 4.0
     zoo.testing.check_vae(vae, bits())
     same = zoo.create("iaf", event_shape=(2, 3), latent_dim=2, prior=Student(2))
