@@ -36,7 +36,7 @@ def train(name: str, data: zoo.Dataset, first: zoo.VAE | None, **options) -> zoo
         vae.model.load_state_dict(first.model.state_dict())
         vae.model.requires_grad_(False)
         vae.phases = tuple(phase for phase in vae.phases if moves(phase))
-    how = {"lr": 3e-3, "schedule": "cosine", "kl_warmup": 0, "ema": None}
+    how = {"lr": 3e-3, "schedule": "cosine", "kl_warmup": 0, "ema": 0}
     zoo.fit(vae, data, epochs=200, device="cpu", **how)
     return vae
 

@@ -87,6 +87,7 @@ def test_what_is_typed_goes_first(first):
     args = arguments(*config, *more)
     assert (args.seed, args.lr, args.clip_norm, args.guide) == (3, 0.1, None, "planar")
     assert options_of(args) == {
+        "network": "gated_mlp",
         "latent_dim": 5,
         "hidden_dims": (8,),
         "flow_hidden_dims": [4],

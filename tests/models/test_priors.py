@@ -412,7 +412,7 @@ def test_training_moves_the_prior():
 def test_pictures_of_posteriors_know_it(prior):
     """The gap that a picture shows is that of importance sampling."""
     vae = with_prior(prior, "full_rank")
-    perturb(vae, 0.5)
+    perturb(vae, 0.3)
     x = bits(1)
     title = plot_posterior(vae, x).axes[0].get_title(loc="right")
     ll = zoo.log_likelihood(vae, x, 20_000).log_prob
