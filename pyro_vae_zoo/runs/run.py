@@ -79,9 +79,9 @@ def make_run(
     torch.manual_seed(training.seed)
     vae = build(guide, data, options)
     if resume:
-        kept = kept_of(folder).items()
-        kept = {k: v for k, v in kept if getattr(training, k) is None}
-        training = replace(training, **kept)
+        kept = kept_of(folder)
+        untold = {k: kept[k] for k in kept if getattr(training, k) is None}
+        training = replace(training, **untold)
     training = settled(training, vae, len(data.train))
     as_asked, training = training.recorded(), training.resolved()
     _check_runs(guide, vae, data, training)
