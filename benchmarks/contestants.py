@@ -136,7 +136,7 @@ def ours(vae, data, epochs, precision="float32"):
     """The steps that `fit` takes."""
     if precision == "bf16":
         check_bfloat16(data.device)
-    options = TrainOptions(batch_size=epochs.batch_size, epochs=1, ema=None)
+    options = TrainOptions(batch_size=epochs.batch_size, epochs=1, ema=0)
     steps = Steps(
         vae,
         vae.phases[0],

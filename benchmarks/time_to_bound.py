@@ -88,7 +88,7 @@ def train(pipe, name, network, epochs, threads):
     guide, options = NETWORKS[network]
     data, vae = zoo.load_dataset("mnist_static"), make(guide, **options)
     start = time.perf_counter()
-    recipe = {"kl_warmup": 0, "ema": None} | RECIPES[name]
+    recipe = {"kl_warmup": 0, "ema": 0} | RECIPES[name]
     history = zoo.fit(vae, data, epochs=epochs, device="cpu", **recipe)
     curve, seconds = [], time.perf_counter() - start - history.seconds  # to compile
     for record in history.epochs:

@@ -92,6 +92,7 @@ def _first_picture(notebook: str) -> bytes:
 
 for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
     text = notebook.read_text().replace("](../docs/", "](../")
+    text = text.replace("](../CONTRIBUTING.md", "](../contributing.md")
     page = HERE / "tutorials" / notebook.name
     page.write_text(text)
     page.with_suffix(".png").write_bytes(_first_picture(text))

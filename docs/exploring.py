@@ -23,8 +23,9 @@ def write_page(folder: Path) -> Path:
     data, labels = zoo.load_dataset("digits_binary"), labels_of("digits_binary", "test")
     torch.manual_seed(0)
     options = {"latent_dim": 2, "hidden_dims": (100, 100), "num_flows": 4}
+    options |= {"network": "mlp"}
     vae = zoo.create("planar", data, **options)
-    how = {"lr": 2e-3, "schedule": "cosine", "kl_warmup": 0}
+    how = {"lr": 2e-3, "schedule": "cosine", "kl_warmup": 0, "ema": 0}
     zoo.fit(vae, data, epochs=150, device="cpu", **how)
     classes = {"labels": labels.values, "classes": labels.names}
     return zoo.explore(vae, data.test, folder / "page.html", data=data, **classes)

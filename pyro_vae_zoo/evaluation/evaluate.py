@@ -151,7 +151,7 @@ def weighted_bound(
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8))
-    >>> x = torch.zeros(3, 8, 8)
+    >>> x = torch.zeros(1000, 8, 8)
     >>> weighted_bound(vae, x, 1) < weighted_bound(vae, x, 100)
     True
     """

@@ -25,7 +25,9 @@ class PairOptions:
     ] = (300, 300)
     network: Annotated[
         str,
-        Option("kind of encoder and decoder; an mlp if an activation is given.", NETWORKS),
+        Option(
+            "kind of encoder and decoder; an mlp if an activation is given.", NETWORKS
+        ),
     ] = "gated_mlp"
     activation: Annotated[str, Option("of an mlp or a resnet.", ACTIVATIONS)] = "relu"
 

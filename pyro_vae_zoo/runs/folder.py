@@ -29,9 +29,9 @@ from pyro_vae_zoo.files import (
 )
 from pyro_vae_zoo.models.create import find_guide, options_then
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
-from pyro_vae_zoo.training.options import BARE, TrainOptions
+from pyro_vae_zoo.training.options import BARE, KEPT, TrainOptions
 
-__all__ = ["begin", "look", "open_run", "warmup_of"]
+__all__ = ["begin", "kept_of", "look", "open_run"]
 
 PICTURES = (
     *("samples", "reconstructions", "training", "traversal", "posterior"),
@@ -158,12 +158,12 @@ def open_run(folder: Path) -> RunConfig:
     return _read_config(folder)
 
 
-def warmup_of(folder: Path) -> float | None:
-    """The warm-up of the run that is there, if one is: the one it goes on with."""
+def kept_of(folder: Path) -> dict[str, Any]:
+    """The options that the run which is there goes on with, if there is one."""
     if not (folder / CONFIG_FILE).is_file():
-        return None
+        return {}
     training: dict[str, Any] = {**_read_config(folder)["training"]}
-    return training["kl_warmup"]
+    return {name: training[name] for name in KEPT}
 
 
 def _read_config(folder: Path) -> RunConfig:

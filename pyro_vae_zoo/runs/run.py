@@ -25,7 +25,7 @@ from pyro_vae_zoo.models.create import PairConfig, create, find_guide
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runs.cautions import cautions_of
-from pyro_vae_zoo.runs.folder import begin, look, warmup_of
+from pyro_vae_zoo.runs.folder import begin, kept_of, look
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.runs.references import references_of
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
@@ -78,8 +78,10 @@ def make_run(
     Callbacks(callbacks)  # which looks at them
     torch.manual_seed(training.seed)
     vae = build(guide, data, options)
-    if resume and training.kl_warmup is None:
-        training = replace(training, kl_warmup=warmup_of(folder))
+    if resume:
+        kept = kept_of(folder)
+        untold = {k: kept[k] for k in kept if getattr(training, k) is None}
+        training = replace(training, **untold)
     training = settled(training, vae, len(data.train))
     as_asked, training = training.recorded(), training.resolved()
     _check_runs(guide, vae, data, training)

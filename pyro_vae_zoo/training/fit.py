@@ -26,7 +26,7 @@ from pyro_vae_zoo.training.checkpoint import options_of
 from pyro_vae_zoo.training.history import History
 from pyro_vae_zoo.training.loop import Loop
 from pyro_vae_zoo.training.losses import checked_loss, settled
-from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.options import KEPT, TrainOptions
 from pyro_vae_zoo.training.steps import rates_of
 
 __all__ = ["fit"]
@@ -161,8 +161,11 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
             begun = ranks.from_first(
                 lambda: options_of(path) if path.exists() else None
             )
-        if begun is not None and options.kl_warmup is None:
-            training = replace(training, kl_warmup=begun["kl_warmup"])
+        if begun is not None:
+            kept = {
+                name: begun[name] for name in KEPT if getattr(options, name) is None
+            }
+            training = replace(training, **kept)
         loop = Loop(vae.to(where), data.to(where), training, folder)
         loop.callbacks = callbacks
         stack.callback(loop.feed.close)

@@ -298,7 +298,7 @@ class Loop:
         """Make the steps of the phase that the present epoch belongs to."""
         full = torch.arange(min(self.options.batch_size, len(self.data.train)))
         share = len(self.ranks.share(full))
-        if self.options.ema is not None:
+        if self.options.ema:
             self.average = Average(self.vae)  # which begins anew with each phase
         self.steps = Steps(
             self.vae,

@@ -12,6 +12,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.training.options import (
+    EMA,
     LEAST_EPOCHS,
     STEPS,
     STEPS_PER_NUMBER,
@@ -52,7 +53,8 @@ def settled(options: TrainOptions, vae: VAE, num_data: int) -> TrainOptions:
         is_elbo = options.bound == "elbo" and not options.tempering_steps
         takes_one = is_elbo and all(_weighs_kl(phase.loss) for phase in vae.phases)
         warmup = WARMUP * epochs if takes_one else 0
-    return replace(options, epochs=epochs, kl_warmup=round(warmup, 6))
+    ema = EMA if options.ema is None else options.ema
+    return replace(options, epochs=epochs, kl_warmup=round(warmup, 6), ema=ema)
 
 
 def _weighs_kl(of: Loss) -> bool:

@@ -14,6 +14,8 @@ from pyro_vae_zoo.options import Option, normalise, real
 
 __all__ = [
     "BARE",
+    "EMA",
+    "KEPT",
     "LEAST_EPOCHS",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -50,8 +52,11 @@ WARMUP = 0.1  # of the epochs
 # What version 0.1.0 took where it was not told; records of its runs go on meaning this.
 BARE: dict[str, Any] = {
     **{"epochs": 20, "schedule": "constant"},
-    **{"kl_warmup": 0, "ema": None},
+    **{"kl_warmup": 0, "ema": 0},
 }
+# What a training that goes on keeps from its beginning where it is not told.
+KEPT = ("kl_warmup", "ema")
+EMA = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +165,12 @@ class TrainOptions:
         float | None,
         Option(
             "decay of an average of the weights, which is validated, kept and evaluated "
-            "in their place. 0.999 averages about the last 1,000 steps; in the first "
-            "steps of a phase the decay is smaller. None is for no average.",
+            f"in their place; by default {EMA}, which averages about the last 1,000 "
+            "steps, and 0 for none. In the first steps of a phase it is smaller.",
             least=0,
             below=1,
         ),
-    ] = 0.999
+    ] = None
     num_particles: Annotated[int, Option("draws for each datum.", above=0)] = 1
     bound: Annotated[
         str,

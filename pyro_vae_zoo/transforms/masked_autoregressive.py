@@ -1,13 +1,15 @@
 r"""Masked autoregressive flow (Papamakarios et al. 2017, equations 3 and 4).
 
-    y_i = x_i exp(alpha_i) + mu_i,   (mu_i, alpha_i) = net(y_1, ..., y_{i-1}; context)
+\[y_i = x_i\, e^{\alpha_i} + \mu_i, \qquad
+  (\mu_i, \alpha_i) = \mathrm{net}(y_1, \dots, y_{i-1}; h), \qquad
+  \log|\det| = \sum_i \alpha_i\]
 
-so that log|det| = sum alpha. Here the network reads what the map *returns*: a given
+Here the network reads what the map *returns*: a given
 y is scored in one pass, and drawn entry by entry; an inverse autoregressive flow is the
 other way round. It is the flow for density estimation, where y is the data.
 
-`alpha` is kept within +-5 by a tanh, which is the identity to a percent for
-|alpha| < 0.9 and keeps a scale from collapsing onto a single datum.
+\(\alpha\) is kept within +-5 by a tanh, which is the identity to a percent for
+\(|\alpha| < 0.9\) and keeps a scale from collapsing onto a single datum.
 """
 
 from collections.abc import Sequence

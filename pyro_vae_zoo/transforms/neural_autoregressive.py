@@ -1,20 +1,20 @@
 r"""Neural autoregressive flow (Huang et al. 2018, equation 8: deep sigmoidal flow).
 
-    y = logit( sum_j w_j sigmoid(a_j x + b_j) ),    a_j > 0,  w a softmax,
+\[y = \mathrm{logit}\, p, \qquad p = \sum_j w_j\, \sigma(a_j x + b_j), \qquad a_j > 0\]
 
-for each dimension, with `a, b, w` from a network of the dimensions before it.
-Everything is done in logarithms: with `c = a x + b`,
+for each dimension, with \(a, b\) and the softmax \(w\) from a network of the dimensions
+before it. Everything is done in logarithms: with \(c_j = a_j x + b_j\),
 
-    log D       = logsumexp_j(log w_j + logsigmoid(c_j))
-    log (1 - D) = logsumexp_j(log w_j + logsigmoid(-c_j))
-    y           = log D - log (1 - D)
-    log dy/dx   = logsumexp_j(log w_j + log a_j + logsigmoid(c_j) + logsigmoid(-c_j))
-                  - log D - log (1 - D).
+\[\log p = \mathrm{logsumexp}_j\big(\log w_j + \log\sigma(c_j)\big), \qquad
+  \log(1 - p) = \mathrm{logsumexp}_j\big(\log w_j + \log\sigma(-c_j)\big),\]
 
-`pyro.distributions.transforms.NeuralAutoregressive` forms `D` itself, which is
-1 in float32 from `c = 17` on, so that the tails collapse. There `a = softplus`
-of an output; here `a = softplus(output + log(e - 1))`, so that outputs of zero
-give `a = 1`, `b = 0`, equal weights: the identity.
+\[\log \frac{dy}{dx} = \mathrm{logsumexp}_j\big(\log w_j + \log a_j + \log\sigma(c_j)
+  + \log\sigma(-c_j)\big) - \log p - \log(1 - p).\]
+
+`pyro.distributions.transforms.NeuralAutoregressive` forms \(p\) itself, which is 1 in
+float32 from \(c = 17\) on, so that the tails collapse. There \(a\) is the softplus of an
+output; here it is that of the output plus \(\log(e - 1)\), so that outputs of zero give
+\(a = 1\), \(b = 0\), equal weights: the identity.
 """
 
 import math

@@ -1,17 +1,19 @@
 r"""Planar flow (Rezende & Mohamed 2015, equations 10-12 and appendix A.1).
 
-    y = x + u_hat tanh(w.x + b),    log|det| = log(1 + (1 - tanh^2) w.u_hat)
+\[y = x + \hat u \tanh(w^\top x + b), \qquad
+  \log|\det| = \log\big(1 + (1 - \tanh^2(w^\top x + b))\, w^\top \hat u\big)\]
 
-The map is a bijection if `w.u_hat > -1`. The paper's constraint,
-`w.u_hat = softplus(w.u) - 1`, makes `u_hat` diverge as `w -> 0` (0/0 at
-`w = 0`, which is what `pyro.distributions.transforms.Planar` returns). Here
+The map is a bijection if \(w^\top \hat u > -1\). The paper's constraint,
+\(w^\top \hat u = \mathrm{softplus}(w^\top u) - 1\), makes \(\hat u\) diverge as
+\(w \to 0\) (0/0 at \(w = 0\), which is what `pyro.distributions.transforms.Planar`
+returns). Here, with \(a = w^\top u\) and \(c = 1 - 10^{-3}\),
 
-    w.u_hat = m(a),   a = w.u,   m(a) = a                    for a >= 0,
-                                 m(a) = a / (1 + |a|/c) > -c for a < 0,
+\[w^\top \hat u = m(a), \qquad m(a) = a \ \mathrm{for}\ a \ge 0, \qquad
+  m(a) = \frac{a}{1 + |a| / c} > -c \ \mathrm{for}\ a < 0,\]
 
-with `c = 1 - 1e-3`, by shrinking the part of `u` along `w` only. Since `m` has
-slope one at 0, `u_hat -> u` as `w -> 0`; since `m(0) = 0`, `u = 0` is the
-identity; and the determinant never falls below 1e-3.
+by shrinking the part of \(u\) along \(w\) only. Since \(m\) has slope one at 0,
+\(\hat u \to u\) as \(w \to 0\); since \(m(0) = 0\), \(u = 0\) is the identity; and the
+determinant never falls below \(10^{-3}\).
 """
 
 import torch

@@ -1,16 +1,17 @@
 r"""Radial flow (Rezende & Mohamed 2015, equations 13-14 and appendix A.2).
 
-    y = x + beta (x - x_0) / (alpha + r),    r = |x - x_0|
+\[y = x + \frac{\beta}{\alpha + r} (x - x_0), \qquad r = |x - x_0|\]
 
-with `alpha > 0` and `gamma = alpha + beta > 0`, both softplus of a parameter.
-Pyro has this flow, without an inverse and with `log1p(beta/(alpha + r))`,
-which is -inf in float32 once `gamma` is lost in `beta = gamma - alpha`. Here
-the determinant is a quotient of positive sums,
+with \(\alpha > 0\) and \(\gamma = \alpha + \beta > 0\), both softplus of a parameter.
+Pyro has this flow, without an inverse and with \(\log(1 + \beta / (\alpha + r))\),
+which is -inf in float32 once \(\gamma\) is lost in \(\beta = \gamma - \alpha\). Here the
+determinant is a quotient of positive sums,
 
-    det = ((gamma + r)/(alpha + r))^(D-1) (r^2 + 2 alpha r + alpha gamma)/(alpha + r)^2,
+\[\det = \left(\frac{\gamma + r}{\alpha + r}\right)^{D-1}
+  \frac{r^2 + 2 \alpha r + \alpha \gamma}{(\alpha + r)^2},\]
 
-and the inverse is the positive root of `r^2 + (gamma - s) r - alpha s = 0`
-with `s = |y - x_0|`.
+and the inverse is the positive root of \(r^2 + (\gamma - s) r - \alpha s = 0\) with
+\(s = |y - x_0|\).
 """
 
 import torch

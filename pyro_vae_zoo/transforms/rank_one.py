@@ -1,13 +1,15 @@
 r"""Affine map with a diagonal and a rank-one part (Apostolopoulou et al. 2020).
 
-    y = loc + (diag(d) + u u^T) x,    log|det| = sum log d + log(1 + sum u^2 / d)
+\[y = \mu + (\mathrm{diag}\,d + u u^\top)\, x, \qquad
+  \log|\det| = \sum_i \log d_i + \log\Big(1 + \sum_i \frac{u_i^2}{d_i}\Big)\]
 
-The matrix is symmetric and, since d > 0, positive definite; its inverse is that of
-Sherman and Morrison, with r = y - loc and v = u / d:
+The matrix is symmetric and, since \(d > 0\), positive definite; its inverse is that of
+Sherman and Morrison, with \(r = y - \mu\) and \(v = u / d\):
 
-    x = r / d - v (v.r) / (1 + u.v).
+\[x = \frac{r}{d} - v\, \frac{v^\top r}{1 + u^\top v}.\]
 
-The paper has d >= 0; at d = 0 the matrix has rank one, so that here d >= 1e-3.
+The paper has \(d \ge 0\); at \(d = 0\) the matrix has rank one, so that here
+\(d \ge 10^{-3}\).
 """
 
 import math

@@ -1,14 +1,14 @@
 r"""Coupling with rational-quadratic splines (Durkan et al. 2019, section 3.1).
 
-    y_1 = x_1,    y_2 = spline(x_2; parameters(x_1, context))
+\[y_1 = x_1, \qquad y_2 = \mathrm{spline}\big(x_2;\, \theta(x_1, h)\big)\]
 
 The first `D // 2` coordinates pass; each other one goes through a monotone
-spline of `count_bins` pieces on `[-bound, bound]` and is unchanged outside.
-With `s = height/width`, `t` the position in the bin, `d_0, d_1` the slopes at
-its ends and `q = s + (d_1 + d_0 - 2 s) t (1 - t)`,
+spline of `count_bins` pieces on `[-bound, bound]` and is unchanged outside. In a bin of
+width \(w\) and height \(v\), with \(s = v / w\), \(t\) the position in it, \(d_0, d_1\) the
+slopes at its ends and \(q = s + (d_1 + d_0 - 2 s)\, t (1 - t)\),
 
-    y     = y_0 + height (s t^2 + d_0 t (1 - t)) / q
-    dy/dx = s^2 (d_1 t^2 + 2 s t (1 - t) + d_0 (1 - t)^2) / q^2.
+\[y = y_0 + \frac{v}{q} \big(s t^2 + d_0\, t (1 - t)\big), \qquad
+  \frac{dy}{dx} = \frac{s^2}{q^2} \big(d_1 t^2 + 2 s\, t (1 - t) + d_0 (1 - t)^2\big).\]
 
 `pyro.distributions.transforms` has no conditional form of this coupling, and
 its spline has slope 0.999 at the ends where the identity has 1 (so it cannot be

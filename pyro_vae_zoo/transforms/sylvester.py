@@ -1,11 +1,11 @@
 r"""Sylvester flows (van den Berg et al. 2018, section 3).
 
-    y = x + Q R_1 tanh(R_2 Q^T x + b),
-    log|det| = sum_i log(1 + tanh'_i (R_1)_ii (R_2)_ii)
+\[y = x + Q R_1 \tanh(R_2 Q^\top x + b), \qquad
+  \log|\det| = \sum_i \log\big(1 + \tanh'_i\, (R_1)_{ii} (R_2)_{ii}\big)\]
 
-with `Q` of M orthonormal columns and `R_1, R_2` upper triangular. By
-Sylvester's identity `det(I_D + A B) = det(I_M + B A)`, and `Q^T Q = I` leaves a
-triangular matrix. Both diagonals pass through a tanh and are below one, so the
+with \(Q\) of M orthonormal columns and \(R_1, R_2\) upper triangular. By Sylvester's
+identity \(\det(I_D + A B) = \det(I_M + B A)\), and \(Q^\top Q = I\) leaves a triangular
+matrix. Both diagonals pass through a tanh and are below one, so the
 determinant is positive and the map a bijection. The three ways to get `Q`:
 
 - orthogonal: D x M, an amortised matrix made orthonormal by Bjorck's iteration;

@@ -87,6 +87,7 @@ def test_what_is_typed_goes_first(first):
     args = arguments(*config, *more)
     assert (args.seed, args.lr, args.clip_norm, args.guide) == (3, 0.1, None, "planar")
     assert options_of(args) == {
+        "network": "gated_mlp",
         "latent_dim": 5,
         "hidden_dims": (8,),
         "flow_hidden_dims": [4],
@@ -113,7 +114,7 @@ def test_configurations_of_earlier_versions_are_read(path):
     options = {
         k: list(v) if isinstance(v, tuple) else v for k, v in options_of(args).items()
     }
-    assert options == old["vae"]["options"]
+    assert options == {"network": "mlp"} | old["vae"]["options"]
     assert (args.guide, args.data) == (old["guide"], "digits_binary")
     assert args.eval_particles == old["eval_particles"]
 

@@ -195,7 +195,7 @@ def test_digits_are_counts_in_the_order_of_their_bits():
         assert drawn[x == 16].all()
         assert torch.equal(counts.labels[split], bits.labels[split])
     assert int(counts.train.sum()) == 404712
-    assert create("iaf", counts).config["options"] == {"total_count": 16}
+    assert create("iaf", counts).config["options"]["total_count"] == 16
 
 
 def test_digits_need_no_file_and_never_change():

@@ -292,7 +292,7 @@ def crooked():
 
 def diverged():
     vae = small("mean_field", latent_dim=3)
-    nn.init.constant_(vae.model.decoder[0].weight, math.nan)
+    nn.init.constant_(vae.model.decoder[0].linear.weight, math.nan)
     return vae
 
 
@@ -380,7 +380,7 @@ def test_a_table_of_means_in_large_units_is_not_in_16_bits():
     [
         (lambda: small("mean_field", latent_dim=1), {}, "'z' of (1,); train with"),
         (lambda: small("maf"), {}, "got latents none; a hierarchy, a graph or a density"),
-        (diverged, {}, "decoder.0.weight; has the training diverged?"),
+        (diverged, {}, "decoder.0.linear.weight; has the training diverged?"),
         (lambda: small("mean_field"), {"num_data": 0}, "num_data must be at least 1"),
         (lambda: small("mean_field"), {"num_samples": 0}, "num_samples must be at least 1"),
         (lambda: small("mean_field"), {"labels": [1, 2]}, "20 labels, one a datum, got 2"),

@@ -144,7 +144,7 @@ def test_one_layer_is_mean_field():
     ladder = small(
         "ladder", num_layers=1, latent_dim=3, hidden_dims=(8,), activation="relu"
     )
-    plain = small("mean_field", latent_dim=3, hidden_dims=(8,))
+    plain = small("mean_field", latent_dim=3, hidden_dims=(8,), network="mlp")
     ours, theirs = ladder.state_dict(), plain.state_dict()
     with torch.no_grad():
         plain.guide.encoder.load_state_dict(ladder.guide.upward[0].state_dict())

@@ -79,7 +79,7 @@ def test_counts_train_and_are_judged(likelihood, tmp_path):
     vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(8,))
     assert x.max() == 3
     known = {"binomial": {"total_count": 3}, "categorical": {"num_classes": 4}}
-    own = {"latent_dim": 2, "hidden_dims": (8,)}
+    own = {"latent_dim": 2, "hidden_dims": (8,), "network": "gated_mlp"}
     assert vae.config["options"] == own | known.get(likelihood, {})
     zoo.fit(vae, data, epochs=2, progress=False, compile=False)
     check_vae(vae, data.train[:8])

@@ -21,7 +21,7 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.relu.default:
+        if func is torch.ops.aten.glu.default:
             self.rows = max(self.rows, out.numel() // 64)
         return out
 

@@ -397,7 +397,7 @@ def test_a_tensor_that_is_larger_than_its_data(tmp_path):
 def test_weights_that_are_not_finite(tmp_path):
     path = zoo.save(made(), tmp_path)
     vae = zoo.load(path)
-    vae.model.decoder[0].weight.data[0, 0] = float("nan")
+    vae.model.decoder[0].linear.weight.data[0, 0] = float("nan")
     zoo.save(vae, path)
     with pytest.raises(zoo.UserError, match="are not finite: model.decoder"):
         zoo.load(path)

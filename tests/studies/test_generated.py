@@ -155,12 +155,12 @@ def test_the_rows_have_the_order_of_the_recipes():
         assert list(dict.fromkeys(labels)) == list(layout.rows), name
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/results/flows.md"])
 def test_what_a_page_links_in_files_is_there(page):
     page = ROOT / page
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
     files = [link for link in links if "://" not in link]
-    assert len(files) > 5
+    assert files
     assert [link for link in files if not (page.parent / link).exists()] == []
 
 

@@ -73,7 +73,7 @@ def test_twenty_steps_are_those_of_stock_svi(guide, data):
     ours, theirs = make(guide).double(), make(guide).double()
     zoo.fit(
         ours, data, epochs=10, batch_size=20, seed=3, lr=1e-3, device="cpu",
-        kl_warmup=0, keep="last", progress=False,
+        kl_warmup=0, ema=0, keep="last", progress=False,
     )  # fmt: skip
     svi = SVI(theirs.model, theirs.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
     torch.manual_seed(3)
@@ -264,7 +264,8 @@ def test_best_weights_are_those_of_the_best_epoch():
     mixed = (torch.arange(60).view(10, 2, 3) % 10 < 7).float()
     data = zoo.Dataset(torch.ones(40, 2, 3), mixed, mixed)
     best, last = make(), make()
-    options = dict(epochs=12, batch_size=20, lr=0.01, kl_warmup=0, progress=False)
+    options = dict(epochs=12, batch_size=20, lr=0.03, kl_warmup=0, progress=False)
+    options["ema"] = 0
     history = zoo.fit(best, data, keep="best", **options)
     zoo.fit(last, data, keep="last", **options)
     valid = [record["valid_elbo"] for record in history.epochs]
@@ -353,11 +354,11 @@ def test_phases_share_the_epochs_and_move_their_modules(data):
         zoo.Phase("model", share=3, modules=(vae.model,), loss=Trace_ELBO()),
     )
     before = weights(vae)
-    history = zoo.fit(vae, data, epochs=4, keep="last", progress=False)
+    history = zoo.fit(vae, data, epochs=4, ema=0, keep="last", progress=False)
     assert [r["phase"] for r in history.epochs] == ["guide"] + 3 * ["model"]
     only_guide = make("mean_field")
     only_guide.phases = (zoo.Phase("guide", modules=(only_guide.guide,)),)
-    how = {"kl_warmup": 0, "keep": "last", "progress": False}
+    how = {"kl_warmup": 0, "ema": 0, "keep": "last", "progress": False}
     zoo.fit(only_guide, data, epochs=1, **how)
     for name, t in vae.state_dict().items():
         if name.startswith("guide"):

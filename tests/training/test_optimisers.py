@@ -194,7 +194,7 @@ def test_twenty_steps_are_those_of_a_loop_by_hand(optimizer, by_hand):
     x = torch.tensor([[1.0, 0, 1], [0, 1, 1]]).double().expand(20, 2, 3)
     data, ours, theirs = zoo.Dataset(x, x[:5], x[:5]), make("iaf"), make("iaf")
     zoo.fit(ours, data, **HOW | {"epochs": 10}, batch_size=10, lr=0.02, seed=5,
-            kl_warmup=0, optimizer=optimizer)  # fmt: skip
+            kl_warmup=0, ema=0, optimizer=optimizer)  # fmt: skip
     optimizer = by_hand(list(theirs.parameters()))
     loss = Trace_ELBO()(theirs.model, theirs.guide)
     torch.manual_seed(5)
@@ -213,7 +213,7 @@ def test_the_gradient_under_beta_is_that_by_hand(analytic_kl):
     data, vae, other = zoo.Dataset(x, x[:5], x[:5]), make(), make()
     options = {**HOW, "epochs": 1, "batch_size": 12, "seed": 5, "lr": 1e-3}
     options |= {"beta": 4.0, "analytic_kl": analytic_kl, "optimizer": "sgd"}
-    options["kl_warmup"] = 0
+    options |= {"kl_warmup": 0, "ema": 0}
     (record,) = zoo.fit(vae, data, **options).epochs
     torch.manual_seed(5)
     q = poutine.trace(other.guide).get_trace(x)
