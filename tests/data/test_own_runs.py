@@ -135,7 +135,10 @@ def test_an_object_goes_through_every_function(make, tmp_path):
     assert page.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("levels", "then"), [(9, ""), (2, ZEROS_AND_ONES)])
+@pytest.mark.parametrize(
+    ("levels", "then"),
+    [(9, ""), pytest.param(2, ZEROS_AND_ONES, marks=pytest.mark.slow)],
+)
 def test_a_run_of_version_0_1_0_goes_on(levels, then, tmp_path):
     numbers = {s: RANDOM.randint(0, levels, (40, 3)) for s in ("train", "test")}
     np.savez(tmp_path / "x.npz", **{s: x / 1.0 for s, x in numbers.items()})

@@ -23,8 +23,6 @@ from pyro_vae_zoo.inference.tracing import inductor
 from pyro_vae_zoo.training.losses import make_loss
 from pyro_vae_zoo.training.options import TrainOptions
 
-IN_CI = ("mean_field",)  # by inductor, which takes seconds for each
-
 
 def run(objective, vae, x, seed=2):
     """Loss, bound and gradients under one seed."""
@@ -69,13 +67,10 @@ def test_the_graph_is_the_eager_step(name):
     assert_alike(name, as_it_is, torch.double, rtol=1e-12, atol=1e-12)
 
 
+@SLOW  # inductor takes seconds for each; `test_steps` has a training by it
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [
-        pytest.param(n, t, marks=[] if n in IN_CI and t == torch.float else SLOW)
-        for n in EVERY
-        for t in (torch.float, torch.double)
-    ],
+    [(n, t) for n in EVERY for t in (torch.float, torch.double)],
 )
 def test_inductors_graph_is_the_eager_step(name, dtype):
     tolerance = 1e-5 if dtype == torch.float else 1e-10

@@ -64,7 +64,7 @@ def test_every_table_is_smoked():
     assert {*SMOKE, "self_reflective_maf"} == set(recipes.TABLES)
 
 
-@pytest.mark.parametrize("table", quick(SMOKE, "flows"))
+@pytest.mark.parametrize("table", quick(SMOKE, "precision"))
 def test_some_rows_of_a_table(table, tmp_path):
     argv = ("--table", table, "--budget", "smoke", "--seed", "0")
     done = reproduce(tmp_path, *argv, "--rows", *SMOKE[table])

@@ -52,6 +52,7 @@ def main_with_largest_file(size, argv):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_full_disk_keeps_the_last_good_checkpoint(run):
     checkpoint = run / "checkpoint.pt"

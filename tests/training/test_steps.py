@@ -413,7 +413,7 @@ def resident_pages():
 @pytest.mark.parametrize(
     ("guide", "compiler"),
     [
-        ("mean_field", as_it_is),  # the graph by inductor, which takes seconds, by hand
+        pytest.param("mean_field", as_it_is, marks=SLOW),
         pytest.param("mean_field", inductor, marks=SLOW),
         pytest.param("iaf", inductor, marks=SLOW),
     ],
