@@ -344,8 +344,8 @@ def options_then(guide: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a stored pair, some of which version 0.1.0 left out."""
     if guide.startswith("model:"):
         return dict(options)
-    is_own = guide.startswith("custom:")
-    known = _keywords(PairOptions) if is_own else guide_options(guide)
+    names = registry.list_guides() + registry.list_density_models()
+    known = guide_options(guide) if guide in names else _keywords(PairOptions)
     return with_network(known, options, then=True)
 
 
