@@ -158,12 +158,13 @@ def _block(
     """The table of a block by its name: weights', a benchmark's, diagnoses', or panels."""
     if name == "pretrained":
         return weights_table([pretrained_info(name) for name in list_pretrained()])
-    benchmark = results / f"{name}.json"
+    layout = layout_of(layouts, name)
+    benchmark = results / f"{layout.benchmark or name}.json"
     found = sorted((results / name).glob(f"*/{DIAGNOSTICS_FILE}"))
     if found:
         return diagnoses_table({path.parent.name: read_json(path) for path in found})
     if benchmark.exists():
-        return benchmark_table(read_json(benchmark)["time"], layout_of(layouts, name))
+        return benchmark_table(read_json(benchmark)["time"], layout)
     table = tables.get(name) or _table(folders, name, layouts)
     return brief_table(table.panels, table.layout)
 

@@ -33,6 +33,8 @@ class Layout:
         names: how the compact table writes a label.
         arrange: panels `beside` each other, or in a `stack`.
         reference: the label to which differences are taken, where it is there.
+        benchmark: the file of times that a table of another name is made of, such as
+            `benchmark_svi_step`; its columns are contestants.
         published: by the rows' names in their files, what the paper has where these do
             not say it, or say it wrongly: `log_likelihood`, `elbo_test` and so on, as
             the paper prints it.
@@ -50,6 +52,7 @@ class Layout:
     names: Mapping[str, str] = field(default_factory=dict)
     arrange: str = "beside"
     reference: str = "mean_field"
+    benchmark: str = ""
     published: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     note: str = ""
 

@@ -195,7 +195,7 @@ def test_yaml_is_read_where_there_is_a_reader(tmp_path, capsys, monkeypatch):
 
 def test_the_file_of_the_documentation_is_understood(tmp_path):
     pytest.importorskip("yaml")
-    page = (ROOT / "docs/command_line/repeat.md").read_text()
+    page = (ROOT / "docs/how_to/sweeps.md").read_text()
     (text,) = re.findall(r"^```yaml\n(.+?)^```", page, re.M | re.S)
     (tmp_path / "mine.yml").write_text(text)
     args = arguments("compare", "--config", tmp_path / "mine.yml")
@@ -204,6 +204,7 @@ def test_the_file_of_the_documentation_is_understood(tmp_path):
         50,
         "cosine",
     )
+    assert args.seeds == (0, 1, 2)
     assert args.option == [("flow_hidden_dims", [64])]
     assert args.sweep == [("num_flows", [1, 2, 4])]
 

@@ -71,6 +71,18 @@ def test_a_number_that_is_edited_makes_all_that_shows_it_stale(copy):
     assert "-89.70" in readme.read_text()
 
 
+def test_a_table_is_made_of_the_benchmark_that_its_layout_names(copy):
+    results, readme = copy
+    layout = {"benchmark": "benchmark_svi_step", "columns": ["ours"]}
+    (results / "tables.json").write_text(json.dumps({"costs": layout}))
+    readme.write_text("<!-- begin table: costs -->\n<!-- end table: costs -->\n")
+    generate(results, [readme])
+    times = json.loads((results / "benchmark_svi_step.json").read_text())["time"]
+    networks = dict.fromkeys(row["network"] for row in times)
+    assert [line for line in networks if f"| `{line}` |" not in readme.read_text()] == []
+    assert "| ours |" in readme.read_text()
+
+
 def test_edited_tables_and_missing_files_are_stale(copy):
     results, readme = copy
     folder = results / "self_reflective_cpu"
