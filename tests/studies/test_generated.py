@@ -79,7 +79,9 @@ def test_a_table_is_made_of_the_benchmark_that_its_layout_names(copy):
     generate(results, [readme])
     times = json.loads((results / "benchmark_svi_step.json").read_text())["time"]
     networks = dict.fromkeys(row["network"] for row in times)
-    assert [line for line in networks if f"| `{line}` |" not in readme.read_text()] == []
+    assert [
+        line for line in networks if f"| `{line}` |" not in readme.read_text()
+    ] == []
     assert "| ours |" in readme.read_text()
 
 
