@@ -25,6 +25,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae_zoo.errors import UserError, first_line
+from pyro_vae_zoo.inference.elementwise import QUICK
 
 __all__ = ["Compiler", "Pair", "TensorPlaces", "contents", "inductor", "trace"]
 
@@ -208,7 +209,7 @@ def trace(
             pyro.validation_enabled(False),
             pyro.settings.context(module_local_params=True),
         ):
-            graph = make_fx(function, tracing_mode="fake")(*inputs)
+            graph = make_fx(function, QUICK, tracing_mode="fake")(*inputs)
     except UserError:
         raise
     except Exception as error:  # the pair runs as it is: what fails here is the tracing
