@@ -197,7 +197,7 @@ def _add_explore(commands: Any) -> None:
         help="a page to explore a run's latent space in a browser",
         description="Write one HTML file, which needs neither a server nor the network: "
         "point at a latent and see it decoded, pick a datum and see its posterior under "
-        "the guide. For pairs of one latent vector with a dense decoder.",
+        "the guide. For pairs of one latent vector of two dimensions or more.",
         epilog=_pretrained("explore runs/iaf-digits-s0"),
         formatter_class=Formatter,
     )

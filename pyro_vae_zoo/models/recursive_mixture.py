@@ -53,6 +53,8 @@ that noise averages out, and its gradient is that of -L for every \(\eta\).
 | alpha       | `log_weights.exp()`  | `(batch, M)` or `(M,)` | 2       |
 | a           | `advantage`          | `(M, batch)`          | 2        |
 | C, eta      | `kl_bound`, `weight_step` |                  | 1, 2     |
+| -           | `Criterion`          |                       | 1        |
+| -           | `mirror_step`        |                       | 2        |
 
 Two schedules: `together` refreshes every component in each step against the decoder
 that moves, and `sequential` finishes one after the other. Competitors on the same pair:
