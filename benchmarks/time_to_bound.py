@@ -114,17 +114,24 @@ def seconds_to(curve, bound):
     return next((seconds for seconds, value in curve if value >= bound), None)
 
 
-def draw(curves, network, path):
+def draw(rows, path):
+    """A panel of the contestants, and one of ours by other recipes."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for name, curve in curves.items():
-        axes.plot(*zip(*curve, strict=True), label=name)
-    best = max(value for curve in curves.values() for _, value in curve)
-    axes.set(xlabel="seconds", ylabel="bound on validation images (nats)")
-    axes.set(title=network, ylim=(best - 12, best + 1))
-    axes.legend()
-    figure.savefig(path, dpi=150)
+    options = {"figsize": (9, 4), "layout": "constrained", "sharey": True}
+    figure, panels = plt.subplots(1, 2, **options)
+    kinds = dict.fromkeys(row["kind"] for row in rows)
+    for axes, kind in zip(panels, kinds, strict=True):
+        for row in rows:
+            if row["kind"] == kind:
+                axes.plot(*zip(*row["curve"], strict=True), label=row["what"])
+        axes.set(xlabel="seconds", title=f"{row['network']}: {kind}s")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+    best = max(value for row in rows for _, value in row["curve"])
+    panels[0].set(
+        ylabel="bound on validation images (nats)", ylim=(best - 12, best + 1)
+    )
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
@@ -159,7 +166,7 @@ def main():
                 continue
             print(f"{network}, {name}", file=sys.stderr)
             curve = alone(target, name, network, args.epochs, args.threads)
-            kind = "contestant" if target is race else "recipe of fit"
+            kind = "contestant" if target is race else "recipe"
             rows.append(
                 {"network": network, "kind": kind, "what": name, "curve": curve}
             )
@@ -170,8 +177,7 @@ def main():
     if args.out:
         for network in args.networks:
             of_it = [row for row in rows if row["network"] == network]
-            curves = {row["what"]: row["curve"] for row in of_it}
-            draw(curves, network, args.out / f"{network}.png")
+            draw(of_it, args.out / f"{network}.png")
         print(json.dumps({"written": str(args.out)}))
 
 

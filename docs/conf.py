@@ -11,10 +11,16 @@ from base64 import b64decode
 from pathlib import Path
 from urllib.request import urlopen
 
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.logging import getLogger
+
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import pyro_vae_zoo  # noqa: E402
+
+_log = getLogger(__name__)
 
 project = "pyro_vae_zoo"
 author = "The pyro_vae_zoo developers"
@@ -96,3 +102,27 @@ for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
     page = HERE / "tutorials" / notebook.name
     page.write_text(text)
     page.with_suffix(".png").write_bytes(_first_picture(text))
+
+# ------------------------------------------------------------------ what a page may be
+
+LARGEST = 150_000  # characters of text
+CLICKS = 2  # from the landing page
+
+
+def _check_pages(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of pages that are too long, or too far from the landing page."""
+    near = {"index"}
+    for _ in range(CLICKS):
+        near |= {page for name in near for page in env.toctree_includes.get(name, ())}
+    for page in env.found_docs:
+        if page not in near:
+            _log.warning(
+                f"more than {CLICKS} clicks from the landing page", location=page
+            )
+        if (size := len(env.get_doctree(page).astext())) > LARGEST:
+            _log.warning(f"{size:,} characters, at most {LARGEST:,}", location=page)
+
+
+def setup(app: Sphinx) -> None:
+    """Have the pages checked once they are read."""
+    app.connect("env-check-consistency", _check_pages)

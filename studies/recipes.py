@@ -97,6 +97,31 @@ def _priors() -> dict[str, Row]:
     return rows
 
 
+def _levers() -> dict[str, Row]:
+    """One Gaussian and one flow by the flow table's recipe, one thing changed at a time."""
+    gated = {"network": "gated_mlp"}
+    averaged = {"schedule": "constant", "ema": 0.999}
+    changes: dict[str, tuple[dict, dict]] = {  # options, training
+        "plain": ({}, {}),
+        "plain_no_warmup": ({}, {"kl_warmup": 0}),
+        "plain_long_warmup": ({}, {"kl_warmup": 10}),
+        "plain_average": ({}, averaged),
+        "plain_rate_3": ({}, {"lr": 3e-3}),
+        "plain_batch_250_rate_2": ({}, {"lr": 2e-3, "batch_size": 250}),
+        "gated": (gated, {}),
+        "gated_average": (gated, averaged),
+        "gated_wide": (gated | {"hidden_dims": (500, 500)}, {}),
+        "residual": ({"network": "resnet"}, {}),
+        "gated_bf16": (gated, {"precision": "bf16"}),
+        "gated_free_bits": (gated, {"free_bits": 4.0}),
+    }
+    return {
+        f"{guide}_{name}": Row(guide, options, training=training)
+        for guide in ("mean_field", "iaf")
+        for name, (options, training) in changes.items()
+    }
+
+
 # One Gaussian layer of 100 latents, as wide as makes its networks those of the others.
 _ONE_LAYER = {"latent_dim": 100, "hidden_dims": (1000, 1000), "activation": "elu"}
 
@@ -413,6 +438,18 @@ TABLES = {
                 options={"flow_hidden_dims": (8,)},
                 train_size=200,
             ),
+        },
+    ),
+    "levers": Table(
+        source="what is in a recipe, one lever at a time",
+        data="mnist_static",
+        rows=_levers(),
+        budgets={
+            "cpu": Budget(
+                {"epochs": 20, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 4},
+                eval_particles=100,
+            ),
+            "smoke": Budget({"epochs": 2}, eval_particles=10, data="digits_binary"),
         },
     ),
     "priors": Table(

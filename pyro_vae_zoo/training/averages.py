@@ -72,11 +72,16 @@ class Average:
         for name, value in self.values.items():
             value.copy_(values[name])
 
+    @torch.no_grad()
+    def take_over(self) -> None:
+        """Give the pair the averaged weights for good."""
+        torch._foreach_copy_(self._weights, list(self.values.values()))
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The pair has the averaged weights in the block, and its own after it."""
         own = [p.clone() for p in self._weights]
-        torch._foreach_copy_(self._weights, list(self.values.values()))
+        self.take_over()
         try:
             yield
         finally:

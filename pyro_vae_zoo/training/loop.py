@@ -96,7 +96,7 @@ class Loop:
             self.vae.load_state_dict(self.best)
             self.history.weights = "best"
         elif self.average is not None:
-            self.vae.load_state_dict(self.average.values, strict=False)
+            self.average.take_over()
         self.vae.eval()
         self.callbacks.fit_end(self)
 
@@ -227,6 +227,8 @@ class Loop:
             append_record(self.folder / METRICS_FILE, record)
         new_phase = self.plan.begins(self.epoch) and not self.history.stopped_early
         if new_phase:
+            if self.average is not None:  # what was judged is what a phase begins with
+                self.average.take_over()
             self.begin_phase()
         self._save(force=new_phase or failed is not None)
         if failed is not None:

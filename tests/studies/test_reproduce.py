@@ -56,6 +56,7 @@ SMOKE = {
     ),
     "self_reflective": ("self_reflective", "ladder", "mean_field"),
     "precision": ("mean_field_bf16", "iaf_2_bf16"),
+    "levers": ("mean_field_gated_average", "iaf_residual"),
     "priors": ("mean_field_vamp", "iaf_flow", "mean_field_mixture"),
 }
 

@@ -95,6 +95,21 @@ def test_it_begins_anew_with_each_phase(data):
         torch.testing.assert_close(p, torch.full_like(p, 0.01), rtol=0, atol=1e-5)
 
 
+def test_a_phase_begins_with_the_weights_that_were_judged(data):
+    """Else gates would be frozen by other probabilities than the record shows."""
+    judged, begun = [], []
+    vae = make()
+    vae.monitor = lambda vae: judged.append(weights_of(vae)) or {}
+    vae.phases = (
+        zoo.Phase("one"),
+        zoo.Phase("two", start=lambda vae: begun.append(weights_of(vae))),
+    )
+    fit(vae, data, epochs=4, lr=0.05, ema=0.9)
+    (first,) = begun
+    assert len(judged) == 4
+    assert all(torch.equal(p, q) for p, q in zip(first, judged[1], strict=True))
+
+
 def test_a_resumed_training_goes_on_with_its_average(data, tmp_path):
     whole, parts = make(), make()
     fit(whole, data, epochs=4, ema=0.9, keep="last", kl_warmup=0.2)
