@@ -120,7 +120,9 @@ def test_every_tool_works_alike_in_every_mode(name):
 def test_training_is_alike_in_every_mode(name):
     data = zoo.load_dataset("digits_binary").first(60)
     weights = []
-    for surroundings in (nullcontext, *MODES.values()):
+    # How products are rounded is the user's to say in training, where there is a choice.
+    modes = [mode for mode in MODES if mode != "matmul_precision"]
+    for surroundings in (nullcontext, *(MODES[mode] for mode in modes)):
         torch.manual_seed(1)
         vae = small(name, event_shape=(8, 8))
         with surroundings():
