@@ -94,6 +94,12 @@ def _priors() -> dict[str, Row]:
     rows["mean_field_vamp_dropout"] = Row(
         "mean_field", networks | dropout, seeds=_SEEDS
     )
+    rows["mean_field_flow_decay"] = Row(
+        "mean_field",
+        networks | {"prior": "flow"},
+        training={"optimizer": "adamw", "weight_decay": 0.1},
+        seeds=_SEEDS,
+    )
     return rows
 
 
