@@ -460,6 +460,7 @@ TABLES = {
     ),
     "priors": Table(
         source="Tomczak & Welling 2018, table 1; Chen et al. 2017, table 1",
+        by_split=True,
         curves=True,
         data="mnist_static",
         rows=_priors(),
