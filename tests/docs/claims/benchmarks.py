@@ -1,0 +1,232 @@
+"""The benchmarks: `docs/speed.md` and `docs/large_data.md`."""
+
+from statistics import fmean
+
+from measured import ends, load
+
+NETWORKS = ("mean_field", "iaf_2", "iaf_10", "planar_10")
+
+
+def inference(*names, key="over_mean_field"):
+    found = {
+        entry["what"]: entry[key] for entry in load("benchmark_inference.json")["time"]
+    }
+    return [found[name] for name in names]
+
+
+def structure_step(name):
+    found = load("benchmark_gated_dag.json")["time"]
+    return [entry["over_mean_field"] for entry in found if entry["what"] == name]
+
+
+# ----------------------------------------------------------------------------- a step
+
+
+def step(network, size, what):
+    (found,) = [
+        entry
+        for entry in load("benchmark_svi_step.json")["time"]
+        if (entry["network"], entry["batch_size"], entry["what"])
+        == (network, size, what)
+    ]
+    return found
+
+
+def over(what, base, size):
+    """The ends of a contestant's medians over another's, of all networks."""
+    return ends(
+        step(name, size, what)["milliseconds"] / step(name, size, base)["milliseconds"]
+        for name in NETWORKS
+    )
+
+
+def times_as_fast(what):
+    low, high = over(what, "SVI", 100)
+    return 1 / high, 1 / low
+
+
+def paired(what, base, size, names=NETWORKS):
+    """The ends of the medians of ratios in the same round."""
+    return ends(step(name, size, what)[f"over_{base}"] for name in names)
+
+
+def over_by_hand():
+    """But for `planar` in large batches, which has a number of its own."""
+    small = paired("ours", "hand+c", 100)
+    return ends([*small, *paired("ours", "hand+c", 1000, NETWORKS[:3])])
+
+
+def versions():
+    hardware = load("benchmark_svi_step.json")["hardware"]
+    libraries = [
+        hardware[f"{name}_version"] for name in ("numpyro", "jax", "lightning")
+    ]
+    return [hardware["versions"]["torch"].partition("+")[0], *libraries]
+
+
+def besides_products():
+    return ends(
+        step(name, 100, "ours")["milliseconds"]
+        - step(name, 100, "products")["milliseconds"]
+        for name in NETWORKS
+    )
+
+
+def compiling():
+    return ends(
+        entry["first_seconds"]
+        for entry in load("benchmark_svi_step.json")["time"]
+        if entry["what"] in ("ours", "ours+bf16")
+    )
+
+
+def quartiles_apart():
+    """In per cent of the median: the most, but for two, and these two."""
+    wide = [step("mean_field", 100, what) for what in ("ours", "ours+bf16")]
+    others = [e for e in load("benchmark_svi_step.json")["time"] if e not in wide]
+    shares = [
+        [
+            100 * (e["quartiles"][1] - e["quartiles"][0]) / e["milliseconds"]
+            for e in entries
+        ]
+        for entries in (others, wide)
+    ]
+    return max(shares[0]), *shares[1]
+
+
+# ------------------------------------------------------------------------- evaluation
+
+
+def evaluation(name):
+    found = load("benchmark_evaluate.json")["time"]
+    return [entry["over_fastest_hand"] for entry in found if entry["what"] == name]
+
+
+def repeats_apart():
+    return max(
+        100 * (entry["spread"][1] - entry["spread"][0]) / entry["seconds"]
+        for entry in load("benchmark_evaluate.json")["time"]
+    )
+
+
+def larger(part, key):
+    return load("benchmark_larger_than_memory.json")[part][key]
+
+
+# ------------------------------------------------------------------ seconds to a bound
+
+
+def curve(network, what):
+    """Pairs of seconds and the bound, an epoch each."""
+    (found,) = [
+        entry["curve"]
+        for entry in load("time_to_bound/time_to_bound.json")["curves"]
+        if (entry["network"], entry["kind"], entry["what"])
+        == (network, "contestant", what)
+    ]
+    return found
+
+
+CONTESTANTS = ("SVI", "hand+c", "scan", "ours")
+RACED = {"`mean_field`": "mean_field", "`iaf`, K = 2": "iaf_2"}
+
+
+def first_epoch_and_later(network):
+    """What the first epoch takes beyond the others: seconds of compiling."""
+    seconds = [at for at, _ in curve(network, "ours")]
+    return seconds[0] - (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+
+
+SECONDS = [
+    *(
+        (
+            f"| {name} | {{:.0f}} | {{:.0f}} | {{:.0f}} | {{:.0f}} |",
+            lambda network=network: [curve(network, c)[-1][0] for c in CONTESTANTS],
+        )
+        for name, network in RACED.items()
+    ),
+    (
+        "at some {:.0f}.",
+        lambda: [
+            fmean(curve(n, c)[-1][1] for n in RACED.values() for c in CONTESTANTS)
+        ],
+    ),
+    (
+        "About {} and {} s of ours are compiling",
+        lambda: [int(first_epoch_and_later(network)) for network in RACED.values()],
+    ),
+]
+
+# -------------------------------------------------------------------------- the claims
+
+CLAIMS = {
+    "docs/speed.md": [
+        ("(PyTorch {}, NumPyro {}, JAX {}, Lightning {})", versions),
+        (
+            "quartiles lie up to {:.0f} % apart (those of ours {:.0f} % and {:.0f} %, with",
+            quartiles_apart,
+        ),
+        (
+            "Ours takes {:.2f} to {:.2f} of what SVI takes in batches of 100",
+            lambda: over("ours", "SVI", 100),
+        ),
+        (
+            "in batches of 100, and {:.2f} to {:.2f} in batches of 1,000; in bfloat16",
+            lambda: over("ours", "SVI", 1000),
+        ),
+        (
+            "in bfloat16 {:.2f} to {:.2f}, and {:.2f} to {:.2f}.",
+            lambda: [x for n in (100, 1000) for x in over("ours+bf16", "SVI", n)],
+        ),
+        ("It takes {:.2f} to {:.2f} of code by hand that is compiled", over_by_hand),
+        (
+            "but {:.2f} with `planar` in batches of 1,000",
+            lambda: paired("ours", "hand+c", 1000, ["planar_10"]),
+        ),
+        (
+            "(ours takes {:.2f} to {:.2f} times as long)",
+            lambda: paired("ours", "scan", 1000),
+        ),
+        (
+            "faster in batches of 100 ({:.2f} to {:.2f} times)",
+            lambda: paired("ours", "scan", 100),
+        ),
+        (
+            "ours takes {:.2f} to {:.2f} and {:.2f} to {:.2f} times as long",
+            lambda: [x for n in (1000, 100) for x in paired("ours+bf16", "scan", n)],
+        ),
+        (
+            "products alone take {:.2f} to {:.2f} of the scan's",
+            lambda: paired("products", "scan", 100),
+        ),
+        ("random numbers take {:.1f} to {:.0f} ms besides", besides_products),
+        ("Compiling took {:.0f} to {:.0f} s", compiling),
+        (
+            "Importance sampling, compiled, takes {:.2f} of the decoder",
+            lambda: evaluation("mean_field, compiled"),
+        ),
+        ("and {:.2f} for `iaf`, whose own", lambda: evaluation("iaf, compiled")),
+        (
+            "Not compiled it takes {:.2f} and {:.2f}",
+            lambda: evaluation("mean_field") + evaluation("iaf"),
+        ),
+        ("repeats, which lie up to {:.0f} % apart", lambda: [repeats_apart()]),
+        *SECONDS,
+    ],
+    "docs/large_data.md": [
+        (
+            "it took {:.1f} ms a step on the file and {:.1f} in memory",
+            lambda: [
+                larger("time", key)["milliseconds"] for key in ("file", "in memory")
+            ],
+        ),
+        (
+            "in memory, {:.2f} times as long, and {:.0f} MB, where a file of 16 MB took "
+            "{:.0f}.",
+            lambda: [
+                larger("time", "file")["over"],
+                *(larger("peak_mb", key) for key in ("file", "small file")),
+            ],
+        ),
+    ],
+}
