@@ -455,6 +455,7 @@ TABLES = {
         source="Tomczak & Welling 2018, table 1; Chen et al. 2017, table 1",
         by_split=True,
         curves=True,
+        local=200,
         data="mnist_static",
         rows=_priors(),
         budgets={

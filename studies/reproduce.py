@@ -23,6 +23,8 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.evaluation.evaluate import evaluate, log_likelihood
+from pyro_vae_zoo.evaluation.local import local_log_likelihood
+from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.files import read_json, resolve, write_json
 from pyro_vae_zoo.models.create import guide_options
 from pyro_vae_zoo.nn.options import with_network
@@ -65,6 +67,8 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         result["log_likelihood_with"] = {str(particles): ll.log_prob.mean().item()}
     if table.by_split:
         result["elbo_by_split"] = _bounds(vae(), data, seed) | {"test": result["elbo"]}
+    if table.local:
+        result |= _local(vae(), data, table.local, seed)
     published = not (
         args.data or budget.data or budget.train_size
     )  # else it is of other data
@@ -128,6 +132,23 @@ def _bounds(vae: VAE, data: Dataset, seed: int) -> dict[str, float]:
     return {
         split: evaluate(vae, x, num_particles=1, seed=seed).elbo
         for split, x in splits.items()
+    }
+
+
+def _local(vae: VAE, data: Dataset, most: int, seed: int) -> dict:
+    """Log p of test data, evenly spread, by a q that is optimised for each of them."""
+    n = len(data.test)
+    size = min(most, n)
+    x = data.test[[i * n // size for i in range(size)]]
+    ll = local_log_likelihood(vae, x, seed=seed)
+    return {
+        "local_log_likelihood": ll.log_prob.mean().item(),
+        "local": {
+            "num_data": size,
+            "num_particles": ll.num_particles,
+            "std_error": error_over_data(ll.log_prob),
+            "khat_above_0.7": (ll.khat > 0.7).float().mean().item(),
+        },
     }
 
 

@@ -45,3 +45,4 @@ class Table:
     budgets: dict[str, Budget]
     by_split: bool = False  # bounds on train and valid besides those on test
     curves: bool = False  # in one picture, where the rows are few
+    local: int = 0  # test data whose log p is estimated by a q of each, too

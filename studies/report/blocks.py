@@ -15,7 +15,7 @@ from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import Row
 from pyro_vae_zoo.report.tables import MISSING, Column
 from studies.report.layout import Layout
-from studies.report.paper import columns_of, footnotes
+from studies.report.paper import columns_of, footnotes, local_note
 from studies.report.rows import Panels
 
 __all__ = ["benchmark_table", "block_names", "brief_table", "fill_blocks"]
@@ -194,6 +194,8 @@ def _below(panels: Panels, layout: Layout) -> str:
         text += f". Bold: beyond two standard errors (seeds) from `{layout.reference}`"
     if any(row["invalid"] for row in rows):
         text += ". Struck out: no bounds, not to be quoted"
+    if "local_difference" in layout.columns and (note := local_note(rows)):
+        text += f".{note}".removesuffix(".")
     return f"{text}. {layout.note}".removesuffix(". ") + "."
 
 

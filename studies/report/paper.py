@@ -9,7 +9,13 @@ from pyro_vae_zoo.report.tables import COLUMNS, MISSING, Column
 from studies.report.layout import SPLITS, Layout
 from studies.report.rows import Panels
 
-__all__ = ["columns_of", "csv_panels", "footnotes", "markdown_panels"]
+__all__ = [
+    "columns_of",
+    "csv_panels",
+    "footnotes",
+    "local_note",
+    "markdown_panels",
+]
 
 
 def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
@@ -17,7 +23,8 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
 
     Beside those of `report`, `published` and `published_elbo` are the paper's;
     `elbo_by_split` ours of train, valid and test; `log_likelihood_100` that of 100
-    draws; `difference` and `elbo_difference` are to the reference.
+    draws; `difference` and `elbo_difference` are to the reference, `local_difference`
+    by a q of each of some test data.
     """
     draws = dict.fromkeys(d for row in rows for d in row["fewer_draws"])
     fewer = {
@@ -43,6 +50,10 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
         "log_likelihood": _struck(COLUMNS["log_likelihood"]._replace(header="log p")),
         "difference": Column(
             f"log p - {reference}", partial(_difference, "log_likelihood")
+        ),
+        "local_difference": Column(
+            f"log p - {reference}, local q",
+            partial(_difference, "local_log_likelihood"),
         ),
     }
     rest = {key: column for key, column in COLUMNS.items() if key not in own}
@@ -146,7 +157,21 @@ def _caption(panels: Panels, layout: Layout, command: str) -> str:
         text += f" Differences to {layout.reference} are on the same data."
     if any(row["elbo_difference_error"] is not None for row in rows):
         text += f" {_JUDGED}"
+    text += local_note(rows)
     return f"{text} {layout.note}." if layout.note else text
+
+
+def local_note(rows: Sequence[Row]) -> str:
+    """Of how many data a log p by local q's is, and how many of these to trust."""
+    found = [run["local"] for row in rows for run in row["seeds"] if "local" in run]
+    if not found:
+        return ""
+    sizes = " / ".join(dict.fromkeys(str(local["num_data"]) for local in found))
+    share = max(local["khat_above_0.7"] for local in found)
+    return (
+        f" Local q: of {sizes} of the data, each from a q that is optimised for it; "
+        f"k-hat is above 0.7 for at most {100 * share:.0f} % of these."
+    )
 
 
 # How often, by simulation with Gaussian seeds: the first number is for one side that

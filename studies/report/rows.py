@@ -142,9 +142,9 @@ def _rows(pairs: Sequence[tuple[str, Result]], layout: Layout, where: str) -> li
     for row in rows:
         usable = reference is not None and row is not reference
         usable = usable and not (row["invalid"] or reference["invalid"])
-        for key in ("elbo", "log_likelihood"):
+        for key in ("elbo", "log_likelihood", "local_log_likelihood"):
             pair = (None, None)
-            if usable:
+            if usable and None not in (row[key], reference[key]):
                 pair = difference(row["seeds"], reference["seeds"], key)
             row[f"{key}_difference"], row[f"{key}_difference_error"] = pair
     return [row for row in rows if not layout.only or row["label"] in layout.only]
@@ -174,6 +174,10 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
         draws: fmean(number(one.get(draws)) for one in fewer)
         for draws in dict.fromkeys(draws for one in fewer for draws in one)
     }
+    local = [run.get("local_log_likelihood") for run in runs]
+    row["local_log_likelihood"] = None if None in local else fmean(local)
+    errors = [run["local"]["std_error"] for run in runs if "local" in run]
+    row["local_log_likelihood_std_error"] = fmean(errors) if errors else None
     sites = [u.split("/")[1] for u in runs[0]["active_units"].values()]
     alike = len(sites) > 1 and len(set(sites)) == 1
     row["latents"] = f"{len(sites)} x {sites[0]}" if alike else " + ".join(sites)

@@ -6,11 +6,13 @@ from statistics import fmean
 from measured import diagnosis, ends, lead, load, row, rows, scored, seeds, spread
 
 from claims.benchmarks import inference, structure_step
+from pyro_vae_zoo.evaluation.statistics import difference
 
 MIXTURES = "recursive_mixture_cpu"
 GRAPHS = "gated_dag_cpu"
 LAYERS = "self_reflective_cpu"
 DENSITIES = "self_reflective_maf_cpu"
+ROUNDED = "precision_cpu"
 CHECKED = ("iaf_2-s0", "mean_field-s0")
 
 # ------------------------------------------------------------------------------- mixtures
@@ -151,6 +153,15 @@ def digits(words, label):
 
 def longer(words, label):
     return (words, lambda: scored("digits_mixtures", label))
+
+
+# ---------------------------------------------------------------------------- precision
+
+
+def rounding(label):
+    """What bfloat16 changes in log p, and the error over the seeds of both."""
+    low, full = row(ROUNDED, f"{label}_bf16"), row("flows_cpu", label)
+    return difference(low["seeds"], full["seeds"], "log_likelihood")
 
 
 CLAIMS = {
@@ -310,5 +321,23 @@ CLAIMS = {
             for n in (0, 1)
         ),
         ("It took {:.0f} and {:.0f} minutes of one core", minutes),
+    ],
+    "docs/results/precision.md": [
+        (
+            "by {:.2f} ± {:.2f} nats for `mean_field`, {:.2f} ± {:.2f} for `iaf` and "
+            "{:.2f} ± {:.2f} for `sylvester_triangular`",
+            lambda: [
+                number
+                for label in ("mean_field", "iaf_2", "sylvester_triangular_2")
+                for number in rounding(label)
+            ],
+        ),
+        (
+            "one seed: {:.2f} beside {:.2f} and {:.2f} for two seeds",
+            lambda: [
+                *seeds(LAYERS, "self_reflective_bf16"),
+                *seeds(LAYERS, "self_reflective"),
+            ],
+        ),
     ],
 }
