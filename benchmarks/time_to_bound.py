@@ -147,7 +147,7 @@ def draw(rows, path):
         axes.axhline(BOUNDS[0], color="0.8", zorder=0)
     best = max(value for row in rows for _, value in row["curve"])
     panels[0].set(
-        ylabel="bound on validation images (nats)", ylim=(best - 12, best + 1)
+        ylabel="bound on validation images (nats)", ylim=(best - 16, best + 1)
     )
     figure.savefig(path, dpi=120)
     plt.close(figure)
