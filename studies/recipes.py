@@ -461,7 +461,10 @@ TABLES = {
         budgets={
             "full": Budget({"epochs": 1000, "patience": 50}, eval_particles=5000),
             # The best epoch on validation is kept: a learned prior overfits.
-            "cpu": Budget({"epochs": 50, "schedule": "cosine", "kl_warmup": 5}, 500),
+            "cpu": Budget(
+                {"epochs": 50, "schedule": "cosine", "kl_warmup": 5} | _BF16,
+                eval_particles=500,
+            ),
             "smoke": Budget({"epochs": 2}, eval_particles=5, data="digits_binary"),
         },
     ),
