@@ -147,7 +147,7 @@ def _local(vae: VAE, data: Dataset, most: int, seed: int) -> dict:
             "num_data": size,
             "num_particles": ll.num_particles,
             "std_error": error_over_data(ll.log_prob),
-            "khat_above_0.7": (ll.khat > 0.7).float().mean().item(),
+            "khat_above_0.7": (ll.khat > 0.7).double().mean().item(),
         },
     }
 
