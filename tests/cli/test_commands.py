@@ -820,3 +820,32 @@ def test_a_shell_completes_what_could_be_typed(line, found, tmp_path):
 
 def test_there_is_nothing_to_go_on_with():
     assert cli._how_to_go_on("evaluate", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "")],
+)
+def test_threads_wait_briefly_unless_told_otherwise(chosen, spins):
+    """So that a training goes on beside other programs on all cores."""
+    code = (
+        "import os; from pyro_vae_zoo.cli.main import main; main(['list', 'guides']); "
+        "import torch; print('spins', os.environ.get('GOMP_SPINCOUNT', ''))"
+    )
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    kept = {k: v for k, v in os.environ.items() if k not in ours}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=kept | chosen,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.splitlines()[-1].split() == ["spins", *spins.split()]
+
+
+def test_nothing_is_set_once_threads_are_there(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    cli._wait_briefly()
+    assert "GOMP_SPINCOUNT" not in os.environ
