@@ -14,7 +14,8 @@ __all__ = [
     "DivergedError",
     "LostRankError",
     "UserError",
-    "first_line",
+    "message_of",
+    "one_line",
     "unknown_name",
 ]
 
@@ -27,7 +28,7 @@ class UserError(ValueError):
     ...     zoo.create("iaf", event_shape=(8, 8), latent_dims=8)
     ... except UserError as error:
     ...     print(str(error).split(";")[0])
-    unknown option of guide 'iaf' 'latent_dims'
+    unknown option of guide 'iaf': 'latent_dims'
     """
 
 
@@ -61,13 +62,22 @@ class LostRankError(RuntimeError):
     """Another process of a training on several devices has died."""
 
 
-def first_line(error: BaseException) -> str:
-    r"""The first line of an error's message, or its name where it has none.
+def message_of(error: BaseException) -> str:
+    r"""The whole message of an error in one line, or its name where it has none.
 
-    >>> first_line(ValueError("too few\nvalues")), first_line(KeyError())
-    ('too few', 'KeyError')
+    >>> message_of(ValueError("too few\n  values")), message_of(KeyError())
+    ('too few values', 'KeyError')
     """
-    return str(error).split("\n")[0] or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line of text, its name before its message.
+
+    >>> one_line(ValueError("too few"))
+    'ValueError: too few'
+    """
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

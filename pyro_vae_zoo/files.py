@@ -32,7 +32,6 @@ __all__ = [
     "checked",
     "finite",
     "locked",
-    "one_line",
     "read_json",
     "resolve",
     "write_atomically",
@@ -54,11 +53,6 @@ MISFITS = (
 )
 
 Record = TypeVar("Record")
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as one line of text."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @contextmanager
@@ -111,7 +105,7 @@ def read_json(path: str | os.PathLike) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
-        raise DataFileError(f"expected a file {path}; there is none") from None
+        raise DataFileError(f"file {path} not found") from None
     except (ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is not valid JSON: {error}") from None
 
@@ -186,10 +180,12 @@ def resolve(text: str, what: str = "class") -> Any:
     path, colon, name = text.rpartition(":")
     if not colon or not path.endswith(".py"):
         if text.endswith(".py"):
-            raise UserError(f"expected FILE.py:Name, got {text!r}: which {what} in it?")
+            raise UserError(
+                f"expected FILE.py:Name, got {text!r}; add the name of the {what} in it"
+            )
         return text
     if not os.path.isfile(path):
-        raise UserError(f"expected a {what} in {path}; there is no such file")
+        raise UserError(f"file {path} not found; expected the {what} {name!r} in it")
     module = _import_file(path)
     if not hasattr(module, name):
         own = vars(module).items()
@@ -211,7 +207,7 @@ def _import_file(path: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's code may raise
-        raise UserError(f"{path} does not import: {error!r}") from error
+        raise UserError(f"{path} cannot be imported: {error!r}") from error
     finally:
         sys.path[:] = search
         if known is not None:

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from tqdm.notebook import tqdm_notebook
 
 from pyro_vae_zoo._version import __version__
-from pyro_vae_zoo.errors import LostRankError, UserError, first_line
+from pyro_vae_zoo.errors import LostRankError, UserError, message_of
 
 __all__ = [
     "BAR",
@@ -175,9 +175,9 @@ def _collective(function: Callable, *args: Any) -> None:
     try:
         function(*args)
     except RuntimeError as error:  # how a closed connection and a time-out come here
-        reason = first_line(error)
+        reason = message_of(error)
         raise LostRankError(
-            f"another process of this training is gone ({reason}); the last good "
+            f"another process of this training has stopped ({reason}); the last good "
             "checkpoint is kept"
         ) from error
 
@@ -202,7 +202,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         if local >= there:
             raise UserError(
                 f"expected at most {there} processes on this machine, one for each CUDA "
-                f"device, got process {local + 1}; lower --nproc-per-node"
+                f"device, got process {local + 1}; use a lower --nproc-per-node"
             )
         torch.cuda.set_device(local)
     # What is decided on the host goes by gloo there too, and waits for no kernel.
@@ -245,11 +245,13 @@ def pick_device(name: str | torch.device) -> torch.device:
     there = torch.cuda.device_count()
     if not torch.cuda.is_available():
         raise UserError(
-            f"device {str(name)!r} was asked for, but this machine offers no CUDA"
+            f"device {str(name)!r} was asked for, but this machine has no CUDA device; "
+            "choose cpu or auto"
         )
     if device.index is not None and device.index >= there:
         raise UserError(
-            f"device {str(name)!r} was asked for, but this machine has {there}, from cuda:0"
+            f"device {str(name)!r} was asked for, but this machine has CUDA devices "
+            f"from cuda:0 to cuda:{there - 1}"
         )
     return device
 

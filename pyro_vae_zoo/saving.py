@@ -15,8 +15,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.files import MISFITS, MODEL_FILE, checked, write_atomically
+from pyro_vae_zoo.errors import DataFileError, UserError, one_line
+from pyro_vae_zoo.files import (
+    MISFITS,
+    MODEL_FILE,
+    checked,
+    write_atomically,
+)
 from pyro_vae_zoo.models.create import PairConfig, create, options_then
 from pyro_vae_zoo.models.parts import PLACES, Place
 from pyro_vae_zoo.pair.vae import VAE
@@ -31,6 +36,8 @@ __all__ = [
 
 
 _KEY = "pyro_vae_zoo"  # of the JSON inside the safetensors header
+# Arguments of `create` that are no options.
+_OWN = {"guide", "data", "event_shape", "model", "likelihood"}
 
 
 def save(
@@ -75,9 +82,9 @@ def _config_text(vae: VAE) -> str:
     """What builds the VAE, as text; a warning where nothing does."""
     if vae.config is None:
         warnings.warn(
-            "the weights alone are saved: zoo.load cannot build this VAE again, which "
-            "zoo.create has not made; zoo.create(model=make_vae) can, of a function that "
-            "makes it",
+            "only the weights are saved: zoo.load cannot rebuild this VAE, because "
+            "zoo.create did not make it; make it by zoo.create(model=make_vae), with a "
+            "function that returns it",
             stacklevel=3,
         )
     try:
@@ -86,8 +93,9 @@ def _config_text(vae: VAE) -> str:
         for name, value in vae.config["options"].items() if vae.config else ():
             if not _is_json(value):
                 raise UserError(
-                    f"option {name} cannot be saved, and zoo.load would not build the VAE "
-                    f"again: expected numbers, words or lists of them, got {value!r}"
+                    f"option {name} cannot be saved as JSON, so zoo.load could not "
+                    "rebuild the VAE: expected numbers, words or lists of them, got "
+                    f"{value!r}"
                 ) from None
         raise
 
@@ -123,15 +131,18 @@ def load_model(
     path = Path(path)
     path = path / MODEL_FILE if path.is_dir() else path
     if not path.is_file():
-        raise DataFileError(f"expected a model in {path}; there is no such file")
+        raise DataFileError(f"model file {path} not found")
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, ValueError, RecursionError, RuntimeError) as error:
-        raise DataFileError(f"{path} is corrupt or no safetensors: {error}") from None
+        raise DataFileError(f"{path} is corrupt or not safetensors: {error}") from None
     if config is None:
-        raise UserError(f"{path} does not say how to build its VAE; build it yourself")
+        raise UserError(
+            f"{path} holds weights, but not how to build their VAE; build the VAE "
+            "yourself and load the weights into it (safetensors.torch.load_model)"
+        )
     config = _checked_config(config, path)
     parts = {"likelihood": likelihood, "prior": prior}
     parts |= {"encoder": encoder, "decoder": decoder}
@@ -162,8 +173,11 @@ def _checked_config(config: Any, path: Path) -> PairConfig:
     """A pair's configuration, before anything is built by it."""
     config = checked(config, PairConfig, path, "VAE of the zoo's")
     # Options are keywords of `create`, beside those that it has of its own.
-    if {"guide", "data", "event_shape", "model", "likelihood"} & {*config["options"]}:
-        raise DataFileError(f"{path} does not describe a VAE: got {str(config)[:200]}")
+    if _OWN & {*config["options"]}:
+        wrong = ", ".join(sorted(_OWN & {*config["options"]}))
+        raise DataFileError(
+            f"{path} does not describe a VAE: its options must not contain {wrong}"
+        )
     config["options"] = options_then(config["guide"], config["options"])
     return config
 
@@ -178,15 +192,18 @@ def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"the weights in {path} are not finite: {name}")
+            raise UserError(
+                f"the weights in {path} are not finite: {name}; did the training "
+                "diverge?"
+            )
     own = _tensors(vae)
     by_place = {id(t): tensors[name] for name, t in own.items() if name in tensors}
     shared = {name: by_place[id(t)] for name, t in own.items() if id(t) in by_place}
     try:
         vae.load_state_dict(shared | tensors)
     except RuntimeError as error:
-        reason = str(error).split("\n")[1].strip()
-        raise UserError(f"the weights in {path} do not fit: {reason}") from None
+        reasons = " ".join(" ".join(str(error).splitlines()[1:]).split())
+        raise UserError(f"the weights in {path} do not fit: {reasons}") from None
     return vae
 
 
@@ -200,7 +217,7 @@ def _which(place: str, name: str | None, given: Any, path: Path) -> Any:
         if given is None and name is not None and name.startswith(prefix):
             own = name.removeprefix(prefix)
             raise UserError(
-                f"{path} holds the {kind} {own!r}, not one of the zoo's; pass its class: "
+                f"{path} was saved with a {kind} of your own, {own!r}; pass its class: "
                 f"zoo.load(path, {kind}={own})"
             )
     return name if given is None else given
@@ -251,10 +268,13 @@ def construction_limited(path: Path, tensors: Iterable[Tensor]) -> Iterator[None
     except UserError:
         raise
     except MISFITS as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise DataFileError(f"{path} describes no VAE that works: {reason}") from error
+        raise DataFileError(
+            f"{path} describes a VAE that cannot be built: {one_line(error)}"
+        ) from error
     except MemoryError:
-        raise DataFileError(f"{path} describes a VAE that fits no memory") from None
+        raise DataFileError(
+            f"{path} describes a VAE too large for the memory"
+        ) from None
 
 
 def load(

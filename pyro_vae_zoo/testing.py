@@ -15,7 +15,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes it on import
 from torch import Tensor
 
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.models.priors import check_prior
 from pyro_vae_zoo.models.standard import StandardModel
@@ -62,10 +62,8 @@ def check_vae(vae: VAE, x: Tensor) -> None:
             except AssertionError:
                 raise
             except Exception as error:  # Pyro refuses some pairs by itself
-                reason = str(error).strip().splitlines()[:1]
                 raise AssertionError(
-                    f"{check.__name__}: the pair does not run: "
-                    f"{type(error).__name__}: {' '.join(reason)}"
+                    f"{check.__name__}: the pair does not run: {one_line(error)}"
                 ) from error
 
 
@@ -132,8 +130,10 @@ def check_shapes(vae: VAE, x: Tensor) -> None:
         got = tuple(weights.shape)
         _require(got == expected, f"log-weights: expected shape {expected}, got {got}")
         _require(bool(weights.isfinite().all()), "a log-weight is not finite")
-    _require(vae.sample(2).shape == (2, *vae.event_shape), "a sample has a wrong shape")
-    _require(vae.reconstruct(x).shape == x.shape, "a reconstruction has a wrong shape")
+    _require(
+        vae.sample(2).shape == (2, *vae.event_shape), "vae.sample gives a wrong shape"
+    )
+    _require(vae.reconstruct(x).shape == x.shape, "vae.reconstruct gives a wrong shape")
 
 
 def check_matches_trace_elbo(vae: VAE, x: Tensor) -> None:
@@ -201,18 +201,18 @@ def check_copies(vae: VAE, x: Tensor) -> None:
     before = _seeded_weights(vae, x)
     clone = copy.deepcopy(vae)
     same = torch.equal(_seeded_weights(clone, x), before)
-    _require(same, "a deepcopy scores otherwise")
+    _require(same, "a deepcopy has other log-weights")
     state = {name: t.clone() for name, t in vae.state_dict().items()}
     with torch.no_grad():
         for p in vae.parameters():
             p.add_(0.1)
     same = torch.equal(_seeded_weights(vae, x), before)
-    _require(not same, "parameters have no effect")
+    _require(not same, "the log-weights do not depend on the parameters")
     same = torch.equal(_seeded_weights(clone, x), before)
-    _require(same, "a deepcopy shares parameters")
+    _require(same, "a deepcopy shares parameters with the pair")
     vae.load_state_dict(state)
     after = _seeded_weights(vae, x)
-    _require(torch.equal(after, before), "state_dict does not hold everything")
+    _require(torch.equal(after, before), "load_state_dict does not restore the pair")
 
 
 def check_stock_svi(vae: VAE, x: Tensor) -> None:
@@ -229,7 +229,7 @@ def check_stock_svi(vae: VAE, x: Tensor) -> None:
             svi.step(x)
         for (name, p), old in zip(pair.named_parameters(), before, strict=True):
             moved = not torch.equal(p, old)
-            _require(moved or name not in has_gradient, f"SVI does not move {name}")
+            _require(moved or name not in has_gradient, f"SVI does not train {name}")
         for p, old in zip(pairs[1 - i].parameters(), bystander, strict=True):
             same = torch.equal(p, old)
             _require(same, "training one pair moves another's parameters")

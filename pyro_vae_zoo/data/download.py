@@ -19,8 +19,8 @@ from urllib.request import urlopen
 import numpy as np
 
 from pyro_vae_zoo.data.formats import BROKEN, read_npz, unpack_gzip
-from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.files import one_line, written
+from pyro_vae_zoo.errors import DataFileError, UserError, one_line
+from pyro_vae_zoo.files import written
 
 TIMEOUT = 10  # seconds without a byte before a download is given up
 _CACHE_VERSION = 1

@@ -15,8 +15,7 @@ import numpy as np
 from pyro_vae_zoo.data import download as _files
 from pyro_vae_zoo.data.download import Source, data_folders, expanded
 from pyro_vae_zoo.data.formats import BROKEN, read_mat, read_npy, read_npz
-from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.files import one_line
+from pyro_vae_zoo.errors import DataFileError, UserError, one_line
 
 __all__ = [
     "SOURCES",

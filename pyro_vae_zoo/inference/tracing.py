@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import (
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae_zoo.errors import UserError, first_line
+from pyro_vae_zoo.errors import UserError, message_of
 from pyro_vae_zoo.inference.elementwise import QUICK
 
 __all__ = ["Compiler", "Pair", "TensorPlaces", "contents", "inductor", "trace"]
@@ -54,7 +54,7 @@ def inductor(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable:
             )
         except Exception as error:  # there is no end to how a compiler can fail
             raise UserError(
-                f"PyTorch could not compile the graph: {first_line(error)}"
+                f"PyTorch could not compile the graph: {message_of(error)}"
             ) from error
 
 
@@ -217,11 +217,11 @@ def trace(
             raise _depends_on_values(f"{last.where} its", advice) from error
         if "FakeTensor" in str(error) and isinstance(error, AssertionError):
             what = (
-                "it uses a tensor that is neither a parameter nor a buffer, and that a "
-                "graph would hold as it is now; register it as a buffer"
+                "it uses a tensor that is neither a parameter nor a buffer, so the "
+                "graph would not see it change; register it as a buffer"
             )
         else:
-            what = f"its Python takes a tensor apart ({first_line(error)}); {advice}"
+            what = f"its Python code needs values ({message_of(error)}); {advice}"
         raise UserError(f"the pair cannot be compiled: {last.where} {what}") from error
     if any(node.target in _READS_A_VALUE for node in graph.graph.nodes):
         raise _depends_on_values("its", advice)

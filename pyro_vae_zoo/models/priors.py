@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo import transforms as zt
 from pyro_vae_zoo.distributions import Mixture
-from pyro_vae_zoo.errors import UserError, first_line, unknown_name
+from pyro_vae_zoo.errors import UserError, one_line, unknown_name
 from pyro_vae_zoo.mixtures import GaussianMixture, UniformMixture
 from pyro_vae_zoo.models.flow_guides import Steps, alternate
 from pyro_vae_zoo.models.standard import StandardPrior, positive
@@ -162,15 +162,15 @@ class VampPrior(PyroModule):
 
 def _check_scores_others(guide: nn.Module, x: Tensor) -> None:
     name = type(guide).__name__
-    who = f"the prior 'vamp' has the guide score draws of others, which {name} "
+    who = f"the prior 'vamp' needs log q(z|x) of the guide at any z, but {name} "
     advice = (
-        "; choose mean_field, full_rank, householder, planar, radial, a coupling or "
-        "mixture, or another prior"
+        "; choose the guide mean_field, full_rank, householder, planar, radial, a "
+        "coupling or mixture, or choose another prior"
     )
     distribution = getattr(guide, "distribution", None)
     if not callable(distribution):
         raise UserError(
-            f"{who}does not: it has no method distribution(x) for q(z|x){advice}"
+            f"{who}has no method distribution(x) that returns q(z|x){advice}"
         )
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         q = distribution(x)
@@ -178,12 +178,12 @@ def _check_scores_others(guide: nn.Module, x: Tensor) -> None:
         steps = [step for part in parts for step in getattr(part, "transforms", ())]
         names = ", ".join(dict.fromkeys(type(step).__name__ for step in steps))
         if any(getattr(step, "autoregressive", False) for step in steps):
-            cost = "a pass for each dimension"
-            raise UserError(f"{who}does in {cost} of z alone ({names}){advice}")
+            cost = "a pass for each dimension of z"
+            raise UserError(f"{who}computes it only in {cost} ({names}){advice}")
         try:
             q.log_prob(q.sample() + 0.1)
         except (KeyError, NotImplementedError) as error:
-            raise UserError(f"{who}cannot ({names}){advice}") from error
+            raise UserError(f"{who}cannot compute it ({names}){advice}") from error
 
 
 class FlowPrior(nn.Module):
@@ -339,7 +339,7 @@ def vamp(
     """Tomczak & Welling 2018, eq. 9: the guide's posteriors of K learned inputs.
 
     Options:
-        pseudo_inputs: how many there are.
+        pseudo_inputs: number K of learned inputs.
         pseudo_dropout: share of their numbers that a training step sets to zero.
     """
     return VampPrior(guide, event_shape, pseudo_inputs, pseudo_dropout)
@@ -359,7 +359,7 @@ def flow(
         prior_flow: one of `PRIOR_FLOWS`.
         prior_num_flows: number of its steps.
         prior_hidden_dims: widths of each step's network.
-        prior_activation: of those.
+        prior_activation: nonlinearity of these networks.
     """
     how = prior_num_flows, prior_hidden_dims, prior_activation
     return FlowPrior(latent_dim, prior_flow, *how)
@@ -383,18 +383,17 @@ def check_prior(prior: nn.Module, latent_dim: int) -> None:
         p = prior()
     except Exception as error:  # whatever the user's code may raise
         raise UserError(
-            f"{type(prior).__name__}.forward() is to give p(z), and raises "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{type(prior).__name__}.forward() must return p(z): {one_line(error)}"
         ) from error
     if not isinstance(p, TorchDistributionMixin):
         raise UserError(
-            f"{type(prior).__name__}.forward() is to give a distribution of Pyro's, got "
-            f"{type(p).__name__}"
+            f"{type(prior).__name__}.forward() must return a distribution of Pyro's, "
+            f"got {type(p).__name__}"
         )
     got = tuple(p.batch_shape), tuple(p.event_shape)
     if got != ((), (latent_dim,)):
         hint = "; is `.to_event(1)` missing?" if got == ((latent_dim,), ()) else ""
         raise UserError(
-            f"expected a prior of batch shape () and event shape ({latent_dim},), which "
-            f"the plate of data repeats, got {got[0]} and {got[1]}{hint}"
+            f"expected a prior of batch shape () and event shape ({latent_dim},), "
+            f"since the plate of data expands it, got {got[0]} and {got[1]}{hint}"
         )

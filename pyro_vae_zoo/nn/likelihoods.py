@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae_zoo.distributions import BernoulliLogits, DiscretizedLogistic
-from pyro_vae_zoo.errors import UserError, first_line
+from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.options import count
 
 __all__ = [
@@ -279,8 +279,8 @@ class CategoricalLikelihood(Likelihood):
 def _size(option: str, value: int | None, name: str) -> int:
     if value is None:
         raise UserError(
-            f"the likelihood {name!r} needs {option}, got none; give it, or data to "
-            "read it off"
+            f"the likelihood {name!r} needs {option}, got none; give it, or give the "
+            "data set, which has it"
         )
     return count(option, value)
 
@@ -337,7 +337,7 @@ def make_likelihood(
     made = make(event_shape=event_shape) if wanted else make()
     if not isinstance(made, nn.Module):
         kind = type(made).__name__
-        raise UserError(f"expected a likelihood, an nn.Module, got {kind}")
+        raise UserError(f"expected the likelihood to be an nn.Module, got {kind}")
     return made
 
 
@@ -352,8 +352,9 @@ def check_likelihood(likelihood: nn.Module, event_shape: Sequence[int]) -> None:
     num_params = getattr(likelihood, "num_params", None)
     if not isinstance(num_params, int) or num_params < 1:
         raise UserError(
-            f"{who} does not say how many numbers of the decoder it takes for an element: "
-            f"expected a whole num_params, got {num_params!r}"
+            f"{who} needs an attribute num_params, the number of outputs of the "
+            "decoder for each element of x: expected a whole number, got "
+            f"{num_params!r}"
         )
     held = [*likelihood.parameters(), *likelihood.buffers()]
     like = held[0] if held else torch.zeros(())
@@ -363,12 +364,12 @@ def check_likelihood(likelihood: nn.Module, event_shape: Sequence[int]) -> None:
     except Exception as error:  # whatever the user's code may raise
         raise UserError(
             f"{who} does not run on parameters of shape {tuple(params.shape)}: "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{one_line(error)}"
         ) from error
     got = tuple(p.batch_shape), tuple(p.event_shape)
     if got != ((3,), event_shape):
         hint = "; is `.to_event()` missing?" if got == ((3, *event_shape), ()) else ""
         raise UserError(
-            f"expected of {who} a distribution of batch shape (3,) and event shape "
+            f"{who}: expected a distribution of batch shape (3,) and event shape "
             f"{event_shape} for three data, got {got[0]} and {got[1]}{hint}"
         )

@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from pyro_vae_zoo.errors import UserError, first_line
+from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.nn.networks import FoldBatch
 
 __all__ = ["check_apart", "own_decoder", "own_encoder"]
@@ -73,11 +73,11 @@ def check_apart(network: nn.Module, x: Tensor, what: str) -> Tensor:
     """
     if not isinstance(network, nn.Module):
         raise UserError(
-            f"expected the {what} an nn.Module, got {type(network).__name__}"
+            f"expected the {what} to be an nn.Module, got {type(network).__name__}"
         )
     reason = (
-        "its output for a datum depends on the others in the batch, and so would log p(x); "
-        "LayerNorm and GroupNorm do not"
+        "its output for a datum depends on the other data in the batch, and so would "
+        "log p(x); use LayerNorm or GroupNorm"
     )
     for name, layer in network.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -94,8 +94,8 @@ def check_apart(network: nn.Module, x: Tensor, what: str) -> Tensor:
             again = network(others)
     except Exception as error:  # whatever the user's code may raise
         raise UserError(
-            f"the {what} does not run on {tuple(x.shape)}: {type(error).__name__}: "
-            f"{first_line(error)}"
+            f"the {what} does not run on input of shape {tuple(x.shape)}: "
+            f"{one_line(error)}"
         ) from error
     if not torch.allclose(out[0], again[0], rtol=1e-4, atol=1e-5):
         raise UserError(f"{type(network).__name__} cannot be the {what}: {reason}")

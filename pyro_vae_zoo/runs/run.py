@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.errors import UserError, first_line
+from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.evaluation.probe import probe_scores
 from pyro_vae_zoo.evaluation.totals import Evaluation
@@ -196,8 +196,7 @@ def _check_runs(guide: str, vae: VAE, data: Dataset, training: TrainOptions) -> 
             raise
         except Exception as error:
             raise UserError(
-                f"guide {guide!r} does not run on this data: "
-                f"{type(error).__name__}: {first_line(error)}"
+                f"guide {guide!r} does not run on these data: {one_line(error)}"
             ) from error
 
 

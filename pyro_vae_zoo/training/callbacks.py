@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.errors import UserError, first_line
+from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.files import write_atomically
 from pyro_vae_zoo.pair.modes import evaluation_mode
 from pyro_vae_zoo.pair.vae import VAE
@@ -99,8 +99,8 @@ class Callbacks:
             if isinstance(callback, type):
                 name = callback.__name__
                 raise UserError(
-                    f"callbacks: expected an object, got the class {name}; is {name}() "
-                    "meant?"
+                    f"callbacks: expected an object, got the class {name}; did you "
+                    f"mean {name}()?"
                 )
             if not _hooks(callback):
                 raise UserError(
@@ -160,8 +160,8 @@ def _hooks(callback: Any) -> dict[str, Callable[[State], object]]:
 
 def _failure(callback: Any, hook: str, error: Exception) -> UserError:
     failed = UserError(
-        f"the callback {name_of(callback)} failed in {hook}: {type(error).__name__}: "
-        f"{first_line(error)}; the checkpoint has what was trained, where there is an `out`"
+        f"the callback {name_of(callback)} failed in {hook}: {one_line(error)}; the "
+        "training so far is in the checkpoint, if `out` was given"
     )
     failed.__cause__ = error
     return failed
@@ -300,6 +300,6 @@ class WandB:
 def _need(package: str, extra: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise UserError(
-            f"expected the package {package}, which is not installed: pip install "
+            f"the package {package} is not installed: pip install "
             f"'pyro-vae-zoo[{extra}]'"
         )

@@ -1,6 +1,7 @@
 """Checkpoints: written whole, read without running code, checked before they are used."""
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from typing_extensions import TypedDict
 
-from pyro_vae_zoo.errors import DataFileError, UserError, first_line
+from pyro_vae_zoo.errors import DataFileError, UserError, message_of, one_line
 from pyro_vae_zoo.files import (
     MISFITS,
     checked,
-    one_line,
     written,
 )
 from pyro_vae_zoo.pair.vae import VAE, Phase
@@ -50,8 +50,8 @@ def save_checkpoint(path: str | os.PathLike, state: dict) -> None:
             "the one before is whole" if os.path.exists(path) else "there is none yet"
         )
         raise DataFileError(
-            f"cannot write the checkpoint {path} ({first_line(error)}): is the disk full "
-            f"or the folder gone? {before}"
+            f"cannot write the checkpoint {path} ({message_of(error)}): is the disk "
+            f"full or the folder gone? {before}"
         ) from error
 
 
@@ -63,15 +63,27 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
         if _bytes_of(state) > there:
             raise ValueError("tensors that are larger than their data")
     except FileNotFoundError:
-        raise DataFileError(f"expected a checkpoint {path}; there is none") from None
+        raise DataFileError(f"checkpoint {path} not found") from None
     except Exception as error:  # there is no end to how a broken file fails to load
         raise DataFileError(
             f"{path} is no checkpoint of the zoo, or is corrupt; nothing in it was run: "
-            f"{first_line(error)}"
+            f"{refused(error)}"
         ) from error
     if not isinstance(state, dict):
         raise DataFileError(f"{path} is no checkpoint: it holds no dictionary")
     return state
+
+
+def refused(error: Exception) -> str:
+    """What a load with `weights_only` refused, without the advice to load it anyway.
+
+    >>> refused(ValueError("Advice. WeightsUnpickler error: Unsupported global: x"))
+    'Unsupported global: x'
+    """
+    found = re.search(
+        r"WeightsUnpickler error: (.+?)(?:\. Please use|\n|$)", str(error)
+    )
+    return found[1] if found else message_of(error)
 
 
 @contextmanager
@@ -172,11 +184,11 @@ def check_resumable(
         _is_history(state["history"], state["epoch"])
         and _are_random(state["random_states"])
     ):
-        raise DataFileError(f"{path} is no checkpoint: its history makes no sense")
+        raise DataFileError(f"{path} is no checkpoint: its history is inconsistent")
     if None not in (fingerprint, state["data"]) and fingerprint != state["data"]:
         raise UserError(
-            f"{path} was made with other data: their fingerprint is {state['data']}, that "
-            f"of these {fingerprint}; resume with the same or start anew"
+            f"{path} was made with other data: expected fingerprint {state['data']}, "
+            f"got {fingerprint}; resume with the same data or start anew"
         )
     saved, now = state["options"], options.recorded()
     # Nothing but the end depends on the number of epochs, with some exceptions.
@@ -194,7 +206,8 @@ def check_resumable(
             )
     if state["epoch"] > options.num_epochs:
         raise UserError(
-            f"{path} is {state['epoch']} epochs on, {options.epochs} were asked for"
+            f"{path} has {state['epoch']} epochs already, but {options.epochs} were "
+            "asked for; ask for more epochs, or start anew"
         )
     return state
 

@@ -14,7 +14,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae_zoo.errors import first_line
+from pyro_vae_zoo.errors import message_of
 from pyro_vae_zoo.inference.compiled import CompiledELBO
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.training.averages import Average
@@ -204,7 +204,7 @@ class Replay:
             cause: BaseException = error
             while cause.__context__ is not None:  # the end of a capture fails, too
                 cause = cause.__context__
-            reason = first_line(cause)
+            reason = message_of(cause)
             warnings.warn(
                 f"steps are launched one by one, not replayed as a CUDA graph: {reason}",
                 stacklevel=4,

@@ -18,8 +18,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_map
 
-from pyro_vae_zoo.errors import UserError, first_line
-from pyro_vae_zoo.files import MISFITS, one_line
+from pyro_vae_zoo.errors import UserError, one_line
+from pyro_vae_zoo.files import MISFITS
+from pyro_vae_zoo.training.checkpoint import refused
 from pyro_vae_zoo.training.options import (
     OPTIMIZERS,
     TrainOptions,
@@ -88,11 +89,13 @@ def _check(optimizer: Any, name: str, parameters: list[nn.Parameter]) -> None:
     foreign = sum(id(p) not in own for group in groups for p in group["params"])
     if foreign:
         raise UserError(
-            f"optimizer: {name} has {foreign} tensors that are not to be trained now; it "
-            "is called with those of the phase, and is to take no others"
+            f"optimizer: {name} has {foreign} tensors that this phase does not train; "
+            "it must take only the parameters that it is called with"
         )
     if not all("lr" in group for group in groups):
-        raise UserError(f"optimizer: {name} has parameters without a rate `lr`")
+        raise UserError(
+            f"optimizer: {name} has parameter groups without a learning rate `lr`"
+        )
     needed = [
         p.name
         for p in inspect.signature(optimizer.step).parameters.values()
@@ -101,7 +104,7 @@ def _check(optimizer: Any, name: str, parameters: list[nn.Parameter]) -> None:
     if needed:
         raise UserError(
             f"optimizer: a step of {name} needs {', '.join(needed)}, to evaluate the loss "
-            "anew; `fit` steps by one gradient of one draw"
+            "again; fit computes one gradient per step, so choose another optimizer"
         )
 
 
@@ -292,12 +295,13 @@ def _make_scheduler(make: Callable, optimizer: torch.optim.Optimizer) -> LRSched
     if not isinstance(scheduler, LRScheduler):
         raise UserError(
             f"schedule: expected {name} to make an LRScheduler of torch's, got "
-            f"{type(scheduler).__name__}; a function of (epoch, epochs) has no defaults"
+            f"{type(scheduler).__name__}; a function of (epoch, epochs) must have no "
+            "defaults"
         )
     if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != "max":
         raise UserError(
-            "schedule: ReduceLROnPlateau is given the validated bound, of which more is "
-            "better; give it mode='max'"
+            "schedule: ReduceLROnPlateau is given the validation bound, which should "
+            "rise; give it mode='max'"
         )
     return scheduler
 
@@ -334,8 +338,8 @@ def check_storable(**parts: Any) -> None:
             torch.load(file, weights_only=True)
         except Exception as error:  # as code of the user's does when it is pickled
             raise UserError(
-                f"{name}: a checkpoint holds numbers, words and tensors alone, and its "
-                f"state has more: {first_line(error)}"
+                f"{name}: a checkpoint holds numbers, words and tensors only, but its "
+                f"state holds something else: {refused(error)}"
             ) from error
 
 

@@ -94,7 +94,7 @@ def test_a_raw_map_with_an_offset(tmp_path):
 
 
 def test_columns_of_a_file_are_refused(mapped):
-    with pytest.raises(zoo.UserError, match="each of whose rows lies together"):
+    with pytest.raises(zoo.UserError, match="whose rows are contiguous"):
         ArrayFile.of(mapped(numbers(9, 6))[:, ::2])
     with pytest.raises(zoo.UserError, match="mapped from a file"):
         ArrayFile.of(numbers(9, 6))
@@ -117,9 +117,9 @@ def test_rows_are_indexed_as_a_tensor_is(mapped):
     assert torch.equal(torch.stack([*rows]), tensor)
     loader = torch.utils.data.DataLoader(rows, batch_size=4)
     assert torch.equal(torch.cat([*loader]), tensor)
-    with pytest.raises(IndexError, match="a mask of 6"):
+    with pytest.raises(IndexError, match=r"a mask of shape \(6,\)"):
         rows[mask[1:]]
-    with pytest.raises(IndexError, match="expected places"):
+    with pytest.raises(IndexError, match="expected row numbers"):
         rows[[0.5]]
 
 

@@ -42,8 +42,8 @@ REFUSED = {
     "sylvester_householder": "Sylvester",
     "sylvester_triangular": "Sylvester",
     "semi_amortized": "no method distribution",
-    "recursive_mixture": "trained by turns",
-    "boosted": "trained by turns",
+    "recursive_mixture": "trained in turn",
+    "boosted": "trained in turn",
 }
 
 
@@ -197,7 +197,7 @@ def test_vamp_refuses_guides_by_name(guide):
 
 def test_hierarchies_have_priors_of_their_own():
     with pytest.raises(
-        zoo.UserError, match="of one latent vector, and 'ladder' is none"
+        zoo.UserError, match="one latent vector only, and 'ladder' is not one"
     ):
         zoo.create("ladder", event_shape=(2, 3), prior="flow")
 
@@ -472,15 +472,15 @@ class Number(Student):
 @pytest.mark.parametrize(
     ("prior", "words"),
     [
-        (Clashing, "option num_flows is one of the guide's and of the prior's"),
+        (Clashing, "option num_flows belongs to both the guide and the prior"),
         (NoEvent, r"got \(2,\) and \(\); is `.to_event\(1\)` missing"),
         (
             ForEachDatum,
-            r"event shape \(2,\), which the plate of data repeats, got \(8,\)",
+            r"event shape \(2,\), since the plate of data expands it, got \(8,\)",
         ),
-        (Breaks, r"Breaks.forward\(\) is to give p\(z\), and raises"),
-        (Number, "is to give a distribution of Pyro's, got Parameter"),
-        (lambda latent_dim: 3, "expected the prior an nn.Module, got int"),
+        (Breaks, r"Breaks.forward\(\) must return p\(z\): "),
+        (Number, "must return a distribution of Pyro's, got Parameter"),
+        (lambda latent_dim: 3, "expected the prior to be an nn.Module, got int"),
     ],
 )
 def test_priors_that_are_none_are_refused(prior, words):

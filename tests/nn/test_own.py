@@ -184,9 +184,9 @@ NORMED = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5))
 @pytest.mark.parametrize(
     ("place", "part", "words"),
     [
-        ("likelihood", NoNumber, "expected a whole num_params, got None"),
+        ("likelihood", NoNumber, "needs an attribute num_params.*, got None"),
         ("likelihood", NoEvent, r"is `.to_event\(\)` missing"),
-        ("likelihood", lambda: 3, "expected a likelihood, an nn.Module, got int"),
+        ("likelihood", lambda: 3, "the likelihood to be an nn.Module, got int"),
         ("likelihood", "poison", "unknown likelihood 'poison'; did you mean 'poisson'"),
         (
             "encoder",
@@ -195,11 +195,11 @@ NORMED = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5))
         ),
         ("encoder", Mixing, "Mixing cannot be the encoder: its output for a datum"),
         ("encoder", nn.Linear(3, 2), "is a Flatten missing"),
-        ("encoder", nn.Linear(7, 2), r"does not run on \(4, 2, 3\)"),
+        ("encoder", nn.Linear(7, 2), r"does not run on input of shape \(4, 2, 3\)"),
         ("encoder", "vit", "unknown encoder 'vit'"),
         ("decoder", nn.Linear(2, 7), "to 1 x 6 = 6 numbers for each datum"),
         ("decoder", nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6)), "BatchNorm1d"),
-        ("decoder", lambda: None, "expected the decoder an nn.Module, got NoneType"),
+        ("decoder", lambda: None, "expected the decoder to be an nn.Module, got No"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(place, part, words):
@@ -239,13 +239,11 @@ def test_networks_by_their_kind_and_as_modules():
     vae = small("iaf", (8, 8), encoder="conv", decoder=nn.Linear(2, 64))
     assert type(vae.guide.encoder).__name__ == "FoldBatch"
     assert vae.model.decoder(torch.zeros(3, 4, 2)).shape == (3, 4, 64)
-    with pytest.raises(
-        zoo.UserError, match="are places of guides of one latent vector"
-    ):
+    with pytest.raises(zoo.UserError, match="for guides of one latent vector only"):
         zoo.create("ladder", event_shape=(2, 3), encoder=Encoder, decoder=decoder)
     one = Encoder((2, 3))
     with pytest.raises(
-        zoo.UserError, match="each component of this guide has an encoder"
+        zoo.UserError, match="each component of this guide has its own encoder"
     ):
         small("mixture", encoder=one)
 
@@ -270,14 +268,16 @@ def test_a_whole_pair(tmp_path):
         zoo.load(path)
     again = zoo.load(path, model=make_vae)
     assert again.model.latent_dim == 4
-    with pytest.raises(zoo.UserError, match="unknown option of model 'make_vae' 'dim'"):
+    with pytest.raises(
+        zoo.UserError, match="unknown option of model 'make_vae': 'dim'"
+    ):
         zoo.create(model=make_vae, event_shape=(2, 3), dim=4)
-    with pytest.raises(zoo.UserError, match="leave out guide and other parts"):
+    with pytest.raises(zoo.UserError, match="leave out the guide and other parts"):
         zoo.create("iaf", model=make_vae, event_shape=(2, 3))
     with pytest.raises(zoo.UserError, match="got neither"):
         zoo.create(event_shape=(2, 3))
     with pytest.raises(
-        zoo.UserError, match="expected of nothing a zoo.VAE .*, got NoneType"
+        zoo.UserError, match="expected nothing to return a zoo.VAE .*, got None"
     ):
         zoo.create(model=nothing, event_shape=(2, 3))
 
@@ -289,7 +289,7 @@ def nothing():
 def test_saving_says_what_cannot_be_built_again(tmp_path):
     vae = small("mean_field")
     bare = zoo.VAE(vae.model, vae.guide, (2, 3))
-    with pytest.warns(UserWarning, match="the weights alone are saved"):
+    with pytest.warns(UserWarning, match="only the weights are saved"):
         zoo.save(bare, tmp_path)
 
     class Odd(Flipped):

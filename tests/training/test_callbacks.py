@@ -186,7 +186,7 @@ def test_one_that_fails_at_the_end(data):
 @pytest.mark.parametrize(
     ("callbacks", "said"),
     [
-        ([Watch], r"expected an object, got the class Watch; is Watch\(\) meant"),
+        ([Watch], r"expected an object, got the class Watch; did you mean Watch\(\)"),
         ([3], "expected functions of a state or objects with on_epoch_end .* got int"),
         (print, "callbacks: expected tuple, got <built-in function print>"),
     ],

@@ -134,5 +134,7 @@ def test_a_checkpoint_that_torch_cannot_write(tmp_path, monkeypatch):
         raise RuntimeError("PytorchStreamWriter failed writing file\nat line 7")
 
     monkeypatch.setattr("torch.save", fail)
-    with pytest.raises(zoo.DataFileError, match=r"\(PytorchStreamWriter.*file\): is"):
+    with pytest.raises(
+        zoo.DataFileError, match=r"\(PytorchStreamWriter.*file at line 7\): is"
+    ):
         save_checkpoint(tmp_path / "checkpoint.pt", {})

@@ -168,7 +168,7 @@ def test_rates_reach_steps_that_nobody_waits_for(name, data, monkeypatch):
     zoo.fit(vaes[0], data, compile=False, **options)
     monkeypatch.setattr(steps, "waits_for_nothing", lambda *_: True)
     history = zoo.fit(vaes[1], data, compile=True, **options)
-    assert history.how == {"train": "compiled, left to the device"}
+    assert history.how == {"train": "compiled, queued on the device"}
     weights = [dict(vae.named_parameters()) for vae in vaes]
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-5)
 
@@ -315,20 +315,20 @@ REFUSED = [
     ({"optimizer": Closure}, "a step of .*Closure needs closure"),
     (
         {"optimizer": lambda p: SGD([torch.zeros(1)], 1)},
-        "has 1 tensors that are not to",
+        "has 1 tensors that this phase does not train",
     ),
     (
         {"optimizer": MOMENTUM, "weight_decay": 0.1},
-        "weight_decay is for optimisers that",
+        "weight_decay applies to the named optimisers",
     ),
     (
         {"optimizer": partial(SGD, lr=1), "lr": 0.1},
-        "lr=0.1 would be ignored: torch.*SGD",
+        "lr=0.1 would be ignored, since torch.*SGD",
     ),
     ({"optimizer": 3}, "optimizer: expected str or Callable, got 3"),
     (
         {"optimizer": "mine.py:Mine"},
-        "expected a optimizer in mine.py; there is no such",
+        "file mine.py not found; expected the optimizer .Mine.",
     ),
     ({"weight_decay": -1}, "weight_decay must not be negative"),
     ({"schedule": lambda: 1}, "schedule: expected a function of .* of 0 arguments"),

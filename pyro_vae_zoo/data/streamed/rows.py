@@ -189,7 +189,7 @@ class Rows:
         n = len(span)
         if places.dtype == bool:
             if places.shape != (n,):
-                raise IndexError(f"expected a mask of {n}, got {places.shape}")
+                raise IndexError(f"expected a mask of shape ({n},), got {places.shape}")
             places = places.nonzero()[0]
         if places.ndim != 1 or (
             len(places)
@@ -197,7 +197,7 @@ class Rows:
                 places.dtype.kind in "iu" and -n <= places.min() <= places.max() < n
             )
         ):
-            raise IndexError(f"expected places from {-n} to {n - 1}, got {index}")
+            raise IndexError(f"expected row numbers from {-n} to {n - 1}, got {index}")
         places = places.astype(np.int64)
         places = np.where(places < 0, places + n, places)
         if isinstance(span, range):

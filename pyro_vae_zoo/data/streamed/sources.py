@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae_zoo.errors import DataFileError, UserError, first_line
+from pyro_vae_zoo.errors import DataFileError, UserError, message_of, one_line
 
 __all__ = ["ArrayFile", "Items"]
 
@@ -54,7 +54,7 @@ class ArrayFile:
             raise DataFileError(f"{path}: {error}") from error
         except (OSError, ValueError, EOFError) as error:
             raise DataFileError(
-                f"{path}: expected an array as np.save writes it, got {first_line(error)}"
+                f"{path}: expected an array as np.save writes it: {message_of(error)}"
             ) from error
 
     @classmethod
@@ -78,9 +78,9 @@ class ArrayFile:
             )
         if array.ndim < 2 or not (len(array) == 0 or array[0].flags.c_contiguous):
             raise UserError(
-                "expected a mapped array (N, *event_shape) each of whose rows lies "
-                f"together in the file, got shape {array.shape} in strides of "
-                f"{array.strides} bytes; save np.ascontiguousarray of it"
+                "expected a mapped array (N, *event_shape) whose rows are contiguous "
+                f"in the file, got shape {array.shape} with strides of {array.strides} "
+                "bytes; save np.ascontiguousarray of it"
             )
         start = whole.__array_interface__["data"][0]
         offset = whole.offset + array.__array_interface__["data"][0] - start
@@ -129,8 +129,8 @@ class ArrayFile:
             got = os.preadv(file, [place[: 1 << 30]], at)
             if not got:
                 raise DataFileError(
-                    f"{self.path} ends before row {row} does: was it cut off or written "
-                    "anew while it was read?"
+                    f"{self.path} ends before row {row} does: was it cut off, or "
+                    "overwritten while it was read?"
                 )
             place, at = place[got:], at + got
 
@@ -199,8 +199,7 @@ class Items:
             )
         except Exception as error:  # whatever the user's code may raise
             raise UserError(
-                f"row {row} of {self.name} cannot be read: {type(error).__name__}: "
-                f"{first_line(error)}"
+                f"row {row} of {self.name} cannot be read: {one_line(error)}"
             ) from error
 
 

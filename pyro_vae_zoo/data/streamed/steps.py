@@ -66,7 +66,7 @@ class Check:
         if self.bits and x.dtype == torch.uint8 and x.max() > 1:
             raise UserError(
                 f"{self.what}: uint8 values up to {int(x.max())}, in a sample of the rows "
-                "of 0 and 1 only: bits or grey levels? store bits as bool"
+                "of 0 and 1 only: bits or grey levels? Store bits as bool"
             )
         return checked(x, self.event_shape, self.kind, self.what, self.bits, self.wide)
 

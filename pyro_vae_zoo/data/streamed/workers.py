@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pyro_vae_zoo.errors import UserError, first_line
+from pyro_vae_zoo.errors import UserError, message_of
 
 __all__ = ["read_ahead"]
 
@@ -132,8 +132,8 @@ def _next(batches: Iterator[Any]) -> Any:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"a process that reads data has died ({first_line(error)}): is memory, or "
-            "/dev/shm, full? take fewer num_workers"
+            f"a process that reads data has died ({message_of(error)}): is memory, or "
+            "/dev/shm, full? Use fewer num_workers"
         ) from error
 
 
