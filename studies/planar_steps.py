@@ -62,11 +62,17 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.planar_steps", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of `planar`")
-    parser.add_argument("--data", default="mnist_static", help="whose test images")
-    parser.add_argument("--num-data", type=int, default=200, help="test images")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument(
+        "--data", default="mnist_static", help="data set, for its test images"
+    )
+    parser.add_argument(
+        "--num-data", type=int, default=200, metavar="N", help="first N test images"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--out", type=Path, help="a JSON file")
     return parser.parse_args()
 

@@ -305,35 +305,36 @@ def _parse() -> argparse.Namespace:
         "--commit",
         required=True,
         metavar="HASH",
-        help="of the project, that trained it",
+        help="commit of the project that trained it",
     )
     add(
         "--recipe",
         metavar="COMMAND",
-        help="that trains it again (default: made of the run's config.json)",
+        help="command that trains it again (default: made of the run's config.json)",
     )
     add(
         "--num-particles",
         type=int,
         default=500,
         metavar="N",
-        help="draws per datum (default: 500; as many as the run's own evaluation "
+        help="particles per datum (default: 500; as many as the run's own evaluation "
         "took save a second one)",
     )
-    add("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     add(
         "--folder",
         type=Path,
         default=weights_folder(),
         metavar="DIR",
-        help="where to (default: the package's weights)",
+        help="folder to write to (default: the package's weights)",
     )
-    add("--data-dir", type=Path, metavar="DIR", help="where data sets lie")
+    add("--data-dir", type=Path, metavar="DIR", help="folder of the data sets")
     add(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="to evaluate on (default: auto); the number comes back exactly on its kind",
+        help="device to evaluate on (default: auto); the number is reproduced exactly "
+        "only on the same kind of device",
     )
     add("--overwrite", action="store_true", help="replace weights of this name")
     add("--quiet", action="store_true", help="no progress bars")

@@ -299,7 +299,9 @@ def _or_dash(value: float | None, width: int) -> str:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.reproduce", description=__doc__.split("\n")[0]
+    )
     add = parser.add_argument
     add("--table", choices=TABLES, required=True, help="which rows")
     add(
@@ -322,26 +324,26 @@ def _parse() -> argparse.Namespace:
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="for the JSON files (default: results)",
+        help="folder for the JSON files (default: results)",
     )
     add(
         "--runs-dir",
         type=Path,
         default=Path("runs"),
         metavar="DIR",
-        help="for run folders (default: runs)",
+        help="folder for run folders (default: runs)",
     )
     add(
         "--data",
         metavar="NAME",
-        help="a data set or an .npz in place of the table's, of which nothing is published",
+        help="a data set or an .npz instead of the table's, without published numbers",
     )
-    add("--data-dir", type=Path, metavar="DIR", help="where data sets lie")
+    add("--data-dir", type=Path, metavar="DIR", help="folder of the data sets")
     add(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="to compute on (default: auto)",
+        help="device to compute on (default: auto)",
     )
     add("--quiet", action="store_true", help="no progress bars")
     return parser.parse_args()

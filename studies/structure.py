@@ -105,7 +105,9 @@ def learn(data: zoo.Dataset, seed: int, penalty: float, epochs: int) -> dict:
 
 def main() -> int:
     """Learn the structure for each seed and penalty, print and write what came out."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.structure", description=__doc__.split("\n")[0]
+    )
     numbers = lambda text: [int(n) for n in text.split(",")]
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2, 3, 4])
     parser.add_argument("--penalty", type=float, default=0.03, help="in nats")

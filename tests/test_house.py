@@ -40,7 +40,7 @@ def without_torch(*argv):
     "command", [(), ("train",), ("encode",), ("compare",), ("list",)]
 )
 def test_help_and_version_do_without_pytorch(command):
-    usage = f"usage: {' '.join(['pyro-vae-zoo', *command])} ["
+    usage = f"usage: {' '.join(['python -m pyro_vae_zoo', *command])} ["
     assert usage in without_torch("pyro_vae_zoo", *command, "--help")
     assert without_torch("pyro_vae_zoo", "--version").strip() == zoo.__version__
 

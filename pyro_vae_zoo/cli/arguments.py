@@ -40,14 +40,14 @@ __all__ = [
 INSTALLED = "pyro-vae-zoo"  # the program of the package
 # What `list` knows, for whoever does without PyTorch.
 KINDS = {
-    "guides": "posteriors q(z|x), --guide",
-    "densities": "densities of real numbers, density --model",
-    "priors": "p(z) of one latent vector, --prior",
-    "likelihoods": "p(x|z), --likelihood",
-    "networks": "encoders and decoders, --network",
-    "transforms": "plain and conditional, in pyro_vae_zoo.transforms",
-    "data": "besides files of your own, --data",
-    "pretrained": "weights for evaluate, diagnose, explore, sample, encode",
+    "guides": "q(z|x), for --guide",
+    "densities": "density models of real numbers, for density --model",
+    "priors": "p(z) of one latent vector, for --prior",
+    "likelihoods": "p(x|z), for --likelihood",
+    "networks": "encoders and decoders, for --network",
+    "transforms": "flow steps, plain and conditional, in pyro_vae_zoo.transforms",
+    "data": "data sets, for --data, which takes files of your own too",
+    "pretrained": "weights, for evaluate, diagnose, explore, sample and encode",
 }
 
 
@@ -125,7 +125,7 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"expected whole numbers with commas, as in 300,300; got {text!r}"
+            f"expected whole numbers separated by commas, as in 300,300; got {text!r}"
         ) from None
 
 
@@ -152,16 +152,18 @@ def _between_commas(text: str) -> list[tuple[str, dict[str, Any]]]:
     for part in re.split(_COMMA, text):
         is_option = re.match(r"\w+=", part)
         if not part:
-            raise UserError(f"{wanted}, got nothing; is there a comma too many?")
+            raise UserError(f"{wanted}, got an empty part; is there a comma too many?")
         if is_option and not specs:
-            raise UserError(f"{wanted}, got {part!r}; which guide's option is it?")
+            raise UserError(
+                f"{wanted}, got {part!r} before any guide; put it after one"
+            )
         if is_option:
             specs[-1][1].update([key_value(part)])
             continue
         guide, *options = re.split(r":(?=\w+=)", part, maxsplit=1)
         if specs and ".py:" not in guide and guide not in known:
             unknown = unknown_name("guide", guide, known)
-            cause = f"or is {guide!r} of an option's value? put brackets around it"
+            cause = f"if {guide!r} is part of an option's value, put that in brackets"
             raise UserError(f"{wanted}, got {unknown}; {cause}")
         specs.append((guide, dict(map(key_value, options))))
     return specs
@@ -251,12 +253,19 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
     completed_by(data, list_datasets())
     add_data_options(command)
     command.add_argument(
-        "--overwrite", action="store_true", help="start a run anew where there is one"
+        "--overwrite",
+        action="store_true",
+        help="delete a run that is in the folder, and start anew",
     )
     add_machine(command)
-    add = command.add_argument_group("the pair").add_argument
+    add = command.add_argument_group("the pair (model and guide)").add_argument
     add_options(add, PairOptions, of_each=True)
-    add("--num-flows", type=int, metavar="N", help="steps of a flow guide (default: 2)")
+    add(
+        "--num-flows",
+        type=int,
+        metavar="N",
+        help="flow steps, for flow guides (default: 2)",
+    )
     if not density:
         add_places(add)
     add(
@@ -265,7 +274,8 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any further option of the guide or of a part; may be given several times",
+        help="another option of the guide, the prior, the likelihood or a network; may "
+        "be given several times",
     )
     add = command.add_argument_group("training").add_argument
     add_options(add, TrainOptions, unless=("seed",))
@@ -274,21 +284,23 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
         type=int,
         default=1000,
         metavar="N",
-        help="draws per datum of the final log-likelihood",
+        help="particles per datum for the final log-likelihood",
     )
     add(
         "--log",
         action="append",
         choices=("csv", "tensorboard", "wandb"),
         default=[],
-        help="log the epochs there too, in the run folder; may be given several times",
+        help="log each epoch in this way too, in the run folder; may be given several "
+        "times",
     )
     add(
         "--callbacks",
         nargs="+",
         default=[],
         metavar="FILE.py:Name",
-        help="your own, called at each epoch's end; a class is called without arguments",
+        help="callbacks of your own, called after each epoch; a class is instantiated "
+        "without arguments",
     )
 
 
@@ -301,20 +313,22 @@ def add_data_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="how your own data are read, may be given several times: likelihood=, "
-        "standardise=true, valid=0.2, test=0.2, seed=; of a table labels=COLUMN, drop=; of "
-        "images size=, grey=true, threshold=0.5; of images and arrays dynamic=true, logit=",
+        help="how to read your own data; may be given several times: likelihood=, "
+        "standardise=true, valid=0.2, test=0.2, seed=; for tables labels=COLUMN, "
+        "drop=COLUMN; for images size=, grey=true, threshold=0.5; for images and "
+        "arrays dynamic=true, logit=",
     )
 
 
 def add_places(add: Callable[..., Any]) -> None:
     """Add what stands in the places of a pair beside the guide's."""
-    networks = f"{', '.join(NETWORKS)} or your own"
+    networks = f"{', '.join(NETWORKS)}, or your own"
     texts = {
-        "prior": "p(z): standard (default), mixture, vamp, flow or your own",
-        "likelihood": f"p(x|z) (default: the data's): {', '.join(LIKELIHOODS)}, your own",
-        "encoder": f"of a guide of one vector: {networks}",
-        "decoder": networks,
+        "prior": "p(z): standard (default), mixture, vamp, flow, or your own",
+        "likelihood": f"p(x|z): {', '.join(LIKELIHOODS)}, or your own (default: as the "
+        "data need it)",
+        "encoder": f"encoder of a guide of one latent vector: {networks}",
+        "decoder": f"decoder: {networks}",
     }
     names = {
         "prior": ("standard", "mixture", "vamp", "flow"),
@@ -323,7 +337,7 @@ def add_places(add: Callable[..., Any]) -> None:
     for place, text in texts.items():
         action = add(f"--{place}", metavar="NAME|FILE.py:Name", help=text)
         completed_by(action, names.get(place, NETWORKS))
-    text = "a function that makes the whole VAE, in place of a guide"
+    text = "function of your own that makes the whole VAE, instead of --guide"
     add("--model", metavar="FILE.py:make_vae", help=text)
 
 
@@ -333,7 +347,7 @@ def add_compile(add: Callable[..., Any], what: str, when: str) -> None:
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
-        help=f"compile the {what} (default: where {when})",
+        help=f"compile the {what} (default: {when})",
     )
 
 
@@ -343,19 +357,21 @@ def add_machine(command: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="where data sets lie (default: $PYRO_VAE_ZOO_DATA, else the user's cache)",
+        help="folder of the data sets (default: $PYRO_VAE_ZOO_DATA, else the user's "
+        "cache)",
     )
     command.add_argument(
         "--device",
         metavar="DEVICE",
         default="auto",
-        help="to compute on",
+        help="auto, cpu, cuda or cuda:N",
     )
     command.add_argument(
         "--num-workers",
         type=int,
         default=0,
         metavar="N",
-        help="processes that read ahead what is not in memory; no result depends on it",
+        help="processes that read data ahead, where they are not in memory; results do "
+        "not depend on it",
     )
     command.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -33,12 +33,12 @@ __all__ = ["compare_command"]
 _TRAINING = [option.name for option in declared(TrainOptions)]
 # What the rows of a table have in common, and what has a flag of its own.
 _NOT_SWEPT = {
-    "epochs": "the rows of a table have the same budget",
-    "keep": "the rows of a table have the same kind of weights",
-    "eval_particles": "the rows of a table have as many draws",
-    "data": "the rows of a table are of the same data",
-    "seed": "it has a flag of its own, --seeds",
-    "guide": "it has a flag of its own, --guides",
+    "epochs": "all rows of a table have the same number; use --epochs",
+    "keep": "all rows of a table keep the same weights, best or last; use --keep",
+    "eval_particles": "all rows of a table have the same number; use --eval-particles",
+    "data": "all rows of a table are of the same data; use --data",
+    "seed": "it has a flag of its own; use --seeds",
+    "guide": "it has a flag of its own; use --guides",
 }
 
 Options = dict[str, Any]
@@ -57,7 +57,8 @@ def compare_command(args: argparse.Namespace) -> None:
     """Put finished runs side by side, or train what is to be compared."""
     if args.runs and (args.guides or args.sweep):
         raise UserError(
-            "compare either takes finished RUNs or trains --guides, not both"
+            "expected finished RUNs to compare, or --guides and --sweep to train; got "
+            "both"
         )
     if not args.runs:
         data = checked_data(args)
@@ -81,7 +82,8 @@ def _write_comparison(args: argparse.Namespace) -> None:
         print(filled(choice))
     for result in results:
         if names := ", ".join(result.get("cautions") or ()):
-            print(filled(f"{result['run']}: {names} (see `cautions` in its result)"))
+            text = f"caution: {result['run']}: {names}"
+            print(filled(f"{text} (see `cautions` in {result['run']}.json)"))
     print(f"\nin {args.out}: comparison.md, comparison.csv, comparison.png, *.json")
 
 
@@ -119,7 +121,7 @@ def _size(args: argparse.Namespace, plans: Sequence[Plan]) -> str:
     """How much there is to do, in a line."""
     swept = [f"{name} over {', '.join(map(str, v))}" for name, v in args.sweep]
     there = sum(plan.folder.exists() for plan in plans)
-    done = f", {there} of them begun" if there and not args.overwrite else ""
+    done = f", {there} of them started" if there and not args.overwrite else ""
     return (
         f"{len(plans)} runs{done}: {len({p.guide for p in plans})} guides, "
         f"{'; '.join(swept)}; seeds {', '.join(map(str, args.seeds))}"
@@ -152,7 +154,7 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
     for (guide, own, point), of_pair in zip(swept, known, strict=True):
         for name in own:
             if name not in of_pair:
-                raise unknown_name(f"option of guide {guide!r}", name, of_pair)
+                raise unknown_name(f"option of guide {guide!r}:", name, of_pair)
         of_training: dict[str, Any] = {  # `none` is what a flag takes for nothing
             k: None if v == "none" else v for k, v in point.items() if k in _TRAINING
         }
@@ -165,8 +167,8 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
             first = plans.setdefault(folder.name, plan)  # without an option, it is one
             if first != plan:
                 raise UserError(
-                    f"{first.guide} and {guide} would have one folder, {folder}; give "
-                    "one of them another name"
+                    f"{first.guide} and {guide} would share the run folder {folder}; "
+                    "rename one of them"
                 )
     return list(plans.values())
 
@@ -183,10 +185,12 @@ def _points(sweep: Sequence[tuple[str, Sequence[Any]]]) -> list[Options]:
         if name in _NOT_SWEPT:
             raise UserError(f"--sweep {name}: {_NOT_SWEPT[name]}")
         if names.count(name) > 1:
-            raise UserError(f"--sweep {name} is given twice; put its values into one")
+            raise UserError(
+                f"--sweep {name} is given twice; give all its values in one --sweep"
+            )
         twice = [v for i, v in enumerate(values) if v in values[:i]]
         if twice:
-            raise UserError(f"--sweep {name}: {twice[0]} comes twice")
+            raise UserError(f"--sweep {name}: the value {twice[0]} comes twice")
     grid = itertools.product(*(values for _, values in sweep))
     return [dict(zip(names, values, strict=True)) for values in grid]
 
@@ -197,8 +201,8 @@ def _refuse_two_values(
     for name, _ in sweep:
         if name in own:
             raise UserError(
-                f"--sweep {name}, and {guide}:{name}=...: two values for one option; leave "
-                "one of them out"
+                f"--sweep {name} and {guide}:{name}=... set the same option; leave one "
+                "of them out"
             )
 
 

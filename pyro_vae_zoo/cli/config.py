@@ -53,9 +53,9 @@ def add_config(command: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="values for flags that are not given: config.json of a run, which is "
-        "repeated bit for bit, or JSON or YAML of your own. --out is not taken from it: "
-        "the results go to the default folder",
+        help="values for the flags that you leave out: config.json of a run, which is "
+        "then repeated bit for bit, or JSON or YAML of your own. It cannot set --out: "
+        "results go to the default folder",
     )
     command.set_defaults(flags=command, recorded=None)
 
@@ -123,12 +123,13 @@ def _yaml(path: Path) -> Any:
         yaml = importlib.import_module("yaml")
     except ImportError:
         raise UserError(
-            f"{path}: YAML takes a package: pip install pyyaml; or write it as JSON"
+            f"{path}: YAML needs the package pyyaml: pip install pyyaml; or write the "
+            "file as JSON"
         ) from None
     try:
         return yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise DataFileError(f"expected a file {path}; there is none") from None
+        raise DataFileError(f"file {path} not found") from None
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataFileError(f"{path} is not valid YAML: {reason}") from None
@@ -174,8 +175,7 @@ def _defaults(
             raise unknown_name(f"key of {path}:", name, sorted({*names, *_SECTIONS}))
         if action.dest in _OF_A_CALL:
             raise UserError(
-                f"{path}: {name} has its place on the command line, since what a file "
-                "describes may be repeated elsewhere"
+                f"{path}: {name} cannot be set in a file; give it on the command line"
             )
         found[action.dest] = _value(action, value, f"{path}: {name}")
     if "variant" in record:
@@ -217,7 +217,7 @@ def _value(action: argparse.Action, value: Any, name: str) -> Any:
     if value is None and action.default is None:
         return None
     if ".py:" in str(value) and action.type is key_values:
-        raise UserError(f"{name}: code of yours has its place on the command line")
+        raise UserError(f"{name}: give code of your own on the command line")
     if action.nargs == 0:  # yes or no
         own = [o for o in declared(TrainOptions) if o.name == action.dest]
         words = own[0].option.choices if own else ()
@@ -254,7 +254,7 @@ def _typed(action: argparse.Action, text: str, name: str, value: Any) -> Any:
         expected = _EXPECTED.get(getattr(read, "__name__", ""), action.metavar)
         raise UserError(f"{name}: expected {expected}, got {value!r}") from None
     if action.choices and found not in action.choices:
-        raise unknown_name(f"{name}:", text, action.choices)
+        raise UserError(f"{name}: {unknown_name('value', text, action.choices)}")
     return _marked(found)
 
 
@@ -287,6 +287,6 @@ def _refuse_untyped(args: argparse.Namespace, path: Path) -> None:
             words += ["--option", f"{name}={value}"]
     if words:
         raise UserError(
-            f"{path} names code of yours, which is only run when you ask for it: add "
+            f"{path} names code of your own, which is only run when you name it: add "
             f"{' '.join(words)}"
         )

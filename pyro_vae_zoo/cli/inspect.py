@@ -92,7 +92,9 @@ def evaluate_command(args: argparse.Namespace) -> None:
         return
     if args.out:
         write_json(args.out, result)
-    print(json.dumps(result, indent=2) if args.json else summary(result))
+    is_part = args.num_data is not None
+    text = summary(result, which="first" if is_part else "")
+    print(json.dumps(result, indent=2) if args.json else text)
 
 
 def diagnose_command(args: argparse.Namespace) -> None:
@@ -147,7 +149,7 @@ def explore_command(args: argparse.Namespace) -> None:
         progress=not args.quiet,
     )
     size = page.stat().st_size / 1e6
-    print(filled(f"in {page}: {size:.1f} MB, a page to open in a browser"))
+    print(filled(f"in {page}: {size:.1f} MB; open it in a browser"))
 
 
 def _read(args: argparse.Namespace) -> tuple[VAE, RunConfig, Dataset, dict]:
@@ -187,8 +189,8 @@ def data_of(args: argparse.Namespace, vae: VAE, config: RunConfig) -> Dataset:
     own = {"likelihood", "model"} & {*config.get("places", {})}
     if data.likelihood != vae.likelihood and not own:
         raise UserError(
-            f"the run's likelihood is {vae.likelihood}, that of {data.name} is "
-            f"{data.likelihood}; evaluate it on data of its own kind"
+            f"the run's likelihood is {vae.likelihood}, but that of the data "
+            f"{data.name} is {data.likelihood}; use data for the run's likelihood"
         )
     return data
 
@@ -211,8 +213,8 @@ def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
         own = load_dataset(config["source"], args.data_dir, config.get("data_options"))
     except DataFileError as error:
         raise UserError(
-            f"{name} are other data than the run's, and want to be standardised by the "
-            f"mean and the scale of the run's own, which are not there: {error}"
+            f"{name} is not the run's data, so it has to be standardised by the mean "
+            f"and scale of the run's data, which cannot be read: {error}"
         ) from error
     return data.standardised_as(own)
 
@@ -222,8 +224,8 @@ def _own(place: str, given: str | None, name: str) -> Any:
     found = resolve(given, place) if given else None
     if ".py:" in (given or name) and found is None:
         raise UserError(
-            f"the run's {place} is {name}, code that is only run when you ask for it: "
-            f"add --{place} {name}"
+            f"the run's {place} is {name}, code of your own, which is only run when "
+            f"you name it: add --{place} {name}"
         )
     return found if callable(found) else None
 
@@ -234,11 +236,11 @@ def images_of(data: Dataset, split: str, seed: int) -> Tensor:
 
 
 def _first(x: Tensor, args: argparse.Namespace, data: Dataset) -> Tensor:
-    """As many as were asked for."""
+    """The first so many, as `--num-data` asks."""
     if args.num_data is not None and not 1 <= args.num_data <= len(x):
         raise UserError(
-            f"num_data: expected 1 to the {len(x)} images of the {args.split} split of "
-            f"{data.name}, got {args.num_data}"
+            f"--num-data: expected 1 to {len(x)}, the size of the {args.split} split "
+            f"of {data.name}, got {args.num_data}"
         )
     return part(x, slice(args.num_data))
 

@@ -66,7 +66,7 @@ def named(kind: str) -> list[Named]:
 
     >>> one = next(one for one in named("guides") if one.name == "planar")
     >>> one.source, one.about
-    ('Rezende & Mohamed 2015, eq. 10', 'one hyperplane bends space in each step.')
+    ('Rezende & Mohamed 2015, eq. 10', 'each step is z + u tanh(w^T z + b).')
     """
     if kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
@@ -127,10 +127,10 @@ def _pretrained() -> list[Named]:
     found = []
     for name in list_pretrained():
         info = pretrained_info(name)
-        number = (
-            f"log p(x) {info['log_likelihood']:.2f} nats, {info['num_particles']} draws"
-        )
-        found.append(Named(name, f"{info['guide']} of {info['data']}: {number}"))
+        number = f"log p(x) {info['log_likelihood']:.2f} nats"
+        draws = f"{info['num_particles']} particles"
+        about = f"{info['guide']} of {info['data']}: {number}, {draws}"
+        found.append(Named(name, about))
     return found
 
 
@@ -193,7 +193,7 @@ def _flag(name: str) -> str:
 
 def _shown(default: Any) -> str:
     if default is inspect.Parameter.empty:
-        return ", to be given"
+        return ", required"
     if isinstance(default, tuple | list):
         return f", default {','.join(map(str, default))}" + "," * (len(default) == 1)
     return (

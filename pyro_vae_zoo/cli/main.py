@@ -64,8 +64,8 @@ def _run(args: argparse.Namespace) -> int:
     with joined(getattr(args, "device", "auto")) as ranks:
         if ranks.several and args.command not in _SHARED:
             raise UserError(
-                f"{args.command} runs in one process, got {ranks.size}; torchrun is "
-                f"for {', '.join(_SHARED)}"
+                f"{args.command} runs in one process, got {ranks.size}; use torchrun "
+                f"only for {', '.join(_SHARED)}"
             )
         commands[args.command](args)
     return 0

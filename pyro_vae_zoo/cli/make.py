@@ -38,7 +38,7 @@ def sample_command(args: argparse.Namespace) -> None:
     if out.suffix == ".png":
         from pyro_vae_zoo import plots
 
-        what = "means of p(x|z)" if args.mean else "draws of p(x)"
+        what = "means of p(x|z)" if args.mean else "samples of p(x)"
         title = f"{len(x)} {what}: {plots.figure_title(vae, data)}, seed {args.seed}"
         plots.save_figure(plots.plot_images(x, title=title), out)
     else:
@@ -68,8 +68,8 @@ def _codes(vae: VAE, x: Tensor, num_samples: int, seed: int) -> dict[str, Tensor
     x = vae.check_data(x)
     if not num_samples and isinstance(sites := vae.encode(x[:1]), dict):
         raise UserError(
-            "means are of guides of one latent vector, got latents "
-            f"{', '.join(sites) or 'none'}; --num-samples 1 draws them"
+            "the mean of q(z|x) needs a guide of one latent vector, got latents "
+            f"{', '.join(sites) or 'none'}; give --num-samples 1 for draws of q(z|x)"
         )
     with _seeded(seed):
         found = vae.encode(x, num_samples) if num_samples else vae.embed(x)
@@ -90,7 +90,8 @@ def _file(
     """Where the result goes, known to be of a kind before anything is drawn."""
     out = args.out or Path("runs" if published else "", args.run_folder, name)
     if out.suffix not in kinds:
-        raise UserError(f"--out: expected a file of {', '.join(kinds)}, got {out}")
+        known = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+        raise UserError(f"--out: expected a file that ends in {known}, got {out}")
     return out
 
 

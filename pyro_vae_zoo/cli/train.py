@@ -87,9 +87,9 @@ def checked_data(args: argparse.Namespace) -> Dataset:
     was = args.recorded
     if was is not None and was != same and was == same | {"variant": was["variant"]}:
         raise UserError(
-            f"{args.config} is of other data than there are now: expected {args.data} "
-            f"to be {was['variant']!r}, got {data.variant!r}; say so by --train-size, or "
-            "take others by --data"
+            f"the data of {args.config} have changed: expected {args.data} to be "
+            f"{was['variant']!r}, got {data.variant!r}; restore them, or give --data "
+            "or --train-size to train on other data"
         )
     return data
 
@@ -121,18 +121,18 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
         files = ", ".join(sorted(p.name for p in folder.glob("[!.]*")))
         print(summary(result))
         print(filled(f"in {folder}: {files}"))
-        print(filled(f"next: {_next(args, folder, result)}"))
+        print(filled(f"next, {_next(args, folder, result)}"))
 
 
 def _next(args: argparse.Namespace, folder: Path, result: Result) -> str:
-    """The command that says more of a result, and what for."""
+    """What is worth doing next with a result, and the command for it."""
     khat = (result["khat"] or {}).get("above_0.7")
     if khat is not None and khat > 0.5:
-        return f"{typed('diagnose', [folder])}, which checks log p(x) by annealing"
+        return f"check log p(x) by annealing: {typed('diagnose', [folder])}"
     if args.guide == "mean_field" and not args.model:
         words = ["--data", args.data, "--guides", "mean_field", "iaf"]
-        return f"{typed('compare', words)}, for a richer posterior"
-    return f"{typed('explore', [folder])}, a page of its latents"
+        return f"compare with a richer posterior: {typed('compare', words)}"
+    return f"look at its latent space: {typed('explore', [folder])}"
 
 
 def training_of(args: argparse.Namespace, seed: int) -> TrainOptions:

@@ -16,20 +16,22 @@ class DiagnoseOptions:
     100
     """
 
-    num_particles: Annotated[int, Option("draws of q for each datum.")] = 10_000
-    chains: Annotated[int, Option("of annealing, for each datum; 0: no annealing.")] = (
-        16
-    )
+    num_particles: Annotated[
+        int, Option("particles (draws of z from the guide) per datum.")
+    ] = 10_000
+    chains: Annotated[int, Option("annealing chains per datum; 0: no annealing.")] = 16
     temps: Annotated[
-        int, Option("annealing's steps from the prior to the posterior.")
+        int, Option("annealing steps from the prior to the posterior.")
     ] = 1000
-    leapfrog: Annotated[int, Option("leapfrog steps of a transition.")] = 10
+    leapfrog: Annotated[int, Option("leapfrog steps per annealing step.")] = 10
     simulated: Annotated[
-        int, Option("data drawn from the model to bound annealing's error; 0: none.")
+        int, Option("simulated data to bound the error of annealing; 0: none.")
     ] = 20
-    steps: Annotated[int, Option("of the optimisation of each datum's q.")] = 500
-    lr: Annotated[float, Option("first rate of that optimisation.")] = 0.02
-    seed: Annotated[int, Option("of the data and of all draws.")] = 0
+    steps: Annotated[int, Option("steps to optimise a q for each datum.")] = 500
+    lr: Annotated[float, Option("initial learning rate of that optimisation.")] = 0.02
+    seed: Annotated[
+        int, Option("random seed of the choice of data and of all draws.")
+    ] = 0
 
     def __post_init__(self) -> None:
         normalise(self)

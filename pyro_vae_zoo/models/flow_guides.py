@@ -30,7 +30,7 @@ And in form: the study's IAF is \((z - \mu) / \sigma\). Here `affine_autoregress
 \(\mu + \sigma z\), the same family, \(\log\sigma\) clamped by Pyro to -5..3, and `iaf` the
 gated \(g z + (1 - g) m\), its part that contracts; one MADE gives both vectors, near the
 identity at first. Householder vectors are chained; each from h is `chained=False`. No
-batch normalisation. Networks have widths `flow_hidden_dims` and are `flow_activation`.
+batch normalisation. Hidden widths: `flow_hidden_dims`; nonlinearity: `flow_activation`.
 """
 
 import inspect
@@ -61,12 +61,12 @@ MakeSteps: TypeAlias = Callable[..., Steps]
 
 
 def planar(latent_dim: int, context_dim: int, num_flows: int) -> Steps:
-    """Rezende & Mohamed 2015, eq. 10: one hyperplane bends space in each step."""
+    """Rezende & Mohamed 2015, eq. 10: each step is z + u tanh(w^T z + b)."""
     return [zt.conditional_planar(latent_dim, context_dim) for _ in range(num_flows)]
 
 
 def radial(latent_dim: int, context_dim: int, num_flows: int) -> Steps:
-    """Rezende & Mohamed 2015, eq. 13: contraction or expansion around a point."""
+    """Rezende & Mohamed 2015, eq. 13: each step contracts or expands around a point."""
     return [zt.conditional_radial(latent_dim, context_dim) for _ in range(num_flows)]
 
 
@@ -93,8 +93,8 @@ def sylvester_orthogonal(
 ) -> Steps:
     """Van den Berg et al. 2018: M hidden units on amortised orthonormal columns.
 
-    M is `num_ortho_vecs`, 8 (or the latent size, where that is less) by default.
-    They are made orthonormal by Bjorck's iteration, or by `orthogonalize="qr"`.
+    The number M of columns is `num_ortho_vecs`, at most `latent_dim`, by default 8.
+    The columns are made orthonormal by `orthogonalize`, one of `bjorck` and `qr`.
     """
     return [
         zt.conditional_sylvester(
@@ -228,7 +228,7 @@ def spline_coupling(
 ) -> Steps:
     """Durkan et al. 2019: a coupling by rational splines of `count_bins` pieces.
 
-    They are on [-B, B] with B the `spline_bound`.
+    The splines act on [-B, B], with B the `spline_bound`.
     """
     _check_coupling(latent_dim, num_flows)
     return alternate(
@@ -276,7 +276,7 @@ class AmortizedFlow(nn.Module):
         context_dim: size of the features h.
         latent_dim: size of z.
         flow: one of `FLOWS`, e.g. `"iaf"`, or a function like those in this file.
-        num_flows: number of steps.
+        num_flows: number of flow steps.
         options: of that flow, keyword arguments of its function in this file.
 
     Raises:

@@ -195,7 +195,7 @@ def mixture(
     component: str = "gaussian",
     num_flows: int = 2,
 ) -> VAE:
-    """A mixture with an encoder for each component, all of it trained by L(Q) alone.
+    """A mixture with an encoder for each component, all of it trained by the ELBO.
 
     Decoder and first encoder are drawn first, so that under one seed they start as those
     of the other guides.

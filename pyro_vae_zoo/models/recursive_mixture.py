@@ -107,9 +107,9 @@ class Criterion:
         UserError: for negative values.
     """
 
-    kl_bound: Annotated[float, Option("C of equation 1, in nats.", least=0)] = 1.0
+    kl_bound: Annotated[float, Option("largest log-ratio C, in nats.", least=0)] = 1.0
     entropy_weight: Annotated[
-        float, Option("nu of boosting, which adds nu H(q_m).", least=0)
+        float, Option("weight of the entropy bonus H(q_m).", least=0)
     ] = 0.0
 
     def __post_init__(self) -> None:
@@ -181,7 +181,7 @@ class RecursiveELBO(ObjectiveELBO):
         size: number of components that take part.
         fit: whether they move; else the weights and the decoder alone.
         criterion: what they ascend.
-        weight_step: eta of equation 2, for weights that are the data's own.
+        weight_step: step eta of equation 2, by which mixture weights are learned.
         kl_weight: of log p(z) and of all densities of the guide; `fit` moves it.
 
     Raises:
@@ -304,12 +304,12 @@ def recursive_phases(
     Args:
         model: p.
         guide: q.
-        schedule: `together` or `sequential`.
+        schedule: components trained `together`, or one after another, `sequential`.
         start: where a new component starts: as a `copy` of the one before it, good from
             the first step on, or on its `own` random weights, which finds modes that are
             far apart.
         criterion: what the components ascend; equation 1 by default.
-        weight_step: eta of equation 2, for weights that are the data's own.
+        weight_step: step eta of equation 2, by which mixture weights are learned.
 
     In `fit` training begins with the first component: what an earlier `fit` made of the
     others is lost.

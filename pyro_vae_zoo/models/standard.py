@@ -59,7 +59,10 @@ def positive(raw: Tensor) -> Tensor:
 
 
 class DiagonalGaussian(nn.Module):
-    """Kingma & Welling 2014: N(loc, diag scale^2) of features `(..., context_dim)`."""
+    """Kingma & Welling 2014: a Gaussian with a diagonal covariance.
+
+    N(loc, diag scale^2) of features `(..., context_dim)`.
+    """
 
     def __init__(self, context_dim: int, latent_dim: int) -> None:
         super().__init__()
@@ -72,7 +75,9 @@ class DiagonalGaussian(nn.Module):
 
 
 class FullRankGaussian(nn.Module):
-    r"""N(loc, L L^T) of features `(..., context_dim)`, L lower triangular.
+    r"""A Gaussian with a full covariance: N(loc, L L^T), L lower triangular.
+
+    Of features `(..., context_dim)`.
 
     \(L = (I + A / \sqrt D)\,\mathrm{diag}(s)\), \(A\) strictly lower triangular: a diagonal
     Gaussian, sheared. With entries of L learned as they are, errors of one size for all of

@@ -18,18 +18,18 @@ class PairOptions:
     (300, 300)
     """
 
-    latent_dim: Annotated[int, Option("size of z.", least=1)] = 40
+    latent_dim: Annotated[int, Option("size of the latent vector z.", least=1)] = 40
     hidden_dims: Annotated[
         tuple[int, ...],
-        Option("widths of the encoder, and in reverse of the decoder."),
+        Option("hidden widths of the encoder, and in reverse of the decoder."),
     ] = (300, 300)
     network: Annotated[
         str,
-        Option(
-            "kind of encoder and decoder; an mlp if an activation is given.", NETWORKS
-        ),
+        Option("kind of encoder and decoder; mlp if an activation is given.", NETWORKS),
     ] = "gated_mlp"
-    activation: Annotated[str, Option("of an mlp or a resnet.", ACTIVATIONS)] = "relu"
+    activation: Annotated[
+        str, Option("nonlinearity of an mlp or a resnet.", ACTIVATIONS)
+    ] = "relu"
 
     def __post_init__(self) -> None:
         normalise(self)

@@ -41,8 +41,8 @@ class FitOptions(TrainOptions):
     device: Annotated[
         str | torch.device,
         Option(
-            "`auto` (CUDA where there is one), `cpu`, `cuda` or one such as `cuda:1`; a "
-            "`torch.device` too."
+            "`auto` (CUDA where there is one), `cpu`, `cuda` or one such as `cuda:1`, "
+            "or a `torch.device`."
         ),
     ] = "auto"
     out: Annotated[
@@ -53,7 +53,7 @@ class FitOptions(TrainOptions):
         bool, Option("continue from the checkpoint in `out`; without one, start.")
     ] = False
     overwrite: Annotated[
-        bool, Option("start anew where `out` holds a training, which is lost.")
+        bool, Option("delete a training that is in `out`, and start anew.")
     ] = False
     progress: Annotated[bool, Option("a progress bar with the live ELBO.")] = True
     callbacks: Annotated[
@@ -66,9 +66,9 @@ class FitOptions(TrainOptions):
     num_workers: Annotated[
         int,
         Option(
-            "processes that read ahead data that are not in memory; without any a thread "
-            "reads ahead in a file, and items of a data set of PyTorch's are read between "
-            "the steps. No result depends on it.",
+            "processes that read data ahead, where they are not in memory; with 0 a "
+            "thread reads ahead in a file, and items of a data set of PyTorch's are "
+            "read between the steps. Results do not depend on it.",
             least=0,
         ),
     ] = 0
@@ -122,8 +122,8 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
     batch = min(options.batch_size, len(data.train))
     if batch < ranks.size:
         raise UserError(
-            f"expected a batch of a datum for each of {ranks.size} processes at least, got "
-            f"{batch}; choose a larger batch_size"
+            f"expected batches of at least {ranks.size} data, a datum for each of "
+            f"{ranks.size} processes, got {batch}; choose a larger batch_size"
         )
     _check_batch_norm(vae, len(data.train), options.batch_size, ranks.size)
     folder = None if options.out is None else Path(options.out)
@@ -191,7 +191,7 @@ def _make_room(folder: Path, resume: bool, overwrite: bool) -> None:
     if there and not (resume or overwrite):
         raise UserError(
             f"{folder} holds a training already ({there[0].name}); resume=True continues "
-            "it, overwrite=True starts anew"
+            "it, overwrite=True deletes it and starts anew"
         )
     for path in there if overwrite else ():
         path.unlink()
@@ -202,7 +202,7 @@ def _check_kinds(vae: VAE, data: Dataset) -> None:
         raise UserError(f"expected a VAE to train, got {type(vae).__name__}")
     if not isinstance(data, Dataset):
         raise UserError(
-            f"expected a Dataset, got {type(data).__name__}; of tensors it is made by "
+            f"expected a Dataset, got {type(data).__name__}; make one of tensors by "
             "zoo.Dataset(train, valid, test, likelihood)"
         )
 
@@ -220,7 +220,7 @@ def _check_batch_norm(
             if num_processes > 1:
                 each = f" for each of {num_processes} processes"
             raise UserError(
-                f"batch normalisation is trained on batches of two data or more{each}, and "
+                f"batch normalisation needs batches of two data or more{each}, but "
                 f"batch_size={batch_size} makes one of {size} out of {num_data} data; "
                 "choose another batch_size"
             )

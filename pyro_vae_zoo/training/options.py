@@ -74,18 +74,19 @@ class TrainOptions:
     epochs: Annotated[
         int | None,
         Option(
-            f"passes over the data; by default {LEAST_EPOCHS}, or as many as make "
-            f"{STEPS_PER_NUMBER} steps for each number of a datum, from {STEPS[0]:,} to "
-            f"{STEPS[1]:,} of them. They are shared out among the VAE's phases, of "
-            "which some are left out where there are fewer epochs than phases.",
+            "passes over the data; by default enough for "
+            f"{STEPS_PER_NUMBER} steps per element of a datum, within {STEPS[0]:,} to "
+            f"{STEPS[1]:,} steps, and at least {LEAST_EPOCHS} passes. They are divided "
+            "among the VAE's phases of training; with fewer epochs than phases, some "
+            "phases are left out.",
             above=0,
         ),
     ] = None
     batch_size: Annotated[
         int,
         Option(
-            "data for each step. It is that of all processes together where `torchrun` "
-            "started several; the last batch of an epoch may be smaller.",
+            "data per step. Of all processes together, if `torchrun` started several; "
+            "the last batch of an epoch may be smaller.",
             above=0,
         ),
     ] = 100
@@ -93,15 +94,16 @@ class TrainOptions:
     seed: Annotated[
         int,
         Option(
-            "of noise, order and binarisation. The caller's random state is kept.",
+            "random seed of noise, order of the data and binarisation. The caller's "
+            "random state is left as it was.",
         ),
     ] = 0
     optimizer: Annotated[
         str | Callable,
         Option(
-            "of torch.optim, or your own. What makes one is called with the parameters, "
-            "and with `lr` if it declares that: `functools.partial(torch.optim.SGD, "
-            "momentum=0.9)`.",
+            "optimiser of torch.optim, or your own. Your own is a function or class "
+            "that is called with the parameters, and with `lr` if it has such an "
+            "argument: `functools.partial(torch.optim.SGD, momentum=0.9)`.",
             tuple(OPTIMIZERS),
             own=True,
         ),
@@ -109,19 +111,20 @@ class TrainOptions:
     weight_decay: Annotated[
         float | None,
         Option(
-            "of an optimiser that has a name. Under adamw a step takes the share lr * "
-            "weight_decay off each weight; under others weight_decay times the weight is "
-            "added to its gradient, which is that of the batch's sum. None is PyTorch's: "
-            "0.01 under adamw, 0 under others.",
+            "weight decay, for the named optimisers. Under adamw a step takes the "
+            "share lr * weight_decay off each weight; under others weight_decay times "
+            "the weight is added to its gradient, which is that of the batch's sum. "
+            "None is PyTorch's: 0.01 under adamw, 0 under others.",
             least=0,
         ),
     ] = None
     schedule: Annotated[
         str | Callable,
         Option(
-            "of the rate, or your own; inverse: lr / (1 + epoch/100). A function of "
-            "(epoch from 0, epochs) gives a factor on the rate; one of the optimiser gives "
-            "a scheduler of torch's, which steps once an epoch.",
+            "schedule of the learning rate, or your own; inverse: lr / (1 + "
+            "epoch/100). Your own is a function of (epoch from 0, epochs) that "
+            "returns a factor on the rate, or one of the optimiser that returns a "
+            "scheduler of torch's, which steps once per epoch.",
             tuple(SCHEDULES),
             own=True,
         ),
@@ -129,9 +132,9 @@ class TrainOptions:
     beta: Annotated[
         float,
         Option(
-            "weight of the KL in the objective, as of a beta-VAE. Curves and "
-            "evaluation stay those of the plain ELBO; the best epoch is that of the "
-            "highest `valid_bound`, which has this weight.",
+            "weight of the KL in the objective, as in a beta-VAE. Curves and "
+            "evaluation stay those of the plain ELBO; the best epoch is the one with "
+            "the highest `valid_bound`, which has this weight.",
             least=0,
         ),
     ] = 1.0
@@ -139,78 +142,84 @@ class TrainOptions:
         float | None,
         Option(
             "epochs over which the KL's weight grows from 0 to beta; by default a tenth "
-            "of them. There is none by default under `iwae` and tempering, and for a "
-            "guide with an objective of its own that knows none.",
+            "of all epochs. The default is 0 under `iwae`, under tempering, and for a "
+            "guide whose own objective has no weight of the KL.",
             least=0,
         ),
     ] = None
     free_bits: Annotated[
         float,
         Option(
-            "nats of KL that cost nothing, per latent site on the batch mean.", least=0
+            "nats of KL per latent site, on the batch mean, that are not penalised.",
+            least=0,
         ),
     ] = 0.0
     tempering_steps: Annotated[
         int,
         Option(
-            "steps over which log p(x, z) gains its weight, from 0.01 to 1. Rezende & "
-            "Mohamed take 10,000; 0 is for none.",
+            "steps over which the weight of log p(x, z) grows from 0.01 to 1; 0: no "
+            "tempering. Rezende & Mohamed take 10,000.",
             least=0,
         ),
     ] = 0
     clip_norm: Annotated[
-        float | None, Option("largest norm of the gradient of the mean loss.", above=0)
+        float | None,
+        Option("clip the gradient of the mean loss to this norm.", above=0),
     ] = None
     ema: Annotated[
         float | None,
         Option(
-            "decay of an average of the weights, which is validated, kept and evaluated "
-            f"in their place; by default {EMA}, which averages about the last 1,000 "
-            "steps, and 0 for none. In the first steps of a phase it is smaller.",
+            "decay of a moving average of the weights, which replaces them in "
+            f"validation, evaluation and what is saved; by default {EMA}, about the "
+            "last 1,000 steps; 0: no average. In the first steps of a phase it is "
+            "smaller.",
             least=0,
             below=1,
         ),
     ] = None
-    num_particles: Annotated[int, Option("draws for each datum.", above=0)] = 1
+    num_particles: Annotated[
+        int, Option("particles (draws of z) per datum in a step.", above=0)
+    ] = 1
     bound: Annotated[
         str,
         Option(
-            "to maximise; iwae: the importance-weighted one, of num_particles draws.",
+            "bound to maximise; iwae: the importance-weighted one, of num_particles "
+            "particles.",
             ("elbo", "iwae"),
         ),
     ] = "elbo"
     sticking_the_landing: Annotated[
-        bool, Option("gradient without the score of the guide's parameters.")
+        bool, Option("leave the score of the guide's parameters out of the gradient.")
     ] = False
     analytic_kl: Annotated[
-        bool, Option("closed form of each latent site's KL where there is one.")
+        bool, Option("use the closed form of a latent site's KL where there is one.")
     ] = False
     patience: Annotated[
         int | None,
         Option(
-            "stop after so many epochs that were not better on validation.", above=0
+            "stop after this many epochs without a better validation bound.", above=0
         ),
     ] = None
     keep: Annotated[
         str,
         Option(
             "weights to end with: best on validation, or last. The best epoch has the "
-            "highest validation ELBO, or `valid_bound` under `iwae` or a beta: the bound "
-            "that is trained. Epochs that version 0.1.0 trained have none, and a "
-            "training that goes on from one of its checkpoints looks for the best among "
-            "the epochs to come.",
+            "highest validation ELBO, or `valid_bound` under `iwae` or a beta: the "
+            "bound that is trained. Epochs that version 0.1.0 trained have no "
+            "`valid_bound`; a training that is resumed from one of its checkpoints "
+            "looks for the best among the new epochs.",
             ("best", "last"),
         ),
     ] = "best"
     compile: Annotated[
         bool | str,
         Option(
-            "compile the training steps (auto: where there are 5000 of them or more). A "
-            "step is one compiled graph (see `CompiledELBO`), but for a last batch that "
-            "is smaller; `auto` compiles where a phase has steps enough to pay for it "
-            "and the pair can be compiled. On CUDA steps by Adam are replayed as one "
-            "graph, and the host waits for an epoch's end only. What was decided is kept "
-            "by a resumed training, unless it is told False.",
+            "compile the training steps (auto: if there are 5000 of them or more). A "
+            "step is one compiled graph (see `CompiledELBO`), except for a smaller "
+            "last batch; `auto` compiles where a phase has enough steps to pay for it "
+            "and the pair can be compiled. On CUDA, steps by Adam are replayed as one "
+            "graph, and the host waits only at the end of an epoch. A resumed "
+            "training keeps what was decided, unless it is told False.",
             ("auto",),
         ),
     ] = "auto"
@@ -218,11 +227,11 @@ class TrainOptions:
     precision: Annotated[
         str,
         Option(
-            "in which networks multiply while they are trained. Latents, densities, sums, "
-            "parameters and the optimiser stay in float32, and evaluation is in it "
-            "altogether. auto: bf16 where a measurement of milliseconds says that the "
-            "device multiplies faster in it. A processor without bfloat16 rounds factors "
-            "and gains nothing.",
+            "precision in which networks multiply during training. Latents, densities, "
+            "sums, parameters and the optimiser stay in float32, and so does all of "
+            "evaluation. auto: bf16 if the device multiplies faster in it, which is "
+            "measured in milliseconds. A processor without bfloat16 rounds factors and "
+            "gains nothing.",
             ("float32", "bf16", "auto"),
         ),
     ] = "float32"
@@ -232,8 +241,8 @@ class TrainOptions:
         own_kl = self.kl_warmup or self.free_bits or self.analytic_kl or self.beta != 1
         if self.tempering_steps and own_kl:
             raise UserError(
-                "tempering weighs the whole joint density, and beta, kl_warmup, free_bits "
-                "or analytic_kl its KL; choose one of them"
+                "tempering_steps weighs log p(x, z) as a whole, but beta, kl_warmup, "
+                "free_bits and analytic_kl act on the KL; choose one of them"
             )
         if self.beta != 1 and self.bound == "iwae":
             raise UserError(
@@ -252,13 +261,13 @@ class TrainOptions:
         name = name_of(make)
         if self.weight_decay is not None:
             raise UserError(
-                f"weight_decay is for optimisers that have a name, and {name} is one of "
+                f"weight_decay applies to the named optimisers only, and {name} is "
                 "your own; set it there: functools.partial(..., weight_decay=...)"
             )
         if self.lr != TrainOptions.lr and not takes_lr(make):
             raise UserError(
-                f"lr={self.lr} would be ignored: {name} sets a rate of its own; leave out "
-                "one of them"
+                f"lr={self.lr} would be ignored, since {name} sets a learning rate of "
+                "its own; leave out one of them"
             )
 
     @property
@@ -291,7 +300,7 @@ class TrainOptions:
     def num_epochs(self) -> int:
         """The number of epochs, once it is known; see `settled`."""
         if self.epochs is None:
-            raise ValueError("epochs go by the data, which are not known here")
+            raise ValueError("epochs depend on the data, which are not known here")
         return self.epochs
 
     def rate(self, epoch: int) -> float:
@@ -371,8 +380,8 @@ def makes_scheduler(schedule: Callable) -> bool:
     needed = [p for p in parameters if p.default is p.empty and p.kind in by_place]
     if len(needed) not in (1, 2):
         raise UserError(
-            "schedule: expected a function of (epoch, epochs), or one of the optimiser, "
-            f"got {name_of(schedule)} of {len(needed)} arguments"
+            "schedule: expected a function of (epoch, epochs) or of the optimiser, got "
+            f"{name_of(schedule)} of {len(needed)} arguments"
         )
     return len(needed) == 1
 

@@ -107,7 +107,9 @@ def test_a_yes_of_a_configuration_can_be_taken_back(tmp_path):
 @pytest.mark.parametrize("path", SAVED, ids=lambda p: p.parent.name)
 def test_configurations_of_earlier_versions_are_read(path):
     old = json.loads(path.read_text())
-    with pytest.warns(UserWarning, match="data digits are called digits_binary now"):
+    with pytest.warns(
+        UserWarning, match="data set 'digits' is now called 'digits_binary'"
+    ):
         args = arguments("train", "--config", path)
     training = training_of(args, args.seed)
     assert {k: getattr(training, k) for k in old["training"]} == old["training"]
@@ -123,7 +125,7 @@ def test_data_that_have_changed_are_said_to_have(first, tmp_path, capsys):
     path = tmp_path / "config.json"
     path.write_text((first / "config.json").read_text().replace("40/10/10", "30/10/10"))
     line = told(capsys, "train", "--config", path, "--out", tmp_path / "run")
-    assert "is of other data than there are now" in line
+    assert f"the data of {path} have changed" in line
     assert "30/10/10" in line
     assert "40/10/10" in line
 
@@ -147,11 +149,11 @@ def test_the_size_of_a_densitys_training_part_is_repeated(tmp_path):
         ({"hidden_dims": "wide"}, "FILE: hidden_dims: expected whole numbers, got 'wide'"),
         ({"epochs": None, "batch_size": None}, "FILE: batch_size: expected a whole number"),
         ({"sticking_the_landing": "yes"}, "expected true or false, got 'yes'"),
-        ({"bound": "iwa"}, "bound: 'iwa'; did you mean 'iwae'?"),
-        ({"out": "runs/x"}, "FILE: out has its place on the command line"),
+        ({"bound": "iwa"}, "bound: unknown value 'iwa'; did you mean 'iwae'?"),
+        ({"out": "runs/x"}, "FILE: out cannot be set in a file; give it on the command"),
         ({"training": [1]}, "FILE, training: expected names and their values, got [1]"),
         ([1], "FILE: expected names and their values, got [1]"),
-        ({"options": {"gatebias": 1}}, "unknown option of guide 'iaf' 'gatebias'"),
+        ({"options": {"gatebias": 1}}, "unknown option of guide 'iaf': 'gatebias'"),
         ({"options": {"gate_bias": "x"}}, "option gate_bias: expected a number, got 'x'"),
         ({"lr": -1}, "lr must be positive, got -1"),
         ({"places": {"prior": "vampp"}}, "unknown prior 'vampp'; did you mean 'vamp'?"),
@@ -170,8 +172,8 @@ def test_files_that_are_none(tmp_path, capsys):
     (tmp_path / "half.json").write_text("{half")
     for name, expected in {
         "half.json": "is not valid JSON",
-        "none.json": "there is none",
-        "none.yaml": "there is none",
+        "none.json": "not found",
+        "none.yaml": "not found",
         ".": "is a folder; expected",
     }.items():
         assert expected in told(capsys, "train", "--config", tmp_path / name)
@@ -233,7 +235,11 @@ def test_code_of_ones_own_is_only_run_when_it_is_asked_for(tmp_path, capsys):
             {"guides": [f"iaf:prior={words[1]}"]},
             f"--guides iaf:prior={words[1]}",
         ),
-        ("compare", {"sweep": {"prior": [words[1]]}}, "its place on the command line"),
+        (
+            "compare",
+            {"sweep": {"prior": [words[1]]}},
+            "give code of your own on the command line",
+        ),
         ("train", {"model": words[1]}, f"add --model {words[1]}"),
         ("train", {"optimizer": words[1]}, f"add --optimizer {words[1]}"),
         ("train", {"callbacks": [words[1]]}, f"add --callbacks {words[1]}"),

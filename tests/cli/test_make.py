@@ -12,7 +12,7 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.filterwarnings("default:.*called digits_binary now")
+pytestmark = pytest.mark.filterwarnings("default:.*is now called 'digits_binary'")
 SAVED = ROOT / "tests/saved/0.1.0/iaf"  # two latents of digits
 
 
@@ -87,7 +87,10 @@ def test_data_without_labels_and_several_latents(npz, tmp_path, capsys):
     config |= {"vae": vae.config, "eval_particles": 5}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert run("encode", tmp_path) == 2
-    assert "got latents z_2, z_1; --num-samples 1 draws" in capsys.readouterr().err
+    assert (
+        "got latents z_2, z_1; give --num-samples 1 for draws"
+        in capsys.readouterr().err
+    )
     assert run("encode", tmp_path, "--num-samples", 3, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["arrays"] == {"z_2": [3, 10, 2], "z_1": [3, 10, 2]}
@@ -118,9 +121,9 @@ def test_samples_of_a_standardised_set_are_on_its_scale(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["sample", SAVED, "--out", "x.txt"], "expected a file of .npz, .csv, .png"),
+        (["sample", SAVED, "--out", "x.txt"], "a file that ends in .npz, .csv or .png"),
         (["sample", SAVED, "-n", 0], "number of samples must be at least 1, got 0"),
-        (["encode", SAVED, "--out", "x.png"], "expected a file of .npz, .csv, got x.png"),
+        (["encode", SAVED, "--out", "x.png"], "that ends in .npz or .csv, got x.png"),
         (["encode", SAVED, "digitss"], "'digitss'; did you mean 'digits'?"),
         (["encode", SAVED, "--num-samples", -1], "num_samples must not be negative"),
         (["encode", "iaf-mnist_static", "digits_binary"], "got (250, 8, 8)"),

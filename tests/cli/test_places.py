@@ -43,7 +43,10 @@ def test_priors_are_compared_beside_each_other(tmp_path, capsys):
     assert "mean_field (prior = mixture)" in table
     argv = ["--guides", "ladder", "--prior", "flow", "--out", tmp_path / "no"]
     assert run("compare", *argv, *FAST) == 2
-    assert "a prior is a place of guides of one latent" in capsys.readouterr().err
+    assert (
+        "a prior can be chosen for guides of one latent vector only"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def test_priors_are_compared_beside_each_other(tmp_path, capsys):
         (["--prior", "vampp"], "unknown prior 'vampp'; did you mean 'vamp'"),
         (
             ["--prior", "mine.py:P"],
-            "expected a prior in mine.py; there is no such file",
+            "file mine.py not found; expected the prior 'P' in it",
         ),
         (["--guide", "iaf", "--prior", "vamp"], "guide 'iaf': the prior 'vamp'"),
     ],
@@ -119,7 +122,7 @@ def test_examples_of_ones_own_are_trained_resumed_and_judged(example, tmp_path, 
     if example in ("my_prior", "my_networks"):
         assert code == 0
     if example == "my_model":
-        assert "the page shows pairs of one latent vector" in said
+        assert "the page needs a pair of one latent vector" in said
 
 
 @pytest.mark.parametrize("example", quick(EXAMPLES, "my_model", "my_prior"))
