@@ -59,7 +59,7 @@ except zoo.UserError as error:
     for line in lines:
         assert "no home folder for a cache" in line
         assert "--data-dir or $PYRO_VAE_ZOO_DATA" in line
-    assert "~ stands for a home folder, and there is none" in last
+    assert "~ stands for the home folder, but this user has none" in last
 
 
 def test_a_data_folder_is_enough(tmp_path):

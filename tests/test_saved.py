@@ -35,7 +35,7 @@ def test_there_are_saved_runs():
     assert {run.name for run in RUNS} == {"iaf", "recursive_mixture"}
 
 
-OLD_NAME = pytest.mark.filterwarnings("default:.*called digits_binary now")
+OLD_NAME = pytest.mark.filterwarnings("default:.*is now called 'digits_binary'")
 
 
 @EACH_RUN
@@ -55,7 +55,7 @@ def test_a_saved_run_has_its_number(run):
 @EACH_RUN
 def test_a_saved_run_is_evaluated_and_compared(run, tmp_path, capsys):
     words = ["--quiet", "--device", "cpu", "--num-particles", "20"]
-    with pytest.warns(UserWarning, match="version 0.1.0, whose data digits are called"):
+    with pytest.warns(UserWarning, match="written by version 0.1.0; its data set"):
         assert cli.main(["evaluate", str(run), *words]) == 0
     assert f"{run.name} on digits_binary" in capsys.readouterr().out
     assert cli.main(["compare", str(run), "--out", str(tmp_path)]) == 0

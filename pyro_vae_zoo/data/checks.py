@@ -72,7 +72,7 @@ def checked(
     if x.dtype == torch.uint8 and kind in ("discretized_logistic", "grey"):
         if bits is None and x.max() == 1:
             raise UserError(
-                f"{what}: uint8 values of 0 and 1 only: bits or grey levels? pass "
+                f"{what}: uint8 values of 0 and 1 only: bits or grey levels? Give "
                 "x.float() for bits, x.float() / 255 for grey levels"
             )
         return x.float() if bits else x.float() / 255
@@ -138,9 +138,9 @@ def check_precision(x: Tensor, kind: str, what: str) -> None:
     if bad.any():
         row, which = bad.nonzero()[0].tolist()
         raise UserError(
-            f"{what}: {x.flatten(1)[row, which].item():.17g} in row {row}, feature {which} "
-            "is one with its neighbours in float32, which has 7 digits; take off an "
-            "offset, change the unit, or standardise=True for real numbers"
+            f"{what}: {x.flatten(1)[row, which].item():.17g} in row {row}, feature "
+            f"{which} has the same float32 (7 digits) as its neighbours; subtract an "
+            "offset, change the unit, or give standardise=True for real numbers"
         )
 
 
@@ -156,7 +156,7 @@ def are_bits(
         other = next(s for s in known if s not in black)
         raise UserError(
             f"{black[0]}: uint8 values up to {known[black[0]]}, in {other} up to "
-            f"{known[other]}: bits or grey levels? give all of them as floats, grey "
+            f"{known[other]}: bits or grey levels? Give all splits as floats, grey "
             "levels divided by 255"
         )
     return bool(black)
@@ -169,8 +169,8 @@ def _tensor(x: object, what: str) -> Tensor:
             rows = masked.reshape(len(x), -1).any(1)
             raise UserError(
                 f"{what}: expected values, got a masked array with {int(masked.sum())} "
-                f"masked, the first in row {int(rows.argmax())}; fill them, or leave "
-                "their rows out"
+                f"masked, the first in row {int(rows.argmax())}; fill them in, or "
+                "leave their rows out"
             )
         x = x.data
     if isinstance(x, np.ndarray):
@@ -208,8 +208,8 @@ def _check_shape(x: Tensor, event_shape: Sequence[int] | None, what: str) -> Non
     if event_shape is None:
         if x.ndim < 2:
             raise UserError(
-                f"{what}: expected shape (N, *event_shape), got {got}; there is no "
-                "event dimension: one image a row, as in (N, H, W) or (N, D)"
+                f"{what}: expected shape (N, *event_shape), got {got}; it has no event "
+                "dimension: give a datum per row, as in (N, H, W) or (N, D)"
             )
     elif _channels_first(x, event_shape).shape[1:] != tuple(event_shape):
         hint, sizes = "", ", ".join(map(str, event_shape))
@@ -219,7 +219,7 @@ def _check_shape(x: Tensor, event_shape: Sequence[int] | None, what: str) -> Non
             hint = f"; same number of values: reshape to (-1, {sizes})"
         raise UserError(f"{what}: expected shape (N, {sizes}), got {got}{hint}")
     if x.numel() == 0:
-        raise UserError(f"{what}: expected at least one image, got shape {got}: empty")
+        raise UserError(f"{what}: expected at least one datum, got shape {got}: empty")
 
 
 def _channels_first(x: Tensor, event_shape: Sequence[int] | None) -> Tensor:
@@ -238,20 +238,21 @@ def _check_values(x: Tensor, kind: str, what: str) -> None:
         where = f", the first in row {row}" if len(x) > 1 else ""
         raise UserError(
             f"{what}: expected finite values, got {int(wrong.sum())} NaN or infinite "
-            f"of {x.numel()}{where}; clean them or check the preprocessing"
+            f"of {x.numel()}{where}; remove them, or check the preprocessing"
         )
     got = f"got values in [{low:.6g}, {high:.6g}]"
     unit = 0 <= low and high <= 1
     if kind == "bernoulli" and not (unit and (x == x.bool()).all()):
         raise UserError(
             f"{what} has grey pixels: expected only 0 and 1 for "
-            f"likelihood='bernoulli', {got}; binarise, or use likelihood='gaussian' or "
-            "'discretized_logistic', or dynamic=True to redraw train every epoch"
+            f"likelihood='bernoulli', {got}; binarise them, or use "
+            "likelihood='gaussian' or 'discretized_logistic', or dynamic=True to draw "
+            "bits anew in every epoch"
         )
     if kind in COUNTS and not (low >= 0 and (x == x.round()).all()):
         raise UserError(
             f"{what}: expected counts or classes, whole numbers from 0, for "
-            f"likelihood={kind!r}, {got}; shares of a total are to be multiplied by it"
+            f"likelihood={kind!r}, {got}; multiply shares of a total by that total"
         )
     if kind == "grey" and not unit:
         raise UserError(

@@ -267,7 +267,7 @@ class Dataset:
         return changed
 
     def first(self, n: int) -> "Dataset":
-        """The same data set with its first `n` training images only.
+        """The same data set with its first `n` training data only.
 
         Raises:
             UserError: where there are not so many.
@@ -275,7 +275,7 @@ class Dataset:
         n = count("n", n, least=-math.inf)
         if not 1 <= n <= len(self.train):
             raise UserError(
-                f"expected 1 to {len(self.train)} training images of {self.name}, got {n}"
+                f"expected 1 to {len(self.train)} training data of {self.name}, got {n}"
             )
         fewer = copy.copy(self)
         object.__setattr__(fewer, "train", part(self.train, slice(n)))
@@ -317,7 +317,8 @@ class Dataset:
         """
         if self.standardisation is None or other.standardisation is None:
             raise UserError(
-                "standardised_as: expected two data sets that are standardised"
+                "standardised_as: expected two data sets that are standardised; make "
+                "them with standardise=True"
             )
         step = other.standardisation.after(self.standardisation)
         changed = self._changed(lambda x: standardised(x, step))

@@ -64,7 +64,8 @@ def expanded(path: str | os.PathLike) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # Python's: a user without HOME and without an account
         raise UserError(
-            f"{path}: ~ stands for a home folder, and there is none"
+            f"{path}: ~ stands for the home folder, but this user has none; give a "
+            "full path"
         ) from None
 
 
@@ -79,8 +80,9 @@ def data_folders(data_dir: str | os.PathLike | None = None) -> list[Path]:
     found = list(dict.fromkeys(folder for folder in folders if folder is not None))
     if not found:
         raise DataFileError(
-            "no folder to look for data in: there is no home folder for a cache; give one "
-            "by --data-dir or $PYRO_VAE_ZOO_DATA. `--data digits` needs none"
+            "no folder to look for data in: this user has no home folder for a cache; "
+            "give a folder by --data-dir or $PYRO_VAE_ZOO_DATA. `--data digits` needs "
+            "none"
         )
     return found
 
@@ -172,7 +174,7 @@ def _download(source: Source, folders: list[Path]) -> Path:
     raise DataFileError(
         f"data file {' or '.join(source.files)} not found in "
         f"{' or '.join(map(str, folders))}, and its download failed "
-        f"({'; '.join(failures)}): get it from {' or '.join(source.urls)} and put it "
+        f"({'; '.join(failures)}). Get it from {' or '.join(source.urls)} and put it "
         f"at {folders[0] / name}; `--data digits` needs no download"
     )
 

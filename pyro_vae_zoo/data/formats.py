@@ -98,12 +98,12 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
         raise ValueError(f"an array of {dtype}, expected numbers of at most 64 bits")
     expected, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if min(shape, default=0) < 0 or expected != there:
-        raise ValueError(f"an array {shape} of {dtype} in {there} bytes")
+        raise ValueError(
+            f"an array {shape} of {dtype} takes {expected} bytes, but there are {there}"
+        )
     data = file.read(expected + 1)
     if len(data) != expected:
-        raise ValueError(
-            f"an array of {expected} bytes, of which {len(data)} are there"
-        )
+        raise ValueError(f"an array takes {expected} bytes, but there are {len(data)}")
     array = np.frombuffer(bytearray(data), dtype)  # which may be written to
     array = array.astype(dtype.newbyteorder("="), copy=False)
     if dtype.kind == "b":
@@ -136,7 +136,7 @@ def read_mat(data: bytes) -> dict[str, np.ndarray]:
     """
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
-        raise ValueError("no file of MATLAB 5 to 7")
+        raise ValueError("expected a file of MATLAB 5 to 7")
     arrays: dict[str, np.ndarray] = {}
     most = max(_UNPACKED, _BOMB * len(data))
     for kind, content in _elements(data[128:], order, padded=False):
@@ -164,7 +164,9 @@ def _elements(data: bytes, order: str, padded: bool) -> Iterator[tuple[int, byte
             place = start + (-(-size // 8) * 8 if padded else size)
         content = data[start : start + size]
         if len(content) != size:
-            raise ValueError(f"an element of {size} bytes where {len(content)} are")
+            raise ValueError(
+                f"an element takes {size} bytes, but there are {len(content)}"
+            )
         yield kind, content
 
 
@@ -181,5 +183,5 @@ def _matrix(content: bytes, order: str) -> tuple[str, np.ndarray] | None:
     array = np.frombuffer(values, order + stored).astype(_CLASSES[flags & 0xFF])
     shape = np.frombuffer(sizes, order + "i4").tolist()
     if min(shape) < 0 or math.prod(shape) != len(array):
-        raise ValueError(f"a matrix of {shape} with {len(array)} values")
+        raise ValueError(f"a matrix of shape {shape} has {len(array)} values")
     return name.decode("latin-1"), array.reshape(shape, order="F")

@@ -174,8 +174,9 @@ def classes_of(
     for split, given in by_split.items():
         if split not in sizes:
             raise UserError(
-                f"labels: expected those of {', '.join(sizes)}, got some of {split!r}; a "
-                "split that is taken off train has its labels from there"
+                f"labels: expected labels of {', '.join(sizes)}, got some of "
+                f"{split!r}; a split that is taken off train takes its labels from "
+                "those of train"
             )
         arrays[split] = _array(given, f"labels of {split}", sizes[split])
     kinds = {values.dtype.kind.replace("u", "i") for values in arrays.values()}
@@ -184,8 +185,8 @@ def classes_of(
     every = np.unique(np.concatenate([*arrays.values()]))
     if len(every) < 2:
         raise UserError(
-            f"labels: expected at least two classes, got {str(every[0])!r} alone; leave "
-            "labels out where there are none"
+            f"labels: expected at least two classes, got only {str(every[0])!r}; if "
+            "there are no classes, leave labels out"
         )
     if names is None:
         names = [str(value) for value in every.tolist()]
@@ -212,10 +213,12 @@ def _array(given: Given, what: str, size: int) -> np.ndarray:
     given = given.cpu().numpy() if isinstance(given, Tensor) else given
     array = given if isinstance(given, np.ma.MaskedArray) else np.asarray(given)
     if array.shape != (size,):
-        raise UserError(f"{what}: expected {size}, one a datum, got {array.shape}")
+        raise UserError(
+            f"{what}: expected {size}, one for each datum, got shape {array.shape}"
+        )
     if np.ma.getmaskarray(array).any():
         row = int(np.ma.getmaskarray(array).argmax())
-        raise UserError(f"{what}: row {row} is masked; leave out what has no label")
+        raise UserError(f"{what}: row {row} is masked; leave out data without a label")
     array = np.asarray(array)
     if array.dtype.kind == "O":
         return _of_objects(array, what)
@@ -223,8 +226,8 @@ def _array(given: Given, what: str, size: int) -> np.ndarray:
         return array.astype(str)
     if array.dtype.kind not in "iuU":
         raise UserError(
-            f"{what}: expected whole numbers or words, got {array.dtype}; classes that "
-            "are stored as real numbers are converted by .astype(int)"
+            f"{what}: expected whole numbers or words, got {array.dtype}; convert "
+            "classes that are stored as real numbers by .astype(int)"
         )
     return array if array.dtype.kind == "U" else array.astype(np.int64)
 
@@ -236,10 +239,10 @@ def _of_objects(array: np.ndarray, what: str) -> np.ndarray:
         if not isinstance(value, str | int):
             raise UserError(
                 f"{what}: expected a word or whole number in row {row}, got {value!r}; "
-                "leave out what has no label"
+                "leave out data without a label"
             )
     if len({isinstance(value, str) for value in values}) > 1:
-        raise UserError(f"{what}: expected all of one kind, got words and numbers")
+        raise UserError(f"{what}: expected words or numbers, got both")
     return np.array(list(map(str, values)) if type(values[0]) is bool else values)
 
 

@@ -52,7 +52,8 @@ def load_dataset(
     if name in DATASETS:
         if options:
             raise UserError(
-                f"data set {name!r} is read in one way only, got {', '.join(options)}"
+                f"data set {name!r} takes no data options, got {', '.join(options)}; "
+                "they are for data of your own"
             )
         data = PUBLISHED[name](Dataset, name, data_dir)
         vars(data)["_classes"] = partial(published_classes, name, data_dir)
@@ -76,8 +77,8 @@ def _reader(path: Path, name: str) -> Callable[..., Dataset]:
     if path.is_file():
         raise DataFileError(
             f"{path}: expected a folder of images or {', '.join(_READERS)}, got "
-            f"{path.suffix or 'no suffix'!r}; read it yourself and give zoo.Dataset.split "
-            "an array, or zoo.Dataset.from_frame a DataFrame"
+            f"{path.suffix or 'no suffix'!r}; read it yourself, and pass an array to "
+            "zoo.Dataset.split or a DataFrame to zoo.Dataset.from_frame"
         )
     if path.name != name:
         raise DataFileError(f"data {path} not found: looked for {path.absolute()}")

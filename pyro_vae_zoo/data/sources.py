@@ -207,7 +207,7 @@ def _torchvision_cifar10(folders: Sequence[Path], train: bool) -> np.ndarray:
         from torchvision.datasets import CIFAR10
     except ImportError:
         raise UserError(
-            "CIFAR-10 is read by torchvision, which is not installed: "
+            "CIFAR-10 needs the package torchvision, which is not installed: "
             "pip install 'pyro-vae-zoo[cifar10]'"
         ) from None
     for folder in folders:

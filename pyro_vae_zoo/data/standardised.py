@@ -85,7 +85,7 @@ def standardisation_of(train: Tensor | Rows) -> Standardisation:
     Traceback (most recent call last):
     ...
     pyro_vae_zoo.errors.UserError: standardise: feature 1 is 5 in all of train, and a \
-constant has no density; leave it out
+constant has no density; leave that feature out
     """
     shape = train.shape[1:]
     over = (0,) if len(shape) == 1 else (0, -2, -1)
@@ -97,7 +97,7 @@ constant has no density; leave it out
         part = "feature" if len(shape) == 1 else "channel"
         raise UserError(
             f"standardise: {part} {which} is {mean.flatten()[which].item():.6g} in all of "
-            "train, and a constant has no density; leave it out"
+            "train, and a constant has no density; leave that feature out"
         )
     return Standardisation(mean, scale, tuple(shape))
 

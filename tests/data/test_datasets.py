@@ -608,7 +608,7 @@ def test_the_first_images_keep_the_rest(tmp_path):
     assert few.variant.endswith("5/10/10")
     assert len(data.train) == 20
     for n in (0, 21):
-        with fails(UserError, f"expected 1 to 20 training images of cifar10, got {n}"):
+        with fails(UserError, f"expected 1 to 20 training data of cifar10, got {n}"):
             data.first(n)
 
 

@@ -211,7 +211,9 @@ def test_a_bad_value_is_found_where_it_is_read(mapped):
     data = zoo.Dataset(mapped(array), likelihood="gaussian")
     whole = Rows(data.train.source, steps=data.train.steps)
     assert len(whole[12000:12345]) == 345
-    said = "row 12345 of x.npy: train: expected finite values, got 1 NaN .* of 3; clean"
+    said = (
+        "row 12345 of x.npy: train: expected finite values, got 1 NaN .* of 3; remove"
+    )
     with pytest.raises(zoo.UserError, match=said):
         whole[12000:13000]
 

@@ -428,7 +428,7 @@ def test_what_unpacks_to_too_much():
     data = bytes(124) + b"\x00\x01IM" + struct.pack("<II", 15, len(element)) + element
     with pytest.raises(ValueError, match="unpacks to"):
         read_mat(data)
-    with pytest.raises(ValueError, match="an element of 99 bytes where 0 are"):
+    with pytest.raises(ValueError, match="an element takes 99 bytes, but there are 0"):
         read_mat(data[:128] + struct.pack("<II", 14, 99))
 
 

@@ -14,8 +14,7 @@ from pyro_vae_zoo.data.labels import classes_of
 from pyro_vae_zoo.data.own.arrays import SHARE, chosen, likelihood_of
 from pyro_vae_zoo.data.streamed.rows import Rows, some
 from pyro_vae_zoo.data.streamed.sources import ArrayFile
-from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.files import one_line
+from pyro_vae_zoo.errors import DataFileError, UserError, one_line
 
 if TYPE_CHECKING:
     from pyro_vae_zoo.data.datasets import Dataset
@@ -132,8 +131,9 @@ def _npz_likelihood(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, 
         got = ", ".join(f"{key} {x.dtype}" for key, x in arrays.items())
         raise DataFileError(
             f"{path}: expected all arrays bool (Bernoulli), all uint8 (discretised "
-            f"logistic) or all float (Gaussian), got {got}; convert with .astype, or say "
-            "the likelihood: 'poisson' or 'negative_binomial' of counts, 'categorical'"
+            f"logistic) or all float (Gaussian), got {got}; convert them with .astype, "
+            "or give likelihood=: 'poisson' or 'negative_binomial' for counts, "
+            "'categorical' for classes"
         )
     note = f"{arrays['train'].dtype} -> {likelihood}"
     if likelihood != "bernoulli" and _all(arrays, lambda x: (x == 0) | (x == 1)):

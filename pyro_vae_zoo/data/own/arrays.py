@@ -49,11 +49,14 @@ def split_rows(
     """
     for name, share in shares.items():
         if not 0 < share < 1:
-            raise UserError(f"{name}: expected a share in (0, 1) of train, got {share}")
+            raise UserError(
+                f"{name}: expected a split, or a share of train in (0, 1), got {share}"
+            )
     if num_data > _MOST_SPLIT:
         raise UserError(
-            f"train: expected at most {_MOST_SPLIT:,} data to take {' and '.join(shares)} "
-            f"off, got {num_data:,}; give these splits, x[a:b] of a mapped array for one"
+            f"train: expected at most {_MOST_SPLIT:,} data to split "
+            f"{' and '.join(shares)} off at random, got {num_data:,}; give these "
+            "splits yourself, for example as x[a:b] of a mapped array"
         )
     order = np.random.RandomState(seed).permutation(num_data)
     rows, start = {}, 0
@@ -117,9 +120,9 @@ def likelihood_of(x: Tensor | np.ndarray, what: str = "x") -> tuple[str, str]:
     >>> likelihood_of(np.array([[3, 4]]), "counts.csv")
     Traceback (most recent call last):
     ...
-    pyro_vae_zoo.errors.UserError: counts.csv: whole numbers only, from 3 to 4: say \
-likelihood='poisson' or 'negative_binomial' for counts, 'categorical' for codes, \
-'gaussian' for real numbers; grey levels are given as uint8
+    pyro_vae_zoo.errors.UserError: counts.csv: whole numbers only, from 3 to 4; give \
+likelihood='poisson' or 'negative_binomial' for counts, 'categorical' for classes, \
+'gaussian' for real numbers; give grey levels as uint8
     """
     if not isinstance(x, Tensor | np.ndarray):
         raise UserError(
@@ -140,9 +143,9 @@ likelihood='poisson' or 'negative_binomial' for counts, 'categorical' for codes,
     if "float" in dtype and not bool((x == x.round()).all()):
         return "gaussian", f"{dtype} -> gaussian"
     raise UserError(
-        f"{what}: whole numbers only, from {low:.6g} to {high:.6g}: say "
+        f"{what}: whole numbers only, from {low:.6g} to {high:.6g}; give "
         "likelihood='poisson' or 'negative_binomial' for counts, 'categorical' for "
-        "codes, 'gaussian' for real numbers; grey levels are given as uint8"
+        "classes, 'gaussian' for real numbers; give grey levels as uint8"
     )
 
 

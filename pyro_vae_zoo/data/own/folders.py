@@ -19,8 +19,7 @@ import numpy as np
 
 from pyro_vae_zoo.data.own.arrays import SHARE
 from pyro_vae_zoo.data.sources import expanded
-from pyro_vae_zoo.errors import DataFileError, UserError
-from pyro_vae_zoo.files import one_line
+from pyro_vae_zoo.errors import DataFileError, UserError, one_line
 from pyro_vae_zoo.options import count, plain
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def from_folder(
     elif likelihood == "bernoulli" and not black_and_white:
         raise DataFileError(
             f"{root}: expected images in black and white for likelihood='bernoulli', got "
-            "other levels; choose threshold=0.5, or dynamic=True to draw them"
+            "grey levels; choose threshold=0.5, or dynamic=True to draw bits from them"
         )
     else:
         notes.append(f"levels k/255 as {likelihood}")
@@ -175,7 +174,7 @@ def _size_of(size: int | Sequence[int] | None) -> tuple[int, int] | None:
 def _splits_of(root: Path) -> dict[str, list[_File]]:
     """The files of each split, in the order of their names."""
     if not root.is_dir():
-        what = "is no folder" if root.exists() else "not found"
+        what = "is not a folder" if root.exists() else "not found"
         raise DataFileError(f"folder of images {root} {what}: {root.absolute()}")
     folders = _folders(root)
     named = {f.name: f for f in folders if f.name in _SPLITS}
@@ -188,8 +187,8 @@ def _splits_of(root: Path) -> dict[str, list[_File]]:
         )
     if "train" not in named or {"valid", "val"} <= named.keys():
         raise DataFileError(
-            f"{root}: expected folders train, valid and test, of which the last two may "
-            f"be missing; got {', '.join(sorted(named))}"
+            f"{root}: expected a folder train, and optionally valid and test; got "
+            f"{', '.join(sorted(named))}"
         )
     splits = {_SPLITS[name]: _files_of(folder) for name, folder in named.items()}
     with_classes = {s: files[0].label is not None for s, files in splits.items()}
@@ -211,8 +210,8 @@ def _files_of(folder: Path) -> list[_File]:
     if len(classes) == 1:
         only = next(iter(classes))
         raise DataFileError(
-            f"{folder}: expected at least two classes, got one folder, {only.name}; give "
-            f"{only} itself if there are no classes"
+            f"{folder}: expected a folder for each of at least two classes, got only "
+            f"{only.name}; if there are no classes, give {only} itself"
         )
     files = [_File(path, None) for path in own]
     files += [_File(path, f.name) for f, paths in classes.items() for path in paths]
@@ -292,8 +291,8 @@ class _Images:
             *(Image.DecompressionBombError, Image.DecompressionBombWarning),
         ) as error:
             raise DataFileError(
-                f"{path}: no image that can be read ({one_line(error)}); broken or cut "
-                "short?"
+                f"{path}: cannot be read as an image ({one_line(error)}); is it broken "
+                "or cut short?"
             ) from error
         if frames > 1:
             raise DataFileError(f"{path}: expected one image, got {frames} frames")
@@ -307,7 +306,7 @@ class _Images:
             image = image.convert("RGBA")
             if np.asarray(image)[..., 3].min() < 255:
                 raise DataFileError(
-                    f"{path}: expected an image without transparent pixels; put it on a "
+                    f"{path}: expected an image without transparent pixels; fill the "
                     "background first"
                 )
             image = image.convert("L" if mode in ("1", "L", "LA") else "RGB")

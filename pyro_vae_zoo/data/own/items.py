@@ -103,8 +103,8 @@ def _left_items(items: Any, part: str, labels: bool) -> tuple[Any, Any]:
 def _check_map_style(items: Any, part: str) -> None:
     if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")):
         raise UserError(
-            f"{part}: expected a map-style data set, with a length and items, got "
-            f"{type(items).__name__}; a stream has to be read into an array first"
+            f"{part}: expected a map-style data set, with len(data) and data[i], got "
+            f"{type(items).__name__}; read a stream into an array first"
         )
     if len(items) == 0:
         raise UserError(f"{part}: expected at least one datum, got an empty data set")
@@ -120,7 +120,7 @@ def _read_items(items: Any, part: str, labels: bool) -> tuple[Tensor, list[Any] 
         pair = isinstance(item, tuple | list)
         if pair and len(item) > 2:
             raise UserError(
-                f"{part}: expected x or (x, y) in row {row}, got {len(item)}"
+                f"{part}: expected x or (x, y) in row {row}, got {len(item)} parts"
             )
         x = item[0] if pair else item
         if not isinstance(x, Tensor):

@@ -15,8 +15,7 @@ import numpy as np
 
 from pyro_vae_zoo.data.own.arrays import SHARE, likelihood_of
 from pyro_vae_zoo.data.sources import expanded
-from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
-from pyro_vae_zoo.files import one_line
+from pyro_vae_zoo.errors import DataFileError, UserError, one_line, unknown_name
 
 if TYPE_CHECKING:
     from pyro_vae_zoo.data.datasets import Dataset
@@ -133,7 +132,7 @@ def from_frame(
     """
     if not all(hasattr(frame, a) for a in ("columns", "iloc", "isna")):
         raise UserError(
-            f"frame: expected a DataFrame of pandas, got {type(frame).__name__}"
+            f"frame: expected a pandas DataFrame, got {type(frame).__name__}"
         )
     table = _table_of_frame(frame, labels, drop)
     return _dataset(
@@ -240,8 +239,8 @@ def _read_csv(
                     lines.append(reader.line_num)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataFileError(
-            f"{path}: no table that can be read ({one_line(error)}); expected text in "
-            "UTF-8 with commas, semicolons or tabs"
+            f"{path}: cannot be read as a table ({one_line(error)}); expected text in "
+            "UTF-8, with columns separated by commas, semicolons or tabs"
         ) from error
     if not rows:
         raise DataFileError(f"{path}: expected rows of numbers, got an empty file")
@@ -251,7 +250,7 @@ def _read_csv(
         rows, lines = rows[1:], lines[1:]
     if not rows:
         raise DataFileError(
-            f"{path}: expected rows of numbers, got a line of names alone"
+            f"{path}: expected rows of numbers, got a line of column names only"
         )
     features, of_labels = _places(names, labels, drop)
     values = np.empty((len(rows), len(features)))
@@ -267,7 +266,10 @@ def _read_csv(
             i = next(i for i in features if not _is_number(fields[i]))
             raise _no_number(where, names[i], fields[i]) from None
         if of_labels is not None and not fields[of_labels]:
-            raise DataFileError(f"{where}, column {names[of_labels]!r}: has no label")
+            raise DataFileError(
+                f"{where}, column {names[of_labels]!r}: expected a label, got an empty "
+                "field"
+            )
     if (bad := ~np.isfinite(values)).any():
         r, c = (int(index[0]) for index in bad.nonzero())
         i = features[c]
@@ -289,8 +291,8 @@ def _has_names(path: Path, first: Sequence[str]) -> bool:
     if len(set(numbers)) > 1 or (counted and len(first) > 1):
         shown = ",".join(first)[:40]
         raise DataFileError(
-            f"{path}: is the first line, {shown!r}, names or data? say header=True or "
-            "header=False"
+            f"{path}: is the first line, {shown!r}, names or data? Give header=True "
+            "for names, header=False for data"
         )
     return not numbers[0]
 
@@ -312,9 +314,9 @@ def _is_number(text: str) -> bool:
 def _no_number(where: str, column: str, text: str) -> DataFileError:
     got = repr(text[:40]) if text else "an empty field"
     return DataFileError(
-        f"{where}, column {column!r}: expected a finite number, got {got}; fill it or "
-        f"leave the row out; drop={column!r} leaves the column out, labels={column!r} has "
-        "it for classes"
+        f"{where}, column {column!r}: expected a finite number, got {got}; fill it in "
+        f"or leave the row out; drop={column!r} leaves the column out, "
+        f"labels={column!r} takes it for class labels"
     )
 
 
@@ -339,7 +341,7 @@ def _check_no_index(values: np.ndarray, names: Sequence[str], unnamed: str) -> N
     all_differ = len(np.unique(column)) == len(column) > 1
     if first and all_differ and (column % 1 == 0).all():
         raise UserError(
-            f"the first column has no name and numbers the rows: an index? "
+            "the first column has no name and numbers the rows; is it an index? "
             f"drop={names[0]!r} leaves it out"
         )
 
@@ -379,7 +381,7 @@ def _numbers(column: Any, name: str) -> np.ndarray:
         raise UserError(
             f"frame: row {row}, column {name!r}: expected numbers, got {column.dtype} "
             f"{str(value)[:40]!r}; drop={name!r} leaves the column out, labels={name!r} "
-            "has it for classes"
+            "takes it for class labels"
         )
     return column.to_numpy(dtype=bool if kind == "b" else np.float64)
 
@@ -387,7 +389,7 @@ def _numbers(column: Any, name: str) -> np.ndarray:
 def _check_none_missing(column: Any, name: str) -> None:
     if (missing := np.asarray(column.isna(), bool)).any():
         raise UserError(
-            f"frame: row {int(missing.argmax())}, column {name!r}: expected a value, got "
-            f"none ({int(missing.sum())} of {len(missing)} are missing); fill them or "
-            "leave their rows out"
+            f"frame: row {int(missing.argmax())}, column {name!r}: expected a value, "
+            f"got none ({int(missing.sum())} of {len(missing)} are missing); fill them "
+            "in or leave their rows out"
         )
