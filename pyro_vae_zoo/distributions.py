@@ -196,9 +196,9 @@ def _check_elbo() -> None:
     elbo = None if frame is None else frame.f_locals.get("self")
     if isinstance(elbo, _BLIND_TO_THE_CHOICE):
         raise UserError(
-            "expected an ELBO that scores which component of a mixture was drawn, got "
-            f"{type(elbo).__name__}, which has a wrong gradient for the weights or none; "
-            "train it with AnnealedELBO, or with Pyro's Trace_ELBO or TraceGraph_ELBO"
+            f"a mixture cannot be trained with {type(elbo).__name__}, whose gradient "
+            "for the mixture weights is wrong or zero; train it with AnnealedELBO, or "
+            "with Pyro's Trace_ELBO or TraceGraph_ELBO"
         )
 
 

@@ -377,7 +377,7 @@ BATCH_NORM = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6))
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"prior": ForEachDatum()}, "which the plate of data repeats"),
+        ({"prior": ForEachDatum()}, "since the plate of data expands it"),
         ({"prior": NoGradient()}, "model.prior.loc gets no gradient"),
         ({"likelihood": WrongEvent()}, "the likelihood of data of event shape"),
         ({"likelihood": FlatEvent()}, "the likelihood of data of event shape"),

@@ -25,7 +25,7 @@ EVERY = zoo.list_guides() + zoo.list_density_models()
 
 # What a pair cannot be trained by, and what its error says.
 NO_JIT = {"semi_amortized": "requires grad as a constant"}  # its guide takes gradients
-NO_TAIL_ADAPTIVE = dict.fromkeys(MIXTURES, "scores which component")
+NO_TAIL_ADAPTIVE = dict.fromkeys(MIXTURES, "a mixture cannot be trained with")
 NO_INVERSE = "has no inverse for arbitrary values"  # draws are scored detached
 NO_WAKE_SLEEP = {
     "neural_autoregressive": NO_INVERSE,

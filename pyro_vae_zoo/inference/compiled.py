@@ -188,10 +188,13 @@ class CompiledTrace_ELBO(CompiledELBO):
         **options: Any,
     ) -> None:
         if max_plate_nesting != 1:
-            raise UserError(f"a VAE has one plate, of data; got {max_plate_nesting}")
+            raise UserError(
+                "a VAE has one plate: expected max_plate_nesting=1, got "
+                f"{max_plate_nesting}"
+            )
         if num_particles > 1 and not vectorize_particles:
             raise UserError(
-                "particles are drawn in one plate: vectorize_particles=True"
+                "particles are drawn in one plate; use vectorize_particles=True"
             )
         if precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
@@ -273,8 +276,8 @@ class _CompiledPair:
         if len({id(graph) for graph in self.graphs.values()}) == _MANY:
             warnings.warn(
                 f"{_MANY} graphs were compiled for one pair, each for other shapes or "
-                "attributes of modules and objective; what changes at each step is to be "
-                "a buffer, or it is trained faster without compiling",
+                "other attributes of modules and objective; make what changes at each "
+                "step a buffer, or train without compiling, which is faster then",
                 stacklevel=6,
             )
 
@@ -289,7 +292,7 @@ class _CompiledPair:
             check_scorable(
                 model, guide, inputs[-1], x.device
             )  # which says what is wrong
-            raise UserError("data outside the support of the site that observes them")
+            raise UserError("data outside the support of the likelihood")
         return WithGradients.apply(value, gradients, *moved), elbo
 
     def announce(self) -> None:

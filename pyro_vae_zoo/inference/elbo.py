@@ -115,22 +115,30 @@ class AnnealedELBO(ObjectiveELBO):
         if bound not in ("elbo", "iwae"):
             raise UserError(f"unknown bound {bound!r}; known: elbo, iwae")
         if bound == "iwae" and free_bits:
-            raise UserError("free bits have no meaning for the bound 'iwae'")
+            raise UserError(
+                "free bits have no meaning for the bound 'iwae'; use bound='elbo'"
+            )
         if bound == "iwae" and sticking_the_landing:
             # The score that is dropped has mean zero under q, not under the weights
             # of several particles (Tucker et al. 2019).
-            raise UserError("sticking-the-landing biases the bound 'iwae'; use 'elbo'")
+            raise UserError(
+                "sticking-the-landing biases the bound 'iwae'; use bound='elbo'"
+            )
         if (free_bits or analytic_kl) and joint_weight != 1:
             what = "free bits act" if free_bits else "analytic_kl acts"
-            raise UserError(f"{what} on the KL, which joint_weight takes apart")
+            raise UserError(
+                f"{what} on the KL, of which joint_weight weighs only log p(z); choose "
+                "one of them"
+            )
         if analytic_kl and bound == "iwae":
             raise UserError(
-                "the bound 'iwae' weighs draws, and an analytic KL has none; use 'elbo'"
+                "the bound 'iwae' weighs particles, but an analytic KL has no "
+                "particles; use bound='elbo'"
             )
         if analytic_kl and sticking_the_landing:
             raise UserError(
-                "sticking-the-landing changes the score of a draw, and an analytic KL "
-                "has none; choose one of them"
+                "sticking-the-landing changes the gradient of particles, but an "
+                "analytic KL has no particles; choose one of them"
             )
         self.bound = bound
         self.kl_weight = kl_weight
@@ -196,14 +204,14 @@ def _check_reparametrised(guide_trace: poutine.Trace) -> None:
             if only_mixture(guide_trace) is not None:
                 continue
             raise UserError(
-                f"site {name!r} draws a mixture, whose weights have a gradient here only "
-                "where it is the guide's single latent site and in no wrapper; train it "
-                "with a plain Trace_ELBO, and mask it by poutine.mask"
+                f"site {name!r} draws a mixture, whose weights have a gradient here "
+                "only if it is the guide's single latent site, without a wrapper; "
+                "train it with Pyro's Trace_ELBO, and mask it by poutine.mask"
             )
         if not site["fn"].has_rsample:
             raise UserError(
                 f"site {name!r} is drawn without reparametrisation, which these options "
-                "need; train it with a plain Trace_ELBO"
+                "need; train it with Pyro's Trace_ELBO"
             )
 
 
@@ -223,8 +231,9 @@ def _score_without_parameters(
         trace = poutine.trace(replayed).get_trace(guide, x, num_particles)
         if not all(map(torch.equal, before, random_states(x.device))):
             raise UserError(
-                "sticking-the-landing scores the guide's draws anew, and this guide draws "
-                "more than its latent sites: each run has another density for them"
+                "sticking-the-landing computes log q of the guide's draws a second "
+                "time, but this guide draws more than its latent sites, so log q would "
+                "differ; train it without sticking_the_landing"
             )
         scores = {
             name: _score_anew(name, trace.nodes[name]).reshape(-1, len(x))
@@ -239,7 +248,7 @@ def _score_without_parameters(
 def _score_anew(name: str, site: Site) -> Tensor:
     transforms = getattr(site["fn"], "transforms", ())
     refusal = UserError(
-        f"sticking-the-landing scores site {name!r} anew, which "
+        f"sticking-the-landing computes log q of site {name!r} a second time, which "
         f"{', '.join({type(t).__name__ for t in transforms})} cannot do at an affordable "
         "cost; choose a guide with a cheap inverse (Gaussian, planar, couplings)"
     )

@@ -33,7 +33,8 @@ class WithGradients(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError(
-                "a compiled loss is differentiated once; compute it again for more"
+                "a compiled loss can be differentiated only once; compute the loss "
+                "again"
             )
         if slope.device.type != "cpu" or slope.item() != 1:
             gradients = torch._foreach_mul(gradients, slope)  # one launch on a GPU

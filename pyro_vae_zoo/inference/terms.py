@@ -92,7 +92,7 @@ class BoundTerms:
             traced = isinstance(scale, FakeTensor) or isinstance(other, FakeTensor)
             if not (traced or _same(scale, other)):  # `compiled` runs the pair before
                 raise UserError(
-                    f"{what} needs one scale for all sites, and those of {first} and "
+                    f"{what} needs one scale for all sites, but those of {first} and "
                     f"{site} differ; put model and guide in one `poutine.scale`, and weigh "
                     "KL or joint density by kl_weight or joint_weight"
                 )
@@ -102,8 +102,8 @@ class BoundTerms:
             return scale.reshape(())
         if scale.numel() != scale.shape[-1]:
             raise UserError(
-                f"{what} needs a scale, or one for each datum, got scales of shape "
-                f"{tuple(scale.shape)}, other ones for other draws"
+                f"{what} needs one scale, or one for each datum, got scales of shape "
+                f"{tuple(scale.shape)}, which differ between particles"
             )
         return scale.reshape(-1)
 
@@ -334,9 +334,11 @@ def each_datum(name: str, log_prob: Tensor, shape: torch.Size) -> Tensor:
 def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
     p, q = set(latent_sites(model_trace)), set(latent_sites(guide_trace))
     if p - q:
-        raise UserError(f"the guide draws no {sorted(p - q)}, which the model does")
+        missing = sorted(p - q)
+        raise UserError(f"the model has latent sites {missing}, but the guide does not")
     if q - p:
-        raise UserError(f"the guide draws {sorted(q - p)}, which the model does not")
+        missing = sorted(q - p)
+        raise UserError(f"the guide has latent sites {missing}, but the model does not")
 
 
 def _check_cancels(name: str, log_p: Tensor, log_q: Tensor) -> None:
@@ -344,6 +346,7 @@ def _check_cancels(name: str, log_p: Tensor, log_q: Tensor) -> None:
         return  # it is being traced, and has no values; `compiled` runs the pair before
     if not torch.allclose(log_p, log_q):
         raise UserError(
-            f"site {name!r} lies outside the plate 'data' and its scores in model and "
-            "guide differ; draw it inside the plate, or share one distribution"
+            f"site {name!r} lies outside the plate 'data', and its log_prob in model "
+            "and guide differ; draw it inside the plate, or give both the same "
+            "distribution"
         )

@@ -51,7 +51,7 @@ class BottomUpGuide(PyroModule):
 
 
 def bottom_up(layers: Layers, model: SelfReflectiveModel) -> BottomUpGuide:
-    """Rezende et al. 2014: layers that do not talk, with wider encoders (DLGM)."""
+    """Rezende et al. 2014: layers independent given x, with wider encoders (DLGM)."""
     num_layers = len(model.priors)
     wide = _widened(layers, num_layers)
     return BottomUpGuide([wide.posterior(0) for _ in range(num_layers)])

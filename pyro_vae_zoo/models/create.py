@@ -188,7 +188,7 @@ def create(
     ('flow', {'network': 'gated_mlp', 'prior_num_flows': 4})
     """
     if data is None and event_shape is None:
-        raise UserError("create needs a data set or an event_shape; got neither")
+        raise UserError("create needs a data set or an event_shape, got neither")
     event_shape = data.event_shape if event_shape is None else event_shape
     event_shape = tuple(count("event_shape", size) for size in plain(event_shape))
     if likelihood is None:
@@ -201,11 +201,11 @@ def create(
     if model is not None:
         if guide is not None or given:
             raise UserError(
-                "model= makes the whole VAE: leave out guide and other parts"
+                "model= makes the whole VAE: leave out the guide and other parts"
             )
         return whole(model, event_shape, likelihood, options)
     if guide is None:
-        raise UserError("create needs a guide, or model=; got neither")
+        raise UserError("create needs a guide or model=, got neither")
     known = guide_options(guide)
     for name in [name for name in given if name in known]:
         options[name] = given.pop(name)  # of a hierarchy, whose priors are its own
@@ -223,7 +223,7 @@ def create(
         with taking_turns():  # weights are drawn
             vae = _assembled(guide, event_shape, data, given, own)
     except TypeError as error:
-        raise UserError(f"guide {name!r} cannot be built so: {error}") from error
+        raise UserError(f"guide {name!r} cannot be built: {error}") from error
     if prior == "standard":
         del given["prior"]
     vae.config = {
@@ -239,9 +239,9 @@ def _check_density(guide: str | Callable[..., nn.Module], data: Any) -> None:
     is_density = guide in registry.list_density_models()
     if is_density and data is not None and data.is_quantised():
         raise UserError(
-            f"{guide} is a density of real numbers, which grey levels have none of: it "
-            f"would grow without bound at the few values of {data.name}; dequantise "
-            "them with zoo.Dataset(..., 'gaussian', logit=0.05)"
+            f"{guide} is a density of real numbers: it would grow without bound at the "
+            f"few values of {data.name}; dequantise these grey levels by "
+            "zoo.Dataset(..., 'gaussian', logit=0.05)"
         )
 
 
@@ -269,12 +269,13 @@ def _assembled(
     if networks:
         if not any("parts" in inspect.signature(f).parameters for f in takers):
             raise UserError(
-                f"{' and '.join(networks)} are places of guides of one latent vector, and "
-                f"{name!r} is none; it has networks for each of its latents"
+                f"{' and '.join(networks)} can be given for guides of one latent "
+                f"vector only, and {name!r} is not one; it has networks for each of "
+                "its latents"
             )
         if "encoder" in networks and not isinstance(guide, str):
             raise UserError(
-                f"the guide {name!r} has an encoder of its own; leave it out"
+                f"the guide {name!r} has an encoder of its own; leave out encoder"
             )
         if "decoder" in networks:
             likelihood = make_likelihood(likelihood, event_shape)
@@ -304,14 +305,14 @@ def _checked_options(
             if name in known:
                 first = next(o for o in owners if name in owners[o])
                 raise UserError(
-                    f"option {name} is one of the {first}'s and of the {owner}'s; give "
-                    "that of your own another name"
+                    f"option {name} belongs to both the {first} and the {owner}; give "
+                    "the one of your own part another name"
                 )
         known |= names
     for name, value in options.items():
         if name not in known:
             who = repr(guide) if isinstance(guide, str) else guide.__name__
-            raise unknown_name(f"option of guide {who}", name, known)
+            raise unknown_name(f"option of guide {who}:", name, known)
         if isinstance(known[name], bool) and not isinstance(value, bool):
             raise UserError(f"option {name}: expected True or False, got {value!r}")
         if isinstance(known[name], int | float) and isinstance(value, str | tuple):
@@ -320,8 +321,8 @@ def _checked_options(
             raise UserError(f"option {name}: expected a whole number, got {value!r}")
         if isinstance(known[name], tuple) and isinstance(value, int | float):
             raise UserError(
-                f"option {name} takes one number or several, with commas: expected "
-                f"({value},), on the command line {name}={value}, got {value}"
+                f"option {name} takes a list of numbers: expected ({value},), or with "
+                f"a comma '{name}={value},' on the command line, got {value}"
             )
     return {
         o: {k: options[k] for k in names if k in options} for o, names in owners.items()

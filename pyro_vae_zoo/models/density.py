@@ -124,13 +124,13 @@ def maf(
     flow_activation: str = "relu",
     batch_norm: bool = False,
 ) -> VAE:
-    """Papamakarios et al. 2017: `num_flows` MADEs, the order reversed in turns.
+    """Papamakarios et al. 2017: `num_flows` MADEs, of alternating order.
 
     Options:
-        num_flows: number of them.
-        flow_hidden_dims: widths of each of them.
-        flow_activation: their nonlinearity.
-        batch_norm: normalise between them.
+        num_flows: number of flow steps, each a MADE.
+        flow_hidden_dims: hidden widths of each MADE.
+        flow_activation: nonlinearity of each MADE.
+        batch_norm: batch normalisation between flow steps.
     """
     _check_real("maf", likelihood)
     if num_flows < 1:
@@ -165,20 +165,20 @@ def self_reflective_maf(
     flow_hidden_dims: Sequence[int] = (1024,),
     flow_activation: str = "relu",
 ) -> VAE:
-    """Apostolopoulou et al. 2020: L layers, each emits a block through a flow of its own.
+    """Apostolopoulou et al. 2020: L layers, each with a flow for its block of x.
 
     A layer's bijector has two steps, so that couplings move both halves of z, or is one
     affine map.
 
     Options:
-        num_layers: L.
+        num_layers: number L of layers.
         latent_dim: size of each layer's z.
-        bijector: of a layer: `affine`, `iaf` or `spline_coupling`.
-        prior: `amortised`, given the layer above, or `standard`.
-        block_sizes: of the blocks of x, about equal by default.
-        num_flows: steps of each data layer.
-        flow_hidden_dims: widths of the network of such a step.
-        flow_activation: its nonlinearity.
+        bijector: bijector of each layer: `affine`, `iaf` or `spline_coupling`.
+        prior: prior of each layer: `amortised`, given the layer above, or `standard`.
+        block_sizes: sizes of the blocks of x, about equal by default.
+        num_flows: flow steps of each data layer.
+        flow_hidden_dims: hidden widths of the network of a flow step.
+        flow_activation: nonlinearity of that network.
     """
     _check_real("self_reflective_maf", likelihood)
     if num_flows < 0:
@@ -235,6 +235,6 @@ def _data_layer(
 def _check_real(name: str, likelihood: str) -> None:
     if likelihood != "gaussian":
         raise UserError(
-            f"{name} is a density of real numbers, got data of likelihood {likelihood!r}; "
-            "use --data cifar10 or an .npz of floats"
+            f"{name} is a density model of real numbers, got data of likelihood "
+            f"{likelihood!r}; use --data cifar10 or an .npz of floats"
         )

@@ -75,8 +75,8 @@ def householder(
 ) -> Steps:
     """Tomczak & Welling 2016: K reflections, a rotation of the Gaussian.
 
-    Chained as in the paper, v_1 = Linear(h), v_t = Linear(v_{t-1}), or, with
-    `chained=False`, each vector from h.
+    Chained as in the paper, v_1 = Linear(h), v_t = Linear(v_{t-1}); with
+    `chained=False`, each vector is computed from h.
     """
     if num_flows == 0:
         return []
@@ -113,7 +113,7 @@ def sylvester_householder(
 ) -> Steps:
     """Van den Berg et al. 2018: as many hidden units as latents, Q of reflections.
 
-    Their number is `num_householder`.
+    The number of reflections is `num_householder`.
     """
     return [
         zt.conditional_sylvester(
@@ -124,7 +124,7 @@ def sylvester_householder(
 
 
 def sylvester_triangular(latent_dim: int, context_dim: int, num_flows: int) -> Steps:
-    """Van den Berg et al. 2018: Q is the identity and the reversal in turns."""
+    """Van den Berg et al. 2018: Q alternates between identity and reversal."""
     return [
         zt.conditional_sylvester(
             latent_dim, context_dim, "triangular", reverse=bool(k % 2)
@@ -198,7 +198,7 @@ def affine_coupling(
     flow_hidden_dims: Sequence[int] = (160, 160),
     flow_activation: str = "elu",
 ) -> Steps:
-    """Dinh et al. 2017, eqs. 7-8: one half moves the other, halves in turns."""
+    """Dinh et al. 2017, eqs. 7-8: half of z shifts and scales the other, in turn."""
     _check_coupling(latent_dim, num_flows)
     half = latent_dim // 2
     sizes = [latent_dim - half] * 2
@@ -304,9 +304,10 @@ class AmortizedFlow(nn.Module):
             raise unknown_name("flow", flow, FLOWS)
         if num_flows < 0:
             raise UserError(f"num_flows must not be negative, got {num_flows}")
+        known = flow_options(flow)
         for name in options:
-            if name not in flow_options(flow):
-                raise unknown_name(f"option of flow {flow!r}", name, flow_options(flow))
+            if name not in known:
+                raise unknown_name(f"option of flow {flow!r}:", name, known)
         self.base = DiagonalGaussian(context_dim, latent_dim)
         self.flows = nn.ModuleList(
             _steps(flow)(latent_dim, context_dim, num_flows, **options)
@@ -381,8 +382,8 @@ def alternate(latent_dim: int, couplings: Steps) -> Steps:
 def _check_coupling(latent_dim: int, num_flows: int) -> None:
     if num_flows and latent_dim < 2:
         raise UserError(
-            f"a coupling needs latent_dim >= 2, got {latent_dim}: there is no other half "
-            "to condition on"
+            f"a coupling needs latent_dim >= 2, got {latent_dim}: it conditions one "
+            "half of z on the other"
         )
 
 

@@ -237,13 +237,13 @@ def dag(
     The decoder is drawn first, then the encoder, as for the other guides.
 
     Options:
-        num_nodes: how many there are.
-        latent_dim: size of each of them.
-        node_hidden_dims: widths of the networks of a node.
-        structure: `learned`, or one of `STRUCTURES`.
-        structure_share: of the epochs that goes to the structure.
-        final_temperature: of the gates, which falls to it from 1.
-        gate_penalty: what an open gate costs, in nats per datum.
+        num_nodes: number of latent nodes.
+        latent_dim: size of each node.
+        node_hidden_dims: hidden widths of the networks of a node.
+        structure: `learned`, or fixed: `full`, `chain` or `independent`.
+        structure_share: share of the epochs that learn the structure.
+        final_temperature: temperature of the gates at the end, falling from 1.
+        gate_penalty: penalty of an open gate, in nats per datum.
     """
     if num_nodes < 1 or latent_dim < 1:
         raise UserError(
@@ -302,7 +302,8 @@ def _check_unused(
     for name, value in is_set.items():
         if value:
             raise UserError(
-                f"{name} is of structures that are learned, and {structure!r} is given"
+                f"{name} is for structure='learned', got structure={structure!r}; "
+                "leave out one of them"
             )
 
 
@@ -319,8 +320,8 @@ def gated_dag_iaf(
     """Benaim & Moradi 2019: a `gated_dag` with an inverse autoregressive flow a node.
 
     Options:
-        num_flows: steps of the flow at each node.
-        flow_hidden_dims: widths of the network of a step.
+        num_flows: flow steps at each node.
+        flow_hidden_dims: hidden widths of the network of a flow step.
     """
     if num_flows < 0:
         raise UserError(f"num_flows must not be negative, got {num_flows}")

@@ -145,8 +145,8 @@ class Gates(nn.Module):
             return
         if self.is_fixed and self.is_frozen:
             raise UserError(
-                "these gates were made with a structure, and are not to be learned; make "
-                "them with structure 'learned'"
+                "these gates have a fixed structure and cannot be learned; make them "
+                "with structure='learned'"
             )
         value = self.raw_logits.detach()
         del self.raw_logits

@@ -165,7 +165,7 @@ def ladder(
     as `self_reflective` has with its own.
 
     Options:
-        num_layers: L.
+        num_layers: number L of layers.
         latent_dim: size of each layer's z.
     """
     if num_layers < 1 or latent_dim < 1:

@@ -172,8 +172,8 @@ def _make_posterior(component: str, num_flows: int) -> Callable[[int, int], nn.M
         return _GAUSSIANS[component]
     if component not in _FLOWS:
         raise UserError(
-            f"a component of a mixture must score what the others drew: expected one of "
-            f"{', '.join(COMPONENTS)}, got {component!r}, which either has no exact "
+            "a component must compute log q of the other components' draws: expected "
+            f"one of {', '.join(COMPONENTS)}, got {component!r}, which has no exact "
             "inverse or one that costs a pass for each dimension"
         )
     return partial(AmortizedFlow, flow=_FLOWS[component], num_flows=num_flows)
@@ -201,11 +201,11 @@ def mixture(
     of the other guides.
 
     Options:
-        num_components: how many there are.
-        weights: `amortized`, of each datum, or `constant`.
+        num_components: number of components.
+        weights: mixture weights: `amortized`, for each datum, or `constant`.
         shared_trunk: one encoder for all components, each with a head of its own.
-        component: `gaussian`, or a flow of those that score foreign draws.
-        num_flows: steps of such a flow.
+        component: `gaussian`, or a flow that can score the other components' draws.
+        num_flows: flow steps of each component.
     """
     if num_components < 1:
         raise UserError(f"num_components must be at least 1, got {num_components}")

@@ -94,8 +94,8 @@ def with_prior(
     model = vae.model
     if not isinstance(model, StandardModel):
         raise UserError(
-            f"a prior is a place of guides of one latent vector, and {guide!r} is none; "
-            "its model has the priors of its own latents"
+            "a prior can be chosen for guides of one latent vector only, and "
+            f"{guide!r} is not one; its model has priors of its own; leave out prior"
         )
     try:
         module = _made("prior", prior, {**sizes, "guide": vae.guide}, own)
@@ -103,8 +103,9 @@ def with_prior(
         raise UserError(f"guide {guide!r}: {error}") from error
     if hasattr(module, "guide") and any(p.modules is not None for p in vae.phases):
         raise UserError(
-            f"guide {guide!r}: the prior {prior!r} is made of the guide, whose parts are "
-            "trained by turns, and would move those whose turn it is not; choose another"
+            f"guide {guide!r}: the prior {prior!r} contains the guide, whose parts are "
+            "trained in turn, so that it would train parts out of turn; choose another "
+            "prior"
         )
     model.prior = module
     start_at = getattr(module, "start_at", None)
@@ -156,8 +157,8 @@ def _own_encoder(
     made.append(_made("encoder", encoder, sizes, own))
     if any(made[-1] is other for other in made[:-1]):
         raise UserError(
-            "each component of this guide has an encoder: expected the class of yours, or "
-            "what makes one, got a single module"
+            "each component of this guide has its own encoder: expected a class or a "
+            "function that makes one, got a single module"
         )
     return own_encoder(made[-1], sizes["event_shape"])
 
@@ -173,7 +174,7 @@ def _made(
     made = maker(**{k: v for k, v in sizes.items() if k in known}, **own)
     if not isinstance(made, nn.Module):
         kind = type(made).__name__
-        raise UserError(f"expected the {place} an nn.Module, got {kind}")
+        raise UserError(f"expected the {place} to be an nn.Module, got {kind}")
     return made
 
 
@@ -206,15 +207,16 @@ def whole(
     known, own = inspect.signature(make).parameters, whole_options(make)
     for option in options:
         if option not in own:
-            raise unknown_name(f"option of model {name!r}", option, own)
+            raise unknown_name(f"option of model {name!r}:", option, own)
     sizes = {"event_shape": event_shape, "likelihood": likelihood}
     with taking_turns():
         vae = make(**{k: v for k, v in sizes.items() if k in known}, **options)
     if not isinstance(vae, VAE) or tuple(vae.event_shape) != event_shape:
         got = type(vae).__name__
-        got = f"one of {vae.event_shape}" if isinstance(vae, VAE) else got
+        got = f"one for {vae.event_shape}" if isinstance(vae, VAE) else got
         raise UserError(
-            f"expected of {name} a zoo.VAE of data of {event_shape}, got {got}"
+            f"expected {name} to return a zoo.VAE for data of shape {event_shape}, got "
+            f"{got}"
         )
     by_name = "likelihood" in known and isinstance(likelihood, str)
     vae.config = {

@@ -335,13 +335,13 @@ def hierarchy(
     """The generative model of L layers with `make_guide(layers, model)` as guide.
 
     Options:
-        num_layers: L.
+        num_layers: number L of layers.
         latent_dim: size of each layer's z.
-        bijector: of a layer: `affine`, `iaf` or `spline_coupling`.
-        prior: `amortised`, given the layer above, or `standard`.
-        block_sizes: of the blocks of x, about equal by default.
-        num_flows: steps of a bijector that is no affine map.
-        flow_hidden_dims: widths of the network of such a step.
+        bijector: bijector of each layer: `affine`, `iaf` or `spline_coupling`.
+        prior: prior of each layer: `amortised`, given the layer above, or `standard`.
+        block_sizes: sizes of the blocks of x, about equal by default.
+        num_flows: flow steps of each bijector, but for `affine`.
+        flow_hidden_dims: hidden widths of the network of a flow step.
     """
     partition = Partition(event_shape, num_layers, block_sizes)
     layers = Layers(

@@ -155,9 +155,9 @@ def semi_amortized(
     """Kim et al. 2018: `mean_field`, refined by gradient steps for each datum.
 
     Options:
-        num_steps: of them; with 0 it is `mean_field` exactly.
-        step_size: of a step.
-        max_norm: largest norm of a datum's gradient.
+        num_steps: number of gradient steps; with 0 it is `mean_field` exactly.
+        step_size: size of a gradient step.
+        max_norm: largest norm of a datum's gradient, which is clipped to it.
     """
     if num_steps < 0:
         raise UserError(f"num_steps must not be negative, got {num_steps}")

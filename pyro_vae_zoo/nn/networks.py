@@ -298,7 +298,7 @@ def _image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
     if len(event_shape) not in (2, 3):
         raise UserError(
             f"network 'conv' expects images of shape (H, W) or (C, H, W), got data of "
-            f"shape {tuple(event_shape)}; use --network mlp for vectors"
+            f"shape {tuple(event_shape)}; use network mlp for vectors"
         )
     *channels, height, width = event_shape
     return (channels[0] if channels else 1), height, width
@@ -313,4 +313,6 @@ def check_network(network: str, hidden_dims: Sequence[int], activation: str) -> 
             f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}"
         )
     if len(hidden_dims) == 0 or min(hidden_dims) < 1:
-        raise UserError(f"hidden_dims must be positive, got {tuple(hidden_dims)}")
+        raise UserError(
+            f"hidden_dims must be positive, one or more, got {tuple(hidden_dims)}"
+        )

@@ -44,7 +44,7 @@ class Partition:
         if not 1 <= num_blocks <= numel:
             raise UserError(
                 f"expected 1 to {numel} blocks of data of shape {self.event_shape}, got "
-                f"{num_blocks}: each layer needs an element of x to emit"
+                f"{num_blocks}: each layer needs at least one element of x"
             )
         if block_sizes is None:
             self._check_image()
@@ -53,7 +53,8 @@ class Partition:
         whole = isinstance(block_sizes, Sequence)
         if not (whole and all(isinstance(n, int) for n in block_sizes)):
             raise UserError(
-                f"expected block_sizes as whole numbers with commas, got {block_sizes!r}"
+                "expected block_sizes as whole numbers separated by commas, got "
+                f"{block_sizes!r}"
             )
         self.sizes = tuple(block_sizes)
         if len(self.sizes) != num_blocks or min(self.sizes) < 1:
@@ -72,7 +73,7 @@ class Partition:
         if len(self.event_shape) not in (2, 3):
             raise UserError(
                 "expected images of shape (H, W) or (C, H, W), got data of shape "
-                f"{self.event_shape}, which has no raster order to cut blocks in; say "
+                f"{self.event_shape}, which has no raster order to cut blocks in; give "
                 "block_sizes"
             )
 

@@ -62,8 +62,9 @@ def sides_of(vae: VAE | tuple[nn.Module, nn.Module]) -> tuple[nn.Module, nn.Modu
             return sides[0], sides[1]
         got = ", ".join(type(side).__name__ for side in sides)
         raise UserError(
-            f"expected a pair (model, guide) of nn.Modules, got ({got}); functions and "
-            "what pyro.poutine wraps have no parameters to find: wrap inside a module"
+            f"expected a pair (model, guide) of nn.Modules, got ({got}); a function, "
+            "or what pyro.poutine wraps, does not show its parameters: use it in a "
+            "module"
         )
     raise UserError(
         f"expected a VAE or a pair (model, guide), got {type(vae).__name__}"
@@ -148,8 +149,8 @@ def check_trainable(vae: VAE, data: Dataset) -> None:
     """
     if any(p.is_inference() for p in vae.parameters()):
         raise UserError(
-            "the VAE was made inside torch.inference_mode(), and its parameters can have "
-            "no gradients; make it outside, or train a copy.deepcopy of it"
+            "the VAE was made inside torch.inference_mode(), so its parameters can "
+            "have no gradients; make it outside, or train a copy.deepcopy of it"
         )
     train = data.valid if data.dynamic or data.logit is not None else data.train
     model, guide, x, device = sides_and_data(vae, some(train))

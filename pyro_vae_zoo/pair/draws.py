@@ -95,7 +95,7 @@ def embeddings(vae: "VAE", x: Tensor, num_samples: int) -> Tensor:
         sites = latent_sites(poutine.trace(vae.guide).get_trace(batch))
         if [*sites] != ["z"] or sites["z"]["value"].ndim != 2:
             raise UserError(
-                "embed is for guides of one latent vector 'z', got latents "
+                "embed needs a guide of one latent vector 'z', got latents "
                 f"{', '.join(map(repr, sites)) or 'none'}; encode gives draws of each"
             )
         try:
@@ -143,7 +143,7 @@ def _prior_of(vae: "VAE", n: int) -> TorchDistributionMixin:
     sites = latent_sites(trace)
     if [*sites] != ["z"] or len(sites["z"]["fn"].event_shape) != 1:
         raise UserError(
-            "this is for models of one latent vector 'z', got latents "
+            "this needs a model of one latent vector 'z', got latents "
             f"{', '.join(map(repr, sites)) or 'none'}"
         )
     return sites["z"]["fn"]

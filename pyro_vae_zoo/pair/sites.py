@@ -105,7 +105,7 @@ def check_observed(trace: poutine.Trace) -> None:
             raise UserError(
                 f"site {name!r}: expected data in the support of "
                 f"{_name_of(fn)} ({_in_words(fn.support)}), got values in "
-                f"[{low:.6g}, {high:.6g}]; binarise or rescale them, or choose "
+                f"[{low:.6g}, {high:.6g}]; binarise or rescale the data, or choose "
                 "another likelihood"
             )
 
@@ -158,10 +158,10 @@ def check_whole_plates(trace: poutine.Trace) -> None:
         for frame in site.get("cond_indep_stack", ()):
             if frame.full_size not in (None, frame.size):
                 raise UserError(
-                    f"site {name!r}: the plate {frame.name!r} stands for "
-                    f"{frame.full_size} data of which {frame.size} are drawn, which scales "
-                    "the bound in training and not in evaluation; expected "
-                    f"pyro.plate({frame.name!r}, len(x))"
+                    f"site {name!r}: the plate {frame.name!r} subsamples {frame.size} "
+                    f"of {frame.full_size} data, which scales the bound in training "
+                    f"but not in evaluation; expected pyro.plate({frame.name!r}, "
+                    "len(x))"
                 )
 
 

@@ -151,5 +151,5 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
     except OSError as error:
         raise DataFileError(
             f"cannot write {path} ({error.strerror}): is the disk full or the folder "
-            "gone? --resume goes on from the last checkpoint"
+            "gone? --resume continues from the last checkpoint"
         ) from error

@@ -75,7 +75,7 @@ def make_loss(options: TrainOptions, of: Loss = None) -> ELBO:
         if options.beta != 1:
             raise UserError(
                 f"beta={options.beta} would be ignored: a phase of the VAE has a loss of "
-                f"its own, {type(of).__name__}; weigh the KL there"
+                f"its own, {type(of).__name__}; set the weight of the KL there"
             )
         return of
     asked = {name: getattr(options, name) for name in _OF_THE_LOSS}
@@ -116,8 +116,8 @@ def compilable(options: TrainOptions, loss: ELBO, of: Loss) -> ObjectiveELBO | N
         return AnnealedELBO(options.num_particles)
     if options.compile is True:
         raise UserError(
-            f"the guide is trained by a {type(loss).__name__} of its own, and only "
-            "the objectives of the zoo can be compiled; train it without"
+            f"the guide has a loss of its own, {type(loss).__name__}, and only the "
+            "objectives of the zoo can be compiled; train it with compile=False"
         )
     return None
 
@@ -130,8 +130,8 @@ def _known_to(
     for name, parameter in ({name: name for name in asked} | _SCHEDULED).items():
         if parameter not in known and not _is_default(options, name):
             raise UserError(
-                f"the guide has a training of its own, which knows no {name}; leave "
-                f"it at {_default(name)!r}"
+                f"the guide has an objective of its own, without the option {name}; "
+                f"leave it at {_default(name)!r}"
             )
     return {name: value for name, value in asked.items() if name in known}
 

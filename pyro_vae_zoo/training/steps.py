@@ -97,9 +97,9 @@ class Steps:
             worth: the number that pays for compiling.
         """
         if self._ahead is not None:
-            return "compiled, left to the device"
+            return "compiled, queued on the device"
         if self.compiled and self.parameters[0].device.type == "cuda":
-            reason = f"{type(self.optimizer).__name__} cannot be left to the device"
+            reason = f"{type(self.optimizer).__name__} cannot be queued on the device"
             if is_watched(self.optimizer):
                 reason = "the optimizer has hooks"
             if self.ranks.several:
@@ -111,7 +111,7 @@ class Steps:
         if self.options.compile is False:
             reason = "compile=False"
         elif steps >= worth:
-            reason = "decided when the training began"
+            reason = "as decided when the training began"
         elif self.objective is None:
             reason = f"the phase has a loss of its own, {type(self.loss).__name__}"
         return f"one by one: {self.refusal or reason}"
@@ -322,4 +322,4 @@ def what_failed(vae: VAE, x: Tensor, num_particles: int, same_draws: bool) -> st
         return f"term {', '.join(bad)}"
     if same_draws:
         return "a sum over the batch overflowed"
-    return "a sum over the batch overflowed, or a term of draws that are gone"
+    return "a sum over the batch overflowed, or a term for draws that are not kept"

@@ -117,7 +117,7 @@ def pretrained_file(name: str) -> Path:
     if got != info["sha256"]:
         raise DataFileError(
             f"{path}: expected sha256 {info['sha256']} of {info['bytes']} bytes, got {got} "
-            f"of {path.stat().st_size}; truncated or changed? Install the package anew"
+            f"of {path.stat().st_size}; truncated or changed? Reinstall the package"
         )
     return path
 

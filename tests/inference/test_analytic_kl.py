@@ -192,7 +192,7 @@ def test_a_prior_given_later_draws_has_no_closed_form():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bound": "iwae"}, "weighs draws, and an analytic KL has none"),
+        ({"bound": "iwae"}, "weighs particles, but an analytic KL has no"),
         ({"joint_weight": 0.5}, "analytic_kl acts on the KL"),
         ({"sticking_the_landing": True}, "choose one of them"),
     ],

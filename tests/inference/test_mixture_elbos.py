@@ -160,7 +160,7 @@ def test_the_others_are_refused_by_name(name, validate):
     loss = REFUSED[name]()
     run = loss if name == "EnergyDistance" else loss.loss_and_grads
     x = torch.full((5, 1), X).double()
-    message = f"which component of a mixture was drawn, got {name}, which"
+    message = f"a mixture cannot be trained with {name}, whose"
     with pyro.validation_enabled(validate):
         with pytest.raises(zoo.UserError, match=message):
             run(model, guide, x)

@@ -119,5 +119,5 @@ def test_different_scales_are_refused_where_they_have_no_meaning(options, vae, x
         with pytest.raises(UserError, match="needs one scale for all sites"):
             loss.loss_and_elbo(*pair, x)
     of_draws = torch.linspace(0.5, 1, 8 * 6, dtype=torch.double).reshape(8, 6)
-    with pytest.raises(UserError, match="other ones for other draws"):
+    with pytest.raises(UserError, match="which differ between particles"):
         loss.loss_and_elbo(*sides(vae, of_draws), x)

@@ -271,7 +271,11 @@ def test_bijectors_keep_the_contract(bijector):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("maf", {"likelihood": "bernoulli"}, "density of real numbers.*--data cifar10"),
+        (
+            "maf",
+            {"likelihood": "bernoulli"},
+            "density model of real numbers.*--data cifar10",
+        ),
         ("self_reflective_maf", {"likelihood": "bernoulli"}, "got data of likelihood"),
         ("maf", {"num_flows": 0}, "num_flows must be at least 1, got 0"),
         ("self_reflective_maf", {"num_flows": -1}, "must not be negative, got -1"),

@@ -607,7 +607,7 @@ def test_more_epochs_would_be_another_temperature(images, tmp_path):
 def test_a_given_structure_is_not_learned(images):
     vae = small("gated_dag", num_nodes=3, structure="chain")
     vae.phases = structure_phases()
-    with pytest.raises(zoo.UserError, match="were made with a structure"):
+    with pytest.raises(zoo.UserError, match="gates have a fixed structure"):
         zoo.fit(vae, images, **settings())
 
 
@@ -700,8 +700,11 @@ def test_networks(network):
         ({"final_temperature": 0.0}, r"final_temperature must be in \(0, 1\]"),
         ({"gate_penalty": -1.0}, "gate_penalty must be finite and not negative"),
         ({"gate_penalty": math.inf}, "gate_penalty must be finite and not negative"),
-        ({"structure": "full", "structure_share": 0.5}, "structure_share is of"),
-        ({"structure": "chain", "gate_penalty": 1.0}, "gate_penalty is of structures"),
+        (
+            {"structure": "full", "structure_share": 0.5},
+            "structure_share is for structure='learned'",
+        ),
+        ({"structure": "chain", "gate_penalty": 1.0}, "gate_penalty is for structure"),
     ],
 )
 def test_options_are_checked(options, message):

@@ -567,7 +567,7 @@ def test_one_component_is_mean_field(images):
 def test_options_that_its_training_does_not_know_are_refused(option, images):
     vae, name = small("recursive_mixture"), next(iter(option))
     with pytest.raises(
-        zoo.UserError, match=f"training of its own, which knows no {name}"
+        zoo.UserError, match=f"objective of its own, without the option {name}"
     ):
         zoo.fit(vae, images, epochs=2, progress=False, **option)
     zoo.fit(small("mixture"), images, epochs=1, progress=False, **option)
@@ -576,8 +576,8 @@ def test_options_that_its_training_does_not_know_are_refused(option, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"component": "planar"}, "must score what the others drew.*got 'planar'"),
-        ({"component": "iaf"}, "must score what the others drew.*got 'iaf'"),
+        ({"component": "planar"}, "log q of the other components' draws.*got 'planar'"),
+        ({"component": "iaf"}, "log q of the other components' draws.*got 'iaf'"),
         ({"num_components": 0}, "num_components must be at least 1, got 0"),
         ({"weights": "learned"}, "unknown weights 'learned'"),
         ({"schedule": "at once"}, "unknown schedule 'at once'"),

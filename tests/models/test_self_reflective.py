@@ -574,7 +574,7 @@ def test_ten_layers_survive_their_first_steps():
         ({"bijector": "spline_coupling", "latent_dim": 1}, "latent_dim >= 2"),
         ({"bijector": "affine", "num_flows": 7}, "'affine' is one map .* num_flows 7"),
         ({"bijector": "affine", "flow_hidden_dims": (9,)}, "flow_hidden_dims .9,."),
-        ({"block_sizes": 6}, "block_sizes as whole numbers with commas, got 6"),
+        ({"block_sizes": 6}, "block_sizes as whole numbers separated by commas, got 6"),
         ({"block_sizes": (2.0, 4.0)}, "block_sizes as whole numbers"),
         ({"hidden_dims": 8}, "option hidden_dims takes .* expected .8,., .* got 8"),
         ({"num_flows": -1}, "num_flows must not be negative, got -1"),

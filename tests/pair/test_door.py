@@ -198,12 +198,10 @@ def test_a_plate_that_subsamples_is_refused(six):
         plates = [(lambda x, n=n: n if n == 60 else len(x)) for n in (model, guide)]
         vae = zoo.VAE(Model(plates[0]), Guide(plates[1]), (6,))
         with pytest.raises(
-            AssertionError, match="plate 'data' stands for 60 data of wh"
+            AssertionError, match="plate 'data' subsamples . of 60 data"
         ):
             zoo.testing.check_vae(vae, six)
-        with pytest.raises(
-            zoo.UserError, match="plate 'data' stands for 60 data of wh"
-        ):
+        with pytest.raises(zoo.UserError, match="plate 'data' subsamples . of 60 data"):
             zoo.fit(vae, data, epochs=1, progress=False)
 
 

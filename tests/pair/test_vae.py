@@ -122,7 +122,7 @@ def test_a_module_shared_by_both_sides_is_one(tmp_path):
     # One step of Adam moves by the rate, once.
     assert vae.model.shared.shift.abs().tolist() == pytest.approx([0.1, 0.1], rel=1e-3)
     assert vae.model.shared.shift is vae.guide.shared.shift
-    with pytest.warns(UserWarning, match="the weights alone are saved"):
+    with pytest.warns(UserWarning, match="only the weights are saved"):
         zoo.save(vae, tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_a_corrupt_model_is_named(content, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(zoo.DataFileError, match="model.safetensors is corrupt"):
         zoo.load(tmp_path)
-    with pytest.raises(zoo.DataFileError, match="no such file"):
+    with pytest.raises(zoo.DataFileError, match="model file .* not found"):
         zoo.load(tmp_path / "nowhere")
 
 
@@ -214,7 +214,7 @@ def test_create_lists_what_it_knows():
         zoo.create("iaf", event_shape=(0, 3))
     with pytest.raises(zoo.UserError, match="unknown flow 'gaf'"):
         zoo.AmortizedFlow(4, 2, "gaf")
-    with pytest.raises(zoo.UserError, match="unknown option of flow 'planar' 'depth'"):
+    with pytest.raises(zoo.UserError, match="unknown option of flow 'planar': 'depth'"):
         zoo.AmortizedFlow(4, 2, "planar", depth=3)
     with pytest.raises(zoo.UserError, match="registered already"):
         zoo.register("iaf")(lambda: None)

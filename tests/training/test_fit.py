@@ -400,7 +400,7 @@ def test_a_phase_makes_its_loss_of_the_options(data):
 def test_an_option_that_a_phases_loss_does_not_know_is_refused(option, data):
     vae = make("mean_field")
     vae.phases = (zoo.Phase("own", loss=Recorded),)
-    with pytest.raises(zoo.UserError, match=f"knows no {option}"):
+    with pytest.raises(zoo.UserError, match=f"without the option {option}"):
         zoo.fit(vae, data, epochs=2, progress=False, **{option: 1})
 
 
@@ -495,7 +495,7 @@ def test_bad_options(bad, message, data, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_cuda_where_there_is_none(data):
-    with pytest.raises(zoo.UserError, match="offers no CUDA"):
+    with pytest.raises(zoo.UserError, match="has no CUDA device; choose"):
         zoo.fit(make(), data, device="cuda")
 
 
