@@ -92,11 +92,11 @@ class AnnealedLikelihood:
         n, chains = len(self.log_prob), self.num_chains
         error = self.std_error.square().sum().sqrt().item() / max(n, 1)
         rows = [
-            mean_row("log p(x)", self.log_prob, f", +- {digits(error)} of the chains"),
+            mean_row("log p(x)", self.log_prob, f", MC error {digits(error)}"),
             ("ESS", digits(self.ess.mean().item(), 1), f"of {chains} chains"),
             ("acceptance", digits(self.acceptance.mean().item(), 2)),
         ]
-        what = f"AnnealedLikelihood of {n} data by {chains} chains each"
+        what = f"AnnealedLikelihood of {n} data, {chains} chains each"
         return Summary(f"{what}, T = {self.num_temps}, nats per datum", rows)
 
     def to_frame(self) -> "DataFrame":
@@ -159,7 +159,7 @@ class BidirectionalBounds:
             mean_row("gap", self.gap),
             ("acceptance", digits(self.acceptance.mean().item(), 2)),
         ]
-        what = f"BidirectionalBounds of log p(x) of {len(self.gap)} simulated data by "
+        what = f"BidirectionalBounds of log p(x) of {len(self.gap)} simulated data, "
         what += f"{self.num_chains} chains each, T = {self.num_temps}, nats per datum"
         return Summary(what, rows)
 
@@ -352,7 +352,7 @@ def _check_one_latent(model: nn.Module, x: Tensor) -> None:
     if kinds != {"z": _VECTOR}:
         found = ", ".join(f"{name!r} ({kind})" for name, kind in kinds.items())
         raise UserError(
-            "annealing is for models whose only latent site is a real vector 'z' for "
+            "annealing needs a model whose only latent site is a real vector 'z' for "
             f"each datum, got {found or 'none'}"
         )
 

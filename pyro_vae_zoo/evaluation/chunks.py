@@ -79,7 +79,7 @@ def stream(
             be compiled and was to be.
     """
     if not (isinstance(compile, bool) or compile == "auto"):
-        raise UserError(f"compile is True, False or 'auto', got {compile!r}")
+        raise UserError(f"compile: expected True, False or 'auto', got {compile!r}")
     model, guide, x, device = sides_and_data(vae, x)
     with evaluating(model, guide, device, seed):
         rows = chunk_rows or chunk_rows_for(model, guide, x[:2].to(device))

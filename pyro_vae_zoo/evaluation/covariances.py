@@ -95,9 +95,8 @@ class PosteriorCovariances:
         ]
         _, n, dim, _ = self.covariance.shape
         what = f"PosteriorCovariances of {n} data, {dim} latents, {self.num_particles} "
-        what += (
-            f"draws each; independent latents have |correlation| {digits(self.noise)}"
-        )
+        what += "particles each; independent latents have |correlation| "
+        what += digits(self.noise)
         return Summary(what, rows, ("mean |correlation|", "log det"))
 
     def to_frame(self) -> "DataFrame":
@@ -171,7 +170,7 @@ def posterior_covariances(
 def _check_draws(num_particles: int, dim: int) -> None:
     if num_particles <= dim:
         raise UserError(
-            f"a covariance of {dim} latents needs more than {dim} draws, got "
+            f"a covariance of {dim} latents needs more than {dim} particles, got "
             f"num_particles={num_particles}"
         )
 

@@ -1,4 +1,4 @@
-r"""The parts of what the bound loses: what q cannot be, and the encoder does not find.
+r"""The inference gaps: the approximation gap of q's family, the amortisation gap.
 
 Chris Cremer, Xuechen Li, David Duvenaud: *Inference Suboptimality in Variational
 Autoencoders*, 2018, https://arxiv.org/abs/1801.03558

@@ -145,7 +145,7 @@ def _posterior_of(vae: VAE, x: Tensor) -> pyro.distributions.Distribution:
     if shapes != {"z": (2,)}:
         found = ", ".join(f"{name!r} of {shape}" for name, shape in shapes.items())
         raise UserError(
-            f"posteriors are drawn for one latent 'z' of shape (2,), got {found}; "
+            f"this picture needs one latent 'z' of shape (2,), got {found}; "
             "train with latent_dim=2"
         )
     return sites["z"]["fn"]
@@ -183,7 +183,7 @@ def _score(fn: pyro.distributions.Distribution, z: Tensor) -> Tensor:
     except (KeyError, NotImplementedError) as error:
         kind = type(fn).__name__
         raise UserError(
-            f"the guide's {kind} scores nothing but its own draws"
+            f"the guide's {kind} has log q(z|x) only at its own draws, not on a grid"
         ) from error
 
 

@@ -72,11 +72,11 @@ class LogLikelihood:
         n, k = len(self.log_prob), self.num_particles
         error = self.std_error.square().sum().sqrt().item() / max(n, 1)
         rows = [
-            mean_row("log p(x)", self.log_prob, f", +- {digits(error)} of the draws"),
-            ("ESS", digits(self.ess.mean().item(), 1), f"of {k} draws"),
+            mean_row("log p(x)", self.log_prob, f", MC error {digits(error)}"),
+            ("ESS", digits(self.ess.mean().item(), 1), f"of {k} particles"),
             *khat_rows(*summary_of_khat(self.khat)),
         ]
-        return Summary(f"LogLikelihood of {n} data by {k} draws each, nats", rows)
+        return Summary(f"LogLikelihood of {n} data, {k} particles each, nats", rows)
 
     def to_frame(self) -> "DataFrame":
         """A data frame with a row for each datum: `log_prob`, `std_error`, `ess`, `khat`.

@@ -319,7 +319,7 @@ def _check_one_vector(guide: nn.Module, x: Tensor) -> None:
     if [*sites] != ["z"] or sites["z"]["value"].ndim != 2:
         found = ", ".join(map(repr, sites)) or "none"
         raise UserError(
-            "a q of each datum's own is for pairs whose only latent is a real vector 'z', "
+            "a q for each datum needs a pair whose only latent is a real vector 'z', "
             f"got latents {found}"
         )
 

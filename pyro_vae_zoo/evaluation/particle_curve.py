@@ -63,8 +63,8 @@ class ParticleCurve:
             strict=True,
         )
         rows = [(str(k), *map(digits, at_k)) for k, *at_k in numbers]
-        header = ("log p(x)", "+- over the data", "+- of the draws")
-        what = f"ParticleCurve: mean over {self.num_data} data by K draws each, nats"
+        header = ("log p(x)", "+- over the data", "MC error")
+        what = f"ParticleCurve: mean over {self.num_data} data, K particles each, nats"
         return Summary(what, rows, header)
 
     def to_frame(self) -> "DataFrame":

@@ -9,8 +9,8 @@ probe is a multinomial logistic regression,
 \[p(y|m) \propto \exp(w_y^\top \tilde m + b_y), \qquad
   \min_{w, b}\; \tfrac12 \|w\|^2 - C \textstyle\sum_i \log p(y_i|m_i),\]
 
-\(\tilde m\) standardised on the training data. It tells how much of the labels is to be
-had without bending the space; k nearest neighbours tell how much is there at all. Both are
+\(\tilde m\) standardised on the training data. It tells how much of the labels a linear
+classifier finds; k nearest neighbours tell how much is there at all. Both are
 scikit-learn's. Neither training nor a bound ever sees a label.
 """
 
@@ -95,7 +95,7 @@ class Probe:
         worst = int(found.argmin())
         rows = [
             ("accuracy", digits(self.accuracy), error),
-            ("chance", digits(self.chance), "taking all for the most frequent class"),
+            ("chance", digits(self.chance), "always the most frequent class"),
             ("hardest class", digits(found[worst].item()), self.names[worst][:40]),
         ]
         classes = f"{len(self.names)} classes, {self.num_train} training data"
@@ -262,8 +262,8 @@ def _embedded(
     labels = (data.labels or {}).get(split)
     if labels is None:
         raise UserError(
-            f"expected data with labels of the {split} split, as Dataset(..., labels=...) "
-            f"makes them; {data.name} has none"
+            f"expected data with labels of the {split} split, got {data.name} without; "
+            "give them by Dataset(..., labels=...)"
         )
     x = data.epoch(seed, 0) if split == "train" else getattr(data, split)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
@@ -272,7 +272,7 @@ def _embedded(
     if split == "train" and len(classes.unique()) < 2:
         raise UserError(
             "expected training data of two classes at least, got one in the "
-            f"{len(rows)} that are looked at"
+            f"{len(rows)} data drawn at random; use a larger num_data"
         )
     with evaluating(vae.model, vae.guide, vae.device, seed):
         codes = vae.embed(x[rows.to(x.device)], num_samples)

@@ -100,7 +100,7 @@ class Evaluation:
         n, k, latents = self.num_data, self.num_particles, bool(self.kl_per_site)
         error, mc = self.log_likelihood_std_error, self.log_likelihood_mc_error
         over = f"+- {digits(error)} over the data"
-        draws = f", +- {digits(mc)} of the draws" if latents else ", exact"
+        draws = f", MC error {digits(mc)}" if latents else ", exact"
         rows: list[Row] = [
             ("log-likelihood", digits(self.log_likelihood), over + draws)
         ]
@@ -117,9 +117,9 @@ class Evaluation:
             rows.append(("active units", str(self.active_units), f"of {dims}"))
         rows += khat_rows(self.khat_median, self.khat_above_07)
         if latents:
-            rows.append(("ESS", digits(self.ess, 1), f"of {k} draws"))
+            rows.append(("ESS", digits(self.ess, 1), f"of {k} particles"))
         return Summary(
-            f"Evaluation of {n} data by {k} draws each, nats per datum", rows
+            f"Evaluation of {n} data, {k} particles each, nats per datum", rows
         )
 
     def to_frame(self) -> "DataFrame":

@@ -100,8 +100,8 @@ def layers_of(network: nn.Module, h: Tensor) -> Layers:
         case FoldBatch(event_dim=1) if flat:
             return layers_of(network.net, h)
     raise NoSuchStep(
-        f"a {type(network).__name__} of shape {tuple(h.shape[1:])} is no layer that the "
-        "page knows"
+        f"the page does not support a layer {type(network).__name__} of shape "
+        f"{tuple(h.shape[1:])}"
     )
 
 
@@ -162,7 +162,7 @@ def mean_layers(
             scales = {"fresh": FRESH_LOG_SCALE, "floor": MIN_LOG_SCALE}
             return [{"op": "levels", **scales}]
     raise NoSuchStep(
-        f"the mean of a {type(likelihood).__name__} is none that the page knows"
+        f"the page does not support the mean of a {type(likelihood).__name__}"
     )
 
 
@@ -200,8 +200,8 @@ def half(weights: Tensor | None) -> np.ndarray | None:
     values = weights.detach().cpu().double().numpy()
     if not np.abs(values).max() <= np.finfo(np.float16).max:
         raise UserError(
-            "expected weights that 16 bits hold, up to 65504, got "
-            f"{np.abs(values).max():g}; has the training diverged?"
+            "expected weights that fit in 16 bits, up to 65504, got "
+            f"{np.abs(values).max():g}; did the training diverge?"
         )
     return values.astype(np.float16)
 

@@ -222,7 +222,7 @@ def _check_shown(vae: VAE, x: Tensor) -> None:
     for name, p in vae.named_parameters():
         if not p.isfinite().all():
             raise UserError(
-                f"expected weights that are finite, got {name}; has the training diverged?"
+                f"the weights {name} are not finite; did the training diverge?"
             )
     with evaluating(vae.model, vae.guide, vae.device, seed=0):
         sites = latent_sites(poutine.trace(vae.guide).get_trace(x[:1].to(vae.device)))
@@ -230,12 +230,13 @@ def _check_shown(vae: VAE, x: Tensor) -> None:
     found = ", ".join(f"{name!r} of {shape}" for name, shape in shapes.items())
     if [*shapes] != ["z"] or not in_data_plate(sites["z"]) or len(shapes["z"]) != 1:
         raise UserError(
-            "the page shows pairs of one latent vector 'z', got latents "
-            f"{found or 'none'}; a hierarchy, a graph or a density model?"
+            "the page needs a pair of one latent vector 'z', got latents "
+            f"{found or 'none'}; hierarchies, graphs and density models have no such "
+            "page"
         )
     if shapes["z"][0] < 2:
         raise UserError(
-            f"the page shows a plane of latents, got {found}; train with "
+            f"the page needs at least two latent dimensions, got {found}; train with "
             "--latent-dim 2 or more"
         )
 
@@ -260,8 +261,8 @@ def _live(
     )
     if not (isinstance(decoder, nn.Module) and isinstance(likelihood, nn.Module)):
         raise NoSuchStep(
-            f"a {type(vae.model).__name__} has no decoder and likelihood that the page "
-            "knows"
+            f"the page does not support a {type(vae.model).__name__}: it has no "
+            "decoder and likelihood"
         )
     mean = portable.mean_layers(likelihood, logit, units)
     with evaluating(vae.model, vae.guide, vae.device, seed=0):
@@ -270,7 +271,7 @@ def _live(
     error = np.abs(portable.apply(layers, codes.numpy()) - means).max()
     if not error <= _TOLERANCE * max(1, np.abs(means).max()):
         raise NoSuchStep(
-            f"by weights of 16 bits the decoded means would be off by {error:.2g}"
+            f"with weights of 16 bits the decoded means would be off by {error:.2g}"
         )
     return layers, float(error)
 

@@ -67,8 +67,8 @@ def decoded(vae: VAE, z: Tensor, data: Dataset | str | None) -> Tensor:
     x = data.pixels(x) if isinstance(data, Dataset) else x
     if not x.isfinite().all():
         raise UserError(
-            "expected decoded means that are finite, got "
-            f"{int((~x.isfinite()).sum())} of {x.numel()} that are not; has the training "
-            "diverged, or is the likelihood without a mean?"
+            f"expected decoded means that are finite, got {int((~x.isfinite()).sum())} "
+            f"of {x.numel()} that are not; did the training diverge, or has the "
+            "likelihood no mean?"
         )
     return x.flatten(1)

@@ -74,7 +74,7 @@ def plot_directions(
     x = vae.check_data(x)
     z, log_weights = local_draws(vae, x, num_draws, seed=seed)
     if z.shape[-1] < 2:
-        raise UserError("expected a latent vector of two dimensions at least, got one")
+        raise UserError("expected a latent vector of at least two dimensions, got one")
     with evaluating(vae.model, vae.guide, vae.device, seed):
         guide = vae.encode(x, num_draws).double().transpose(0, 1).cpu()
     pixels = pixels_of(x, data)
@@ -114,7 +114,7 @@ def _draw(
     else:
         weights, note = (
             torch.full_like(weights, 1 / len(weights)),
-            f"ESS {ess:.0f}: own q",
+            f"ESS {ess:.0f}: fitted q",
         )
     centre = weights @ z
     spread = (z - centre) * weights[:, None].sqrt()

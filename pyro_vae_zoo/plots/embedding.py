@@ -65,7 +65,9 @@ def plot_embedding(
     with evaluating(vae.model, vae.guide, vae.device, seed):
         codes = vae.embed(x, num_samples).cpu()
     if codes.shape[1] < 2:
-        raise UserError("expected two latents at least to draw on a plane, got one")
+        raise UserError(
+            "expected at least two latent dimensions, to draw a plane; got one"
+        )
     centre, axes, sd = principal_axes(codes)
     u = (codes.double() - centre) @ axes[:2].T
     fig = make_figure(6.4, 5.2, "Embedding: " + figure_title(vae, data))

@@ -77,7 +77,7 @@ def plot_particles(
     name = rf"$\log\,\hat p(x)$, mean over {data} data"
     dress(ax, name, "number of particles", NATS)
     ax.set_xscale("log")
-    keys.append(Patch(color="#DDDDDD", label=f"{_BAND} standard errors of the draws"))
+    keys.append(Patch(color="#DDDDDD", label=f"{_BAND} MC standard errors"))
     add_legend(fig, keys, ncols=2, labelcolor=INK)
     return fig
 
@@ -130,8 +130,8 @@ def plot_gaps(gaps: Mapping[str, InferenceGaps], *, title: str | None = None) ->
     points.axhline(0, color=FAINT, lw=0.8, zorder=0)
     points.axvline(0, color=FAINT, lw=0.8, zorder=0)
     keys: list[Artist] = [
-        Patch(color=_GAP_COLOURS[0], label="approximation: what q cannot be"),
-        Patch(color=_GAP_COLOURS[1], label="amortisation: what the encoder misses"),
+        Patch(color=_GAP_COLOURS[0], label="approximation gap: family of q"),
+        Patch(color=_GAP_COLOURS[1], label="amortisation gap: encoder"),
     ]
     if len(gaps) > 1:
         for i, name in enumerate(gaps):

@@ -59,7 +59,9 @@ def plot_gates(history: Records, *, title: str | None = None) -> Figure:
     """
     records = records_of("", history)
     if not all(record.get("gates") for record in records):
-        raise UserError("the records have no gates; those of a gated DAG have")
+        raise UserError(
+            "expected records with gates, as those of a gated DAG are; got none"
+        )
     phases = [list(rs) for _, rs in groupby(records, lambda r: r.get("phase"))]
     edges = list(records[0]["gates"])
     nodes = _nodes(edges)
@@ -143,7 +145,7 @@ def _probabilities(gates: Mapping[str, float] | VAE) -> Mapping[str, float]:
             raise UserError(f"expected a gated DAG, got {figure_title(gates)}")
         return monitored["gates"]
     if not gates:
-        raise UserError("there are no edges to draw; a VAE of one node may have none")
+        raise UserError("there are no edges to draw: expected at least two nodes")
     return gates
 
 

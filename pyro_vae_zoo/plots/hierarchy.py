@@ -39,7 +39,9 @@ def plot_growth(
         blocks = [mean_or_draw(site) for site in sites.values()]
         join = getattr(vae.model, "join", None)
         if "x_1" not in sites or join is None:
-            raise UserError("growth needs a model that observes blocks x_1, x_2, ...")
+            raise UserError(
+                "this picture needs a model that observes blocks x_1, x_2, ..."
+            )
         # Many layers: as many stages as fit, evenly spread, the last one whole.
         columns = min(len(blocks), _MAX_COLUMNS)
         shown = [(i + 1) * len(blocks) // columns - 1 for i in range(columns)]

@@ -144,7 +144,7 @@ def plot_traversal(
     with evaluating(vae.model, vae.guide, vae.device, seed):
         draws = vae.encode(x, num_samples=100)
         if isinstance(draws, dict) or draws.dim() != 3:
-            raise UserError("a traversal needs a model with one latent vector 'z'")
+            raise UserError("a traversal needs a model of one latent vector 'z'")
         sd = draws.var(0).mean(0).sqrt()
         dims = sd.argsort()[:max_rows].tolist()
         values = torch.linspace(-3, 3, columns)

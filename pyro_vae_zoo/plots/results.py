@@ -78,7 +78,7 @@ def _(result: InferenceGaps, *, title: str | None = None) -> Figure:
 
 @plot_result.register
 def _(result: ParticleCurve, *, title: str | None = None) -> Figure:
-    return plot_particles({"draws of the guide": result}, title=title)
+    return plot_particles({"particles of the guide": result}, title=title)
 
 
 @plot_result.register
@@ -131,8 +131,8 @@ def _(result: BidirectionalBounds, *, title: str | None = None) -> Figure:
     ax.xaxis.set_major_locator(whole_numbers(5))
     gap, error = result.gap.mean().item(), error_over_data(result.gap)
     name = rf"Bounds of $\log\,p(x)$; mean gap {gap:.3f} $\pm$ {error:.3f}"
-    dress(ax, name, "simulated datum, in the order of its bounds", NATS)
-    names = {"upper": "bound from above", "lower": "bound from below"}
+    dress(ax, name, "simulated datum, sorted by its bounds", NATS)
+    names = {"upper": "upper bound", "lower": "lower bound"}
     add_legend(fig, [key_of(names[k], **look) for k, look in looks.items()], ncols=2)
     return fig
 
@@ -166,7 +166,7 @@ def _(result: Evaluation, *, title: str | None = None) -> Figure:
             ax.errorbar(value, y, xerr=error, color=INK, **_POINT)
     ax.set_yticks(range(3) if sites else [2], [*rows] if sites else [_LOG_P])
     ax.set_ylim(2.6, -0.6)
-    name = f"Means over {result.num_data} data, {result.num_particles} draws each"
+    name = f"Means over {result.num_data} data, {result.num_particles} particles each"
     dress(ax, name, f"{NATS}, with standard error over the data", "")
     if keys:
         add_legend(fig, keys, ncols=min(len(keys), 4))
@@ -182,7 +182,7 @@ def _(result: Probe, *, title: str | None = None) -> Figure:
     shares = result.confusion / result.confusion.sum(1, keepdim=True)
     image = ax.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     accuracy = rf"accuracy {result.accuracy:.3f} $\pm$ {result.std_error:.3f}"
-    dress(ax, f"{result.classifier}: {accuracy}", "found class", "true class")
+    dress(ax, f"{result.classifier}: {accuracy}", "predicted class", "true class")
     ax.grid(False)
     if size <= _MOST_CLASSES:
         ax.set_xticks(

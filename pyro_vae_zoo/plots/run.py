@@ -82,7 +82,7 @@ def draw(
         try:
             plots.save_figure(figure(), folder / f"{name}.png")
         except UserError as error:  # a picture is not worth the run
-            print(f"no {name}.png: {error}", file=sys.stderr)
+            print(f"{name}.png was not drawn: {error}", file=sys.stderr)
 
 
 PICTURES = ("particles", "gaps", "correlations")
@@ -100,10 +100,10 @@ def draw_diagnosis(
         levels[text] = settings
     if diagnosis.local:
         local = diagnosis.local
-        levels[f"{local.num_particles} draws of each datum's own q"] = local
+        levels[f"{local.num_particles} particles of a q for each datum"] = local
     figures = {
         "particles": plots.plot_particles(
-            {"draws of the guide": diagnosis.curve}, levels, title=title
+            {"particles of the guide": diagnosis.curve}, levels, title=title
         )
     }
     if diagnosis.gaps:

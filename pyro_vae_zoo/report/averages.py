@@ -40,8 +40,8 @@ def refuse_unlike(results: Sequence[Result], where: str = "") -> None:
         if len(values) > 1:
             shown = ", ".join(map(repr, values))
             raise UserError(
-                f"{where}results of different {key} ({shown}) do not belong in one "
-                "table; report them apart"
+                f"{where}results of different {key} ({shown}) cannot be in one table; "
+                "compare them in separate tables"
             )
 
 
@@ -61,7 +61,7 @@ def average(label: str, runs: Sequence[Result]) -> Row:
     """
     seeds = [run["seed"] for run in runs]
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"{label}: one seed comes twice among {seeds}; give a run once")
+        raise UserError(f"{label}: one seed comes twice in {seeds}; give each run once")
     numbers = {
         key: [number(run[key]) for run in runs]
         for key in ("elbo", "log_likelihood", "kl")

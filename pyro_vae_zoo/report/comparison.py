@@ -65,7 +65,10 @@ def collect(paths: Sequence[str | os.PathLike]) -> list[Result]:
         if path.is_dir() and not (path / RESULT_FILE).exists():
             found = sorted(path.glob(f"*/{RESULT_FILE}"))
             if not found:
-                raise DataFileError(f"there is no {RESULT_FILE} in or below {path}")
+                raise DataFileError(
+                    f"there is no {RESULT_FILE} in or below {path}; is the run "
+                    "finished?"
+                )
             files += found
         else:
             files.append(path / RESULT_FILE if path.is_dir() else path)
@@ -187,9 +190,9 @@ def choice(results: Sequence[Result]) -> str:
     (second, _), (first, label) = ranked[-2:]
     name = "ELBO" if by == "valid_elbo" else "bound"
     return (
-        f"Best on validation: {label}, whose {name} there is {first:.2f} nats at the epoch "
-        f"that was kept, {first - second:.2f} above the next. Choose a row by that: to "
-        "choose by the test split is cheating, its numbers flatter what they chose."
+        f"Best on the validation data: {label}, with {name} {first:.2f} nats at the "
+        f"kept epoch, {first - second:.2f} above the next row. Choose a row by this "
+        "number: the test score of a row that was chosen by its test score is too high."
     )
 
 
@@ -219,7 +222,7 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
         runs[row["label"]] = [records for records in metrics if records]
     title = (
         f"{first['data']}: {first['variant']}\n{first['split']} split, "
-        f"{first['num_particles']} draws, {planned_epochs(first)} epochs"
+        f"{first['num_particles']} particles, {planned_epochs(first)} epochs"
     )
     fig = plot_results(rows, runs if any(runs.values()) else None, title=title)
     text = "\n".join(

@@ -10,9 +10,14 @@ from pyro_vae_zoo.data.display import digits
 __all__ = ["describe", "filled", "summary"]
 
 
-def summary(result: Mapping[str, Any]) -> str:
-    """A result in lines of at most 80 columns."""
-    k, n = result["num_particles"], result["num_data"]
+def summary(result: Mapping[str, Any], *, which: str = "") -> str:
+    """A result in lines of at most 80 columns.
+
+    Args:
+        result: as in `result.json`.
+        which: `first` where its data are the first of the split, and not all of it.
+    """
+    k, n = result["num_particles"], f"{which} {result['num_data']}".strip()
     khat, latents = result["khat"], result["kl_per_site"]
     mc_error = digits(result["log_likelihood_mc_error"])
     lines = [
@@ -62,9 +67,11 @@ def _references(result: Mapping[str, Any]) -> Iterator[str]:
             continue
         reference = known[name]["log_likelihood"]
         ahead = got - reference
-        where = f"{digits(abs(ahead))} nats {'behind' if ahead > 0 else 'ahead'}"
+        where = (
+            f"{digits(abs(ahead))} nats {'below' if ahead > 0 else 'above'} this run"
+        )
         if epochs := known[name].get("epochs"):
-            where += f", {known[name]['seeds']} seeds of {epochs} epochs"
+            where += f" ({known[name]['seeds']} seeds, {epochs} epochs)"
         yield f"  {text:<14}  {digits(reference):>9}  {where}"
 
 
@@ -85,9 +92,9 @@ def _pretrained(
         f"({'?' if errors is None else f'{errors:+.1f}'} MC errors of both together)",
     ]
     if published["num_particles"] != num_particles:
-        lines.append("  (more particles raise the number, fewer lower it)")
+        lines.append("  (more particles raise the log-likelihood, fewer lower it)")
     if unreliable and unreliable > 0.5 and errors and abs(errors) > 0.1:
-        lines.append("  (other draws; k-hat above 0.7: the true MC error is larger)")
+        lines.append("  (k-hat is above 0.7: the true MC errors are larger)")
     return lines
 
 
@@ -107,12 +114,16 @@ def describe(result: dict) -> str:
     """A diagnosis in lines of at most 80 columns, from the dictionary of a run."""
     settings = result["settings"]
     lines = [
-        f"{result['guide']} on {result['data']}, {result['num_data']} of the "
-        f"{result['split']} split, seed {settings['seed']}; nats per datum",
-        _line("IS, draws of the guide", result["importance"]),
+        f"{result['guide']} on {result['data']}: log p(x), in nats per datum",
+        f"({result['num_data']} data drawn at random from the {result['split']} split, "
+        f"seed {settings['seed']})",
+        "(IS: importance sampling, "
+        + ("AIS: annealed IS, " if "annealing" in result else "")
+        + "+- MC error)",
+        _line("IS, guide", result["importance"]),
     ]
     if "local_importance" in result:
-        lines.append(_line("IS, each datum's q", result["local_importance"]))
+        lines.append(_line("IS, a q for each datum", result["local_importance"]))
     if "annealing" in result:
         text = f"{settings['chains']} chains, T = {settings['temps']}"
         ess = f"ESS {result['annealing']['ess']:.1f}"
@@ -127,14 +138,16 @@ def describe(result: dict) -> str:
         found = result["bidirectional"]
         text = f"{found['num_data']} simulated data"
         lines.append(
-            f"  {'bound of AIS error':<29}{_number(found, 'gap', 'gap_std_error')}  {text}"
+            f"  {'bound on AIS error':<29}{_number(found, 'gap', 'gap_std_error')}  "
+            f"{text}"
         )
     if "gaps" in result:
         found = result["gaps"]
-        for name in ("approximation_gap", "amortisation_gap"):
-            number = _number(found, name, f"{name}_std_error")
-            lines.append(f"  {name.replace('_', ' '):<29}{number}  error over the data")
-        lines.append(f"  (from log p(x) by {found['log_prob_from']})")
+        for name, due_to in (("approximation", "family"), ("amortisation", "encoder")):
+            number = _number(found, f"{name}_gap", f"{name}_gap_std_error")
+            text = f"{name} gap ({due_to})"
+            lines.append(f"  {text:<29}{number}  error over the data")
+        lines.append(f"  (gaps from log p(x) by {found['log_prob_from']} to the ELBO)")
     if "covariances" in result:
         found = result["covariances"]
         values = [f"{v:.3f}" for v in found["mean_abs_correlation"]]
@@ -153,7 +166,7 @@ def _line(name: str, found: dict, text: str | None = None) -> str:
     """An estimate of log p(x) and what says whether to trust it."""
     if text is None:
         khat = found["khat"]["median"]
-        text = f"{found['num_particles']} draws"
+        text = f"{found['num_particles']} particles"
         text += "" if khat is None else f", k-hat {khat:.2f}"
     return f"  {name:<29}{_number(found, 'log_likelihood', 'mc_error')}  {text}"
 
@@ -170,8 +183,8 @@ _AGREE = 2  # standard errors
 
 
 _DIFFERENCES = {
-    "importance": "IS, draws of the guide - AIS",
-    "local_importance": "IS, each datum's q - AIS",
+    "importance": "IS, guide - AIS",
+    "local_importance": "IS, a q for each datum - AIS",
 }
 
 

@@ -104,7 +104,7 @@ COLUMNS = {
         "± data", lambda row: error_text(row["log_likelihood_std_error"])
     ),
     "draws_error": Column(
-        "± draws", lambda row: error_text(row["log_likelihood_mc_error"])
+        "± MC", lambda row: error_text(row["log_likelihood_mc_error"])
     ),
     "gap": Column(
         "gap", lambda row: number_text(row["gap"], row["log_likelihood_std_error"])
@@ -171,11 +171,11 @@ def _written(value: Any) -> Any:
 
 
 LEGEND = (
-    "± data: standard error over the data; ± draws: that of the importance sampling; "
-    "k-hat: median, and share of the data where it is above 0.7, which marks an "
-    "unreliable estimate."
+    "± data: standard error over the data; ± MC: Monte Carlo standard error of the "
+    "importance sampling; k-hat: median, and share of the data where it is above 0.7, "
+    "which marks an unreliable estimate."
 )
-AVERAGED = "Rows of several seeds have their means ± standard error."
+AVERAGED = "Rows of several seeds have the mean over seeds ± its standard error."
 
 
 def plural(word: str, count: int) -> str:
@@ -194,8 +194,8 @@ def settings(results: Sequence[Result]) -> str:
     return (
         f"Data: {first['data']} ({first['variant']}), {first['split']} split, "
         f"{first['num_data']} data. Numbers in nats per datum, larger is better; the "
-        f"log-likelihood by importance sampling with {first['num_particles']} draws "
-        f"of the guide. Budget: {', '.join(budget)}; {first['weights']} weights; "
+        f"log-likelihood by importance sampling with {first['num_particles']} "
+        f"particles. Budget: {', '.join(budget)}; {first['weights']} weights; "
         f"{plural('seed', len(seeds))} {', '.join(map(str, seeds))}."
     )
 

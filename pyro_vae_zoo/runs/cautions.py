@@ -5,7 +5,7 @@
 | `absurd`   | log p(x) is below that of a model without latents, by three errors        |
 | `scale`    | data of a Gaussian likelihood are far from mean 0 and scale 1             |
 | `collapse` | the KL is below 0.1 nats, or fewer than a tenth of the latents are active |
-| `ess`      | of ten draws or more the effective number is below 2                      |
+| `ess`      | of ten particles or more the effective number is below 2                  |
 | `rising`   | the validation ELBO rose over the last fifth of the epochs, by more than   |
 |            | 0.5 % of its size and three times its scatter about a line                |
 
@@ -75,11 +75,12 @@ def _absurd(
         error = math.hypot(*(e for e in errors if math.isfinite(e)))
         if got >= without - _ERRORS * error:
             return None
-    shown = "not finite" if got is None or not math.isfinite(got) else f"{got:.1f} nats"
-    return (
-        f"log p(x) is {shown}, and that of independent elements without any latents "
-        f"{without:.1f}: standardise the data, lower --lr or train longer"
-    )
+    of_none = "of a model without latents (independent elements)"
+    if got is None or not math.isfinite(got):
+        shown = f"not finite; that {of_none} is {without:.1f} nats"
+    else:
+        shown = f"{got:.1f} nats, below the {without:.1f} nats {of_none}"
+    return f"log p(x) is {shown}: standardise the data, lower --lr or train longer"
 
 
 def _scale(data: Dataset | None) -> str | None:
@@ -99,9 +100,10 @@ def _scale(data: Dataset | None) -> str | None:
         return None
     return (
         f"the data are not standardised: means from {means.min():.3g} to "
-        f"{means.max():.3g}, scales from {scales.min():.3g} to {largest:.3g}, and the "
-        "Gaussian likelihood has one scale; standardise=True takes off the training mean "
-        "of each feature and divides by its standard deviation"
+        f"{means.max():.3g}, scales from {scales.min():.3g} to {largest:.3g}, but the "
+        "Gaussian likelihood has one scale; standardise=True (--data-option "
+        "standardise=true) subtracts the mean of each feature, and divides by its "
+        "standard deviation"
     )
 
 
@@ -134,8 +136,8 @@ def _ess(result: Mapping[str, Any]) -> str | None:
     if ess >= _ONE_DRAW:
         return None
     return (
-        f"{draws} draws count as {ess:.1f}: log p(x) is a lower bound that hangs on single "
-        "draws; take more particles, or `diagnose` the run"
+        f"of {draws} particles only {ess:.1f} are effective, so that log p(x) is a "
+        "loose lower bound; take more particles, or run `diagnose`"
     )
 
 
@@ -173,4 +175,4 @@ def _how_to_go_on(
     shared = settings.get("schedule") == "cosine"
     shared = shared or records[0].get("phase") != records[-1].get("phase")
     more = f"--epochs {2 * len(records)}"
-    return f"train anew with {more}" if shared else f"go on with --resume {more}"
+    return f"train anew with {more}" if shared else f"continue with --resume {more}"

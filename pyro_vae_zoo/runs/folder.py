@@ -72,8 +72,8 @@ def look(
     if is_run and not overwrite:
         state = "a finished" if (folder / RESULT_FILE).exists() else "an unfinished"
         raise UserError(
-            f"{folder} holds {state} run; --resume continues it, --overwrite starts anew, "
-            "another --out leaves it alone"
+            f"{folder} holds {state} run; --resume continues it, --overwrite deletes it "
+            "and starts anew, another --out leaves it alone"
         )
     return None
 

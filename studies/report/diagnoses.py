@@ -24,11 +24,11 @@ def diagnoses_table(runs: Mapping[str, _Found]) -> str:
     ...          "importance": {"log_likelihood": -20.0, "mc_error": 0.1,
     ...                         "num_particles": 50, "khat": {"median": 0.5}}}
     >>> print(diagnoses_table({"iaf-s0": found}).splitlines()[2])
-    | importance sampling, 50 draws of the guide | -20.00 ± 0.10 |
+    | importance sampling, 50 particles of the guide | -20.00 ± 0.10 |
     """
     parts = {
         "importance": _importance("of the guide"),
-        "local_importance": _importance("of each datum's own q"),
+        "local_importance": _importance("of a q for each datum"),
         "annealing": _annealing,
         "bidirectional": _bidirectional,
         "gaps": _gaps,
@@ -42,9 +42,9 @@ def diagnoses_table(runs: Mapping[str, _Found]) -> str:
     ]
     first = next(iter(runs.values()))
     below = (
-        f"`{first['data']}`, {first['num_data']} of the {first['split']} split; errors of "
-        "estimates are those of the draws, of the bound and of what is lost those over "
-        "the data."
+        f"`{first['data']}`, {first['num_data']} data drawn at random from the "
+        f"{first['split']} split; errors of estimates are Monte Carlo standard errors, "
+        "those of the bound and of the gaps are over the data."
     )
     table = tables.markdown(lines, padded=False).rstrip()
     return f"{table}\n\n{textwrap.fill(below, 90)}\n"
@@ -63,11 +63,11 @@ def _lines(found: _Found, parts: Mapping[str, Callable]) -> dict[str, str]:
 
 def _importance(of: str) -> Callable:
     def lines(part: _Found, _: _Found) -> list[tuple[str, str]]:
-        draws = f"importance sampling, {part['num_particles']:,} draws {of}"
+        draws = f"importance sampling, {part['num_particles']:,} particles {of}"
         khat = tables.number_text(part["khat"]["median"])
         return [
             (draws, _with(part["log_likelihood"], part["mc_error"])),
-            (f"k-hat of these {part['num_particles']:,} draws", khat),
+            (f"k-hat of these {part['num_particles']:,} particles", khat),
         ]
 
     return lines
@@ -80,15 +80,15 @@ def _annealing(part: _Found, found: _Found) -> list[tuple[str, str]]:
 
 
 def _bidirectional(part: _Found, _: _Found) -> list[tuple[str, str]]:
-    label = f"bound of annealing's error, on {part['num_data']} simulated data"
+    label = f"bound on annealing's error, on {part['num_data']} simulated data"
     return [(label, _with(part["gap"], part["gap_std_error"]))]
 
 
 def _gaps(part: _Found, _: _Found) -> list[tuple[str, str]]:
-    named = {"the family of q": "approximation", "the encoder": "amortisation"}
+    due_to = {"approximation": "family of q", "amortisation": "encoder"}
     return [
-        (f"lost to {to}", _with(part[f"{gap}_gap"], part[f"{gap}_gap_std_error"]))
-        for to, gap in named.items()
+        (f"{gap} gap ({to})", _with(part[f"{gap}_gap"], part[f"{gap}_gap_std_error"]))
+        for gap, to in due_to.items()
     ]
 
 

@@ -48,8 +48,9 @@ def test_a_run_is_diagnosed(make_run, capsys):
     out, err = capsys.readouterr()
     assert not err
     assert max(map(len, out.splitlines()[:-1])) <= 80
-    for words in ("6 of the test split, seed 0", "AIS, 4 chains, T = 8", "z = ",
-                  "3 simulated data", "approximation gap", "z_0 to z_2"):  # fmt: skip
+    for words in ("6 data drawn at random from the test split, seed 0)", "z = ",
+                  "AIS, 4 chains, T = 8", "3 simulated data",
+                  "approximation gap", "z_0 to z_2"):  # fmt: skip
         assert words in out
     result = json.loads((folder / "diagnostics.json").read_text())
     expected = {

@@ -197,7 +197,7 @@ def test_covariances_of_what_has_none_are_refused():
     x = torch.rand(3, 2, 3).bernoulli()
     with pytest.raises(UserError, match="z_1"):
         zoo.posterior_covariances(small("gated_dag"), x, 100)
-    with pytest.raises(UserError, match="2 latents needs more than 2 draws"):
+    with pytest.raises(UserError, match="2 latents needs more than 2 particles"):
         zoo.posterior_covariances(small("iaf"), x, 2)
     with pytest.raises(UserError, match="at least 2, got 0"):
         zoo.posterior_covariances(small("iaf"), x, 0)

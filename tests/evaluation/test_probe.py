@@ -143,7 +143,7 @@ def test_a_class_that_is_not_among_the_data_that_are_looked_at():
     y = torch.zeros(600, dtype=torch.long)
     y[0] = y[-1] = 1
     data = labelled(torch.randn(600, 2), y)
-    with pytest.raises(zoo.UserError, match="got one in the 5 that are looked at"):
+    with pytest.raises(zoo.UserError, match="got one in the 5 data drawn at random"):
         zoo.linear_probe(pair(), data, num_data=5)
 
 

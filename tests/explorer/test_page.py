@@ -110,15 +110,15 @@ def test_the_mean_of_dequantised_data_is_a_picture():
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
-        (nn.Sequential(nn.Linear(2, 3), nn.GELU()), "a GELU of shape (3,)"),
-        (nn.ELU(alpha=0.5), "a ELU of shape (2,)"),
+        (nn.Sequential(nn.Linear(2, 3), nn.GELU()), "a layer GELU of shape (3,)"),
+        (nn.ELU(alpha=0.5), "a layer ELU of shape (2,)"),
         (
             nn.Sequential(nn.Unflatten(1, (2, 1, 1)), nn.Conv2d(2, 2, 1, groups=2)),
-            "a Conv2d of shape (2, 1, 1)",
+            "a layer Conv2d of shape (2, 1, 1)",
         ),
         (
             nn.Sequential(nn.Unflatten(1, (1, 2)), nn.Linear(2, 2)),
-            "a Linear of shape (1, 2)",
+            "a layer Linear of shape (1, 2)",
         ),
     ],
 )
@@ -329,15 +329,15 @@ def small_with(**parts):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (crooked, "by weights of 16 bits the decoded means would be off by"),
-        (own_model, "a Model has no decoder and likelihood that the page knows"),
+        (crooked, "with weights of 16 bits the decoded means would be off by"),
+        (own_model, "does not support a Model: it has no decoder and likelihood"),
         (
             lambda: small_with(likelihood=Doubled()),
-            "the mean of a Doubled is none that",
+            "does not support the mean of a Doubled",
         ),
         (
             lambda: small_with(decoder=nn.Sequential(nn.Linear(3, 6), nn.GELU())),
-            "a GELU of shape (6,) is no layer that the page knows",
+            "does not support a layer GELU of shape (6,)",
         ),
     ],
 )
@@ -346,7 +346,7 @@ def test_what_the_page_does_not_know_it_has_in_the_plane(make, reason):
     perturb(vae)
     contents = page_contents(vae, x, num_data=2, num_samples=5)
     (step,) = contents["layers"]
-    assert contents["table"].startswith(reason)
+    assert reason in contents["table"]
     assert 0 < contents["error"] < 0.02  # of interpolation
     # At the points of the table, and at whatever lies above them, there is no error.
     side, half = step["side"], step["half"]
@@ -379,8 +379,8 @@ def test_a_table_of_means_in_large_units_is_not_in_16_bits():
     ("make", "options", "expected"),
     [
         (lambda: small("mean_field", latent_dim=1), {}, "'z' of (1,); train with"),
-        (lambda: small("maf"), {}, "got latents none; a hierarchy, a graph or a density"),
-        (diverged, {}, "decoder.0.linear.weight; has the training diverged?"),
+        (lambda: small("maf"), {}, "got latents none; hierarchies, graphs and density"),
+        (diverged, {}, "decoder.0.linear.weight are not finite; did the"),
         (lambda: small("mean_field"), {"num_data": 0}, "num_data must be at least 1"),
         (lambda: small("mean_field"), {"num_samples": 0}, "num_samples must be at least 1"),
         (lambda: small("mean_field"), {"labels": [1, 2]}, "20 labels, one a datum, got 2"),
@@ -401,7 +401,7 @@ def test_what_does_not_fit_on_a_page(make, options, expected, tmp_path):
 
 
 def test_a_likelihood_of_ones_own_has_no_steps():
-    with pytest.raises(portable.NoSuchStep, match="the mean of a Identity is none"):
+    with pytest.raises(portable.NoSuchStep, match="not support the mean of a Identity"):
         portable.mean_layers(nn.Identity())
 
 
@@ -546,4 +546,4 @@ def test_the_command_refuses_a_hierarchy_in_one_line(tmp_path, capsys):
     ]
     assert cli.main(argv) == 0
     assert cli.main(["explore", str(folder), "--device", "cpu", "--quiet"]) == 2
-    assert "error: the page shows pairs of one latent" in capsys.readouterr().err
+    assert "error: the page needs a pair of one latent" in capsys.readouterr().err

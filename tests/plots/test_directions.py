@@ -68,7 +68,7 @@ def test_draws_that_count_as_a_few_are_called_so(truth):
     fig = plots.plot_directions(vae, x, num_draws=31)
     assert fig.axes[0].get_title(loc="right") != ""
     few = plots.plot_directions(vae, x, num_draws=20)
-    assert few.axes[0].get_title(loc="right").endswith("own q")
+    assert few.axes[0].get_title(loc="right").endswith("fitted q")
 
 
 @pytest.mark.parametrize("guide", ["ladder", "gated_dag"])
@@ -80,5 +80,5 @@ def test_other_latents_are_refused(guide):
 
 def test_one_dimension_is_refused():
     vae = small("mean_field", latent_dim=1)
-    with pytest.raises(UserError, match="two dimensions at least, got one"):
+    with pytest.raises(UserError, match="at least two dimensions, got one"):
         plots.plot_directions(vae, torch.zeros(1, 2, 3), num_draws=10)

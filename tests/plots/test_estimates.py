@@ -61,7 +61,7 @@ def test_the_curve_and_its_band(tmp_path):
     (around,) = ax.patches
     assert around.get_y() == pytest.approx(-90 - 2 / 5)  # an error of 1 / sqrt(25)
     assert around.get_height() == pytest.approx(4 / 5)
-    assert legend(fig) == ["draws", "AIS", "2 standard errors of the draws"]
+    assert legend(fig) == ["draws", "AIS", "2 MC standard errors"]
     plots.save_figure(fig, tmp_path / "particles.png")
 
 

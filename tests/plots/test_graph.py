@@ -154,7 +154,7 @@ def test_gates_need_records_that_have_some():
     with pytest.raises(UserError, match="no epochs to draw"):
         plots.plot_gates([])
     for rest in ({}, {"gates": {}}):
-        with pytest.raises(UserError, match="the records have no gates"):
+        with pytest.raises(UserError, match="expected records with gates"):
             plots.plot_gates([{"epoch": 1, "train_elbo": -90.0} | rest])
 
 
@@ -257,7 +257,7 @@ def test_a_single_node_has_no_edges(tmp_path):
 @pytest.mark.parametrize(
     ("gates", "message"),
     [
-        ({}, "no edges to draw; a VAE of one node"),
+        ({}, "no edges to draw: expected at least two nodes"),
         ({"z_2": 0.5}, "an edge such as 'z_2->z_1', got 'z_2'"),
         ({"z_2->z_1": 1.0, "z_1->z_2": 1.0}, "circle make no DAG: z_2->z_1, z_1->z_2"),
     ],

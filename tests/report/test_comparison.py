@@ -19,7 +19,7 @@ def test_markdown_shows_the_numbers_of_a_run():
         "ELBO": "-92.00",
         "log-likelihood": "-90.00",
         "± data": "0.25",
-        "± draws": "0.004",
+        "± MC": "0.004",
         "gap": "2.00",
         "KL": "20.50",
         "active": "6/8",
@@ -135,7 +135,7 @@ def test_hierarchies_are_named_by_their_layers():
 
 def test_caption_names_what_the_numbers_depend_on():
     text = report.caption([result(), result(seed=3)])
-    for part in ("digits", "one draw", "test split", "1000 draws", "10 epochs"):
+    for part in ("digits", "one draw", "test split", "1000 particles", "10 epochs"):
         assert part in text
     for part in (
         "seeds 0, 3",

@@ -120,7 +120,7 @@ def test_an_estimate_that_hangs_on_one_draw(ess, draws, sites, said):
     found = cautions_of(HEALTHY | changed)
     assert list(found) == ["ess"] * said
     if said:
-        assert f"{draws} draws count as {ess:.1f}" in found["ess"]
+        assert f"of {draws} particles only {ess:.1f} are effective" in found["ess"]
         assert "`diagnose`" in found["ess"]
 
 
@@ -254,7 +254,7 @@ def test_a_fit_that_is_worse_than_none(off):
     found = cautions_of(result, data=data, x=data.test)
     assert list(found) == ["absurd"] * (off < 0)
     if found:
-        assert f"without any latents {without:.1f}" in found["absurd"]
+        assert f"below the {without:.1f} nats of a model" in found["absurd"]
         text = summary(full(result | {"cautions": found}))
         assert "  error: log p(x) is" in text
         assert max(map(len, text.splitlines())) <= 80

@@ -195,10 +195,10 @@ def test_diagnoses_stand_side_by_side():
     rows = [list(row.values()) for row in markdown_rows(text)]
     assert "|     | `iaf`, K = 2 | `mixture`, K = 2 |" in text
     assert rows == [
-        ["importance sampling, 5,000 draws of the guide", *["-8.00 ± 0.20"] * 2],
-        ["k-hat of these 5,000 draws", "0.51", "0.51"],
+        ["importance sampling, 5,000 particles of the guide", *["-8.00 ± 0.20"] * 2],
+        ["k-hat of these 5,000 particles", "0.51", "0.51"],
         ["annealing, 4 chains of 1,000 steps", "-7.50 ± –", "–"],
-        ["lost to the family of q", "1.25 ± 0.04", "–"],
-        ["lost to the encoder", "2.50 ± 0.50", "–"],
+        ["approximation gap (family of q)", "1.25 ± 0.04", "–"],
+        ["amortisation gap (encoder)", "2.50 ± 0.50", "–"],
     ]
-    assert "`six`, 9 of the test split" in text
+    assert "`six`, 9 data drawn at random from the test split" in text

@@ -228,7 +228,7 @@ def test_unlike_rows_are_refused(tmp_path, key, value):
 def test_an_exact_density_may_have_another_number_of_draws(tmp_path):
     exact = row_result("maf", num_particles=1, active_units={}, khat=None)
     panels = panels_of(tmp_path, exact, row_result("hierarchy"))
-    assert "with 1000 draws" in full(panels)
+    assert "with 1000 particles" in full(panels)
     assert markdown_rows(full(panels))[1]["ESS"] == "–"
 
 

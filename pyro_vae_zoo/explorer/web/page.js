@@ -193,7 +193,7 @@ $("about").textContent = contents.about;
 const [first] = contents.layers, isTable = contents.table !== "";
 $("foot").textContent = (isTable
   ? `Decoded beforehand, at ${first.side} × ${first.side} points of the plane, and interpolated: off by `
-    + `${contents.error.toPrecision(1)} on average. (The page cannot decode itself: ${contents.table}.)`
+    + `${contents.error.toPrecision(1)} on average. (Reason: ${contents.table}.)`
   : "The decoder's weights have 16 bits here: what it decodes is off by at most "
     + `${contents.error.toExponential(0)} over the codes.`) + ` A dot is a datum's code, the mean of `
   + `q(z | x). Seed ${contents.seed}.` + (size === 2 ? "" : " The plane is that of the codes' first "
