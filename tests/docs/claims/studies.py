@@ -315,7 +315,7 @@ CLAIMS = {
         ("from {:.2f} to {:.2f} nats. The", lambda: gap("approximation")),
         *(
             (
-                "lost to the encoder, stays at {:.1f}.",
+                "due to the encoder, stays at {:.1f}.",
                 lambda n=n: [gap("amortisation")[n]],
             )
             for n in (0, 1)
