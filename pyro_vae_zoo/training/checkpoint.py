@@ -213,8 +213,15 @@ def check_resumable(
 
 
 def options_of(path: Path) -> dict[str, Any]:
-    """The options of the training that a checkpoint is of."""
-    return BARE | load_checkpoint(path)["options"]
+    """The options of the training that a checkpoint is of.
+
+    Raises:
+        DataFileError: for a file that holds none.
+    """
+    options = load_checkpoint(path).get("options")
+    if not isinstance(options, dict):
+        raise DataFileError(f"{path} is no checkpoint: it holds no options")
+    return BARE | options
 
 
 def best_weights(
