@@ -1,0 +1,95 @@
+"""The pages of priors: what a learned one brings, and how much it overfits."""
+
+from measured import lead, load, row
+
+PRIORS = "priors_cpu"
+LEARNED = ("flow", "vamp", "mixture")
+NAMED = [f"mean_field_{prior}" for prior in LEARNED]
+
+
+def ahead(*labels, over="mean_field_standard", key="log_likelihood"):
+    """How far rows are ahead of another one."""
+    return [lead(PRIORS, label, over, key)[0] for label in labels]
+
+
+def local(*labels, over="mean_field_standard"):
+    """The same by a q of each of some data."""
+    return ahead(*labels, over=over, key="local_log_likelihood")
+
+
+def overfitted(*labels):
+    """How far the bound of training data is above that of test data."""
+    found = [row(PRIORS, label) for label in labels]
+    return [one["elbo_train"] - one["elbo_test"] for one in found]
+
+
+def steps():
+    """A step with each learned prior, over that with N(0, I)."""
+    found = load("benchmark_priors.json")["time"]
+    over = {entry["what"]: entry["over_standard"] for entry in found}
+    return [over[prior] for prior in ("mixture", "flow", "vamp")]
+
+
+CLAIMS = {
+    "docs/decide/which_prior.md": [
+        (
+            "ahead of N(0, I) by {:.1f} nats, `vamp` by {:.1f} and `mixture` by {:.1f}",
+            lambda: ahead(*NAMED),
+        ),
+        ("`iaf` under N(0, I) by {:.1f}", lambda: ahead("iaf_standard")),
+        ("{:.1f}, {:.1f} and {:.1f} times the step of `standard`", steps),
+    ],
+    "docs/priors.md": [
+        (
+            "is worth {:.1f} nats on static MNIST, `vamp` {:.1f} and `mixture` {:.1f}",
+            lambda: ahead(*NAMED),
+        ),
+    ],
+    "docs/results/index.md": [
+        (
+            "a learned prior brings {:.1f} to {:.1f} nats",
+            lambda: sorted(ahead(*NAMED))[::2],
+        ),
+    ],
+    "docs/results/priors.md": [
+        (
+            "log p rises by {:.1f} nats under `flow`, {:.1f} under `vamp` and {:.1f} under",
+            lambda: ahead(*NAMED),
+        ),
+        ("N(0, I) with `iaf` is {:.1f} ahead of", lambda: ahead("iaf_standard")),
+        (
+            "by {:.1f} nats under `mixture` and {:.1f} under `flow`",
+            lambda: [
+                ahead(f"iaf_{prior}", over=f"mean_field_{prior}")[0]
+                for prior in ("mixture", "flow")
+            ],
+        ),
+        (
+            "the leads of the priors are {:.1f}, {:.1f} and {:.1f} nats, and that of `iaf` "
+            "under N(0, I) is {:.1f}",
+            lambda: local(*NAMED, "iaf_standard"),
+        ),
+        (
+            "by {:.1f} nats under N(0, I), {:.1f} under `mixture`, {:.1f} under `flow` and "
+            "{:.1f} under `vamp`",
+            lambda: overfitted(
+                *(f"mean_field_{p}" for p in ("standard", "mixture", "flow", "vamp"))
+            ),
+        ),
+        (
+            "overfit by as much, {:.1f} nats",
+            lambda: overfitted("mean_field_flow_small"),
+        ),
+        (
+            "and bring {:.1f} less",
+            lambda: ahead("mean_field_flow", over="mean_field_flow_small"),
+        ),
+        (
+            "VampPrior before N(0, I) by {:.1f}",
+            lambda: [
+                row(PRIORS, "mean_field_vamp")["published"]
+                - row(PRIORS, "mean_field_standard")["published"]
+            ],
+        ),
+    ],
+}
