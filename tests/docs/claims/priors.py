@@ -85,6 +85,14 @@ CLAIMS = {
             lambda: ahead("mean_field_flow", over="mean_field_flow_small"),
         ),
         (
+            "narrows the gap to {:.1f} nats",
+            lambda: overfitted("mean_field_flow_decay"),
+        ),
+        (
+            "with a log p that is {:.1f} lower",
+            lambda: ahead("mean_field_flow", over="mean_field_flow_decay"),
+        ),
+        (
             "VampPrior before N(0, I) by {:.1f}",
             lambda: [
                 row(PRIORS, "mean_field_vamp")["published"]
