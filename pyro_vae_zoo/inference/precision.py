@@ -124,7 +124,7 @@ def _product(
 
 
 class _Rounded(torch.autograd.Function):
-    """The nearest bfloat16, as a float32; its gradient is rounded likewise."""
+    """The nearest bfloat16, as a float32; its gradients, of any order, are rounded too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Tensor:
-        return _nearest(slope)
+        return _Rounded.apply(slope)
 
 
 def _nearest(x: Tensor) -> Tensor:

@@ -86,6 +86,24 @@ def test_a_layer_and_its_gradients_are_those_of_bfloat16(name, has, monkeypatch)
         assert torch.equal(y, y.bfloat16().float())
 
 
+@pytest.mark.parametrize("has", [True, False])
+@pytest.mark.parametrize("name", layers())
+def test_second_derivatives_are_close_to_those_of_float32(name, has, monkeypatch):
+    """Guides that take gradient steps of their own train through them."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: has)
+    module, x = layers()[name]
+    x.requires_grad_()
+    weights = []
+    for kind in ("bf16", "float32"):
+        with networks_in(kind):
+            (slope,) = torch.autograd.grad(module(x).sin().sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(slope.square().sum(), module.weight)
+        weights.append(second)
+    rounded, exact = weights
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() <= 0.02 * exact.norm()
+
+
 def test_float64_and_other_functions_are_as_they_were():
     x, w = torch.randn(3, 4).double(), torch.randn(5, 4).double()
     a, b = torch.randn(3, 4), torch.randn(4, 5)
