@@ -172,15 +172,16 @@ _ARRANGE = {"beside": _beside, "stack": _stack}
 
 
 def _below(panels: Panels, layout: Layout) -> str:
-    """Data, split, draws, seeds and errors of all rows."""
+    """Data, split, particles, seeds and errors of all rows."""
     rows = [row for rows in panels.values() for row in rows]
     runs = [run for row in rows for run in row["seeds"]]
     seeds = sorted({run["seed"] for run in runs})
     sizes = _listed(f"{run['num_data']:,}" for run in runs)
     text = f"{_listed(_code(run['data']) for run in runs)}, "
     text += f"{_listed(run['split'] for run in runs)} split, {sizes} data; "
-    draws = _listed(f"{run['num_particles']:,}" for run in runs if run["active_units"])
-    text += f"{draws} draws; " if draws else ""
+    sampled = (run["num_particles"] for run in runs if run["active_units"])
+    particles = _listed(f"{number:,}" for number in sampled)
+    text += f"{particles} particles; " if particles else ""
     text += f"{tables.plural('seed', len(seeds))} {_listed(map(str, seeds), ', ')}"
     if any(row["num_seeds"] > 1 for row in rows):
         text += ", means ± their standard error where a row has several"
@@ -200,7 +201,7 @@ def _below(panels: Panels, layout: Layout) -> str:
 
 
 def _errors(panels: Panels, layout: Layout) -> str:
-    """The errors over the data of each panel, and that of the draws."""
+    """The errors over the data of each panel, and the largest MC error."""
     sampled = any(key.startswith("log_likelihood") for key in layout.columns)
     key = "log_likelihood" if sampled else "elbo"
     errors = {
@@ -214,11 +215,11 @@ def _errors(panels: Panels, layout: Layout) -> str:
         shown = shown if len(set(errors.values())) > 1 else list(errors.values())[:1]
         text = ". Standard error over the data (shared by the rows of a data set): "
         text += ", ".join(shown)
-    of_draws = _known(
+    mc_errors = _known(
         [r for rows in panels.values() for r in rows], "log_likelihood_mc_error"
     )
-    if sampled and any(of_draws):
-        text += f"; of the draws: at most {tables.error_text(max(of_draws))}"
+    if sampled and any(mc_errors):
+        text += f"; MC error: at most {tables.error_text(max(mc_errors))}"
     return text
 
 

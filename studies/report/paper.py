@@ -23,13 +23,15 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
 
     Beside those of `report`, `published` and `published_elbo` are the paper's;
     `elbo_by_split` ours of train, valid and test; `log_likelihood_100` that of 100
-    draws; `difference` and `elbo_difference` are to the reference, `local_difference`
+    particles; `difference` and `elbo_difference` are to the reference, `local_difference`
     by a q of each of some test data.
     """
-    draws = dict.fromkeys(d for row in rows for d in row["fewer_draws"])
+    numbers = dict.fromkeys(n for row in rows for n in row["fewer_particles"])
     fewer = {
-        f"log_likelihood_{d}": Column(f"log p, {int(d):,} draws", partial(_fewer, d))
-        for d in draws
+        f"log_likelihood_{n}": Column(
+            f"log p, {int(n):,} particles", partial(_fewer, n)
+        )
+        for n in numbers
     }
     own = {
         "latents": Column("latents", lambda row: row["latents"] or MISSING),
@@ -69,8 +71,8 @@ def _strike(row: Row, shown: str) -> str:
     return f"~~{shown}~~" if row["invalid"] and shown != MISSING else shown
 
 
-def _fewer(draws: str, row: Row) -> str:
-    value, error = row["fewer_draws"].get(draws), row["log_likelihood_std_error"]
+def _fewer(number: str, row: Row) -> str:
+    value, error = row["fewer_particles"].get(number), row["log_likelihood_std_error"]
     return _strike(row, tables.number_text(value, error))
 
 
@@ -152,7 +154,7 @@ def _caption(panels: Panels, layout: Layout, command: str) -> str:
         text += f" {tables.AVERAGED}"
     if any(row["elbo_test"] is not None for row in rows):
         text += " Bounds by split: train / valid / test, those of train and valid with "
-        text += "one draw for a datum."
+        text += "one particle for a datum."
     if any(row["elbo_difference"] is not None for row in rows):
         text += f" Differences to {layout.reference} are on the same data."
     if any(row["elbo_difference_error"] is not None for row in rows):
@@ -187,6 +189,6 @@ def csv_panels(panels: Panels) -> str:
     """All numbers to twelve digits, a line for each row; `invalid` marks no bound."""
     rows = [{"panel": t} | row for t, rows in panels.items() for row in rows]
     for row in rows:
-        fewer = row.pop("fewer_draws").items()
-        row |= {f"log_likelihood_{draws}": value for draws, value in fewer}
+        fewer = row.pop("fewer_particles").items()
+        row |= {f"log_likelihood_{number}": value for number, value in fewer}
     return tables.comma_separated(rows)

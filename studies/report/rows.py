@@ -170,9 +170,9 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
         row[f"elbo_{split}"] = None if None in values else fmean(values)
         row[f"published_elbo_{split}"] = (published["published_elbo"] or {}).get(split)
     fewer = [run.get("log_likelihood_with") or {} for run in runs]
-    row["fewer_draws"] = {
-        draws: fmean(number(one.get(draws)) for one in fewer)
-        for draws in dict.fromkeys(draws for one in fewer for draws in one)
+    row["fewer_particles"] = {
+        count: fmean(number(one.get(count)) for one in fewer)
+        for count in dict.fromkeys(count for one in fewer for count in one)
     }
     local = [run.get("local_log_likelihood") for run in runs]
     row["local_log_likelihood"] = None if None in local else fmean(local)

@@ -37,8 +37,8 @@ def weights_table(infos: Sequence[_Info]) -> str:
         for info in infos
     ]
     below = f"The {_of(infos, 'split')} split, {_of(infos, 'num_data')} data; "
-    below += f"{_of(infos, 'num_particles')} draws. Standard error over the data: "
-    below += f"{_range(infos, 'log_likelihood_std_error')}; of the draws: "
+    below += f"{_of(infos, 'num_particles')} particles. Standard error over the data: "
+    below += f"{_range(infos, 'log_likelihood_std_error')}; MC error: "
     below += f"{_range(infos, 'log_likelihood_mc_error')}."
     table = tables.markdown(lines, padded=False).rstrip()
     return f"{table}\n\n{textwrap.fill(below, 90)}\n"

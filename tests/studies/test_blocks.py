@@ -74,7 +74,7 @@ def test_ranges_are_of_valid_rows_with_a_number(tmp_path):
     unknown = {"log_likelihood_std_error": None, "log_likelihood_mc_error": None}
     invalid, null = row_result("a", **wrong), row_result("b", **unknown)
     text = below(invalid, null, row_result("c"))
-    assert "of a data set): 0.25; of the draws: at most 0.004." in text
+    assert "of a data set): 0.25; MC error: at most 0.004." in text
     assert "above 0.7 for 6 % of the data" in text
     text = below(invalid)
     assert "Standard error" not in text
@@ -86,9 +86,9 @@ def test_what_the_numbers_depend_on_stands_below(tmp_path):
     panels = panels_of(tmp_path, row_result("iaf"), row_result("planar", seed=4))
     text = " ".join(brief_table(panels, Layout()).split())
     for part in (
-        "`digits`, test split, 250 data; 1,000 draws; seeds 0, 4",
+        "`digits`, test split, 250 data; 1,000 particles; seeds 0, 4",
         "Standard error over the data (shared by the rows of a data set): 0.25",
-        "of the draws: at most 0.004",
+        "MC error: at most 0.004",
         "k-hat is above 0.7 for 6 % of the data",
     ):
         assert part in text

@@ -160,7 +160,7 @@ def test_a_null_of_one_seed_is_a_dash_and_no_error(tmp_path):
     rows = [row_result("iaf", **known), row_result("iaf", 1, **known | null)]
     panels = panels_of(tmp_path, *rows, *reference)
     iaf = next(r for r in markdown_rows(full(panels)) if r["row"] == "iaf")
-    for header in ("log p", "gap", "KL", "log p, 100 draws"):
+    for header in ("log p", "gap", "KL", "log p, 100 particles"):
         assert iaf[header] == "–", header
     assert iaf["ELBO"] == "-92.00 ± –"
     assert iaf["log p - mean_field"] == "– ± –"

@@ -256,7 +256,7 @@ CLAIMS = {
             "log p with its 100 draws {:.1f} worse",
             lambda: [
                 graph("gated_dag-mnist_threshold", "published")
-                - graph("gated_dag-mnist_threshold", "fewer_draws")["100"]
+                - graph("gated_dag-mnist_threshold", "fewer_particles")["100"]
             ],
         ),
         (
