@@ -369,7 +369,7 @@ CLAIMS = {
         ),
         ("a KL that is {:.1f} to {:.1f} nats lower than the Gaussian's", lower_kl),
         (
-            "The error of the draws, {:.3f}, does not say so",
+            "The MC error, {:.3f}, does not say so",
             lambda: [max(constant_rate("log_likelihood_mc_error"))],
         ),
     ],

@@ -253,7 +253,7 @@ CLAIMS = {
             ],
         ),
         (
-            "log p with its 100 draws {:.1f} worse",
+            "log p with its 100 particles {:.1f} worse",
             lambda: [
                 graph("gated_dag-mnist_threshold", "published")
                 - graph("gated_dag-mnist_threshold", "fewer_particles")["100"]
