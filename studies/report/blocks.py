@@ -15,7 +15,7 @@ from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import Row
 from pyro_vae_zoo.report.tables import MISSING, Column
 from studies.report.layout import Layout
-from studies.report.paper import columns_of, footnotes, local_note
+from studies.report.paper import LUCK, columns_of, footnotes, local_note
 from studies.report.rows import Panels
 
 __all__ = ["benchmark_table", "block_names", "brief_table", "fill_blocks"]
@@ -183,8 +183,10 @@ def _below(panels: Panels, layout: Layout) -> str:
     particles = _listed(f"{number:,}" for number in sampled)
     text += f"{particles} particles; " if particles else ""
     text += f"{tables.plural('seed', len(seeds))} {_listed(map(str, seeds), ', ')}"
-    if any(row["num_seeds"] > 1 for row in rows):
-        text += ", means ± their standard error where a row has several"
+    counts = {row["num_seeds"] for row in rows}
+    if counts != {1}:
+        text += ": means ± standard error over seeds"
+        text += "; without ±: one seed" if 1 in counts else ""
     text += _errors(panels, layout)
     shares = _known(rows, "khat_above_0.7")
     if shares:
@@ -193,6 +195,9 @@ def _below(panels: Panels, layout: Layout) -> str:
     judged = [key for key in layout.columns if key.endswith("difference")]
     if judged and _known(rows, "elbo_difference_error"):
         text += f". Bold: beyond two standard errors (seeds) from `{layout.reference}`"
+        fewest = min(counts - {1})
+        if fewest in LUCK:
+            text += f"; luck alone makes one row in {LUCK[fewest]} bold"
     if any(row["invalid"] for row in rows):
         text += ". Struck out: no bounds, not to be quoted"
     if "local_difference" in layout.columns and (note := local_note(rows)):

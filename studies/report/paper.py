@@ -10,6 +10,7 @@ from studies.report.layout import SPLITS, Layout
 from studies.report.rows import Panels
 
 __all__ = [
+    "LUCK",
     "columns_of",
     "csv_panels",
     "footnotes",
@@ -176,12 +177,14 @@ def local_note(rows: Sequence[Row]) -> str:
     )
 
 
-# How often, by simulation with Gaussian seeds: the first number is for one side that
-# spreads much more than the other, the second for two that spread alike.
+# By the number of seeds: luck alone makes one row in that many bold. By simulation with
+# Gaussian seeds: the first number is for one side that spreads much more than the other,
+# the second for two that spread alike.
+LUCK = {2: "three to five", 3: "five to nine"}
 _JUDGED = (
-    "They are ± their standard error over the seeds of both, on this test set; bold: "
-    "beyond two of these, which luck alone does in one row of five to nine with three "
-    "seeds, and of three to five with two."
+    "They are ± their standard error over the seeds of both, on this test set. Bold: "
+    f"beyond two of these; luck alone makes one row in {LUCK[3]} bold with three seeds, "
+    f"and one in {LUCK[2]} with two."
 )
 
 

@@ -47,8 +47,10 @@ def test_seeds_are_averaged(tmp_path):
     iaf, planar = markdown_rows(text)
     assert iaf == {"row": "`iaf`", "ELBO": "-92.00 ± –", "log p": "-88.50 ± 0.50"}
     assert planar["log p"] == "-90.00"
-    below = "seeds 0, 1, means ± their standard error where a row has several"
+    below = "seeds 0, 1: means ± standard error over seeds; without ±: one seed."
     assert below in " ".join(text.split())
+    alone = panels_of(tmp_path / "alone", *rows)
+    assert "one seed" not in brief_table(alone, Layout())
 
 
 def test_bold_is_explained_where_something_may_be(tmp_path):
@@ -58,8 +60,10 @@ def test_bold_is_explained_where_something_may_be(tmp_path):
     assert "Bold" not in brief_table(single, layout)
     assert "luck" not in full(single)
     several = panels_of(tmp_path / "several", *rows, layout=layout)
-    assert "Bold: beyond two" in " ".join(brief_table(several, layout).split())
-    assert "luck alone does in one row of five to nine" in full(several)
+    below = " ".join(brief_table(several, layout).split())
+    assert "Bold: beyond two standard errors (seeds) from `mean_field`" in below
+    assert below.endswith("; luck alone makes one row in three to five bold.")
+    assert "luck alone makes one row in five to nine bold with three" in full(several)
 
 
 def test_ranges_are_of_valid_rows_with_a_number(tmp_path):
