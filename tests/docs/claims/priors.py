@@ -1,6 +1,6 @@
 """The pages of priors: what a learned one brings, and how much it overfits."""
 
-from measured import lead, load, row
+from measured import lead, load, row, shown
 
 PRIORS = "priors_cpu"
 LEARNED = ("flow", "vamp", "mixture")
@@ -15,6 +15,18 @@ def ahead(*labels, over="mean_field_standard", key="log_likelihood"):
 def local(*labels, over="mean_field_standard"):
     """The same by a q of each of some data."""
     return ahead(*labels, over=over, key="local_log_likelihood")
+
+
+def gated_lead():
+    """Of `iaf` under N(0, I): its seeds, and its lead by the guide and by local q's."""
+    pair = "iaf_standard", "mean_field_standard"
+    count = row(PRIORS, pair[0])["num_seeds"]
+    by_guide, by_local = (
+        lead(PRIORS, *pair, key) for key in ("log_likelihood", "local_log_likelihood")
+    )
+    words = {1: "one seed", 2: "two seeds", 3: "three seeds"}
+    one = f"{by_local[0]:.1f}"  # of 200 images
+    return words[count], shown(by_guide), one if count == 1 else shown(by_local)
 
 
 def overfitted(*labels):
