@@ -201,9 +201,9 @@ CLAIMS = {
         digits("`householder` ({:.2f}, {:.2f})", "householder"),
     ],
     "docs/results/mixtures.md": [
-        ("is ahead of blind, by {:.1f} to {:.1f} nats", recursive_over_blind),
+        ("are ahead of blind ones, by {:.1f} to {:.1f} nats", recursive_over_blind),
         ("ahead of `mean_field` by {:.1f} to {:.1f}.", recursive_over_gaussian),
-        ("with a single component in {} of {} runs", collapsed),
+        ("to a single component in {} of {} runs", collapsed),
         ("seeds of one row lie up to {:.0f} nats apart", lambda: [gray_spread()]),
         (
             "the means are {:.0f} for `mean_field`, {:.0f} and {:.0f} for `mixture` of two "
@@ -217,9 +217,9 @@ CLAIMS = {
                 for z in (20, 50)
             ],
         ),
-        longer("and have {:.2f} (standard error over seeds {:.2f})", "mixture"),
-        longer("`mean_field` {:.2f} ({:.2f})", "mean_field"),
-        longer("three recursive ones {:.2f} ({:.2f})", "recursive_mixture"),
+        longer("weight and have {:.2f} (standard error over seeds {:.2f})", "mixture"),
+        longer("`mean_field` has {:.2f} ({:.2f})", "mean_field"),
+        longer("three recursive ones have {:.2f} ({:.2f})", "recursive_mixture"),
         (
             "in units of `mean_field`'s {:.1f} ms:",
             lambda: inference("mean_field", key="milliseconds"),
@@ -235,7 +235,7 @@ CLAIMS = {
             ),
         ),
         (
-            "one, two, four and eight steps {:.1f}, {:.1f}, {:.1f} and {:.1f}",
+            "with one, two, four and eight steps {:.1f}, {:.1f}, {:.1f} and {:.1f}",
             lambda: inference(*(f"semi_amortized({n})" for n in (1, 2, 4, 8))),
         ),
         (
@@ -334,11 +334,11 @@ CLAIMS = {
             "A training step of 5 x 16 nodes costs {:.1f} times that",
             lambda: structure_step("gated_dag"),
         ),
-        ("with flows {:.1f} (batch", lambda: structure_step("gated_dag_iaf")),
+        ("with flows {:.1f} times (batch", lambda: structure_step("gated_dag_iaf")),
     ],
     "docs/results/densities.md": [
         (
-            "has overfitted 2,000 of them after {} steps",
+            "On 2,000 images `maf` overfits after {} steps",
             lambda: [best_step("maf_2000")],
         ),
         (
@@ -346,7 +346,7 @@ CLAIMS = {
             lambda: map(million_weights, ("maf", "self_reflective_maf")),
         ),
         (
-            "k-hat of the hierarchy is {:.0f} to {:.0f}",
+            "[k-hat] of the hierarchy is {:.0f} to {:.0f}",
             lambda: ends(
                 row(DENSITIES, f"self_reflective_maf{size}")["khat_median"]
                 for size in ("", "_2000", "_6000")
@@ -355,12 +355,12 @@ CLAIMS = {
         ("The paper's {:.0f} and {:.0f} are of width 1,024", papers_densities),
     ],
     "docs/results/checks.md": [
-        ("the guide is too low here, by {:.1f} and {:.1f} nats", too_low),
+        ("the guide is too low here, by {:.1f} and {:.1f} nats,", too_low),
         (
-            "it is higher by {:.2f} ± {:.2f} for `iaf` and by {:.2f} ± {:.2f} for",
+            "It is higher by {:.2f} ± {:.2f} for `iaf` and by {:.2f} ± {:.2f} for",
             lambda: agreement("local_importance"),
         ),
-        ("from {:.2f} to {:.2f} nats. The", lambda: gap("approximation")),
+        ("falls from {:.2f} to {:.2f} nats with", lambda: gap("approximation")),
         *(
             (
                 "due to the encoder, stays at {:.1f}.",
@@ -368,7 +368,7 @@ CLAIMS = {
             )
             for n in (0, 1)
         ),
-        ("It took {:.0f} and {:.0f} minutes of one core", minutes),
+        ("took {:.0f} and {:.0f} minutes of one core", minutes),
     ],
     "docs/results/precision.md": [
         (
@@ -381,7 +381,7 @@ CLAIMS = {
             ],
         ),
         (
-            "one seed: {:.2f} beside {:.2f} and {:.2f} for two seeds",
+            "has {:.2f} with its one seed, beside {:.2f} and {:.2f} for two seeds",
             lambda: [
                 *seeds(LAYERS, "self_reflective_bf16"),
                 *seeds(LAYERS, "self_reflective"),
