@@ -175,7 +175,7 @@ SECONDS = [
         for name, network in RACED.items()
     ),
     (
-        "All end at some {:.0f} nats",
+        "All end at some {:.0f} nats of the ELBO",
         lambda: [
             fmean(curve(n, c)[-1][1] for n in RACED.values() for c in CONTESTANTS)
         ],
@@ -207,7 +207,7 @@ CLAIMS = {
             "in bfloat16 {:.2f} to {:.2f}, and {:.2f} to {:.2f}.",
             lambda: [x for n in (100, 1000) for x in over("ours+bf16", "SVI", n)],
         ),
-        ("It takes {:.2f} to {:.2f} of code by hand that is compiled", over_by_hand),
+        ("It takes {:.2f} to {:.2f} of the time of compiled code by hand", over_by_hand),
         (
             "but {:.2f} with `planar` in batches of 1,000",
             lambda: paired("ours", "hand+c", 1000, ["planar_10"]),
@@ -228,10 +228,10 @@ CLAIMS = {
             "products alone take {:.2f} to {:.2f} of the scan's",
             lambda: paired("products", "scan", 100),
         ),
-        ("random numbers take {:.1f} to {:.0f} ms besides", besides_products),
+        ("random numbers take ours another {:.1f} to {:.0f} ms", besides_products),
         ("Compiling took {:.0f} to {:.0f} s", compiling),
         (
-            "Importance sampling, compiled, takes {:.2f} of the decoder",
+            "Importance sampling, compiled, takes {:.2f} of the time of the decoder",
             lambda: evaluation("mean_field, compiled"),
         ),
         ("and {:.2f} for `iaf`, whose own", lambda: evaluation("iaf, compiled")),
