@@ -207,7 +207,10 @@ CLAIMS = {
             "in bfloat16 {:.2f} to {:.2f}, and {:.2f} to {:.2f}.",
             lambda: [x for n in (100, 1000) for x in over("ours+bf16", "SVI", n)],
         ),
-        ("It takes {:.2f} to {:.2f} of the time of compiled code by hand", over_by_hand),
+        (
+            "It takes {:.2f} to {:.2f} of the time of compiled code by hand",
+            over_by_hand,
+        ),
         (
             "but {:.2f} with `planar` in batches of 1,000",
             lambda: paired("ours", "hand+c", 1000, ["planar_10"]),
