@@ -13,7 +13,7 @@ from it.
 |------------|---------------------------------------------|----------------------------|
 | `standard` | \(N(0, I)\)                                 | Kingma & Welling 2014      |
 | `mixture`  | \(\sum_k w_k N(m_k, \mathrm{diag}\,s_k^2)\) | Tomczak & Welling 2018     |
-| `vamp`     | \(\frac1K \sum_k q(z|u_k)\)                 | same, eq. 9                |
+| `vamp`     | \(\frac1K \sum_k q(z \mid u_k)\)            | same, eq. 9                |
 | `flow`     | \(z = f(u),\ u \sim N(0, I)\)               | Chen et al. 2017, sec. 3.2 |
 
 (Tomczak & Welling: *VAE with a VampPrior*, https://arxiv.org/abs/1705.07120; Chen et al.:
