@@ -22,10 +22,10 @@ __all__ = [
 def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
     """The columns that a table of these rows may have, by key, in their order.
 
-    Beside those of `report`, `published` and `published_elbo` are the paper's;
-    `elbo_by_split` ours of train, valid and test; `log_likelihood_100` that of 100
-    particles; `difference` and `elbo_difference` are to the reference, `local_difference`
-    by a q of each of some test data.
+    Ours stand before the paper's. Beside those of `report`, `published` and
+    `published_elbo` are the paper's; `elbo_by_split` ours of train, valid and test;
+    `log_likelihood_100` that of 100 particles; `difference` and `elbo_difference` are to
+    the reference, `local_difference` by a q of each of some test data.
     """
     numbers = dict.fromkeys(n for row in rows for n in row["fewer_particles"])
     fewer = {
@@ -36,6 +36,11 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
     }
     own = {
         "latents": Column("latents", lambda row: row["latents"] or MISSING),
+        "elbo_by_split": Column(
+            "ELBO by split", partial(_splits, "elbo", tables.number_text)
+        ),
+        "elbo": _struck(COLUMNS["elbo"]),
+        "elbo_difference": Column(f"ELBO - {reference}", partial(_difference, "elbo")),
         "published_elbo_test": Column(
             "paper's ELBO",
             lambda row: _as_printed(row["published_elbo_test"]),
@@ -43,12 +48,6 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
         "published_elbo": Column(
             "paper's ELBO by split", partial(_splits, "published_elbo", _as_printed)
         ),
-        "elbo_by_split": Column(
-            "ELBO by split", partial(_splits, "elbo", tables.number_text)
-        ),
-        "elbo": _struck(COLUMNS["elbo"]),
-        "elbo_difference": Column(f"ELBO - {reference}", partial(_difference, "elbo")),
-        "published": Column("paper's log p", lambda row: _as_printed(row["published"])),
         **fewer,
         "log_likelihood": _struck(COLUMNS["log_likelihood"]._replace(header="log p")),
         "difference": Column(
@@ -58,6 +57,7 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
             f"log p - {reference}, local q",
             partial(_difference, "local_log_likelihood"),
         ),
+        "published": Column("paper's log p", lambda row: _as_printed(row["published"])),
     }
     rest = {key: column for key, column in COLUMNS.items() if key not in own}
     return own | rest | {"gap": _struck(rest["gap"]), "kl": _struck(rest["kl"])}
