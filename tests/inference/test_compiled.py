@@ -104,10 +104,11 @@ def test_options_of_the_objective(case):
     quick(EVERY, "iaf"),
 )
 def test_a_hundred_steps_end_at_the_same_weights(name):
+    """At a usual rate: a pair that overfits blows up the last bit within a hundred."""
     x, ends = data(name), []
     for objective in (compiled(), zoo.AnnealedELBO()):
         vae = pair(name)
-        optimizer = torch.optim.Adam(vae.parameters(), lr=1e-2)
+        optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
         loss = objective(vae.model, vae.guide)
         torch.manual_seed(3)
         for _ in range(100):
@@ -115,7 +116,7 @@ def test_a_hundred_steps_end_at_the_same_weights(name):
             loss(x).backward()
             optimizer.step()
         ends.append([p.detach() for p in vae.parameters()])
-    torch.testing.assert_close(*ends, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(*ends, rtol=1e-10, atol=1e-10)
 
 
 def test_stock_svi_trains_by_it():
