@@ -1,24 +1,25 @@
-r"""The paper's baseline for hierarchies: inference whose layers do not talk (DLGM).
+r"""Bottom-up inference (DLGM): the layers of a hierarchy, each inferred from x alone.
 
 Danilo Jimenez Rezende, Shakir Mohamed, Daan Wierstra: *Stochastic Backpropagation and
-Approximate Inference in Deep Generative Models*, 2014, section 4, as
-`models/self_reflective.py` compares itself with it. The generative process is that of
-the self-reflective hierarchy to the last weight; of the guide only
+Approximate Inference in Deep Generative Models*, 2014, section 4; here it is the baseline
+of Apostolopoulou et al. 2020 (`models/self_reflective.py`).
 
-\[q(\varepsilon_1, \dots, \varepsilon_L|x) = \prod_l q(\varepsilon_l|x)\]
+Generative process: that of `self_reflective`, weight for weight. Inference:
 
-differs: no layer hears what the ones above it drew. The parameters that this saves go
-into wider encoders, so that capacity is not what is compared.
+\[q(\varepsilon_1, \dots, \varepsilon_L|x) = \prod_l q(\varepsilon_l|x),\]
 
-Differences from Rezende et al.: their layers add noise to a network of the layer above,
-and each latent feeds the data through all those below it. Here both are as in the
-self-reflective hierarchy, with its differences from its paper (bijectors, a block of x for
-each layer, z read through asinh), and the posterior of a layer is a diagonal Gaussian,
-where theirs may have a covariance of rank one.
+so no layer of the guide sees what the layers above it drew. The weights that this saves
+go into wider encoders: both guides have about as many parameters.
 
-| symbol          | code name       | shape                 |
-|-----------------|-----------------|-----------------------|
-| q(epsilon_l; x) | `posteriors[l]` | `(batch, latent_dim)` |
+Differences from Rezende et al.: in their model a layer is a network of the layer above
+plus noise, and each latent reaches x through all the layers below it. Here the model is
+that of `self_reflective`, with its bijectors, a block of x for each layer, and networks
+that read z as asinh(z). Their posterior of a layer may have a precision matrix of a
+diagonal plus a rank-one part; here it is a diagonal Gaussian.
+
+| symbol          | code name           | shape                 |
+|-----------------|---------------------|-----------------------|
+| q(epsilon_l; x) | `posteriors[l - 1]` | `(batch, latent_dim)` |
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ __all__ = ["BottomUpGuide"]
 
 
 class BottomUpGuide(PyroModule):
-    """q(eps | x) = prod_l q(eps_l | x): no layer hears of another (DLGM)."""
+    """q(eps | x) = prod_l q(eps_l | x): layers are independent given x (DLGM)."""
 
     def __init__(self, posteriors: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ register("bottom_up")(partial(hierarchy, bottom_up))
 
 
 def _widened(layers: Layers, num_layers: int) -> Layers:
-    """Layers so wide that without z the posteriors have as many parameters."""
+    """Wider layers, so that posteriors without z have as many parameters."""
     target = _count(layers, 0) + (num_layers - 1) * _count(layers, 1)
     low, high = 1.0, 4.0
     for _ in range(12):

@@ -154,9 +154,9 @@ def create(
 ) -> VAE:
     """Build a VAE by the name of its guide, for a data set or for a shape.
 
-    In each place a name, a module, or what makes one stands: a class or function, called
-    with those of `event_shape`, `latent_dim`, `hidden_dims`, `num_params` (of the
-    likelihood) and `guide` that it declares, and with its own options.
+    Likelihood, prior, encoder and decoder are each a name, a module, or a class or function
+    that makes one: it is called with those of `event_shape`, `latent_dim`, `hidden_dims`,
+    `num_params` (of the likelihood) and `guide` that it declares, and with its own options.
 
     Args:
         guide: a registry name (`zoo.list_guides()`, `zoo.list_density_models()`), or a
@@ -164,17 +164,17 @@ def create(
             `guide(event_shape=..., latent_dim=..., hidden_dims=..., **its options)`.
         data: a `zoo.Dataset`; gives `event_shape` and `likelihood`.
         event_shape: shape of one datum, where there is no `data`.
-        likelihood: a name of `likelihoods` (`bernoulli` by default), or a module from the
-            decoder's output, of `num_params` for each element, to a distribution.
+        likelihood: a name of `likelihoods` (`bernoulli` by default), or a module that maps
+            the decoder's output, `num_params` for each element, to a distribution.
         prior: p(z) of a guide of one vector: `standard` (default), `mixture`, `vamp` or
             `flow`, or a module whose `forward()` gives a distribution over z.
-        encoder: of a guide of one vector: a kind of network, or a module from
+        encoder: of a guide of one vector: a kind of network, or a module that maps
             `(n, *event_shape)` to features `(n, F)`.
         decoder: likewise, from `(n, latent_dim)` to the likelihood's parameters.
-        model: a function that makes the whole VAE, in place of a guide, called with those
-            of `event_shape` and `likelihood` that it declares, and with its options.
-        options: of the guide and of what stands in the other places; `guide_options(name)`
-            and `place_options(what)` list them.
+        model: in place of a guide, a function that makes the whole VAE; it is called with
+            those of `event_shape` and `likelihood` that it declares, and its options.
+        options: of the guide and of the other parts; `guide_options(name)` and
+            `place_options(what)` list them.
 
     Raises:
         UserError: for unknown names and options (the message lists the known ones), for

@@ -5,29 +5,28 @@ Density Estimation*, 2017, https://arxiv.org/abs/1705.07057 (`maf`), and the
 hierarchical variational flow of Apostolopoulou, Rosenfeld, Dubrawski:
 *Self-Reflective Variational Autoencoder*, 2020 (`self_reflective_maf`).
 
-`maf`: \(u \sim N(0, I)\), then K steps \(y_i = u_i e^{\alpha_i} + \mu_i\) whose
-\(\mu_i, \alpha_i\) are a MADE of \(y_{<i}\); the order of the data is reversed from
-one step to the next. It has no latents: its guide draws nothing, its ELBO is its
-log-density, and everything made for VAEs serves it too.
+`maf`: \(u \sim N(0, I)\), then K steps \(y_i = u_i e^{\alpha_i} + \mu_i\), where a MADE (a
+masked network) computes \(\mu_i, \alpha_i\) from \(y_{<i}\). The order of the dimensions is
+reversed from one step to the next. There are no latents: the guide draws nothing and the
+ELBO is the log-density itself, so training and evaluation work as for any pair.
 
-`self_reflective_maf`: the hierarchy of `self_reflective`, whose l-th data layer is a
-flow of block x_l. Features of z_l and x_{l-1} enter its base distribution, a Gaussian
-of precision \(\mathrm{diag}\,d + u u^\top\) (Rezende et al. 2014, eq. 9), and the
-MADE of each step, whose masks they pass.
+`self_reflective_maf`: the hierarchy of `self_reflective`, but p(x_l | z_l, x_{l-1}) is a
+flow. Features of z_l and x_{l-1} enter its base distribution, a Gaussian of precision
+\(\mathrm{diag}\,d + u u^\top\), and the MADE of each step, where no mask applies to them.
 
-| symbol      | code name          | shape                      | equation          |
-|-------------|--------------------|----------------------------|-------------------|
-| y, x_l      | `"x"`, `"x_1"`, ... | `(batch, D)`, `(batch, D_l)` | 3              |
-| mu, alpha   | `flows[k]`         | `D` each                   | 4                 |
-| eps_l, z_l  | `"eps_1"`, `"z_1"`, ... | `(batch, latent_dim)` | -                 |
-| d, u        | `RankOnePrecision` | `(batch, D_l)` each        | Rezende et al., 9 |
+| symbol      | code name          | shape                      | equation in the paper |
+|-------------|--------------------|----------------------------|-----------------------|
+| y, x_l      | `"x"`, `"x_1"`, ... | `(batch, D)`, `D_l` | Papamakarios et al., 3 |
+| mu, alpha   | `flows[k - 1]`     | `D` each                   | Papamakarios et al., 4 |
+| eps_l, z_l  | `"eps_1"`, `"z_1"`, ... | `(batch, latent_dim)` | -                     |
+| d, u        | `RankOnePrecision` | `(batch, D_l)` each        | Rezende et al. 2014, 9 |
 
 Differences from the papers: log-scales are kept within +-5; batch normalisation is an
 option of `maf`, off by default, since in training it makes a datum's density depend
-on its batch; x_{l-1} enters the flow beside z_l, as it does the hierarchy's other
-data layers; every network reads its z through asinh, and last layers start at a tenth of
-the usual size, see `self_reflective`. Data are flattened a pixel after the other, so that
-blocks are bands.
+on its batch; x_{l-1} enters the flow beside z_l, as it enters the data layers of
+`self_reflective`; networks read z as asinh(z), and their last layers start at a tenth of
+the usual size, as there. An image is flattened row by row, the channels of a pixel side by
+side: blocks are horizontal bands.
 """
 
 from collections.abc import Sequence

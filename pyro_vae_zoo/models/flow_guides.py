@@ -14,22 +14,22 @@ Generative process: that of `standard`. Inference: from features h of x
   \log q(z_K|x) = \log q_0(z_0) - \sum_k \log\left|\det
   \frac{\partial z_k}{\partial z_{k-1}}\right|.\]
 
-| symbol    | code name          | shape                 | equation in the study |
+| symbol    | code name          | shape                 | section of the study  |
 |-----------|--------------------|-----------------------|-----------------------|
 | h         | `context`          | `(batch, context_dim)` | 3                    |
 | q_0       | `base`             | `(batch, latent_dim)` | 3.1                   |
-| f_k       | `flows[k].condition(context)` | `latent_dim -> latent_dim` | 3.1  |
+| f_k       | `f.condition(context)`, `f` in `flows` | `latent_dim` to itself | 3.1 |
 | K         | `num_flows`        |                       | 3.1                   |
 
-Differences from the study, each a fault of its public code that is mended here: the
+Differences from the study. Its public code has five faults that are corrected here: the
 planar map is constrained to be invertible; autoregressive steps reverse the order of
-the latents from one to the next; every flow sees h; Householder vectors are
-normalised; network outputs are linear, never rectified.
+the latents from one to the next; every step sees h; Householder vectors are
+normalised; the last layer of a network is linear, with no ReLU behind it.
 
-And in form: the study's IAF is \((z - \mu) / \sigma\). Here `affine_autoregressive` is
-\(\mu + \sigma z\), the same family, \(\log\sigma\) clamped by Pyro to -5..3, and `iaf` the
-gated \(g z + (1 - g) m\), its part that contracts; one MADE gives both vectors, near the
-identity at first. Householder vectors are chained; each from h is `chained=False`. No
+Differences in form: the study's IAF step is \((z - \mu) / \sigma\). `affine_autoregressive`
+is \(\mu + \sigma z\), the same family, with \(\log\sigma\) clamped by Pyro to -5..3; `iaf`
+is \(g z + (1 - g) m\), which only contracts. One MADE computes both vectors; a step starts
+near the identity. Householder vectors are chained; `chained=False` computes each from h. No
 batch normalisation. Hidden widths: `flow_hidden_dims`; nonlinearity: `flow_activation`.
 """
 

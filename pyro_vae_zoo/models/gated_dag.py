@@ -3,7 +3,7 @@ r"""Learned dependency structure: a graph of latent nodes whose edges have gates
 Jiawei He, Yu Gong, Joseph Marino, Greg Mori, Andreas Lehrmann: *Variational
 Autoencoders with Jointly Optimized Latent Dependency Structure*, ICLR 2019; and
 Benaim & Moradi: *Latent Dependency Structure + Flow IAF optimization on Variational
-Autoencoder*, which adds a flow to each node.
+Autoencoder*, which adds a flow to each node. The numbers (6) and (7) are those of He et al.
 
 Generative process: nodes \(z_N, \dots, z_1\) from the root down, each with the parents
 \(\mathrm{pa}(n) = \{n+1, \dots, N\}\) and a gate \(c_{i,n} \in \{0, 1\}\) on each edge,
@@ -13,44 +13,44 @@ Generative process: nodes \(z_N, \dots, z_1\) from the root down, each with the 
   (\hat\mu_n, \hat\sigma_n) = \mathrm{MLP}^{TD}_n\big((c_{i,n} z_i)_{i>n}\big), \quad
   x \sim p(\cdot|z_1, \dots, z_N). \tag{6}\]
 
-Inference: the same way down, with the same gates. The data say
-\((\tilde\mu_n, \tilde\sigma_n, h_n) = \mathrm{MLP}^{BU}_n(\mathrm{enc}(x))\), which is
-weighed against the prior by precision,
+Inference: from the root down, too, with the same gates. The data contribute
+\((\tilde\mu_n, \tilde\sigma_n, h_n) = \mathrm{MLP}^{BU}_n(\mathrm{enc}(x))\). This Gaussian
+is combined with the prior's by their precisions,
 
 \[q(z_{n,0}|x, z_{pa(n)}, c) = N\Big(
   \frac{\tilde\mu_n \tilde\sigma_n^{-2} + \hat\mu_n \hat\sigma_n^{-2}}
   {\tilde\sigma_n^{-2} + \hat\sigma_n^{-2}},
   \frac{1}{\tilde\sigma_n^{-2} + \hat\sigma_n^{-2}}\Big), \qquad
-  z_n = \mathrm{IAF}_T(z_{n,0}; h_n), \tag{7}\]
+  z_n = \mathrm{IAF}_T(z_{n,0}; h_n); \tag{7}\]
 
-at the root the data alone. The flow is that of `gated_dag_iaf`; what children and
-decoder see is its result. For T = 0 the two are one.
+at the root it is used alone. Only `gated_dag_iaf` has the flow, whose output is what
+children and decoder see; with T = 0 the two guides are one.
 
-The bound is \(E_{p(c)} E_{q(z|x,c)}[\log p(x|z) + \log p(z|c) - \log q(z|x,c)]\). There is
-no posterior of c: both sides hold the same draw, one for each particle, and its scores
-cancel. In training the gates are relaxed, \(c = \mathrm{sigmoid}((\mathrm{logit}\,\mu +
-\lambda)/\tau)\) with logistic noise \(\lambda\). At evaluation they are what they stand
-for, \(c = [\mathrm{logit}\,\mu + \lambda > 0]\), which is 1 with probability \(\mu\)
-whatever \(\tau\); importance sampling then estimates \(\log E_c\,p(x|c)\). Training has
-two phases: the structure is learned, while \(\tau\) falls; then each gate is frozen at
-the likelier of 0 and 1, and the rest goes on.
+The bound is \(E_{p(c)} E_{q(z|x,c)}[\log p(x|z) + \log p(z|c) - \log q(z|x,c)]\). The gates
+have no posterior: model and guide use the same draw of c, one for each particle, and its
+log-probabilities cancel. In training the gates are relaxed to
+\(c = \mathrm{sigmoid}((\mathrm{logit}\,\mu + \lambda)/\tau)\) with logistic noise
+\(\lambda\). In evaluation they are binary, \(c = [\mathrm{logit}\,\mu + \lambda > 0]\),
+which is 1 with probability \(\mu\) for every \(\tau\), and importance sampling estimates
+\(\log E_c\,p(x|c)\). Training has two phases: first the structure is learned, while
+\(\tau\) falls; then each gate is frozen at the likelier of 0 and 1, and all else trains on.
 
-| symbol          | code name            | shape                   | equation |
-|-----------------|----------------------|-------------------------|----------|
-| z_n             | `"z_1"`, ...         | `(batch, latent_dim)`   | 6        |
-| c               | `gates()`            | `(num_edges,)`          | 6        |
-| logit c         | `"gates"`            | `(num_edges,)`          | 6        |
-| mu-hat, sigma-hat | `priors[k](z)`     | `latent_dim` each       | 6        |
-| mu-tilde, sigma-tilde, h | `NodePosterior.net` | `latent_dim` each | 7       |
-| q(z_n)          | `NodePosterior`      | `latent_dim`            | 7        |
+| symbol          | code name            | shape                   | equation in He et al. |
+|-----------------|----------------------|-------------------------|-----------------------|
+| z_n             | `"z_1"`, ...         | `(batch, latent_dim)`   | 6                     |
+| c               | `gates()`            | `(num_edges,)`          | 6                     |
+| logit c         | `"gates"`            | `(num_edges,)`          | 6                     |
+| mu-hat, sigma-hat | `priors[k](z)`     | `latent_dim` each       | 6                     |
+| mu-tilde, sigma-tilde, h | `NodePosterior.net` | `latent_dim` each | 7                   |
+| q(z_n)          | `NodePosterior`      | `latent_dim`            | 7                     |
 
-Differences from the papers: logits in place of clamped probabilities, whose gradient dies
-at 0 and 1; residual blocks in place of batch normalisation, which would make the bound of
-a datum depend on its batch; top-down networks read z through asinh, see `LatentBlock` (the
-decoder does not); the flow's step is the gated one of `iaf`, g z + (1 - g) m, whose bias
-of 2 is not learned, where the text of the second paper has mu + sigma z; the temperature
-ends where 200 epochs of a factor 0.99 end, after however many epochs there are; the second
-phase goes on from what the first has learned.
+Differences from the papers: a gate is parametrised by its logit, since the gradient of a
+clamped probability vanishes at 0 and 1; residual blocks replace batch normalisation, which
+would make the bound of a datum depend on its batch; top-down networks (not the decoder)
+read z as asinh(z), see `LatentBlock` in `nn/networks.py`; a flow step is the gated one of
+`iaf`, g z + (1 - g) m, with a constant gate bias of 2, where the text of the second paper
+has mu + sigma z; the temperature falls to 0.99^200, as in the paper after 200 epochs,
+whatever their number here; the second phase starts from the weights of the first.
 """
 
 from collections.abc import Callable, Sequence

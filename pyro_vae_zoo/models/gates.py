@@ -5,10 +5,10 @@ A gate is open with probability \(\mu\), whose logit is learned. Its draw is a l
 \[g = (\mathrm{logit}\,\mu + \lambda) / \tau, \qquad \lambda \sim
   \mathrm{Logistic}(0, 1),\]
 
-of which \(\mathrm{sigmoid}(g)\) is the binary Concrete relaxation (Maddison et al. 2017,
-https://arxiv.org/abs/1611.00712) and \([g > 0]\) the Bernoulli draw itself, whatever the
-temperature \(\tau\). The density of g is finite where that of its sigmoid, rounded to 0
-or 1, is not.
+\(\mathrm{sigmoid}(g)\) is the binary Concrete relaxation (Maddison et al. 2017,
+https://arxiv.org/abs/1611.00712), and \([g > 0]\) the Bernoulli draw itself, for every
+temperature \(\tau\). The density of g stays finite where that of its sigmoid, rounded to
+0 or 1, does not.
 """
 
 import math

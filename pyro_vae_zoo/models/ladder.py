@@ -9,12 +9,12 @@ Generative process, from the top layer L down:
   \sigma_l(z_{l+1})^2), \quad x \sim p(\cdot|z_1).\]
 
 Inference: a deterministic pass upwards, \(d_0 = x\), \(d_l = \mathrm{net}(d_{l-1})\),
-gives each layer what the data say about it, \(\hat\mu_l(d_l), \hat\sigma_l(d_l)\); a
-stochastic pass downwards weighs that against the prior by their precisions,
+gives each layer a Gaussian \(N(\hat\mu_l(d_l), \mathrm{diag}\,\hat\sigma_l(d_l)^2)\) from
+the data. A stochastic pass downwards combines it with the prior's, by their precisions:
 
 \[q(z_l|z_{l+1}, x) = N\Big(\frac{\hat\mu_l \hat\sigma_l^{-2} + \mu_l \sigma_l^{-2}}
   {\hat\sigma_l^{-2} + \sigma_l^{-2}}, \frac{1}{\hat\sigma_l^{-2} + \sigma_l^{-2}}
-  \Big), \qquad q(z_L|x) = N(\hat\mu_L, \hat\sigma_L^2).\]
+  \Big), \qquad q(z_L|x) = N(\hat\mu_L, \mathrm{diag}\,\hat\sigma_L^2).\]
 
 | symbol          | code name           | shape                 | where         |
 |-----------------|---------------------|-----------------------|---------------|
@@ -25,9 +25,9 @@ stochastic pass downwards weighs that against the prior by their precisions,
 | q(z_l)          | `weigh`             | `latent_dim` each     | downward pass |
 
 Differences from the paper: no batch normalisation, which would make the bound of a
-datum depend on its batch; the networks between layers read z, and on the way up d,
-through asinh, see `LatentBlock`, and their last layers start at a tenth of the usual
-size; ELU units; all layers are of one size, 5 x 20 by default, where the ladder in the
+datum depend on its batch; networks between layers read z, and on the way up d, through
+asinh (`LatentBlock` in `nn/networks.py`), and their last layers start at a tenth of the
+usual size; units are ELU; all layers have one size, 5 x 20 by default. The ladder in the
 table of Apostolopoulou et al. 2020 has 128 latents in its five layers together.
 """
 

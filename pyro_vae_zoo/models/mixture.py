@@ -1,20 +1,20 @@
 r"""A mixture as the posterior: several encoders, or several heads on one.
 
-Generative process: that of `standard`. Inference: one pass through the encoder of each
-component of
+Generative process: that of `standard`. Inference: a mixture, whose components and
+weights come from one pass through each encoder,
 
 \[Q(z|x) = \sum_{m=0}^{M-1} \alpha_m(x)\, q_m(z|x).\]
 
-`mixture` trains all of it by the bound
+`mixture` trains all its parts by the mixture's ELBO,
 
 \[L(Q) = \sum_m \alpha_m E_{q_m}[\log p(x, z) - \log Q(z|x)], \qquad
   \sum_m \alpha_m L(q_m) \le L(Q) \le \sum_m \alpha_m L(q_m) + H(\alpha),\]
 
-summed over the components and not drawn from among them: the blind mixture estimation
-that Kim & Pavlovic (*Recursive Inference for Variational Autoencoders*, 2020) compare
-with. With a given decoder a mixture of M is at most log M nats ahead of its best
-component. Blind training often finds less: a component that falls behind loses its
-weight, with the weight its gradient, and stays where it is.
+with the sum over the components taken exactly, not sampled. This is blind mixture
+estimation, the baseline of Kim & Pavlovic (*Recursive Inference for Variational
+Autoencoders*, 2020). For a fixed decoder a mixture of M is at most log M nats ahead of its
+best component. Blind training often gains less: a component that falls behind loses its
+weight, with the weight its gradient, and never catches up.
 
 | symbol    | code name            | shape                  |
 |-----------|----------------------|------------------------|
@@ -22,9 +22,9 @@ weight, with the weight its gradient, and stays where it is.
 | q_m       | `components[m]`      | `(batch, latent_dim)`  |
 | alpha     | `log_weights.exp()`  | `(batch, M)` or `(M,)` |
 
-Differences from the paper, of which the public text leaves the form of the weights open:
-a logit for each component is linear in the features of its own encoder, and detached from
-them, so that the weights train no encoder; `weights="constant"` is one set for all data;
+Differences from the paper, whose public text leaves the form of the weights open: the
+logit of a component is linear in the features of its encoder, which are detached, so that
+the weights train no encoder; `weights="constant"` is one set of weights for all data;
 components may be other than diagonal Gaussians.
 """
 

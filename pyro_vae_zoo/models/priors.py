@@ -1,13 +1,13 @@
-r"""Priors of one latent vector: a place of the pair, like that of its guide.
+r"""Priors of one latent vector, chosen apart from the guide.
 
 A prior is a module whose `forward()` gives a distribution over z, of event shape
-`(latent_dim,)` and no batch; the model draws z from it in its plate of data. Of the bound
+`(latent_dim,)` and no batch; the model draws z from it in its plate of data. In the ELBO
 
 \[\log p(x) \ge E_q[\log p(x|z)] - E_q[\log q(z|x) - \log p(z)]\]
 
-a prior that learns changes the last term alone. It may come as close as it can to the
-aggregate \(\frac1N \sum_i q(z|x_i)\), and no guide can make up for the distance of N(0, I)
-from it.
+p(z) is in the KL, the last term, alone. For a given guide the best prior is the aggregate
+posterior \(\frac1N \sum_i q(z|x_i)\): its divergence from p(z) is part of the KL, and a
+learned prior reduces it.
 
 | name       | \(p(z)\)                                    | source                     |
 |------------|---------------------------------------------|----------------------------|
@@ -24,13 +24,13 @@ from it.
 | w      | `logits.softmax(-1)`           | `(K,)`               |
 | m, s   | `loc`, `scale`                 | `(K, latent_dim)`    |
 | u_k    | `pseudo_inputs`                | `(K, *event_shape)`  |
-| f      | `steps`, the first one first   | `latent_dim` to itself |
+| f      | `steps`, in the order from u to z | `latent_dim` to itself |
 
-Training scores the guide's draws under the prior: f is made of maps whose inverse takes one
-pass. Differences from the papers: pseudo-inputs are any real numbers, not clipped to
+Training scores the guide's draws under the prior, so f is made of maps whose inverse takes
+one pass. Differences from the papers: pseudo-inputs are any real numbers, not clipped to
 [0, 1], and start at data; all steps start at the identity, and so `flow` at N(0, I).
-Weights of a `mixture` guide that read its features have no gradient to them, and so none to
-the pseudo-inputs of a `vamp` of it.
+If the guide is a `mixture`, its weights give the pseudo-inputs of a `vamp` prior no
+gradient, since they detach the features that they read.
 """
 
 import math
@@ -111,15 +111,15 @@ class VampPrior(PyroModule):
     Guide and prior are trained together: \(\log p(z)\) has a gradient to the guide, too.
 
     Args:
-        guide: whose `distribution(x)` is q(z|x), of batch shape `(len(x),)`. It must score
-            draws that are not its own, in about one pass.
+        guide: its `distribution(x)` is q(z|x), of batch shape `(len(x),)`. It must score
+            any z, not only its own draws, in about one pass.
         event_shape: of a datum.
         num_inputs: K.
-        dropout: share of the numbers of the pseudo-inputs that a training step sets to
-            zero, the others being scaled up.
+        dropout: share of the entries of the pseudo-inputs that a training step sets to
+            zero; it scales up the others.
 
     Raises:
-        UserError: for a guide that cannot score foreign draws.
+        UserError: for a guide that scores its own draws only.
     """
 
     guide: Any  # which has a method that PyTorch's type of attributes has not
@@ -340,7 +340,7 @@ def vamp(
 
     Options:
         pseudo_inputs: number K of learned inputs.
-        pseudo_dropout: share of their numbers that a training step sets to zero.
+        pseudo_dropout: share of their entries that a training step sets to zero.
     """
     return VampPrior(guide, event_shape, pseudo_inputs, pseudo_dropout)
 

@@ -1,28 +1,27 @@
 r"""Recursive mixture inference: components that each learn what the others miss.
 
 Minyoung Kim, Vladimir Pavlovic: *Recursive Inference for Variational Autoencoders*,
-2020.
+2020. The numbers (1) and (2) are those of this text, not the paper's.
 
 Generative process: that of `standard`. Inference: one pass through an encoder for each
 component of
 
 \[Q(z|x) = \sum_{m=0}^{M-1} \alpha_m(x)\, q_m(z|x).\]
 
-To add q to a mixture Q is to go from Q to \((1-\epsilon) Q + \epsilon q\), and the bound
-L rises at \(\epsilon = 0\) by
+To add q to a mixture Q is to go from Q to \((1-\epsilon) Q + \epsilon q\). At
+\(\epsilon = 0\) the ELBO L then changes at the rate
 
 \[\frac{d}{d\epsilon} L = E_q[\log p(x, z) - \log Q(z|x)] - L(Q)
-  = L(q) + \mathrm{KL}(q \,\|\, Q) - L(Q):\]
+  = L(q) + \mathrm{KL}(q \,\|\, Q) - L(Q),\]
 
-the new component is to be a good posterior and unlike the mixture that is there. The
-right side has no entropy of q and need not be bounded, so the log-ratio in the KL is
-kept below a constant C: component m ascends
+so the new component should be a good posterior and differ from the present mixture. In
+this rate the entropy of q cancels, and it may be unbounded. Component m therefore ascends
 
 \[L(q_m) + E_{q_m} \min\big(\log q_m - \log Q_{<m},\, C\big), \tag{1}\]
 
-with \(Q_{<m}\) held fixed. C has a meaning. To add q with a weight \(\epsilon\) that is
-not small puts \((1-\epsilon) Q + \epsilon q \ge \epsilon q\) in place of Q, and the
-log-ratio is at most \(-\log \epsilon\) by itself.
+with \(Q_{<m}\) held fixed and the log-ratio of the KL clamped at a constant C. A component
+added with weight \(\epsilon\) has a log-ratio of at most \(-\log \epsilon\) to the new
+mixture \((1-\epsilon) Q + \epsilon q \ge \epsilon q\), which suggests the size of C.
 
 For fixed components L is concave in the weights, with derivatives
 \(a_m = E_{q_m}[\log p(x, z) - \log Q(z|x)]\), up to a constant. The mirror step
@@ -32,21 +31,21 @@ For fixed components L is concave in the weights, with derivatives
 
 never lowers L for \(\eta \le 1\): the curvature of \(-L\) is that of \(E_Q \log Q\),
 whose Bregman divergence \(\mathrm{KL}(Q_\alpha \| Q_{\alpha'})\) is at most
-\(\mathrm{KL}(\alpha \| \alpha')\). In training its result \(\alpha^+\) is the target of
-\(\alpha(x)\): the cross-entropy to it, divided by \(\eta\), has the gradient of -L for
-small \(\eta\), and a bounded one where a component is many nats behind. A target made of
-noisy advantages is too uniform on average: of two components, whose advantages differ
-with a variance \(s^2\) over the draws, the one of weight \(\alpha\) rests where it is
-ahead by about \(\eta s^2 (\alpha - 1/2)\) nats. Keep \(\eta\) small, or draw more
-particles.
+\(\mathrm{KL}(\alpha \| \alpha')\). In training, its result \(\alpha^+\) is the target of
+the network \(\alpha(x)\). The loss, the cross-entropy to \(\alpha^+\) divided by \(\eta\),
+has the gradient of -L for small \(\eta\), and a bounded one if a component is many nats
+behind. Noise in the advantages \(a_m\) makes the target too uniform on average: if those
+of two components differ with a variance \(s^2\) over the draws, the weight \(\alpha\) of
+one settles where its advantage is larger by about \(\eta s^2 (\alpha - 1/2)\) nats, not
+where the two are equal. Keep \(\eta\) small, or draw more particles.
 
-Weights that all data share, `weights="constant"`, take one step by the mean of the
-advantages over the data, of which a batch is a sample: components that suit different
-data are tens of nats apart in it from one batch to the next. Their loss is the other
-divergence, \(\mathrm{KL}(\alpha \| \alpha^+) / \eta\). It is linear in the advantages, so
-that noise averages out, and its gradient is that of -L for every \(\eta\).
+Weights shared by all data, `weights="constant"`, would take one step by the advantages'
+mean over the data. A batch estimates it poorly: components that suit different data
+differ in it by tens of nats from batch to batch. Their loss is therefore the reverse
+divergence \(\mathrm{KL}(\alpha \| \alpha^+) / \eta\), which is linear in the advantages, so
+that noise averages out, and has the gradient of -L for every \(\eta\).
 
-| symbol      | code name            | shape                 | equation |
+| symbol      | code name            | shape                 | here     |
 |-------------|----------------------|-----------------------|----------|
 | Q           | `Mixture`, `"z"`     | `(batch, latent_dim)` | -        |
 | q_m         | `components[m]`      | `(batch, latent_dim)` | 1        |
@@ -56,18 +55,17 @@ that noise averages out, and its gradient is that of -L for every \(\eta\).
 | -           | `Criterion`          |                       | 1        |
 | -           | `mirror_step`        |                       | 2        |
 
-Two schedules: `together` refreshes every component in each step against the decoder
-that moves, and `sequential` finishes one after the other. Competitors on the same pair:
-`mixture`, whose parts all ascend L(Q) blindly (Kim & Pavlovic's ME), and `boosted`, whose
-components ascend \(E_q[\log p - \log Q] + \nu H(q)\), which is (1) with a bonus for
-entropy and with so large a C that it rarely matters.
+Two schedules: `together` updates all components and the decoder in each step;
+`sequential` finishes one component after the other. Competitors on the same pair:
+`mixture`, whose parts all ascend L(Q) (Kim & Pavlovic's blind ME), and `boosted`, whose
+components ascend \(E_q[\log p - \log Q] + \nu H(q)\): (1) with a bonus for entropy and a C
+so large that it rarely matters.
 
-Differences from the paper, of which the public text leaves much open: the form of the
-weights, their step, C and the order of updates are ours; weights read the encoders'
-features and do not train them (`AmortizedWeights` detaches these). `boosted` differs from
-Guo et al. 2016: a component is an encoder, not the posterior of one data set; component 0
-ascends its own bound, with no bonus for entropy; weights follow (2), where they search
-along \(\epsilon\).
+Differences from the paper, whose public text leaves much open: the form of the weights,
+their step, C and the order of updates are ours; weights read the encoders' features and
+do not train them (`AmortizedWeights`). `boosted` differs from Guo et al. 2016: a component
+is an encoder, not the posterior of one data set; component 0 ascends its own ELBO, without
+a bonus; weights follow (2), where they search along \(\epsilon\).
 """
 
 from collections.abc import Callable
@@ -126,9 +124,9 @@ class Criterion:
 
 
 class ComponentELBO(ObjectiveELBO):
-    """Equation 1 for one component, with a gradient to nothing else.
+    """Criterion (1) of one component, with a gradient to its parameters alone.
 
-    Where components share their encoder it has a gradient too; `fit` does not move it.
+    An encoder that components share has a gradient, too; `fit` does not move it.
 
     Args:
         num_particles: draws for each datum.
@@ -170,10 +168,10 @@ class ComponentELBO(ObjectiveELBO):
 
 
 class RecursiveELBO(ObjectiveELBO):
-    """A refresh of the first components, of their weights and of the decoder at once.
+    """A joint step of the first components, their weights and the decoder.
 
-    Component m ascends equation 1, the weights follow equation 2, the decoder ascends
-    L(Q). No part's gradient reaches another's parameters, save that all components move
+    Component m ascends criterion (1), the weights follow step (2), the decoder ascends
+    L(Q). No part's gradient reaches another's parameters, except that all components move
     an encoder that they share.
 
     Args:
@@ -181,7 +179,7 @@ class RecursiveELBO(ObjectiveELBO):
         size: number of components that take part.
         fit: whether they move; else the weights and the decoder alone.
         criterion: what they ascend.
-        weight_step: step eta of equation 2, by which mixture weights are learned.
+        weight_step: step size eta of the mixture weights.
         kl_weight: of log p(z) and of all densities of the guide; `fit` moves it.
 
     Raises:
@@ -236,7 +234,7 @@ class RecursiveELBO(ObjectiveELBO):
     def _weights_loss(
         self, q: Mixture, log_weights: Tensor, advantage: Tensor
     ) -> Tensor:
-        """The loss that draws weights `(M, batch)` to equation 2, on the scale of -L."""
+        """The loss that pulls weights `(M, batch)` to (2), on the scale of -L."""
         if q.log_weights.ndim == 1:  # shared by all data, and so is the step
             return -(log_weights.exp() * advantage.mean(-1, keepdim=True)).sum()
         target = mirror_step(log_weights.detach(), advantage, self.weight_step).exp()
@@ -245,7 +243,7 @@ class RecursiveELBO(ObjectiveELBO):
 
 
 def mirror_step(log_weights: Tensor, advantage: Tensor, step: float) -> Tensor:
-    """Equation 2: the logarithms of the next weights; components in the first dimension.
+    """Step (2): the logarithms of the next weights; components in the first dimension.
 
     >>> log_weights = torch.tensor([0.5, 0.5]).log()
     >>> mirror_step(log_weights, torch.tensor([3.0, 3.0]), 1.0).exp()
@@ -308,11 +306,11 @@ def recursive_phases(
         start: where a new component starts: as a `copy` of the one before it, good from
             the first step on, or on its `own` random weights, which finds modes that are
             far apart.
-        criterion: what the components ascend; equation 1 by default.
-        weight_step: step eta of equation 2, by which mixture weights are learned.
+        criterion: what the components ascend; (1) by default.
+        weight_step: step size eta of the mixture weights.
 
-    In `fit` training begins with the first component: what an earlier `fit` made of the
-    others is lost.
+    `fit` starts with the first component alone: it overwrites what an earlier `fit` made
+    of the others.
 
     Raises:
         UserError: for an unknown schedule or start.
@@ -387,8 +385,8 @@ def boosted(
 ) -> VAE:
     """Guo et al. 2016, amortised: a `mixture` boosted with an entropy bonus.
 
-    Without a bound some component runs away along every latent that says nothing of x:
-    there log p - log Q is flat, and the bonus grows with the scale.
+    Without a bound a component's scale diverges along each latent that does not depend on
+    x: log p - log Q is flat there, and the bonus grows with the scale.
     """
     how = {"schedule": schedule, "start": start, "weight_step": weight_step}
     return _recursively(mixture(**options), Criterion(kl_bound, entropy_weight), **how)

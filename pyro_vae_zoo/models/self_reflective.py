@@ -3,44 +3,62 @@ r"""Self-reflective hierarchies: inference that runs through the generator's bij
 Ifigeneia Apostolopoulou, Elan Rosenfeld, Artur Dubrawski: *Self-Reflective
 Variational Autoencoder*, 2020.
 
-In a hierarchy the usual guide, q(z_l|x) or q(z_l|z_{l-1}, x) as a Gaussian, does not
-factorise as the posterior does. Here each layer has a base variable and a bijector,
-and model and guide share the bijectors: only prior layers and posterior layers differ.
-
-Generative process, for l = 1..L, x cut into blocks \(x_1, \dots, x_L\):
+Generative process: x is cut into blocks \(x_1, \dots, x_L\), one for each layer. Layer l
+draws a base variable \(\varepsilon_l\), maps it to \(z_l\) by a bijector \(f_l\) and emits
+the block \(x_l\):
 
 \[\varepsilon_l \sim N(\mu_l(z_{l-1}), \mathrm{diag}\,\sigma_l(z_{l-1})^2), \quad
   z_l = f_l(\varepsilon_l; \beta_l(z_{l-1})), \quad
   x_l \sim p(\cdot|\gamma_l(z_l) + \delta_l(x_{l-1}, z_l)).\]
 
-Inference: \(\varepsilon_l \sim N(\hat\mu_l, \mathrm{diag}\,\hat\sigma_l^2)\) of
-\((z_{l-1}, x)\), then the same f_l. Since f_l is bijective, knowing z_{l-1} is knowing
-\(\varepsilon_{l-1}\) and all above it that matters, so the factorisation is exact. (The
-family is not: within a layer the posterior may be correlated.) The log-determinants
-of f_l cancel in \(\log p - \log q\), so both sides score \(\varepsilon\).
+\(\mu_l, \sigma_l, \beta_l, \gamma_l, \delta_l\) are networks. The default bijector is the
+paper's affine map, with \(\beta_l = (c_l, d_l, u_l)\) and \(d_l > 0\):
 
-| symbol          | code name           | shape                 | equation         |
+\[f_l(\varepsilon) = c_l + (\mathrm{diag}\,d_l + u_l u_l^\top)\, \varepsilon.\]
+
+Layer 1 has no \(z_0\) and no \(x_0\): \(\mu_1, \sigma_1, \beta_1\) are learned constants,
+the same for all data, and \(\delta_1 = 0\).
+
+Inference: \(\varepsilon_l \sim N(\hat\mu_l, \mathrm{diag}\,\hat\sigma_l^2)\), whose loc and
+scale are networks of \((z_{l-1}, x)\), in layer 1 of x alone; then \(z_l\) by the model's
+\(f_l\). Model and guide share the bijectors and nothing else. That has three effects:
+
+- *The posterior's factorisation.* The \(z_l\) are a Markov chain, so \(p(\varepsilon|x) =
+  p(\varepsilon_1|x) \prod_{l>1} p(\varepsilon_l|z_{l-1}, x)\), and q factorises likewise.
+  A product of \(q(\varepsilon_l|x)\) does not (`bottom_up`), nor would one of
+  \(q(\varepsilon_l|\varepsilon_{l-1}, x)\): \(z_{l-1}\) depends on every \(\varepsilon\)
+  up to layer l - 1. Any top-down \(q(z_l|z_{l-1}, x)\) does, whatever the distribution of
+  a layer; the paper objects to earlier ones that each layer is a diagonal Gaussian.
+- *Correlated latents.* An affine \(f_l\) makes \(z_l\) given \(z_{l-1}\) a Gaussian whose
+  covariance is not diagonal, in the model and in the guide; other bijectors make it no
+  Gaussian. The networks still emit a loc and a scale for each latent.
+- *A KL in closed form.* The log-determinants of \(f_l\) cancel in \(\log p - \log q\), so
+  both sides score \(\varepsilon\), and a layer's KL is that of two diagonal Gaussians.
+
+The family is not exact: \(f_l\) does not see x, and \(q(\varepsilon_l|z_{l-1}, x)\) is
+diagonal even where the posterior of \(\varepsilon_l\) is correlated.
+
+| symbol          | code name           | shape                 | in the paper     |
 |-----------------|---------------------|-----------------------|------------------|
 | epsilon_l       | `"eps_1"`, ...      | `(batch, latent_dim)` | base variable    |
 | z_l             | `"z_1"`, ...        | `(batch, latent_dim)` | bijective layer  |
 | x_l             | `"x_1"`, ...        | `(batch, D_l)`        | data layer       |
-| mu_l, sigma_l   | `priors[l]`         | `latent_dim` each     | prior layer      |
-| f_l             | `bijectors()[l]`    | `latent_dim -> latent_dim` | bijective layer |
-| gamma_l, delta_l | `data_layers[l]`   | `D_l` times `likelihood.num_params` | data layer |
-| mu-hat, sigma-hat | `posteriors[l]`   | `latent_dim` each     | posterior layer  |
+| mu_l, sigma_l   | `priors[l - 1]`     | `latent_dim` each     | prior layer      |
+| f_l             | `bijectors()[l - 1]` | `latent_dim -> latent_dim` | bijective layer |
+| gamma_l, delta_l | `data_layers[l - 1]` | `D_l * likelihood.num_params` | data layer |
+| mu-hat, sigma-hat | `posteriors[l - 1]` | `latent_dim` each   | posterior layer  |
 
-The bijector is affine as in the paper, `iaf` or `spline_coupling`. Those treat coordinates
-by their place, in an order or in halves, and turn it round from step to step and from
-layer to layer: where layer l-1 has ended with one order, layer l begins with the other.
+`iaf` and `spline_coupling` treat the latents by their place in an order. It is reversed
+from step to step, and layer l starts with the order that layer l - 1 did not end with.
 
 Differences from the paper. It leaves these open: blocks have equal sizes, the last one
-takes the rest; the posterior's correction is added before the softplus; networks have two
-ELU layers of 200 units. It does not have these: every network reads its z through asinh,
-see `LatentBlock`, and its last layer starts at a tenth of the usual size, without which
-ten layers overflow; d is a softplus plus 0.001, where the paper allows 0, at which f_l is
-no bijection; `iaf` is the gated step g z + (1 - g) m, which contracts, and reads z_{l-1}
-through a context, in layer 1 through free numbers. Weights of version 0.1.0 are used as
-they were trained, with one order in all layers.
+takes the rest; the posterior is an estimate from \(z_{l-1}\) plus a correction from x,
+added before the softplus; networks have two ELU layers of 200 units. These are ours:
+networks read z as asinh(z) (`LatentBlock` in `nn/networks.py`) and their last layers start
+at a tenth of the usual size, without which ten layers overflow; \(d_l\) is a softplus plus
+0.001, since at the paper's limit of 0 \(f_l\) is no bijection; `iaf` is the gated step
+g z + (1 - g) m, which contracts, given features of \(z_{l-1}\), in layer 1 a learned
+vector. Weights of version 0.1.0 keep the single order in which they were trained.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,14 +94,14 @@ _FLOW_HIDDEN_DIMS = (64,)
 
 
 class Constant(nn.Module):
-    """Free numbers: what layer 1 has in place of a network of z_0."""
+    """A learned vector: layer 1 has it in place of a network of z_0."""
 
     def __init__(self, out_features: int) -> None:
         super().__init__()
         self.value = nn.Parameter(0.1 * torch.randn(out_features))
 
     def forward(self, z: None) -> Tensor:
-        """The numbers, of shape `(out_features,)`."""
+        """The vector, of shape `(out_features,)`."""
         return self.value
 
 
@@ -206,7 +224,7 @@ class SelfReflectiveModel(PyroModule):
 
 
 class SelfReflectiveGuide(PyroModule):
-    """q(eps | x): each layer sees x and what the model's bijector made above it."""
+    """q(eps | x): a layer sees x and z_{l-1}, made by the model's bijectors."""
 
     def __init__(self, posteriors: Sequence[nn.Module], bijectors: Shared) -> None:
         super().__init__()
@@ -251,7 +269,7 @@ class Layers:
         )
 
     def of_z(self, l: int, out_features: int) -> nn.Module:
-        """A network of z_{l-1}, or free numbers."""
+        """A network of z_{l-1}, or a learned vector in layer 0."""
         if l == 0:
             return Constant(out_features)
         return self.net([self.latent_dim], out_features)

@@ -1,17 +1,17 @@
-r"""Semi-amortised inference: gradient steps for each datum from where the encoder is.
+r"""Semi-amortised inference: an encoder, then gradient steps for each datum.
 
 Yoon Kim, Sam Wiseman, Andrew C. Miller, David Sontag, Alexander M. Rush:
 *Semi-Amortized Variational Autoencoders*, 2018, https://arxiv.org/abs/1802.02550
 
 Generative process: that of `standard`. Inference: the encoder gives the parameters
-\(\lambda_0 = (\mu, \log \sigma^2)\) of a diagonal Gaussian, and K steps up the datum's
-own bound refine them,
+\(\lambda_0 = (\mu, \log \sigma^2)\) of a diagonal Gaussian. K gradient steps on the datum's
+own ELBO L refine them,
 
 \[\lambda_{k+1} = \lambda_k + \rho\, \mathrm{clip}\big(\nabla_\lambda
   L(\lambda_k; x)\big), \qquad q(z|x) = N(\mu_K, \mathrm{diag}\,\sigma_K^2).\]
 
-The bound of the last \(\lambda\) is differentiated through the steps, so that the
-encoder learns where to start and the decoder learns what is easy to infer.
+Training differentiates the ELBO at \(\lambda_K\) through the steps: the encoder learns
+where to start, and the decoder adapts to this inference.
 
 | symbol   | code name             | shape                 | in the paper   |
 |----------|-----------------------|-----------------------|----------------|
@@ -21,9 +21,10 @@ encoder learns where to start and the decoder learns what is easy to infer.
 | clip     | `max_norm`            | a datum's gradient    | section 4      |
 
 Differences from the paper: no momentum; the norm is clipped for each datum, not for the
-batch, since a datum's posterior must not depend on the others; the KL to the prior is
-in closed form, and one draw estimates the rest. Those draws are fresh in each pass: it
-is q given the draws that z comes from, and any such q has unbiased weights.
+batch, since a datum's posterior must not depend on the others; the KL to N(0, I) is in
+closed form, and one draw estimates the rest. Each pass draws anew for its steps, so q is
+random; given these draws it is a density that its z are drawn from and scored under, and
+importance weights stay unbiased.
 """
 
 import math

@@ -9,7 +9,7 @@ Inference: \(q_\phi(z|x) = N(z; \mu(h), \Sigma(h))\) with \(h\) an encoding of x
 `mean_field` takes \(\Sigma = \mathrm{diag}\,\sigma^2\), `full_rank`
 \(\Sigma = L L^\top\) with \(L\) lower triangular.
 
-| symbol    | code name        | shape                 | equation          |
+| symbol    | code name        | shape                 | equation in the paper |
 |-----------|------------------|-----------------------|-------------------|
 | z         | `"z"`            | `(batch, latent_dim)` | 1                 |
 | p(x given z) | `"x"`         | `(batch, *event_shape)` | 1, appendix C   |
@@ -17,8 +17,9 @@ Inference: \(q_\phi(z|x) = N(z; \mu(h), \Sigma(h))\) with \(h\) an encoding of x
 | mu, sigma | `loc`, `scale`   | `(batch, latent_dim)` | 9                 |
 | L         | `scale_tril`     | `(batch, latent_dim, latent_dim)` | -                 |
 
-Differences from the paper: scales through a softplus, not an exponential, and never below
-1e-6; more than one hidden layer, of ReLU units, not tanh; no prior on the weights.
+Differences from the paper: scales are a softplus, not an exponential, and never below
+1e-6; networks have two hidden layers, gated by default, not one of tanh units; the weights
+have no prior.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,8 +81,8 @@ class FullRankGaussian(nn.Module):
     Of features `(..., context_dim)`.
 
     \(L = (I + A / \sqrt D)\,\mathrm{diag}(s)\), \(A\) strictly lower triangular: a diagonal
-    Gaussian, sheared. With entries of L learned as they are, errors of one size for all of
-    them drown the latents of small scale, and training gives these up.
+    Gaussian, sheared. If a network emitted L itself, its errors, of one size for all
+    entries, would swamp latents of small scale, and these would collapse.
     """
 
     def __init__(self, context_dim: int, latent_dim: int) -> None:
@@ -160,7 +161,7 @@ class StandardModel(PyroModule):
 
 
 class AmortizedGuide(PyroModule):
-    """q(z|x): an encoder, then a module that makes a distribution of its features."""
+    """q(z|x): an encoder, and a module from its features to a distribution."""
 
     def __init__(self, encoder: nn.Module, posterior: nn.Module) -> None:
         super().__init__()

@@ -1,18 +1,18 @@
 """Transforms that Pyro lacks or has wrong, in Pyro's own style; one file per paper.
 
-| file                     | paper                    | against Pyro's             |
+| file                     | paper                    | ahead of Pyro's in         |
 |--------------------------|--------------------------|----------------------------|
-| planar.py                | Rezende & Mohamed 2015   | regular at w = 0, inverse  |
-| radial.py                | Rezende & Mohamed 2015   | safe in float32, inverse   |
+| planar.py                | Rezende & Mohamed 2015   | w = 0, inverse             |
+| radial.py                | Rezende & Mohamed 2015   | float32, inverse           |
 | householder.py           | Tomczak & Welling 2016   | chained vectors            |
 | sylvester.py             | van den Berg et al. 2018 | right log-det, conditional |
 | neural_autoregressive.py | Huang et al. 2018        | right tails, identity      |
-| spline_coupling.py       | Durkan et al. 2019       | conditional                |
+| spline_coupling.py       | Durkan et al. 2019       | conditional form           |
 | masked_autoregressive.py | Papamakarios et al. 2017 | scores in one pass         |
 | rank_one.py              | Apostolopoulou 2020      | batched, cheap inverse     |
-| made.py                  | Germain et al. 2015      | context added, per datum   |
+| made.py                  | Germain et al. 2015      | context once per datum     |
 
-`conditioning.py` gives each its plain form and its conditional form.
+`conditioning.py` gives each its plain and its conditional form.
 Pyro's affine autoregressive and affine coupling transforms are right: use them
 with `MADE` and `CouplingNet`.
 """

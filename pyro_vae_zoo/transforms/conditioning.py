@@ -1,17 +1,17 @@
 """Writes each transform once and gives it a plain and a conditional form.
 
-A file of this package defines a *conditioned* transform: a
-`ConditionedTransform` made from tensors (or a network) that may differ per
-datum. `AmortizedTransform` makes it from a context, `LearnedTransform` from
-free parameters; both take the tensors from the same kind of module:
+A file of this package defines a *conditioned* transform: a `ConditionedTransform` made
+from tensors (or a network) that may differ per datum. `AmortizedTransform` makes it from
+a context, `LearnedTransform` from learned parameters; both get the tensors from the same
+kind of module:
 
     parameters module --(context)--> tensors --build--> conditioned transform
 
 `both_forms` makes the constructors of the two.
 
-Shapes: parameters `(*batch, ...)`, inputs `(*particles, *batch, D)`. Leading
-particle dimensions broadcast, so what depends on the parameters alone is
-computed once per datum and not once per particle.
+Shapes: parameters `(*batch, ...)`, inputs `(*particles, *batch, D)`. Leading particle
+dimensions broadcast, so results that depend on the parameters alone are computed once per
+datum, not once per particle.
 """
 
 import inspect
@@ -116,8 +116,8 @@ class AmortizedTransform(ConditionalTransformModule):
 class LearnedTransform(ConditionedTransform, TransformModule):
     """The plain form: `build(*parameters())`, read anew in each pass.
 
-    Pyro's plain transforms return the cached value when called again with the
-    same tensor even if an optimiser has stepped in between; this one notices.
+    Pyro's plain transforms return their cached value for the same tensor even if
+    an optimiser has stepped in between; this one notices the step.
 
     Args:
         parameters: Module that returns a tuple when called without arguments.

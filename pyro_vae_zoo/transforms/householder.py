@@ -3,17 +3,17 @@ r"""Householder flow (Tomczak & Welling 2016).
 \[z_t = H_t z_{t-1}, \qquad H_t = I - 2 \frac{v_t v_t^\top}{|v_t|^2}, \qquad
   t = 1, \dots, T\]
 
-A product of reflections is orthogonal: norms are kept and \(\log|\det| = 0\). It
-turns a diagonal Gaussian into one with full covariance. A reflection is never
-near the identity, so neither is this flow at the start of training.
+A product of reflections is orthogonal: it keeps norms, and \(\log|\det| = 0\). It
+turns a diagonal Gaussian into one whose covariance is not diagonal. A reflection is never
+near the identity, so training starts with turned axes.
 
 All reflections are applied at once. With unit vectors as columns of \(V\),
 
 \[H_1 H_2 \cdots H_T = I - V S V^\top, \qquad
   S^{-1} = \frac{1}{2} I + \mathrm{striu}(V^\top V)\]
 
-(the compact WY form; Joffrain et al. 2006; striu is the part above the diagonal), so a
-particle costs two small products and not T steps one after another.
+(the compact WY form; Joffrain et al. 2006; striu is the part above the diagonal). A
+particle then costs two small products, not T steps one after another.
 """
 
 import torch

@@ -1,18 +1,20 @@
-"""Networks that read `x` and a context: MADE (Germain et al. 2015) and couplings.
+"""Networks of transforms: MADE (Germain et al. 2015) and the network of a coupling.
 
-`MADE` is a drop-in for `pyro.nn.ConditionalAutoRegressiveNN`, e.g. in Pyro's
-`ConditionalAffineAutoregressive`; `CouplingNet` one for `ConditionalDenseNN`,
-e.g. in `ConditionalAffineCoupling`. What is different from Pyro's:
+`MADE` maps a vector x and a context to parameters of each entry of x; those of entry i
+depend on the context and on the entries that come before i. It replaces
+`pyro.nn.ConditionalAutoRegressiveNN`, for example in Pyro's
+`ConditionalAffineAutoregressive`. `CouplingNet` replaces `ConditionalDenseNN`, for example
+in `ConditionalAffineCoupling`. Differences from Pyro's networks:
 
-- The context enters by addition, `f(W_x x + W_c c + b)`, and `W_c c` is computed
-  at the context's own shape: K particles of one datum share it.
+- The context enters by addition, `f(W_x x + W_c c + b)`, and `W_c c` is computed at the
+  context's own shape: once for a datum, not once for each of its particles.
 - The order is the natural one unless given; Pyro draws it at random.
-- The last layer starts small, so that a flow starts near the identity.
+- The last layer starts small, so a flow starts near the identity.
 - `input_dim = 1` and hidden layers narrower than the input are allowed.
-- The input is cast to the weights' dtype, since Pyro's inverse of
-  `AffineAutoregressive` starts from float32 zeros whatever it is given.
+- The input is cast to the dtype of the weights. Pyro's inverse of `AffineAutoregressive`
+  feeds float32 zeros to the network, also under float64 weights.
 
-Outputs are linear: a shift or log-scale takes both signs.
+The last layer has no nonlinearity, so a shift or a log-scale may be of either sign.
 """
 
 from collections.abc import Callable, Sequence

@@ -4,12 +4,12 @@ r"""Masked autoregressive flow (Papamakarios et al. 2017, equations 3 and 4).
   (\mu_i, \alpha_i) = \mathrm{net}(y_1, \dots, y_{i-1}; h), \qquad
   \log|\det| = \sum_i \alpha_i\]
 
-Here the network reads what the map *returns*: a given
-y is scored in one pass, and drawn entry by entry; an inverse autoregressive flow is the
-other way round. It is the flow for density estimation, where y is the data.
+The network reads the output y of the map. A given y is therefore scored in one pass, but
+a draw is made entry by entry; in an inverse autoregressive flow it is the other way
+round. This direction is the one for density estimation, where y is the data.
 
-\(\alpha\) is kept within +-5 by a tanh, which is the identity to a percent for
-\(|\alpha| < 0.9\) and keeps a scale from collapsing onto a single datum.
+A tanh keeps \(\alpha\) within +-5, so that a scale cannot collapse onto a single datum.
+For \(|\alpha| < 0.9\) it changes \(\alpha\) by about a per cent at most.
 """
 
 from collections.abc import Sequence

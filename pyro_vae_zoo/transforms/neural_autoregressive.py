@@ -3,7 +3,7 @@ r"""Neural autoregressive flow (Huang et al. 2018, equation 8: deep sigmoidal fl
 \[y = \mathrm{logit}\, p, \qquad p = \sum_j w_j\, \sigma(a_j x + b_j), \qquad a_j > 0\]
 
 for each dimension, with \(a, b\) and the softmax \(w\) from a network of the dimensions
-before it. Everything is done in logarithms: with \(c_j = a_j x + b_j\),
+before it. All of it is computed in logarithms: with \(c_j = a_j x + b_j\),
 
 \[\log p = \mathrm{logsumexp}_j\big(\log w_j + \log\sigma(c_j)\big), \qquad
   \log(1 - p) = \mathrm{logsumexp}_j\big(\log w_j + \log\sigma(-c_j)\big),\]
@@ -11,10 +11,10 @@ before it. Everything is done in logarithms: with \(c_j = a_j x + b_j\),
 \[\log \frac{dy}{dx} = \mathrm{logsumexp}_j\big(\log w_j + \log a_j + \log\sigma(c_j)
   + \log\sigma(-c_j)\big) - \log p - \log(1 - p).\]
 
-`pyro.distributions.transforms.NeuralAutoregressive` forms \(p\) itself, which is 1 in
-float32 from \(c = 17\) on, so that the tails collapse. There \(a\) is the softplus of an
-output; here it is that of the output plus \(\log(e - 1)\), so that outputs of zero give
-\(a = 1\), \(b = 0\), equal weights: the identity.
+`pyro.distributions.transforms.NeuralAutoregressive` computes \(p\) itself, which rounds to
+1 in float32 from \(c = 17\) on, so that the tails collapse. Its \(a\) is the softplus of
+an output. Here \(\log(e - 1)\) is added to the output first, so that outputs of zero give
+\(a = 1\), \(b = 0\) and equal weights: the identity.
 """
 
 import math

@@ -4,14 +4,14 @@ r"""Planar flow (Rezende & Mohamed 2015, equations 10-12 and appendix A.1).
   \log|\det| = \log\big(1 + (1 - \tanh^2(w^\top x + b))\, w^\top \hat u\big)\]
 
 The map is a bijection if \(w^\top \hat u > -1\). The paper's constraint,
-\(w^\top \hat u = \mathrm{softplus}(w^\top u) - 1\), makes \(\hat u\) diverge as
-\(w \to 0\) (0/0 at \(w = 0\), which is what `pyro.distributions.transforms.Planar`
-returns). Here, with \(a = w^\top u\) and \(c = 1 - 10^{-3}\),
+\(w^\top \hat u = \mathrm{softplus}(w^\top u) - 1\), lets \(\hat u\) diverge as
+\(w \to 0\); at \(w = 0\) it is 0/0, and `pyro.distributions.transforms.Planar` returns
+NaN. Here, with \(a = w^\top u\) and \(c = 1 - 10^{-3}\),
 
 \[w^\top \hat u = m(a), \qquad m(a) = a \ \mathrm{for}\ a \ge 0, \qquad
   m(a) = \frac{a}{1 + |a| / c} > -c \ \mathrm{for}\ a < 0,\]
 
-by shrinking the part of \(u\) along \(w\) only. Since \(m\) has slope one at 0,
+and \(\hat u\) differs from \(u\) only along \(w\). Since \(m\) has slope one at 0,
 \(\hat u \to u\) as \(w \to 0\); since \(m(0) = 0\), \(u = 0\) is the identity; and the
 determinant never falls below \(10^{-3}\).
 """

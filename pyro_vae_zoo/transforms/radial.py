@@ -2,10 +2,10 @@ r"""Radial flow (Rezende & Mohamed 2015, equations 13-14 and appendix A.2).
 
 \[y = x + \frac{\beta}{\alpha + r} (x - x_0), \qquad r = |x - x_0|\]
 
-with \(\alpha > 0\) and \(\gamma = \alpha + \beta > 0\), both softplus of a parameter.
-Pyro has this flow, without an inverse and with \(\log(1 + \beta / (\alpha + r))\),
-which is -inf in float32 once \(\gamma\) is lost in \(\beta = \gamma - \alpha\). Here the
-determinant is a quotient of positive sums,
+with \(\alpha > 0\) and \(\gamma = \alpha + \beta > 0\), each a softplus of a parameter.
+Pyro's radial flow has no inverse, and computes \(\log(1 + \beta / (\alpha + r))\), which
+is -inf in float32 if \(\gamma\) is so small that \(\beta = \gamma - \alpha\) rounds to
+\(-\alpha\). Here the determinant is a quotient of positive sums,
 
 \[\det = \left(\frac{\gamma + r}{\alpha + r}\right)^{D-1}
   \frac{r^2 + 2 \alpha r + \alpha \gamma}{(\alpha + r)^2},\]

@@ -3,13 +3,13 @@ r"""Affine map with a diagonal and a rank-one part (Apostolopoulou et al. 2020).
 \[y = \mu + (\mathrm{diag}\,d + u u^\top)\, x, \qquad
   \log|\det| = \sum_i \log d_i + \log\Big(1 + \sum_i \frac{u_i^2}{d_i}\Big)\]
 
-The matrix is symmetric and, since \(d > 0\), positive definite; its inverse is that of
-Sherman and Morrison, with \(r = y - \mu\) and \(v = u / d\):
+The matrix is symmetric and, since \(d > 0\), positive definite. Its inverse is that of
+Sherman and Morrison: with \(r = y - \mu\) and \(v = u / d\),
 
 \[x = \frac{r}{d} - v\, \frac{v^\top r}{1 + u^\top v}.\]
 
-The paper has \(d \ge 0\); at \(d = 0\) the matrix has rank one, so that here
-\(d \ge 10^{-3}\).
+The paper allows \(d \ge 0\). At \(d = 0\) the matrix has rank one and no inverse; here
+\(d\) is a softplus plus \(10^{-3}\).
 """
 
 import math

@@ -2,18 +2,18 @@ r"""Coupling with rational-quadratic splines (Durkan et al. 2019, section 3.1).
 
 \[y_1 = x_1, \qquad y_2 = \mathrm{spline}\big(x_2;\, \theta(x_1, h)\big)\]
 
-The first `D // 2` coordinates pass; each other one goes through a monotone
-spline of `count_bins` pieces on `[-bound, bound]` and is unchanged outside. In a bin of
+The first `D // 2` coordinates stay as they are. Each of the others goes through a monotone
+spline of `count_bins` pieces on `[-bound, bound]`, and is unchanged outside. In a bin of
 width \(w\) and height \(v\), with \(s = v / w\), \(t\) the position in it, \(d_0, d_1\) the
 slopes at its ends and \(q = s + (d_1 + d_0 - 2 s)\, t (1 - t)\),
 
 \[y = y_0 + \frac{v}{q} \big(s t^2 + d_0\, t (1 - t)\big), \qquad
   \frac{dy}{dx} = \frac{s^2}{q^2} \big(d_1 t^2 + 2 s\, t (1 - t) + d_0 (1 - t)^2\big).\]
 
-`pyro.distributions.transforms` has no conditional form of this coupling, and
-its spline has slope 0.999 at the ends where the identity has 1 (so it cannot be
-the identity), moves the knots by 1e-6, and writes through boolean masks, which
-makes a GPU wait and cannot be traced into a graph.
+`pyro.distributions.transforms` has no conditional form of this coupling. Its spline has
+slope 0.999 at the ends, where the identity has 1, so that it cannot be the identity; it
+moves the knots by 1e-6; and it writes through boolean masks, for which a GPU waits and
+which cannot be traced into a graph.
 """
 
 import math

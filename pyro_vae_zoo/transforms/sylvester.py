@@ -5,15 +5,15 @@ r"""Sylvester flows (van den Berg et al. 2018, section 3).
 
 with \(Q\) of M orthonormal columns and \(R_1, R_2\) upper triangular. By Sylvester's
 identity \(\det(I_D + A B) = \det(I_M + B A)\), and \(Q^\top Q = I\) leaves a triangular
-matrix. Both diagonals pass through a tanh and are below one, so the
-determinant is positive and the map a bijection. The three ways to get `Q`:
+matrix. The entries of both diagonals pass through a tanh and stay within (-1, 1), so the
+determinant is positive and the map a bijection. There are three kinds of `Q`:
 
 - orthogonal: D x M, an amortised matrix made orthonormal by Bjorck's iteration;
 - householder: D x D, a product of reflections;
-- triangular: the identity, or the reversal of the order.
+- triangular: D x D, the identity or the reversal of the order.
 
 `pyro.distributions.transforms.Sylvester` multiplies by `Q S` and `R Q^T`
-without the transposes, which makes its log-determinant wrong.
+without the transposes, so its log-determinant is wrong.
 """
 
 from collections.abc import Callable
