@@ -1,12 +1,19 @@
 """What README and the other pages quote of the studies and the benchmarks."""
 
-from measured import scored, shown
+from measured import row, scored, shown
 
 from claims.benchmarks import curve, inference, step, times_as_fast
 from claims.flows import AHEAD, local_lead, log_p_lead, published_lead
 from claims.flows import short_of_the_study as short
 from claims.priors import NAMED, ahead, gated_lead, local
-from claims.studies import gap, layers_lead, missing, papers_layers_lead, too_low
+from claims.studies import (
+    LAYERS,
+    gap,
+    layers_lead,
+    missing,
+    papers_layers_lead,
+    too_low,
+)
 from pyro_vae_zoo import list_pretrained
 
 LEADS = (
@@ -100,6 +107,30 @@ CLAIMS = {
         (
             "after 500 epochs `mean_field` has {:.2f}",
             lambda: scored("digits_mixtures", "mean_field"),
+        ),
+    ],
+    "docs/systems/iaf.md": [
+        (
+            "two steps by {} nats over three seeds",
+            lambda: [shown(log_p_lead("iaf_2"))],
+        ),
+        ("ten steps by {:.2f} with one seed", lambda: [log_p_lead("iaf_10")[0]]),
+        (
+            "the default here, {} so far: two steps by {} nats",
+            lambda: gated_lead()[:2],
+        ),
+        (
+            "the leads of two steps are {} and {}.",
+            lambda: [shown(local_lead("iaf_2")), *gated_lead()[2:]],
+        ),
+    ],
+    "docs/systems/self_reflective.md": [
+        (
+            "an epoch of MNIST took {:.0f} s on one core, {:.0f} s in bfloat16",
+            lambda: [
+                row(LAYERS, label)["seconds_per_epoch"]
+                for label in ("self_reflective", "self_reflective_bf16")
+            ],
         ),
     ],
     "docs/systems/semi_amortized.md": [
