@@ -74,7 +74,7 @@ class PairConfig(TypedDict):
 def guide_options(guide: str | Callable[..., nn.Module]) -> dict[str, Any]:
     """The options of a guide with their defaults (`inspect.Parameter.empty`: none).
 
-    For a class of the user's own, the options of the standard model come with it.
+    Those of your own class include the options of the standard model.
 
     >>> guide_options("iaf")["num_flows"]
     2

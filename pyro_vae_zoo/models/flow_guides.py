@@ -266,10 +266,10 @@ FLOWS: dict[str, MakeSteps] = {
 
 
 class AmortizedFlow(nn.Module):
-    r"""Any feature vector to a flow posterior, in a VAE or outside one.
+    r"""A flow posterior given any feature vector, in a VAE or outside one.
 
-    \(q(z|h)\): a diagonal Gaussian base, both parameters linear in h, then
-    `num_flows` steps of which every one sees h. With `num_flows=0` it is the
+    \(q(z|h)\): a diagonal Gaussian whose loc and raw scale are linear in h, then
+    `num_flows` steps, each of which sees h. With `num_flows=0` it is the
     Gaussian itself.
 
     Args:

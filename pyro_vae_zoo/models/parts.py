@@ -1,7 +1,7 @@
-"""The places of a pair, and what stands there: names, the user's modules, what makes them.
+"""The parts of a pair beside its guide: prior, likelihood, encoder and decoder.
 
-`create` puts a pair together of a guide and of what these functions make: a prior, a
-likelihood, an encoder, a decoder; or takes the whole of a function of the user's.
+A part is a name, a module, or a class or function that makes a module. `create` combines a
+guide with the parts that these functions make, or takes a whole pair from a function.
 """
 
 import inspect
@@ -44,7 +44,7 @@ PLACES = ("prior", "likelihood", "encoder", "decoder")
 
 
 def place_options(part: Place, place: str = "prior") -> dict[str, Any]:
-    """The options of what stands in a place, with their defaults.
+    """The options of a part, such as a prior, with their defaults.
 
     >>> place_options("mixture")
     {'prior_components': 50}

@@ -63,8 +63,8 @@ def register(
     Args:
         name: of the guide.
         kind: `guide`, or `density` for what is listed by `list_density_models`.
-        options_of: functions to which the builder hands on what it does not know: their
-            keyword options are the guide's, too.
+        options_of: functions to which the builder passes the options that it does not take
+            itself; their keyword options are the guide's, too.
 
     Raises:
         UserError: for a name that is taken, and for another kind.
