@@ -27,6 +27,8 @@ EXEMPT = {
         "| 130 | interrupted": DEFINITION,
     },
     "docs/data.md": {
+        "PNGs of 16 bits": DEFINITION,
+        "reduces it to 8 bits": DEFINITION,
         "16 bits, transparency": DEFINITION,
         "grey > 0.5": DEFINITION,
         "logit 0.05": SETTING,
@@ -60,7 +62,7 @@ EXEMPT = {
         "Pyro 1.9.1, PyTorch 2.6": VERSION,
     },
     "docs/large_data.md": {
-        "8 bytes a draw": DEFINITION,
+        "8 bytes a particle": DEFINITION,
         "by default of 4 GB": SETTING,
         "a file of 16 MB": SETTING,
     },
