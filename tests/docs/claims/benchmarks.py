@@ -253,8 +253,8 @@ CLAIMS = {
             ],
         ),
         (
-            "in memory, {:.2f} times as long. The process took {:.0f} MB, and {:.0f} with a "
-            "file of 16 MB.",
+            "in memory, {:.2f} times as long. The process took {:.0f} MB, and {:.0f} with "
+            "a file of 16 MB.",
             lambda: [
                 larger("time", "file")["over"],
                 *(larger("peak_mb", key) for key in ("file", "small file")),
