@@ -26,7 +26,7 @@ NAMED_ONLY = {
 }  # and not told to be typed without a command
 OF_OTHERS = {
     *("pip", "pytest", "OMP_NUM_THREADS=1", "bash", "ruff", "sphinx-build", "jupyter"),
-    *("lint-imports", "mypy"),
+    *("lint-imports", "mypy", "tensorboard"),
     *("sbatch", "torchrun"),  # whose commands test_distributed.py runs
 }
 

@@ -247,14 +247,14 @@ CLAIMS = {
     ],
     "docs/large_data.md": [
         (
-            "it took {:.1f} ms a step on the file and {:.1f} in memory",
+            "a step took {:.1f} ms on the file and {:.1f} in memory",
             lambda: [
                 larger("time", key)["milliseconds"] for key in ("file", "in memory")
             ],
         ),
         (
-            "in memory, {:.2f} times as long, and {:.0f} MB, where a file of 16 MB took "
-            "{:.0f}.",
+            "in memory, {:.2f} times as long. The process took {:.0f} MB, and {:.0f} with "
+            "a file of 16 MB.",
             lambda: [
                 larger("time", "file")["over"],
                 *(larger("peak_mb", key) for key in ("file", "small file")),
