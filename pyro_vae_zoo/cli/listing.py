@@ -243,7 +243,7 @@ def _said(name: str, doc: str | None) -> str:
     sentences = (
         [entry[1]] if entry else re.split(r"(?<=[.;])\s+(?=[A-Z`])", " ".join(parts))
     )
-    says = "" if entry else rf"`[^`]*\b{name}\b[^`]*`"
+    says = "" if entry else rf"`{name}(=[^`]*)?`"
     found = (" ".join(text.split()) for text in sentences if re.search(says, text))
     return next(found, "")
 

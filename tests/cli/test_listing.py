@@ -65,6 +65,7 @@ def test_each_option_of_a_guide_has_type_default_and_help(name, capsys):
         if line in found:
             assert ", default " in line
             assert following.startswith("      "), line
+            assert "make_" not in following  # what is said of a function, not of it
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ CLAIMS = {
             ],
         ),
         (
-            "the leads of the priors are {:.1f}, {:.1f} and {:.1f} nats, and that of `iaf` "
+            "the leads of the priors are {:.1f}, {:.1f} and {:.1f} nats. That of `iaf` "
             "under N(0, I) is {:.1f}",
             lambda: local(*NAMED, "iaf_standard"),
         ),
@@ -93,11 +93,11 @@ CLAIMS = {
             ),
         ),
         (
-            "overfit by as much, {:.1f} nats",
+            "overfits by as much, {:.1f} nats",
             lambda: overfitted("mean_field_flow_small"),
         ),
         (
-            "and bring {:.1f} less",
+            "and brings {:.1f} less",
             lambda: ahead("mean_field_flow", over="mean_field_flow_small"),
         ),
         (
