@@ -123,7 +123,7 @@ CLAIMS = {
         ),
         ("ten steps by {:.2f} with one seed", lambda: [log_p_lead("iaf_10")[0]]),
         (
-            "the default here, {} so far: two steps by {} nats",
+            "the default here, {}: two steps by {} nats",
             lambda: gated_lead()[:2],
         ),
         (

@@ -109,6 +109,14 @@ CLAIMS = {
             lambda: ahead("mean_field_flow", over="mean_field_flow_decay"),
         ),
         (
+            "the gap of `vamp` is {:.1f} nats in place of {:.1f}",
+            lambda: overfitted("mean_field_vamp_dropout", "mean_field_vamp"),
+        ),
+        (
+            "and log p is {:.1f} higher",
+            lambda: ahead("mean_field_vamp_dropout", over="mean_field_vamp"),
+        ),
+        (
             "VampPrior before N(0, I) by {:.1f}",
             lambda: [
                 row(PRIORS, "mean_field_vamp")["published"]
