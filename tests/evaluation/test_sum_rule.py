@@ -56,12 +56,15 @@ def check_sum(vae):
 
     # One image at a time: the errors of the 64 estimates are independent, even where all
     # data of a chunk have a draw in common, as the gates of a graph.
-    how = {"num_particles": 20_000}
+    how, particles = {}, 20_000
     if "structure" in zoo.guide_options(vae.config["guide"]):
-        how = {"num_particles": 3_000, "chunk_rows": 256}
-    ll = zoo.log_likelihood(vae, IMAGES, **how)
-    p = ll.log_prob.exp()
-    error = (p * ll.std_error).square().sum().sqrt()
+        how, particles = {"chunk_rows": 256}, 3_000
+    for more in (1, 4, 16):  # a q that fits less well takes more of them
+        ll = zoo.log_likelihood(vae, IMAGES, num_particles=more * particles, **how)
+        p = ll.log_prob.exp()
+        error = (p * ll.std_error).square().sum().sqrt()
+        if 4 * error < 0.02:
+            break
     assert 4 * error < 0.02, error
     assert abs(p.sum() - 1) < 0.02
     assert zoo.evaluate(vae, x, 30).kl > 0.2  # z is used, and q not the prior
