@@ -235,19 +235,22 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
 
 
 def labels_of(results: Sequence[Result]) -> list[str]:
-    """For each result the guide, its depth, and what else differs between the runs."""
-    settings = []
-    for r in results:
-        defaults = guide_options(r["guide"]) if r["guide"] in list_guides() else {}
-        settings.append(defaults | r["options"] | r["training"])
+    """For each result the guide, its depth, and what else differs between the runs.
+
+    Guides have defaults of their own: that these differ is not said.
+    """
+    usual = [
+        guide_options(r["guide"]) if r["guide"] in list_guides() else {}
+        for r in results
+    ]
+    settings = [
+        own | r["options"] | r["training"]
+        for own, r in zip(usual, results, strict=True)
+    ]
     for one in settings:
         one.pop("seed", None)
-    differing = {
-        key: None
-        for one in settings
-        for key, value in one.items()
-        if any(other.get(key, value) != value for other in settings)
-    }
+    keys = dict.fromkeys(key for one in settings for key in one)
+    differing = [key for key in keys if _differs(key, settings, usual)]
     labels = []
     for r, one in zip(results, settings, strict=True):
         shown: dict[str, Any] = {n: r[n] for n in PLACES if n in r}
@@ -257,6 +260,13 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         extra = ", ".join(f"{key} = {value}" for key, value in shown.items())
         labels.append(r["guide"] + (f" ({extra})" if extra else ""))
     return labels
+
+
+def _differs(key: str, settings: Sequence[dict], usual: Sequence[dict]) -> bool:
+    """True where two runs have other values, not both of them their guide's default."""
+    pairs = [(s[key], u) for s, u in zip(settings, usual, strict=True) if key in s]
+    chosen = [value for value, own in pairs if key not in own or own[key] != value]
+    return any(value != one for value, _ in pairs for one in chosen)
 
 
 def _clearly_best(rows: Sequence[dict[str, Any]]) -> bool:

@@ -8,6 +8,8 @@
 | `ess`      | of ten particles or more the effective number is below 2                  |
 | `rising`   | the validation ELBO rose over the last fifth of the epochs, by more than   |
 |            | 0.5 % of its size and three times its scatter about a line                |
+| `fell`     | in the last epoch the validation ELBO is below its best by more than that |
+|            | one's size, and by more than 10 nats                                       |
 
 "Without latents" is `references.baseline`, what the decoder can do by its biases alone.
 """
@@ -32,6 +34,7 @@ _UNEQUAL = 10.0  # times the scale of the middle feature
 _LITTLE_KL, _FEW_UNITS = 0.1, 0.1  # nats, share of the latents
 _FEW_DRAWS, _ONE_DRAW = 10, 2.0
 _SHARE, _SIZE, _LEAST, _SCATTER = 5, 0.005, 0.05, 3.0  # of epochs, of a rise
+_FALL = 10.0  # nats
 
 
 def cautions_of(
@@ -44,7 +47,7 @@ def cautions_of(
 
     Args:
         result: as in `result.json`.
-        records: of the epochs, as in `metrics.jsonl`; needed for `rising`.
+        records: of the epochs, as in `metrics.jsonl`; needed for `rising` and `fell`.
         data: the data set; needed for `absurd` and `scale`.
         x: the data that were evaluated; needed for `absurd`.
 
@@ -58,6 +61,7 @@ def cautions_of(
         "collapse": _collapse(result),
         "ess": _ess(result),
         "rising": _rising(result, records),
+        "fell": _fell(records),
     }
     return {name: text for name, text in found.items() if text}
 
@@ -164,6 +168,20 @@ def _rising(
     return (
         f"the validation ELBO still rose, by {rise:.2f} nats over the last {len(values)} "
         f"epochs; {_how_to_go_on(result, records)}"
+    )
+
+
+def _fell(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """The last validation ELBO is far below the best one: no overfitting is so fast."""
+    known = [(r["valid_elbo"], r["epoch"]) for r in records if r.get("valid_elbo")]
+    if not known:
+        return None
+    (best, epoch), (last, _) = max(known), known[-1]
+    if not best - last > max(_FALL, abs(best)):
+        return None
+    return (
+        f"the validation ELBO fell from {best:.1f} nats in epoch {epoch} to {last:.3g}: "
+        "the training came apart; try --clip-norm 100 or a smaller --lr"
     )
 
 

@@ -106,6 +106,20 @@ def test_other_settings_that_differ_are_in_the_labels():
     }
 
 
+def test_defaults_of_guides_are_not_in_the_labels():
+    runs = [
+        result(options={"num_flows": 2}),
+        result("ladder", options={"num_layers": 3}),  # of its own sizes and networks
+        result("mean_field", options={"latent_dim": 40}),  # what it has anyway
+    ]
+    labels = [row["label"] for row in report.summarise(runs)]
+    assert sorted(labels) == ["iaf (K = 2)", "ladder (L = 3)", "mean_field"]
+    small = [*runs, result("mean_field", options={"latent_dim": 8}, seed=1)]
+    assert "mean_field (latent_dim = 8)" in {
+        row["label"] for row in report.summarise(small)
+    }
+
+
 def test_one_run_given_twice_is_refused():
     with pytest.raises(UserError, match="seed comes twice"):
         report.summarise([result(), result()])

@@ -204,6 +204,23 @@ def test_the_last_phase_alone_counts():
     assert cautions_of(HEALTHY, phases) == {}
 
 
+@pytest.mark.parametrize(
+    ("best", "last", "is_said"),
+    [
+        (-95.4, -54_407.0, True),
+        (-95.4, -140.0, False),  # overfitting
+        (-0.5, -4.0, False),  # a few nats of a small number
+        (2000.0, -50.0, True),  # a density
+    ],
+)
+def test_a_training_that_came_apart(best, last, is_said):
+    records = curve([best - 30, best - 5, best, last, last])
+    found = cautions_of(HEALTHY, records)
+    assert ("fell" in found) == is_said
+    if is_said:
+        assert f"{best:.1f} nats in epoch 3 to {last:.3g}" in found["fell"]
+
+
 # ----------------------------------------------------------------------- the baseline
 
 

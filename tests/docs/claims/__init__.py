@@ -1,8 +1,8 @@
 """By page: words with places for numbers, and what computes these from the results."""
 
-from claims import benchmarks, flows, pages, priors, studies
+from claims import benchmarks, defaults, flows, pages, priors, studies
 
 CLAIMS: dict[str, list] = {}
-for module in (flows, studies, priors, benchmarks, pages):
+for module in (flows, studies, priors, defaults, benchmarks, pages):
     for page, claims in module.CLAIMS.items():
         CLAIMS[page] = CLAIMS.get(page, []) + claims
