@@ -243,13 +243,24 @@ def plot_results(
         keys.append(key_of("single seeds", color=INK, ls="", marker="x", ms=4))
     add_legend(fig, keys, ncols=4)
     names = {"Validation ELBO": False, "Validation ELBO, last epochs": True}
+    drawn = [
+        (i, records_of("", records))
+        for i, row in enumerate(rows)
+        for records in (runs or {}).get(row["label"], ())
+    ]
     for panel, (name, last) in zip(curves, names.items(), strict=False):
-        for i, row in enumerate(rows):
-            style = _run_style(i) | {"lw": 1}
-            for records in (runs or {}).get(row["label"], ()):
-                _draw_curve(panel, records_of("", records), "valid_elbo", style, last)
+        for i, records in drawn:
+            _draw_curve(panel, records, "valid_elbo", _run_style(i) | {"lw": 1}, last)
+        _keep_near_the_best(panel, [records for _, records in drawn])
         dress(panel, name, "epoch", NATS)
     return fig
+
+
+def _keep_near_the_best(ax: Axes, curves: Sequence[Sequence[Record]]) -> None:
+    """Cut off what lies far below: one curve that fell would make all others a line."""
+    if any(math.isfinite(r.get("valid_elbo") or math.nan) for c in curves for r in c):
+        (least, most), (low, high) = _around_the_best(curves), ax.get_ylim()
+        ax.set_ylim(max(low, least), min(high, most))
 
 
 def _draw_result(
@@ -309,7 +320,7 @@ def _around_the_best(curves: Sequence[Steps]) -> tuple[float, float]:
     The first steps, and what an overfitted flow gives validation data, lie by orders
     of magnitude below; a training curve may leave the frame at the top.
     """
-    every = [[r["valid_elbo"] for r in curve] for curve in curves]
+    every = [[r.get("valid_elbo") for r in curve] for curve in curves]
     known = [[v for v in values if v is not None] for values in every]
     finite = [[v for v in values if math.isfinite(v)] for values in known]
     valid = [values for values in finite if values]

@@ -527,3 +527,10 @@ def test_results_show_numbers_and_seeds(tmp_path):
     assert len(lines(valid)) == 2
     plots.save_figure(fig, tmp_path / "results.png")
     assert len(plots.plot_results(rows).axes) == 1
+    fell = [r | {"valid_elbo": -3e6} for r in records(5)[2:]]
+    fig = plots.plot_results(rows, {"iaf": [records(5)], "mean_field": [fell]})
+    assert fig.axes[1].get_ylim()[0] < -1e6  # it was nowhere else
+    fell = [*records(5)[:2], *fell]
+    fig = plots.plot_results(rows, {"iaf": [records(5)], "mean_field": [fell]})
+    for ax in fig.axes[1:]:  # the others are seen beside one that fell
+        assert -1e3 < ax.get_ylim()[0] < -47 < ax.get_ylim()[1] < 0
