@@ -41,8 +41,8 @@ def over(what, base, size):
     )
 
 
-def times_as_fast(what):
-    low, high = over(what, "SVI", 100)
+def times_as_fast(what, size=100):
+    low, high = over(what, "SVI", size)
     return 1 / high, 1 / low
 
 
