@@ -6,6 +6,8 @@ from statistics import fmean
 from measured import ends, load
 
 NETWORKS = ("mean_field", "iaf_2", "iaf_10", "planar_10")
+# Of steps, on two cores of an EPYC, and of a Xeon with AMX.
+EPYC, AMX = "benchmark_svi_step.json", "benchmark_svi_step_amx.json"
 
 
 def inference(*names, key="over_mean_field"):
@@ -23,32 +25,48 @@ def structure_step(name):
 # ----------------------------------------------------------------------------- a step
 
 
-def step(network, size, what):
+def step(network, size, what, machine=EPYC):
     (found,) = [
         entry
-        for entry in load("benchmark_svi_step.json")["time"]
+        for entry in load(machine)["time"]
         if (entry["network"], entry["batch_size"], entry["what"])
         == (network, size, what)
     ]
     return found
 
 
-def over(what, base, size):
+def over(what, base, size, machines=(EPYC,)):
     """The ends of a contestant's medians over another's, of all networks."""
     return ends(
-        step(name, size, what)["milliseconds"] / step(name, size, base)["milliseconds"]
+        step(name, size, what, machine)["milliseconds"]
+        / step(name, size, base, machine)["milliseconds"]
         for name in NETWORKS
+        for machine in machines
     )
 
 
 def times_as_fast(what, size=100):
-    low, high = over(what, "SVI", size)
+    low, high = over(what, "SVI", size, (EPYC, AMX))
     return 1 / high, 1 / low
 
 
-def paired(what, base, size, names=NETWORKS):
+def paired(what, base, size, names=NETWORKS, machines=(EPYC,)):
     """The ends of the medians of ratios in the same round."""
-    return ends(step(name, size, what)[f"over_{base}"] for name in names)
+    return ends(
+        step(name, size, what, machine)[f"over_{base}"]
+        for name in names
+        for machine in machines
+    )
+
+
+def on_amx(*what):
+    """Ratios to the scan there, in batches of 100 and of 1,000."""
+    return [
+        x
+        for w in what
+        for n in (100, 1000)
+        for x in paired(w, "scan", n, machines=[AMX])
+    ]
 
 
 def over_by_hand():
@@ -58,7 +76,7 @@ def over_by_hand():
 
 
 def versions():
-    hardware = load("benchmark_svi_step.json")["hardware"]
+    hardware = load(EPYC)["hardware"]
     libraries = [
         hardware[f"{name}_version"] for name in ("numpyro", "jax", "lightning")
     ]
@@ -76,7 +94,7 @@ def besides_products():
 def compiling():
     return ends(
         entry["first_seconds"]
-        for entry in load("benchmark_svi_step.json")["time"]
+        for entry in load(EPYC)["time"]
         if entry["what"] in ("ours", "ours+bf16")
     )
 
@@ -84,7 +102,7 @@ def compiling():
 def quartiles_apart():
     """In per cent of the median: the most, but for two, and these two."""
     wide = [step("mean_field", 100, what) for what in ("ours", "ours+bf16")]
-    others = [e for e in load("benchmark_svi_step.json")["time"] if e not in wide]
+    others = [e for e in load(EPYC)["time"] if e not in wide]
     shares = [
         [
             100 * (e["quartiles"][1] - e["quartiles"][0]) / e["milliseconds"]
@@ -98,16 +116,24 @@ def quartiles_apart():
 # ------------------------------------------------------------------------- evaluation
 
 
-def evaluation(name):
-    found = load("benchmark_evaluate.json")["time"]
+EVALUATED = "benchmark_evaluate.json", "benchmark_evaluate_amx.json"
+
+
+def evaluation(name, file=EVALUATED[0]):
+    found = load(file)["time"]
     return [entry["over_fastest_hand"] for entry in found if entry["what"] == name]
 
 
-def repeats_apart():
+def repeats_apart(file=EVALUATED[0]):
     return max(
         100 * (entry["spread"][1] - entry["spread"][0]) / entry["seconds"]
-        for entry in load("benchmark_evaluate.json")["time"]
+        for entry in load(file)["time"]
     )
+
+
+def evaluation_on_amx():
+    names = ("mean_field, compiled", "iaf, compiled")
+    return [x for name in names for x in evaluation(name, EVALUATED[1])]
 
 
 def larger(part, key):
@@ -232,6 +258,23 @@ CLAIMS = {
             lambda: paired("products", "scan", 100),
         ),
         ("random numbers take ours another {:.1f} to {:.0f} ms", besides_products),
+        (
+            "ours takes {:.2f} to {:.2f} times as long as the scan in batches of 100, "
+            "{:.2f} to {:.2f} in batches of 1,000",
+            lambda: on_amx("ours"),
+        ),
+        (
+            "in bfloat16 {:.2f} to {:.2f} and {:.2f} to {:.2f}. The products",
+            lambda: on_amx("ours+bf16"),
+        ),
+        (
+            "products of a batch of 100 are only {:.2f} to {:.2f} of the scan's step",
+            lambda: on_amx("products")[:2],
+        ),
+        (
+            "in bfloat16 {:.2f} to {:.2f}: what",
+            lambda: on_amx("bf16")[:2],
+        ),
         ("Compiling took {:.0f} to {:.0f} s", compiling),
         (
             "Importance sampling, compiled, takes {:.2f} of the time of the decoder",
@@ -243,6 +286,8 @@ CLAIMS = {
             lambda: evaluation("mean_field") + evaluation("iaf"),
         ),
         ("repeats, which lie up to {:.0f} % apart", lambda: [repeats_apart()]),
+        ("compiled, it takes {:.2f} and {:.2f} of that time", evaluation_on_amx),
+        ("there lie up to {:.0f} % apart", lambda: [repeats_apart(EVALUATED[1])]),
         *SECONDS,
     ],
     "docs/large_data.md": [
