@@ -107,7 +107,8 @@ def test_examples_of_ones_own_are_trained_resumed_and_judged(example, tmp_path, 
     config = json.loads((folder / "config.json").read_text())
     places = [word for word in own[1::2] if ".py" in word]
     assert list(config["places"].values()) == places
-    assert run("train", "--out", folder, *own, *how, "--epochs", 2, "--resume") == 0
+    more = ["--epochs", 2, "--resume", "--quiet"]  # all else as before
+    assert run("train", "--out", folder, *own, *more) == 0
     capsys.readouterr()
     assert run("evaluate", folder, "--quiet") == 2
     assert f"add {own[0]} {own[1]}" in capsys.readouterr().err
