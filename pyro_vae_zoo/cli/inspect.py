@@ -162,7 +162,8 @@ def pair_of(args: argparse.Namespace) -> tuple[VAE, RunConfig, dict]:
     """A pair on its device, its configuration, and what was published of it.
 
     Raises:
-        UserError: for a part of the user's own that is not given.
+        UserError: for a part of the user's own that is not given, and for one that is
+            given but is not the run's.
     """
     name = pretrained_name(args.run_folder)
     published = pretrained_info(name) if name else {}
@@ -219,15 +220,26 @@ def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
     return data.standardised_as(own)
 
 
-def _own(place: str, given: str | None, name: str) -> Any:
-    """What stands in a run's place, where it is the user's own and was given."""
-    found = resolve(given, place) if given else None
-    if ".py:" in (given or name) and found is None:
+def _own(place: str, given: str | None, recorded: str) -> Any:
+    """What stands in a run's place, where it is the user's own; None where it is not.
+
+    Raises:
+        UserError: where it is not given, and where another part than the run's is.
+    """
+    if ".py:" in recorded:
+        found = resolve(given, place) if given else None
+        if not callable(found):
+            raise UserError(
+                f"the run's {place} is {recorded}, code of your own, which is only run "
+                f"when you name it: add --{place} {recorded}"
+            )
+        return found
+    if given not in (None, recorded):
         raise UserError(
-            f"the run's {place} is {name}, code of your own, which is only run when "
-            f"you name it: add --{place} {name}"
+            f"--{place}: expected {recorded or 'nothing'}, as when the run was trained, "
+            f"got {given}; leave --{place} out"
         )
-    return found if callable(found) else None
+    return None
 
 
 def images_of(data: Dataset, split: str, seed: int) -> Tensor:

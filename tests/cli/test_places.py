@@ -124,6 +124,8 @@ def test_examples_of_ones_own_are_trained_resumed_and_judged(example, tmp_path, 
         assert code == 0
     if example == "my_model":
         assert "the page needs a pair of one latent vector" in said
+        assert run("evaluate", folder, *own, "--guide", "iaf") == 2
+        assert "--guide: expected nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("example", quick(EXAMPLES, "my_model", "my_prior"))
