@@ -177,15 +177,16 @@ def _add_compare(commands: Any) -> None:
         nargs="+",
         metavar="GUIDE[:OPTIONS]",
         help="guides to train, separated by spaces or commas: names of the zoo or "
-        "FILE.py:Class, each with its own OPTIONS KEY=VALUE,... (default: all guides)",
+        "FILE.py:Class, each with its own OPTIONS KEY=VALUE,... (default: all that can "
+        "be trained on the data with the other flags)",
     )
     completed_by(guides, list_guides())
-    command.add_argument(
     command.add_argument(
         "--model",
         metavar="FILE.py:Name",
         help="function of your own that makes a whole VAE, to train beside --guides",
     )
+    command.add_argument(
         "--sweep",
         type=key_values,
         action="append",
