@@ -27,7 +27,6 @@ __all__ = [
     "add_data_options",
     "add_machine",
     "add_options",
-    "add_places",
     "add_shared",
     "completed_by",
     "guide_specs",
@@ -269,7 +268,7 @@ def add_shared(command: argparse.ArgumentParser, density: bool = False) -> None:
         help="flow steps, for flow guides (default: 2)",
     )
     if not density:
-        add_places(add)
+        _add_places(add)
     add(
         "--option",
         type=key_value,
@@ -322,7 +321,7 @@ def add_data_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_places(add: Callable[..., Any]) -> None:
+def _add_places(add: Callable[..., Any]) -> None:
     """Add what stands in the places of a pair beside the guide's."""
     networks = f"{', '.join(NETWORKS)}, or your own"
     texts = {
@@ -339,8 +338,6 @@ def add_places(add: Callable[..., Any]) -> None:
     for place, text in texts.items():
         action = add(f"--{place}", metavar="NAME|FILE.py:Name", help=text)
         completed_by(action, names.get(place, NETWORKS))
-    text = "function of your own that makes the whole VAE, instead of --guide"
-    add("--model", metavar="FILE.py:make_vae", help=text)
 
 
 def add_compile(add: Callable[..., Any], what: str, when: str) -> None:

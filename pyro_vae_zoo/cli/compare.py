@@ -24,7 +24,7 @@ from pyro_vae_zoo.models.parts import PLACES, whole_options
 from pyro_vae_zoo.models.registry import list_guides
 from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.report.summary import filled
-from pyro_vae_zoo.runs.run import build, make_run
+from pyro_vae_zoo.runs.run import check_run, make_run
 from pyro_vae_zoo.runtime import Ranks
 from pyro_vae_zoo.training.options import TrainOptions
 
@@ -90,12 +90,9 @@ def _write_comparison(args: argparse.Namespace) -> None:
 def _train(
     args: argparse.Namespace, data: Dataset, plans: Sequence[Plan]
 ) -> list[Path]:
-    if args.sweep:
-        if Ranks().is_first:
-            print(_size(args, plans), file=sys.stderr)
-        # The last one fails before the first is trained.
-        for plan in {str(plan[1:3]): plan for plan in plans}.values():
-            build(plan.guide, data, plan.options)
+    plans = _possible(args, data, plans)
+    if args.sweep and Ranks().is_first:
+        print(_size(args, plans), file=sys.stderr)
     for i, plan in enumerate(plans):
         if Ranks().is_first:
             print(f"[{i + 1}/{len(plans)}] {plan.folder.name}", file=sys.stderr)
@@ -115,6 +112,34 @@ def _train(
             callbacks=callbacks_of(args, plan.folder),
         )
     return [plan.folder for plan in plans]
+
+
+def _possible(
+    args: argparse.Namespace, data: Dataset, plans: Sequence[Plan]
+) -> list[Plan]:
+    """The runs that can be made: the last one fails before the first is trained.
+
+    Of all guides, where none was typed, those that refuse the data or a setting are left
+    out.
+
+    Raises:
+        UserError: for what was typed and cannot be, and where nothing is left.
+    """
+    refused: dict[str, UserError] = {}
+    for plan in [p for p in plans if p.training.seed == args.seeds[0]]:
+        try:
+            check_run(plan.guide, data, plan.options, plan.training)
+        except UserError as error:
+            if args.guides or args.model:
+                raise
+            refused.setdefault(plan.guide, error)
+    left = [plan for plan in plans if plan.guide not in refused]
+    if not left:
+        raise next(iter(refused.values()))
+    if Ranks().is_first:
+        for guide, reason in refused.items():
+            print(f"left out {guide}: {reason}", file=sys.stderr)
+    return left
 
 
 def _size(args: argparse.Namespace, plans: Sequence[Plan]) -> str:

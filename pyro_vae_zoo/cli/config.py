@@ -78,20 +78,37 @@ def parse(
     if path is None:
         return args
     defaults = _defaults(_contents(path), args.flags, path)
+    if getattr(args, "guide", None) != args.flags.get_default("guide"):
+        defaults.pop("model", None)  # in whose place a guide was typed
     if given is None:  # the run says itself what differs
         defaults.pop("recorded", None)
     args.flags.set_defaults(**defaults)
     filled = parser.parse_args(argv)
-    of_the_pair = ("guide", *_PLACES)
-    if given is None and any(
-        getattr(filled, name, None) != defaults.get(name) for name in of_the_pair
-    ):
+    if given is None and not _has_pair_of(filled, defaults):
         return args  # another pair was typed, whose options are not the run's
     _refuse_untyped(filled, path)
-    if filled.data != defaults.get("data", filled.data):  # read in ways of their own
-        of_others = defaults.get("data_options", ())
-        filled.data_options = [o for o in filled.data_options if o not in of_others]
+    # A run goes on with its data, wherever they are; others are read in their own way.
+    if given is not None and not _has_data_of(filled, defaults):
+        num_of_others = len(defaults.get("data_options", ()))  # what is typed is behind
+        filled.data_options = filled.data_options[num_of_others:]
     return filled
+
+
+def _has_pair_of(args: argparse.Namespace, run: Mapping[str, Any]) -> bool:
+    """Whether arguments name the pair of a run, whose files may have moved."""
+    from pyro_vae_zoo.models.create import find_guide  # which takes PyTorch
+
+    # Beside a model, the guide is only the default of its flag.
+    places = _PLACES if "model" in run else ("guide", *_PLACES)
+    pairs = [(getattr(args, place, None), run.get(place)) for place in places]
+    return all(find_guide(str(now)) == find_guide(str(then)) for now, then in pairs)
+
+
+def _has_data_of(args: argparse.Namespace, file: Mapping[str, Any]) -> bool:
+    """Whether arguments name the data of a file, however their path is written."""
+    from pyro_vae_zoo.cli.train import source_of  # which takes PyTorch
+
+    return source_of(args.data) == source_of(file.get("data", args.data))
 
 
 def _of_run(args: argparse.Namespace) -> Path | None:

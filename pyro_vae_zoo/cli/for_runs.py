@@ -10,13 +10,22 @@ from pyro_vae_zoo.cli.arguments import (
     add_data_options,
     add_machine,
     add_options,
-    add_places,
     completed_by,
 )
 from pyro_vae_zoo.evaluation.options import DiagnoseOptions
 from pyro_vae_zoo.weights.pretrained import list_pretrained
 
 __all__ = ["add_commands_for_runs"]
+
+# Only code of the user's own is asked for: parts of the zoo are found by their names.
+_PARTS = {
+    "guide": "class of the run's guide",
+    "prior": "the run's prior",
+    "likelihood": "the run's likelihood",
+    "encoder": "the run's encoder",
+    "decoder": "the run's decoder",
+    "model": "function that made the run's whole VAE",
+}
 
 
 def add_commands_for_runs(commands: Any) -> None:
@@ -233,12 +242,9 @@ def _add_pair(command: argparse.ArgumentParser) -> None:
         help="a run folder, or the name of pretrained weights",
     )
     completed_by(run, list_pretrained())
-    add(
-        "--guide",
-        metavar="FILE.py:Class",
-        help="class of the run's guide, if it is your own",
-    )
-    add_places(add)
+    for place, what in _PARTS.items():
+        text = f"{what}, if it is your own"
+        add(f"--{place}", metavar="FILE.py:Name", help=text)
     add_data_options(command)
 
 

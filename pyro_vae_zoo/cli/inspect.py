@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from pyro_vae_zoo.cli.train import source_of
 from pyro_vae_zoo.data.datasets import Dataset
-from pyro_vae_zoo.data.loading import load_dataset
-from pyro_vae_zoo.data.names import list_datasets
+from pyro_vae_zoo.data.loading import load_dataset, reading_options
 from pyro_vae_zoo.data.streamed.rows import part
-from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.diagnose import (
     DIAGNOSTICS_FILE,
     diagnose,
@@ -162,7 +162,8 @@ def pair_of(args: argparse.Namespace) -> tuple[VAE, RunConfig, dict]:
     """A pair on its device, its configuration, and what was published of it.
 
     Raises:
-        UserError: for a part of the user's own that is not given.
+        UserError: for a part of the user's own that is not given, and for one that is
+            given but is not the run's.
     """
     name = pretrained_name(args.run_folder)
     published = pretrained_info(name) if name else {}
@@ -198,20 +199,28 @@ def data_of(args: argparse.Namespace, vae: VAE, config: RunConfig) -> Dataset:
 def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
     """The data of a run, where they lie now, or others, read as those of the run were.
 
-    What is standardised has the mean and the scale of the data that the run was trained on.
+    What is standardised has the mean and the scale of the data that the run was trained
+    on. Where these are gone, data of their variant (the name of the file, the sizes of
+    the splits) are taken for them.
 
     Raises:
-        UserError: where these are not there, and others were given.
+        UserError: where they are gone, and data of another variant were given.
     """
-    name, read_as = args.data or config["source"], config.get("data_options", {})
-    read_as = {} if name in list_datasets() else read_as
-    data = load_dataset(name, args.data_dir, read_as | dict(args.data_options))
-    data = data.read_by(args.num_workers)
-    if data.standardisation is None or data.variant == config["variant"]:
+    source, read_as = config["source"], config.get("data_options", {})
+    name, options = args.data or source, read_as
+    if args.data:  # of another format, it may be
+        takes = reading_options(name)
+        options = {k: v for k, v in read_as.items() if k in takes}
+    options = options | dict(args.data_options)
+    data = load_dataset(name, args.data_dir, options).read_by(args.num_workers)
+    is_own = source_of(name) == source_of(source) and options == read_as
+    if data.standardisation is None or is_own:
         return data
     try:
-        own = load_dataset(config["source"], args.data_dir, config.get("data_options"))
-    except DataFileError as error:
+        own = load_dataset(source, args.data_dir, read_as)
+    except (UserError, OSError) as error:
+        if data.variant == config["variant"]:  # they have moved
+            return data
         raise UserError(
             f"{name} is not the run's data, so it has to be standardised by the mean "
             f"and scale of the run's data, which cannot be read: {error}"
@@ -219,15 +228,26 @@ def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
     return data.standardised_as(own)
 
 
-def _own(place: str, given: str | None, name: str) -> Any:
-    """What stands in a run's place, where it is the user's own and was given."""
-    found = resolve(given, place) if given else None
-    if ".py:" in (given or name) and found is None:
+def _own(place: str, given: str | None, recorded: str) -> Any:
+    """What stands in a run's place, where it is the user's own; None where it is not.
+
+    Raises:
+        UserError: where it is not given, and where another part than the run's is.
+    """
+    if ".py:" in recorded:
+        found = resolve(given, place) if given else None
+        if not callable(found):
+            raise UserError(
+                f"the run's {place} is {recorded}, code of your own, which is only run "
+                f"when you name it: add --{place} {recorded}"
+            )
+        return found
+    if given not in (None, recorded):
         raise UserError(
-            f"the run's {place} is {name}, code of your own, which is only run when "
-            f"you name it: add --{place} {name}"
+            f"--{place}: expected {recorded or 'nothing'}, as when the run was trained, "
+            f"got {given}; leave --{place} out"
         )
-    return found if callable(found) else None
+    return None
 
 
 def images_of(data: Dataset, split: str, seed: int) -> Tensor:

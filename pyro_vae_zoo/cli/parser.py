@@ -62,13 +62,19 @@ def _add_train(commands: Any) -> None:
         "%(prog)s --config runs/iaf-digits-s0/config.json --out runs/again",
         formatter_class=Formatter,
     )
-    guide = command.add_argument(
+    one_of = command.add_mutually_exclusive_group()
+    guide = one_of.add_argument(
         "--guide",
         default="mean_field",
         metavar="NAME|FILE.py:Class",
         help="guide q(z|x): a name of the zoo (see below) or a class of your own",
     )
     completed_by(guide, list_guides())
+    one_of.add_argument(
+        "--model",
+        metavar="FILE.py:Name",
+        help="function of your own that makes the whole VAE, instead of --guide",
+    )
     _add_run(command, "runs/<guide>-<data>-s<seed>")
     _add_help_options(command)
     add_shared(command)
@@ -171,9 +177,15 @@ def _add_compare(commands: Any) -> None:
         nargs="+",
         metavar="GUIDE[:OPTIONS]",
         help="guides to train, separated by spaces or commas: names of the zoo or "
-        "FILE.py:Class, each with its own OPTIONS KEY=VALUE,... (default: all guides)",
+        "FILE.py:Class, each with its own OPTIONS KEY=VALUE,... (default: all that can "
+        "be trained on the data with the other flags)",
     )
     completed_by(guides, list_guides())
+    command.add_argument(
+        "--model",
+        metavar="FILE.py:Name",
+        help="function of your own that makes a whole VAE, to train beside --guides",
+    )
     command.add_argument(
         "--sweep",
         type=key_values,

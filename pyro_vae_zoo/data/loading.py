@@ -15,7 +15,7 @@ from pyro_vae_zoo.data.published import PUBLISHED
 from pyro_vae_zoo.data.sources import expanded
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 
-__all__ = ["load_dataset"]
+__all__ = ["load_dataset", "reading_options"]
 
 
 def load_dataset(
@@ -48,7 +48,7 @@ def load_dataset(
         >>> load_dataset("digits").variant
         'pixels set of the 16 in each cell of a scan, 1297/250/250'
     """
-    name = os.fspath(name)
+    name, known = os.fspath(name), reading_options(name)
     if name in DATASETS:
         if options:
             raise UserError(
@@ -58,13 +58,28 @@ def load_dataset(
         data = PUBLISHED[name](Dataset, name, data_dir)
         vars(data)["_classes"] = partial(published_classes, name, data_dir)
         return data
-    path = expanded(name)
-    read = _reader(path, name)
-    known = [*inspect.signature(read).parameters][2:]
     for option in options or ():
         if option not in known:
             raise unknown_name(f"option of {name}:", option, known)
-    return read(Dataset, path, **(options or {}))
+    path = expanded(name)
+    return _reader(path, name)(Dataset, path, **(options or {}))
+
+
+def reading_options(name: str | os.PathLike) -> list[str]:
+    """The options that `load_dataset` takes for a name or a path.
+
+    Raises:
+        UserError: the name is unknown.
+        DataFileError: the path is that of no kind of data.
+
+    >>> reading_options("digits"), "labels" in reading_options("table.csv")
+    ([], True)
+    """
+    name = os.fspath(name)
+    if name in DATASETS:
+        return []
+    read = _reader(expanded(name), name)
+    return [*inspect.signature(read).parameters][2:]
 
 
 def _reader(path: Path, name: str) -> Callable[..., Dataset]:

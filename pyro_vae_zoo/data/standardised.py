@@ -62,6 +62,11 @@ class Standardisation:
 
     def after(self, other: "Standardisation") -> "Standardisation":
         """The step from the y of another one to the y of this one."""
+        if self.event_shape != other.event_shape:  # one column would become several
+            raise UserError(
+                f"expected data of shape {self.event_shape}, as those that gave the mean "
+                f"and the scale, got {other.event_shape}"
+            )
         mean, scale = (self.mean - other.mean) / other.scale, self.scale / other.scale
         return Standardisation(mean, scale, self.event_shape)
 

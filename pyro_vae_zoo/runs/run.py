@@ -37,7 +37,7 @@ from pyro_vae_zoo.training.losses import checked_loss, settled
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.steps import rates_of
 
-__all__ = ["build", "make_run", "result_of"]
+__all__ = ["check_run", "make_run", "result_of"]
 
 
 def make_run(
@@ -122,6 +122,20 @@ def make_run(
             )
             finished = _finish(vae, data, config, where, folder)
     return finished
+
+
+def check_run(
+    guide: str, data: Dataset, options: dict[str, Any], training: TrainOptions
+) -> None:
+    """Find what `make_run` would find wrong with a pair and its training.
+
+    Raises:
+        UserError: for bad options, and for a pair that does not run on the data.
+    """
+    torch.manual_seed(training.seed)
+    vae = build(guide, data, options)
+    training = settled(training, vae, len(data.train)).resolved()
+    _check_runs(guide, vae, data, training)
 
 
 def build(guide: str, data: Dataset, options: dict[str, Any]) -> VAE:

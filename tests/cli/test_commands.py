@@ -284,6 +284,27 @@ def test_evaluate_names_the_data_it_was_given(run, tmp_path, capsys):
     assert "shape" in error_of(argv, capsys)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--guide", "planar"], "--guide: expected iaf, as when the run was trained, got"),
+        (["--prior", "vamp"], "--prior: expected nothing, as when the run was trained"),
+        (["--encoder", "convv"], "got convv; leave --encoder out"),
+        (["--model", "no/file.py:f"], "got no/file.py:f; leave --model out"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+def test_parts_that_are_not_the_runs_are_refused(
+    command, words, expected, trained, capsys
+):
+    assert expected in error_of([command, trained, *words], capsys)
+
+
+def test_the_name_of_the_runs_own_guide_is_no_error(trained, tmp_path):
+    argv = ["sample", str(trained), "--guide", "iaf", "--out", str(tmp_path / "x.npz")]
+    assert cli.main(argv) == 0
+
+
 def test_images_that_cannot_be_drawn_do_not_cost_the_run(tmp_path, capsys):
     path, folder = tmp_path / "two.npz", tmp_path / "run"
     bits = torch.rand(30, 2, 4, 4).lt(0.5).numpy()  # two channels
@@ -349,6 +370,7 @@ def test_a_folder_that_is_no_run(npz, tmp_path, capsys):
         (["--guide", "nowhere.py:Guide"], ["file nowhere.py not found"]),
         (["--guide", "examples/my_guide.py"], ["FILE.py:Name"]),
         (["--colour", "red"], ["--colour"]),
+        (["--model", "mine.py:make"], ["--model: not allowed with argument --guide"]),
         (
             ["--guide", "gated_dag", "--option", "structure=full"]
             + ["--option", "structure_share=0.5"],
@@ -478,7 +500,8 @@ def test_a_guide_of_the_users_own(npz, tmp_path, capsys):
     # Neither `load` nor `evaluate` runs code that a folder names.
     with pytest.raises(zoo.UserError, match="pass its class"):
         zoo.load(folder)
-    assert "add --guide" in error_of(["evaluate", folder], capsys)
+    for words in ([], ["--guide", "mean_field"]):
+        assert "add --guide" in error_of(["evaluate", folder, *words], capsys)
     assert cli.main(["evaluate", str(folder), "--guide", guide, "--quiet"]) == 0
     line = error_of([*argv, "--overwrite", "--option", "dof=4"], capsys)
     assert "'dof'" in line
@@ -550,6 +573,9 @@ def test_compare_trains_all_else_equal(npz, tmp_path, capsys):
             "got an empty part; is there a comma too many?",
         ),
         (["planar:num_flows=(4,)", "iaf"], "num_flows: expected a number, got (4,)"),
+        (["mean_field", "affine_coupling:latent_dim=1"], "latent_dim >= 2, got 1"),
+        (["mean_field", "ladder:prior=flow"], "for guides of one latent vector only"),
+        (["mean_field", "iaf", "--sticking-the-landing"], "at an affordable cost"),
         (["mean_field", "iaf", "--option", "typo=3"], "unknown option 'typo'"),
         (["mean_field", "--seeds", "x"], "whole numbers"),
     ],

@@ -270,6 +270,74 @@ def test_other_data_are_not_read_as_those_of_the_file(tmp_path):
     assert arguments(*config, "--data", "b.csv").data_options == []
     own = arguments(*config, "--data", "b.csv", "--data-option", "labels=sex")
     assert own.data_options == [("labels", "sex")]
+    same = arguments(*config, "--data", "b.csv", "--data-option", "labels=kind")
+    assert same.data_options == [("labels", "kind")]
+
+
+@pytest.fixture
+def resumed(tmp_path, monkeypatch):
+    """A function that writes what a run recorded, and reads the line that resumes it."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(record, *words):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+        return arguments("train", "--out", "run", "--resume", *words)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["a.csv"], ["moved/a.csv"], ["a.csv", "--data-option", "standardise=true"], []],
+)
+def test_a_run_goes_on_with_its_data_wherever_they_are(words, resumed, tmp_path):
+    record = {"source": f"{tmp_path}/a.csv", "guide": "mean_field"}
+    record["data_options"] = {"standardise": True}
+    args = resumed(record, *(["--data"] if words else []), *words)
+    assert args.data == (words[0] if words else record["source"])
+    assert dict(args.data_options) == record["data_options"]
+
+
+def test_a_path_to_the_data_of_a_file_may_be_written_in_other_ways(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    record = {"source": f"{tmp_path}/a.csv", "data_options": {"labels": "kind"}}
+    Path("config.json").write_text(json.dumps(record))
+    args = arguments("train", "--config", "config.json", "--data", "a.csv")
+    assert dict(args.data_options) == record["data_options"]
+
+
+PRIOR = {"guide": "iaf", "places": {"prior": "mine.py:P"}}
+MODEL = {"guide": "mine.py:make", "places": {"model": "mine.py:make"}}
+
+
+@pytest.mark.parametrize(
+    ("record", "words", "latent_dim"),
+    [
+        ({"guide": "iaf"}, [], 3),
+        ({"guide": "iaf"}, ["--guide", "planar"], None),
+        ({"guide": "mine.py:G"}, ["--guide", "moved/mine.py:G"], 3),
+        ({"guide": "mine.py:G"}, ["--guide", "mine.py:Other"], None),
+        (PRIOR, ["--prior", "./mine.py:P"], 3),
+        (MODEL, ["--model", "mine.py:make"], 3),
+        (MODEL, ["--model", "moved/mine.py:make"], 3),
+        (MODEL, ["--model", "mine.py:other"], None),
+        (MODEL, ["--guide", "iaf"], None),
+    ],
+)
+def test_a_run_goes_on_with_its_options_unless_another_pair_is_typed(
+    record, words, latent_dim, resumed
+):
+    assert resumed(record | {"latent_dim": 3}, *words).latent_dim == latent_dim
+
+
+def test_a_guide_that_is_typed_stands_in_place_of_a_models_file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(MODEL))
+    args = arguments("train", "--config", path, "--guide", "iaf")
+    assert (args.guide, args.model) == ("iaf", None)
 
 
 def test_a_sweep_over_nothing_is_refused_as_a_word_is(npz, tmp_path, capsys):

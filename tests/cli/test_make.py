@@ -101,21 +101,74 @@ def test_data_without_labels_and_several_latents(npz, tmp_path, capsys):
     assert rows(table)[0] == ["datum", "draw", "z_2_0", "z_2_1", "z_1_0", "z_1_1"]
 
 
+def run_of(path, folder, **options):
+    """A VAE and its data, standardised by these options, in the folder of a run."""
+    options |= {"standardise": True}
+    data = zoo.load_dataset(path, options=options)
+    vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(4,))
+    zoo.save(vae, folder)
+    config = {"guide": "mean_field", "variant": data.variant, "source": str(path)}
+    config |= {"vae": vae.config, "eval_particles": 5, "training": {}}
+    (folder / "config.json").write_text(json.dumps(config | {"data_options": options}))
+    return vae, data
+
+
 def test_samples_of_a_standardised_set_are_on_its_scale(tmp_path):
     x, path = 100 + 5 * torch.randn(40, 3), tmp_path / "mine.npy"
     np.save(path, x.numpy())
-    data = zoo.load_dataset(path, options={"standardise": True})
-    vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(4,))
-    zoo.save(vae, tmp_path)
-    config = {"guide": "mean_field", "variant": data.variant, "source": str(path)}
-    config |= {"vae": vae.config, "eval_particles": 5, "training": {}}
-    config |= {"data_options": {"standardise": True}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    vae, data = run_of(path, tmp_path)
     assert run("sample", tmp_path) == 0
     torch.manual_seed(0)
     with np.load(tmp_path / "samples.npz") as found:
         assert np.array_equal(found["x"], data.pixels(vae.sample(64)).numpy())
         assert found["x"].mean() == pytest.approx(100, abs=5)
+
+
+@pytest.fixture
+def months(tmp_path):
+    """Files of one name and size, of other numbers; `wide` has a column more."""
+    kinds = {"jan": (3, 0), "feb": (3, 9), "wide": (4, 0)}
+    for month, (columns, mean) in kinds.items():
+        (tmp_path / month).mkdir()
+        np.save(tmp_path / month / "x.npy", (torch.randn(40, columns) + mean).numpy())
+    return tmp_path
+
+
+def codes(folder, *words):
+    out = folder / "codes.npz"
+    assert run("encode", folder, *words, "--out", out) == 0
+    with np.load(out) as found:
+        return found["z"]
+
+
+def test_other_data_have_the_mean_and_the_scale_of_the_runs(months, capsys):
+    vae, data = run_of(months / "jan/x.npy", months)
+    other = zoo.load_dataset(months / "feb/x.npy", options={"standardise": True})
+    assert other.variant == data.variant
+    expected = vae.embed(other.standardised_as(data).test).numpy()
+    assert not np.array_equal(expected, vae.embed(other.test).numpy())
+    assert np.array_equal(codes(months, months / "feb/x.npy"), expected)
+    assert run("encode", months, months / "wide/x.npy") == 2
+    assert "expected data of shape (3,)" in capsys.readouterr().err
+    # Of data that are gone, others of their variant are taken for a copy.
+    own = codes(months)
+    (months / "new").mkdir()
+    (months / "jan/x.npy").rename(months / "new/x.npy")
+    assert np.array_equal(codes(months, months / "new/x.npy"), own)
+    (months / "feb/x.npy").rename(months / "feb/y.npy")
+    assert run("encode", months, months / "feb/y.npy") == 2
+    assert "run's data, which cannot be read: " in capsys.readouterr().err
+
+
+def test_data_of_another_format_are_read_by_those_options_that_it_has(months):
+    x = np.load(months / "jan/x.npy")
+    rows_of_x = (f"{a},{b},{c},{'pq'[i % 2]}" for i, (a, b, c) in enumerate(x))
+    (months / "x.csv").write_text("\n".join(["a,b,c,kind", *rows_of_x]))
+    vae, data = run_of(months / "x.csv", months, labels="kind", test=0.5)
+    options = {"standardise": True, "test": 0.5}
+    other = zoo.load_dataset(months / "feb/x.npy", options=options)
+    expected = vae.embed(other.standardised_as(data).test).numpy()
+    assert np.array_equal(codes(months, months / "feb/x.npy"), expected)
 
 
 @pytest.mark.parametrize(

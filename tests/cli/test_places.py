@@ -107,7 +107,8 @@ def test_examples_of_ones_own_are_trained_resumed_and_judged(example, tmp_path, 
     config = json.loads((folder / "config.json").read_text())
     places = [word for word in own[1::2] if ".py" in word]
     assert list(config["places"].values()) == places
-    assert run("train", "--out", folder, *own, *how, "--epochs", 2, "--resume") == 0
+    more = ["--epochs", 2, "--resume", "--quiet"]  # all else as before
+    assert run("train", "--out", folder, *own, *more) == 0
     capsys.readouterr()
     assert run("evaluate", folder, "--quiet") == 2
     assert f"add {own[0]} {own[1]}" in capsys.readouterr().err
@@ -123,6 +124,8 @@ def test_examples_of_ones_own_are_trained_resumed_and_judged(example, tmp_path, 
         assert code == 0
     if example == "my_model":
         assert "the page needs a pair of one latent vector" in said
+        assert run("evaluate", folder, *own, "--guide", "iaf") == 2
+        assert "--guide: expected nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("example", quick(EXAMPLES, "my_model", "my_prior"))

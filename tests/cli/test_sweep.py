@@ -142,6 +142,20 @@ def test_all_of_a_grid_is_checked_before_the_first_run(
     assert not (tmp_path / "all").exists()
 
 
+def test_of_all_guides_those_that_cannot_be_trained_are_left_out(
+    argv, tmp_path, capsys, monkeypatch
+):
+    guides = ["affine_coupling", "mean_field"]
+    monkeypatch.setattr("pyro_vae_zoo.cli.compare.list_guides", lambda: guides)
+    assert main([*argv, "--latent-dim", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "left out affine_coupling: " in said
+    assert "latent_dim >= 2, got 1" in said
+    assert [*folders(tmp_path)] == ["mean_field-s0"]
+    assert main([*argv, "--latent-dim", "0"]) == 2
+    assert "latent_dim must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_two_guides_of_one_name_are_told_apart(argv, tmp_path, capsys):
     text = (Path(__file__).parents[2] / "examples/my_guide.py").read_text()
     guides = [f"{tmp_path / name}.py:MyGuide" for name in ("one", "two")]
