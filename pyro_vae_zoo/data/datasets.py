@@ -47,10 +47,11 @@ class Dataset:
     """Data in three splits, the likelihood that suits them, and their classes if known.
 
     Tensors or numpy arrays of shape `(N, *event_shape)` are checked, copied and stored as
-    float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`. For a discretised
-    logistic or a dynamic set uint8 values up to 255 become k/255; where no split has one
-    above 1 they are bits, and stay what they are. An array that is mapped from a file stays
-    there, and is read and checked batch by batch: its split is a `Rows`.
+    float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`, grey ones
+    `(N, H, W, 1)` to `(N, H, W)`. For a discretised logistic or a dynamic set uint8 values
+    up to 255 become k/255; where no split has one above 1 they are bits, and stay what they
+    are. An array that is mapped from a file stays there, and is read and checked batch by
+    batch: its split is a `Rows`.
 
     Args:
         train: training data.

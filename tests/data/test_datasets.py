@@ -117,6 +117,37 @@ def test_colour_is_turned_to_channels_first():
     assert check_images(x, (5, 6, 3), "gaussian").shape == x.shape
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((5, 6, 1), (5, 6)),
+        ((1, 5, 6), (1, 5, 6)),  # channels are first
+        ((3, 5, 1), (3, 5, 1)),  # colours of a line
+        ((6, 1, 1), (6, 1, 1)),
+        ((5, 6, 4), (5, 6, 4)),  # which may be five channels of 6 x 4
+    ],
+)
+def test_grey_has_no_channel_if_it_comes_last(shape, expected):
+    x = torch.rand(9, *shape)
+    data = Dataset(x, likelihood="gaussian", standardise=True)
+    assert data.event_shape == expected
+    both = Dataset(x.reshape(9, *expected), x, x, "gaussian")
+    assert torch.equal(both.train, both.test)
+
+
+def test_grey_is_standardised_as_a_whole():
+    data = Dataset(torch.rand(9, 5, 6, 1), likelihood="gaussian", standardise=True)
+    assert data.standardisation.mean.shape == (1, 1)
+
+
+def test_a_pair_of_images_with_a_last_channel_takes_them_with_and_without():
+    x = torch.rand(4, 5, 6)
+    for given in (x, x[..., None]):
+        checked = check_images(given, (5, 6, 1), "gaussian")
+        assert torch.equal(checked, x[..., None])
+        assert torch.equal(check_images(given, (5, 6), "gaussian"), x)
+
+
 def test_uint8_grey_levels_are_divided_by_255():
     x = torch.arange(256, dtype=torch.uint8).reshape(8, 32)
     data = Dataset(x, x, x / 255, "discretized_logistic")

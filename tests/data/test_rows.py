@@ -74,6 +74,18 @@ def test_rows_of_a_file_are_those_of_the_array(mapped, dtype):
     assert torch.equal(torch.cat(batches), native)
 
 
+def test_grey_images_of_a_file_have_no_channel(mapped):
+    x = numbers(20, 5, 6, 1)
+    file, memory = (
+        zoo.Dataset(given, likelihood="gaussian", standardise=True)
+        for given in (mapped(x), x)
+    )
+    assert file.event_shape == file.test.event_shape == memory.event_shape == (5, 6)
+    assert torch.allclose(file.train[[3, 1]], memory.train[[3, 1]])
+    vae = zoo.create("mean_field", file, latent_dim=2, hidden_dims=(8,))
+    assert zoo.evaluate(vae, mapped(x, "raw.npy"), 2).num_data == 20
+
+
 @pytest.mark.parametrize(
     "cut",
     [lambda x: x[5:], lambda x: x[3:17:4], lambda x: x[::-1], lambda x: x[2:][:, None]],
