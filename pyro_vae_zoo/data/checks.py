@@ -144,6 +144,17 @@ def check_precision(x: Tensor, kind: str, what: str) -> None:
         )
 
 
+def are_binary(x: Tensor | np.ndarray, what: str) -> bool:
+    """True for values that are 0 and 1, of whatever dtype.
+
+    >>> are_binary(np.array([[0, 1]]), "x"), are_binary(torch.tensor([[0.5]]), "x")
+    (True, False)
+    """
+    x = _tensor(x, what)
+    x = x if x.is_floating_point() else x.float()
+    return bool((x == x.bool()).all())
+
+
 def are_bits(
     splits: Mapping[str, Tensor | np.ndarray], kinds: Mapping[str, str]
 ) -> bool:
@@ -252,7 +263,7 @@ def _check_values(x: Tensor, kind: str, what: str) -> None:
         )
     got = f"got values in [{low:.6g}, {high:.6g}]"
     unit = 0 <= low and high <= 1
-    if kind == "bernoulli" and not (unit and (x == x.bool()).all()):
+    if kind == "bernoulli" and not are_binary(x, what):
         raise UserError(
             f"{what} has grey pixels: expected only 0 and 1 for "
             f"likelihood='bernoulli', {got}; binarise them, or use "

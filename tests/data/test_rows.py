@@ -368,6 +368,17 @@ def test_binarisation_is_a_function_of_seed_epoch_and_row(mapped):
     assert set(data.valid[:].unique().tolist()) == {0.0, 1.0}
 
 
+def test_grey_levels_to_judge_by_are_drawn_once(mapped):
+    grey = numbers(60, 4, 5)
+    bits = (grey > 0.5).astype(np.float32)
+    x = mapped(grey)
+    data = zoo.Dataset(x, x, mapped(bits, "bits.npy"), dynamic=True)
+    valid = data.valid[:]
+    assert set(valid.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(data.valid[[7, 3]], valid[[7, 3]])
+    assert torch.equal(data.test[:], torch.from_numpy(bits))
+
+
 def test_dequantisation_is_one_too(mapped):
     grey = (255 * numbers(60, 6)).astype(np.uint8)
     data = zoo.Dataset(
