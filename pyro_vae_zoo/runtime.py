@@ -38,6 +38,7 @@ __all__ = [
     "joined",
     "pick_device",
     "random_states",
+    "seed_generators",
     "set_random_states",
     "threads_kept",
     "tqdm",
@@ -269,6 +270,17 @@ def set_random_states(states: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0])
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that draws on a device come from, as `torch.manual_seed` does.
+
+    That one seeds those of all other devices too, whose states nobody has kept.
+    """
+    torch.default_generator.manual_seed(int(seed))
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 @contextmanager

@@ -20,7 +20,13 @@ from pyro_vae_zoo.options import Option, declared, keywords_of
 from pyro_vae_zoo.pair.door import check_trainable
 from pyro_vae_zoo.pair.modes import undisturbed
 from pyro_vae_zoo.pair.vae import VAE
-from pyro_vae_zoo.runtime import Ranks, interrupt_flag, pick_device, threads_kept
+from pyro_vae_zoo.runtime import (
+    Ranks,
+    interrupt_flag,
+    pick_device,
+    seed_generators,
+    threads_kept,
+)
 from pyro_vae_zoo.training.callbacks import Callback, Callbacks
 from pyro_vae_zoo.training.checkpoint import options_of
 from pyro_vae_zoo.training.history import History
@@ -170,7 +176,7 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
         loop.callbacks = callbacks
         stack.callback(loop.feed.close)
         check_trainable(vae, data)
-        torch.manual_seed(ranks.seed(options.seed))
+        seed_generators(ranks.seed(options.seed), where)
         if folder is not None and begun is not None:
             loop.restore(folder)
         else:
