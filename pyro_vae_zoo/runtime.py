@@ -125,12 +125,12 @@ class Ranks:
         for parameter, total, held in zip(parameters, sums, has.tolist(), strict=True):
             parameter.grad = total.view_as(parameter) if held else None
 
-    def same(self, module: nn.Module) -> None:
-        """Give all ranks the parameters and buffers of the first."""
+    def same(self, module: nn.Module, others: Iterable[Tensor] = ()) -> None:
+        """Give all ranks the parameters and buffers of the first, and other tensors."""
         if not self.several:
             return
         with torch.no_grad():
-            for tensor in {id(t): t for t in _held(module)}.values():
+            for tensor in {id(t): t for t in (*_held(module), *others)}.values():
                 _collective(dist.broadcast, tensor, 0)
 
     def from_first(self, function: Callable[[], T]) -> T:

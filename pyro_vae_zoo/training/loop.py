@@ -215,7 +215,9 @@ class Loop:
 
     def _end_epoch(self, bar: tqdm) -> None:
         start = time.perf_counter()
-        self.ranks.same(self.vae)  # statistics of batch normalisation are each its own
+        averages = () if self.average is None else self.average.values.values()
+        # Statistics of batch normalisation are each its own until now.
+        self.ranks.same(self.vae, averages)
         if not all_finite(self.vae):
             raise DivergedError(self._diagnosis(self.data.valid[:1]))
         with self._averaged():
