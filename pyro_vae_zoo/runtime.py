@@ -38,6 +38,7 @@ __all__ = [
     "joined",
     "pick_device",
     "random_states",
+    "seed_generators",
     "set_random_states",
     "threads_kept",
     "tqdm",
@@ -124,12 +125,12 @@ class Ranks:
         for parameter, total, held in zip(parameters, sums, has.tolist(), strict=True):
             parameter.grad = total.view_as(parameter) if held else None
 
-    def same(self, module: nn.Module) -> None:
-        """Give all ranks the parameters and buffers of the first."""
+    def same(self, module: nn.Module, others: Iterable[Tensor] = ()) -> None:
+        """Give all ranks the parameters and buffers of the first, and other tensors."""
         if not self.several:
             return
         with torch.no_grad():
-            for tensor in {id(t): t for t in _held(module)}.values():
+            for tensor in {id(t): t for t in (*_held(module), *others)}.values():
                 _collective(dist.broadcast, tensor, 0)
 
     def from_first(self, function: Callable[[], T]) -> T:
@@ -269,6 +270,17 @@ def set_random_states(states: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0])
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that draws on a device come from, as `torch.manual_seed` does.
+
+    That one seeds those of all other devices too, whose states nobody has kept.
+    """
+    torch.default_generator.manual_seed(int(seed))
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 @contextmanager

@@ -104,8 +104,9 @@ def differing_start(ranks):
     vae = torch.nn.Linear(2, 2)
     vae.register_buffer("rank", torch.tensor([float(ranks.rank)]))
     torch.nn.init.constant_(vae.weight, ranks.rank)
-    ranks.same(vae)
-    return [vae.weight.sum().item(), vae.rank.item()]
+    other = torch.tensor([float(ranks.rank)])
+    ranks.same(vae, [other])
+    return [vae.weight.sum().item(), vae.rank.item(), other.item()]
 
 
 def watched():

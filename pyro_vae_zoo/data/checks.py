@@ -144,6 +144,17 @@ def check_precision(x: Tensor, kind: str, what: str) -> None:
         )
 
 
+def are_binary(x: Tensor | np.ndarray, what: str) -> bool:
+    """True for values that are 0 and 1, of whatever dtype.
+
+    >>> are_binary(np.array([[0, 1]]), "x"), are_binary(torch.tensor([[0.5]]), "x")
+    (True, False)
+    """
+    x = _tensor(x, what)
+    x = x if x.is_floating_point() else x.float()
+    return bool((x == x.bool()).all())
+
+
 def are_bits(
     splits: Mapping[str, Tensor | np.ndarray], kinds: Mapping[str, str]
 ) -> bool:
@@ -223,11 +234,21 @@ def _check_shape(x: Tensor, event_shape: Sequence[int] | None, what: str) -> Non
 
 
 def _channels_first(x: Tensor, event_shape: Sequence[int] | None) -> Tensor:
-    """Turn colour images `(N, H, W, 3)` to `(N, 3, H, W)`."""
-    asked = event_shape is not None and x.shape[1:] == tuple(event_shape)
-    if asked or x.ndim != 4 or x.shape[3] != 3 or x.shape[1] == 3:
+    """Turn images `(N, H, W, 3)` to `(N, 3, H, W)`, and `(N, H, W, 1)` to `(N, H, W)`.
+
+    Other numbers of channels may as well be a width, and are left where they are.
+    """
+    asked = () if event_shape is None else tuple(event_shape)
+    if x.shape[1:] == asked:
         return x
-    return x.permute(0, 3, 1, 2).contiguous()
+    if x.ndim == 3 and asked == (*x.shape[1:], 1):  # of a pair of 0.1.0, which kept it
+        return x.unsqueeze(3)
+    if x.ndim != 4 or x.shape[1] == 3:
+        return x
+    if x.shape[3] == 3:
+        return x.permute(0, 3, 1, 2).contiguous()
+    is_grey = x.shape[3] == 1 and 1 not in x.shape[1:3]
+    return x.squeeze(3) if is_grey else x
 
 
 def _check_values(x: Tensor, kind: str, what: str) -> None:
@@ -242,7 +263,7 @@ def _check_values(x: Tensor, kind: str, what: str) -> None:
         )
     got = f"got values in [{low:.6g}, {high:.6g}]"
     unit = 0 <= low and high <= 1
-    if kind == "bernoulli" and not (unit and (x == x.bool()).all()):
+    if kind == "bernoulli" and not are_binary(x, what):
         raise UserError(
             f"{what} has grey pixels: expected only 0 and 1 for "
             f"likelihood='bernoulli', {got}; binarise them, or use "

@@ -8,7 +8,7 @@ log-likelihood by more than most posteriors do, so no number should go without i
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae_zoo.data.checks import (
+    are_binary,
     are_bits,
     check_images,
     check_precision,
@@ -47,10 +48,11 @@ class Dataset:
     """Data in three splits, the likelihood that suits them, and their classes if known.
 
     Tensors or numpy arrays of shape `(N, *event_shape)` are checked, copied and stored as
-    float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`. For a discretised
-    logistic or a dynamic set uint8 values up to 255 become k/255; where no split has one
-    above 1 they are bits, and stay what they are. An array that is mapped from a file stays
-    there, and is read and checked batch by batch: its split is a `Rows`.
+    float32; colour images `(N, H, W, 3)` are turned to `(N, 3, H, W)`, grey ones
+    `(N, H, W, 1)` to `(N, H, W)`. For a discretised logistic or a dynamic set uint8 values
+    up to 255 become k/255; where no split has one above 1 they are bits, and stay what they
+    are. An array that is mapped from a file stays there, and is read and checked batch by
+    batch: its split is a `Rows`.
 
     Args:
         train: training data.
@@ -62,7 +64,8 @@ class Dataset:
             numbers from 0, `"binomial"`, `"poisson"`, `"negative_binomial"` or
             `"categorical"`.
         name: short name, used for run folders and tables.
-        dynamic: `train` holds Bernoulli probabilities, redrawn by `epoch`.
+        dynamic: `train` holds Bernoulli probabilities, redrawn by `epoch`; those of the
+            other splits are drawn once (seed 777), and bits stay what they are.
         logit: lambda of the logit that dequantised grey levels go through, see
             `dequantisation`; all splits are given as grey levels, `train` keeps them
             and is redrawn by `epoch`, the others are drawn once (seed 777).
@@ -130,8 +133,9 @@ class Dataset:
         known |= {"likelihood": likelihood, "name": name, "dynamic": dynamic}
         known |= {"logit": logit, "standardisation": None, "_classes": None}
         given, shares = arrays.given_and_shares(train, valid, test)
-        kinds = self._kinds()
-        bits = are_bits({split: some(x) for split, x in given.items()}, kinds)
+        samples = {split: some(x) for split, x in given.items()}
+        kinds = self._kinds(samples)
+        bits = are_bits(samples, kinds)
         shape, splits = None, {}
         for split, x in given.items():
             check: Any = checked_rows if isinstance(x, Rows) else checked
@@ -156,7 +160,7 @@ class Dataset:
         for split in ("train", "valid", "test"):
             own: Any = owned_rows if isinstance(splits[split], Rows) else owned
             known[split] = own(splits[split], given.get(split))
-        self._draw(tuple(shares))
+        self._draw({*shares, *(s for s in given if kinds[s] == "grey")})
 
     split = classmethod(arrays.split)
     from_torch = classmethod(items.from_torch)
@@ -164,26 +168,27 @@ class Dataset:
     from_csv = classmethod(tables.from_csv)
     from_frame = classmethod(tables.from_frame)
 
-    def _draw(self, taken: Sequence[str]) -> None:
+    def _draw(self, grey: Collection[str]) -> None:
         """Draw once what is judged by, where training data are redrawn every epoch."""
         generator = torch.Generator(self.train.device).manual_seed(777)
         for number, split in enumerate(("valid", "test")):
             x = getattr(self, split)
-            if isinstance(x, Rows):
-                redrawn = self.logit is not None or split in taken
-                vars(self)[split] = self._drawn(x, digest_of(777, number), redrawn)
+            if isinstance(x, Rows) and split in grey:
+                vars(self)[split] = self._drawn(x, digest_of(777, number))
             elif self.logit is not None:
                 vars(self)[split] = dequantise(x, self.logit, generator)
-            elif self.dynamic and split in taken:
+            elif self.dynamic and split in grey:  # and does not hold bits
                 uniform = torch.empty_like(x).uniform_(generator=generator)
                 vars(self)[split] = uniform.lt_(x)
 
-    def _kinds(self) -> dict[str, str]:
+    def _kinds(self, given: Mapping[str, Any]) -> dict[str, str]:
         """The kind of values that each split has to have; see `checked`."""
-        kinds = dict.fromkeys(("train", "valid", "test"), self.likelihood)
         if self.logit is not None:
-            return dict.fromkeys(kinds, "grey")
-        return kinds | ({"train": "grey"} if self.dynamic else {})
+            return dict.fromkeys(given, "grey")
+        if self.dynamic:
+            bits = [s for s, x in given.items() if s != "train" and are_binary(x, s)]
+            return dict.fromkeys(given, "grey") | dict.fromkeys(bits, "bernoulli")
+        return dict.fromkeys(given, self.likelihood)
 
     @property
     def labels(self) -> Mapping[str, Tensor] | None:
@@ -379,11 +384,11 @@ class Dataset:
         uniform = torch.empty_like(self.train).uniform_(generator=generator)
         return uniform.lt_(self.train)
 
-    def _drawn(self, rows: Rows, key: bytes, redrawn: bool = True) -> Any:
+    def _drawn(self, rows: Rows, key: bytes) -> Any:
         """Rows that are drawn where they are read, as functions of key and row."""
         if self.logit is not None:
             return rows.then(Dequantised(key, self.logit))
-        return rows.then(Binarised(key)) if self.dynamic and redrawn else rows
+        return rows.then(Binarised(key)) if self.dynamic else rows
 
     def __repr__(self) -> str:
         return (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.nn.networks import FoldBatch
+from pyro_vae_zoo.runtime import seed_generators
 
 __all__ = ["check_apart", "own_decoder", "own_encoder"]
 
@@ -85,12 +86,13 @@ def check_apart(network: nn.Module, x: Tensor, what: str) -> Tensor:
             raise UserError(f"{path} is a {type(layer).__name__}: {reason}")
     held = [*network.parameters(), *network.buffers()]
     x = x.to(held[0].device) if held else x
+    cuda = [x.device] if x.device.type == "cuda" else []
     others = torch.cat([x[:1], 1 - x[1:].flip(0)])
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with torch.no_grad(), torch.random.fork_rng(devices=cuda):
+            seed_generators(0, x.device)
             out = network(x)
-            torch.manual_seed(0)
+            seed_generators(0, x.device)
             again = network(others)
     except Exception as error:  # whatever the user's code may raise
         raise UserError(

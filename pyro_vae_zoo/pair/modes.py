@@ -16,6 +16,8 @@ from pyro.nn.module import PyroModule, _Context
 from pyro.params.param_store import StateDict
 from torch import Tensor, nn
 
+from pyro_vae_zoo.runtime import seed_generators
+
 __all__ = [
     "evaluating",
     "evaluation_mode",
@@ -90,7 +92,7 @@ def evaluating(
         stack.enter_context(_full_precision())
         if seed is not None:
             stack.enter_context(torch.random.fork_rng(devices=devices))
-            torch.manual_seed(seed)
+            seed_generators(seed, device)
         stack.enter_context(pyro.validation_enabled(False))
         stack.enter_context(pyro.settings.context(module_local_params=True))
         yield

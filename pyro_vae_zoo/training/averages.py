@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from pyro.distributions import transforms as T
+from torch import Tensor, nn
 
 from pyro_vae_zoo.pair.vae import VAE
 
-__all__ = ["Average", "decay_at"]
+__all__ = ["BATCH_NORMS", "Average", "decay_at"]
+
+BATCH_NORMS = (T.BatchNorm, nn.modules.batchnorm._BatchNorm)
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -23,14 +26,14 @@ def decay_at(step: int, decay: float) -> float:
 class Average:
     r"""The weights \(\bar\theta_t = d_t \bar\theta_{t-1} + (1 - d_t) \theta_t\) of a pair.
 
-    Buffers, such as the statistics of batch normalisation, are averages already or are
-    not to be averaged: they stay as they are.
+    With them go the running statistics of batch normalisation: those of \(\theta_t\) are
+    of another network than \(\bar\theta_t\). Other buffers stay as they are.
 
     Args:
         vae: the pair, whose weights of now are where the average begins.
 
     Attributes:
-        values: the average by the parameter's name.
+        values: the average by the name of the parameter or statistic.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8))
@@ -46,11 +49,22 @@ class Average:
 
     def __init__(self, vae: VAE) -> None:
         self.vae = vae
-        self.values = {n: p.detach().clone() for n, p in vae.named_parameters()}
+        modules = vae.named_modules()
+        self._norms = [(name, m) for name, m in modules if isinstance(m, BATCH_NORMS)]
+        self.values = {name: t.clone() for name, t in self._named().items()}
+
+    def _named(self) -> dict[str, Tensor]:
+        """What is averaged, as the pair has it now."""
+        named = {name: p.detach() for name, p in self.vae.named_parameters()}
+        for path, norm in self._norms:
+            for name, buffer in norm.named_buffers(path, recurse=False):
+                if buffer.is_floating_point():  # and no count of batches
+                    named[name] = buffer
+        return named
 
     @property
     def _weights(self) -> list[Tensor]:
-        return [p.detach() for p in self.vae.parameters()]
+        return list(self._named().values())
 
     def move(self, decay: float | Tensor) -> None:
         """Take the weights of now into the average."""

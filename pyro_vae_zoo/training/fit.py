@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 import pyro
 import torch
-from pyro.distributions import transforms as T
-from torch import nn
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
@@ -20,7 +18,14 @@ from pyro_vae_zoo.options import Option, declared, keywords_of
 from pyro_vae_zoo.pair.door import check_trainable
 from pyro_vae_zoo.pair.modes import undisturbed
 from pyro_vae_zoo.pair.vae import VAE
-from pyro_vae_zoo.runtime import Ranks, interrupt_flag, pick_device, threads_kept
+from pyro_vae_zoo.runtime import (
+    Ranks,
+    interrupt_flag,
+    pick_device,
+    seed_generators,
+    threads_kept,
+)
+from pyro_vae_zoo.training.averages import BATCH_NORMS
 from pyro_vae_zoo.training.callbacks import Callback, Callbacks
 from pyro_vae_zoo.training.checkpoint import options_of
 from pyro_vae_zoo.training.history import History
@@ -30,8 +35,6 @@ from pyro_vae_zoo.training.options import KEPT, TrainOptions
 from pyro_vae_zoo.training.steps import rates_of
 
 __all__ = ["fit"]
-
-_BATCH_NORMS = (T.BatchNorm, nn.modules.batchnorm._BatchNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +173,7 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
         loop.callbacks = callbacks
         stack.callback(loop.feed.close)
         check_trainable(vae, data)
-        torch.manual_seed(ranks.seed(options.seed))
+        seed_generators(ranks.seed(options.seed), where)
         if folder is not None and begun is not None:
             loop.restore(folder)
         else:
@@ -211,7 +214,7 @@ def _check_batch_norm(
     vae: VAE, num_data: int, batch_size: int, num_processes: int
 ) -> None:
     """Refuse batches of which a process gets one datum, whose variance nobody knows."""
-    if not any(isinstance(m, _BATCH_NORMS) for m in vae.modules()):
+    if not any(isinstance(m, BATCH_NORMS) for m in vae.modules()):
         return
     full = min(batch_size, num_data)
     for size in {full, num_data % full or full}:

@@ -24,7 +24,14 @@ from pyro_vae_zoo.errors import DivergedError
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
 from pyro_vae_zoo.inference.precision import chosen
 from pyro_vae_zoo.pair.vae import VAE, Phase
-from pyro_vae_zoo.runtime import BAR, Ranks, random_states, set_random_states, tqdm
+from pyro_vae_zoo.runtime import (
+    BAR,
+    Ranks,
+    random_states,
+    seed_generators,
+    set_random_states,
+    tqdm,
+)
 from pyro_vae_zoo.saving import load_weights
 from pyro_vae_zoo.training.averages import Average, decay_at
 from pyro_vae_zoo.training.callbacks import Callbacks
@@ -208,7 +215,9 @@ class Loop:
 
     def _end_epoch(self, bar: tqdm) -> None:
         start = time.perf_counter()
-        self.ranks.same(self.vae)  # statistics of batch normalisation are each its own
+        averages = () if self.average is None else self.average.values.values()
+        # Statistics of batch normalisation are each its own until now.
+        self.ranks.same(self.vae, averages)
         if not all_finite(self.vae):
             raise DivergedError(self._diagnosis(self.data.valid[:1]))
         with self._averaged():
@@ -368,7 +377,8 @@ class Loop:
             set_random_states(of_ranks[self.ranks.rank], self.vae.device)
         else:  # there were more processes, or fewer
             done = self.epoch * self.steps_per_epoch + self.step
-            torch.manual_seed(self.ranks.seed(self.options.seed + done))
+            seed = self.ranks.seed(self.options.seed + done)
+            seed_generators(seed, self.vae.device)
         torch.set_num_threads(state["num_threads"])
 
     def restore(self, folder: Path) -> None:

@@ -117,6 +117,37 @@ def test_colour_is_turned_to_channels_first():
     assert check_images(x, (5, 6, 3), "gaussian").shape == x.shape
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((5, 6, 1), (5, 6)),
+        ((1, 5, 6), (1, 5, 6)),  # channels are first
+        ((3, 5, 1), (3, 5, 1)),  # colours of a line
+        ((6, 1, 1), (6, 1, 1)),
+        ((5, 6, 4), (5, 6, 4)),  # which may be five channels of 6 x 4
+    ],
+)
+def test_grey_has_no_channel_if_it_comes_last(shape, expected):
+    x = torch.rand(9, *shape)
+    data = Dataset(x, likelihood="gaussian", standardise=True)
+    assert data.event_shape == expected
+    both = Dataset(x.reshape(9, *expected), x, x, "gaussian")
+    assert torch.equal(both.train, both.test)
+
+
+def test_grey_is_standardised_as_a_whole():
+    data = Dataset(torch.rand(9, 5, 6, 1), likelihood="gaussian", standardise=True)
+    assert data.standardisation.mean.shape == (1, 1)
+
+
+def test_a_pair_of_images_with_a_last_channel_takes_them_with_and_without():
+    x = torch.rand(4, 5, 6)
+    for given in (x, x[..., None]):
+        checked = check_images(given, (5, 6, 1), "gaussian")
+        assert torch.equal(checked, x[..., None])
+        assert torch.equal(check_images(given, (5, 6), "gaussian"), x)
+
+
 def test_uint8_grey_levels_are_divided_by_255():
     x = torch.arange(256, dtype=torch.uint8).reshape(8, 32)
     data = Dataset(x, x, x / 255, "discretized_logistic")
@@ -167,8 +198,8 @@ def test_dynamic_needs_probabilities_and_a_bernoulli():
         Dataset(grey, binary, binary, "gaussian", dynamic=True)
     with fails(UserError, "train", "probabilities in [0, 1]", "[2, 2]"):
         Dataset(grey * 4, binary, binary, dynamic=True)
-    with fails(UserError, "test has grey pixels"):
-        Dataset(grey, binary, grey, dynamic=True)
+    with fails(UserError, "test", "probabilities in [0, 1]", "[2, 2]"):
+        Dataset(grey, binary, grey * 4, dynamic=True)
 
 
 def test_check_images_hints_at_the_cause():
@@ -235,6 +266,29 @@ def test_dynamic_epochs_average_to_the_grey_levels():
     mean = torch.stack([data.epoch(3, e) for e in range(2000)]).mean(0)
     assert torch.equal(mean[:2], grey[:2])
     assert (mean - grey).abs().max() < 5 * 0.5 / 2000**0.5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_grey_levels_to_judge_by_are_drawn_once(dtype):
+    grey = np.linspace(0, 1, 5, dtype=np.float32) * np.ones((400, 1), np.float32)
+    given = (grey * 255).astype(dtype) if dtype == np.uint8 else grey
+    data, again = (Dataset(given, given, given, dynamic=True) for _ in range(2))
+    assert data.train.max() == 1
+    assert data.train.unique().numel() == 5
+    for split in ("valid", "test"):
+        x = getattr(data, split)
+        assert set(x.unique().tolist()) == {0.0, 1.0}
+        assert torch.equal(x, getattr(again, split))
+        assert (x.mean(0) - torch.from_numpy(grey[0])).abs().max() < 5 * 0.5 / 400**0.5
+    assert not torch.equal(data.valid, data.test)
+
+
+def test_bits_to_judge_by_are_what_they_are():
+    grey, x = torch.rand(50, 4), bits(8, 4)
+    data, shares = Dataset(grey, x, grey, dynamic=True), Dataset(grey, x, dynamic=True)
+    assert torch.equal(data.valid, x.float())
+    assert torch.equal(shares.valid, x.float())
+    assert set(data.test.unique().tolist()) == {0.0, 1.0}
 
 
 @pytest.mark.gpu

@@ -74,6 +74,18 @@ def test_rows_of_a_file_are_those_of_the_array(mapped, dtype):
     assert torch.equal(torch.cat(batches), native)
 
 
+def test_grey_images_of_a_file_have_no_channel(mapped):
+    x = numbers(20, 5, 6, 1)
+    file, memory = (
+        zoo.Dataset(given, likelihood="gaussian", standardise=True)
+        for given in (mapped(x), x)
+    )
+    assert file.event_shape == file.test.event_shape == memory.event_shape == (5, 6)
+    assert torch.allclose(file.train[[3, 1]], memory.train[[3, 1]])
+    vae = zoo.create("mean_field", file, latent_dim=2, hidden_dims=(8,))
+    assert zoo.evaluate(vae, mapped(x, "raw.npy"), 2).num_data == 20
+
+
 @pytest.mark.parametrize(
     "cut",
     [lambda x: x[5:], lambda x: x[3:17:4], lambda x: x[::-1], lambda x: x[2:][:, None]],
@@ -354,6 +366,17 @@ def test_binarisation_is_a_function_of_seed_epoch_and_row(mapped):
     assert (mean - data.train[:]).abs().max() < 5 * (0.25 / 400) ** 0.5
     assert torch.equal(data.valid[:], data.valid[:])  # drawn once
     assert set(data.valid[:].unique().tolist()) == {0.0, 1.0}
+
+
+def test_grey_levels_to_judge_by_are_drawn_once(mapped):
+    grey = numbers(60, 4, 5)
+    bits = (grey > 0.5).astype(np.float32)
+    x = mapped(grey)
+    data = zoo.Dataset(x, x, mapped(bits, "bits.npy"), dynamic=True)
+    valid = data.valid[:]
+    assert set(valid.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(data.valid[[7, 3]], valid[[7, 3]])
+    assert torch.equal(data.test[:], torch.from_numpy(bits))
 
 
 def test_dequantisation_is_one_too(mapped):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from pairs import FAMILIES, quick, small
 from pyro.infer import SVI, Trace_ELBO
+from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.runtime import seed_generators
 
 GUIDES = zoo.list_guides() + zoo.list_density_models()
 
@@ -147,6 +149,66 @@ def test_a_pair_of_inference_mode_is_not_trained():
         vae = small("mean_field", event_shape=(8, 8))
     with pytest.raises(zoo.UserError, match="made inside torch.inference_mode"):
         zoo.fit(vae, data, epochs=1, progress=False)
+
+
+RANDOM = {
+    "evaluate": lambda device: zoo.evaluate(small("iaf").to(device), bits("iaf"), 5),
+    "log_likelihood": lambda device: zoo.log_likelihood(
+        small("maf").to(device), bits("maf"), 2
+    ),
+    "fit": lambda device: zoo.fit(
+        small("mean_field", event_shape=(8, 8)),
+        zoo.load_dataset("digits_binary").first(40),
+        epochs=1,
+        device=device,
+        progress=False,
+    ),
+    "create": lambda device: small(
+        "mean_field", encoder=nn.Sequential(nn.Flatten(), nn.Linear(6, 4)).to(device)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_pair_on_the_cpu_seeds_no_other_device(name, monkeypatch):
+    """Of which nobody would give back the state."""
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    RANDOM[name]("cpu")
+    assert seeds == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", RANDOM)
+def test_all_devices_have_the_random_states_that_they_had(name, device):
+    torch.manual_seed(5)
+    before = [*torch.cuda.get_rng_state_all(), torch.get_rng_state()]
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
+        RANDOM[name](device)
+    after = [*torch.cuda.get_rng_state_all(), torch.get_rng_state()]
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_pair_on_one_of_several_devices_seeds_that_one(monkeypatch):
+    seeded, current = [], []
+
+    @contextmanager
+    def chosen(device):
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", chosen)
+    monkeypatch.setattr(
+        torch.cuda, "manual_seed", lambda seed: seeded.append((*current, seed))
+    )
+    second = torch.device("cuda", 1)
+    seed_generators(3, second)
+    assert seeded == [(second, 3)]
+    expected = torch.rand(2, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(torch.rand(2), expected)  # as the CPU draws, too
 
 
 def test_full_precision_is_given_back():

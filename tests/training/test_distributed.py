@@ -123,7 +123,7 @@ def test_callbacks_run_in_the_first_and_stop_all(found):
 
 
 def test_all_begin_with_the_weights_of_the_first(found):
-    assert found[0]["start"] == found[1]["start"] == [0, 0]
+    assert found[0]["start"] == found[1]["start"] == [0, 0, 0]
 
 
 # ------------------------------------------------------------------ the command line
