@@ -290,7 +290,7 @@ def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
     """The objective and the plain bound of a batch, both sums over its data."""
     if isinstance(loss, ObjectiveELBO):
         return loss.loss_and_elbo(vae.model, vae.guide, x)
-    # A method of all that Pyro has, but not of their base class.
+    # A method of all that `make_loss` lets pass, but not of their base class.
     objective = loss.differentiable_loss(vae.model, vae.guide, x)  # type: ignore[attr-defined]
     return objective, -objective.detach()
 

@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 from pairs import FAMILIES, interrupt_at, others, quick, small
+from pyro import infer
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae_zoo as zoo
@@ -404,6 +405,23 @@ def test_an_option_that_a_phases_loss_does_not_know_is_refused(option, data):
         zoo.fit(vae, data, epochs=2, progress=False, **{option: 1})
 
 
+BY_SVI_ALONE = {
+    "TraceGraph_ELBO": infer.TraceGraph_ELBO(),
+    "RenyiELBO": infer.RenyiELBO,
+    "ReweightedWakeSleep": lambda num_particles: infer.ReweightedWakeSleep(2),
+    "TraceTailAdaptive_ELBO": infer.TraceTailAdaptive_ELBO(),
+}
+
+
+@pytest.mark.parametrize("name", BY_SVI_ALONE)
+def test_an_elbo_that_no_step_can_be_taken_by_is_refused(name, data):
+    vae = make("mean_field")
+    vae.phases = (zoo.Phase(), zoo.Phase("own", loss=BY_SVI_ALONE[name]))
+    said = f"with a finite differentiable_loss, as Trace_ELBO.*, got {name}; train by"
+    with pytest.raises(zoo.UserError, match=said):
+        zoo.fit(vae, data, epochs=2, progress=False)
+
+
 def test_a_phase_starts_once_and_not_again_when_resumed(data, tmp_path, monkeypatch):
     started = []
 
@@ -480,6 +498,7 @@ def test_dynamic_binarisation_is_redrawn_and_resumes(tmp_path):
         ({"free_bits": -1.0}, "free_bits must not be negative"),
         ({"bound": "iwae", "free_bits": 1.0}, "free bits have no meaning"),
         ({"bound": "iwae", "sticking_the_landing": True}, "biases the bound"),
+        ({"free_bits": 1.0, "sticking_the_landing": True}, "biases free bits"),
         ({"seed": 2**70}, "seed must fit in 64 bits"),
         ({"tempering_steps": 10, "kl_warmup": 2}, "choose one of them"),
         ({"device": "tpu"}, "known: auto, cpu, cuda"),

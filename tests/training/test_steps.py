@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pyro
 import pytest
 import torch
-from compiling import EVERY, SLOW, Guide, Model, as_it_is
+from compiling import EVERY, SLOW, Discrete, Guide, Model, as_it_is
 from pairs import (
     check_resumes_in_every_phase,
     graphs_as_traced,
@@ -143,6 +143,16 @@ def test_a_pair_that_cannot_be_compiled(monkeypatch, compile):
     with pytest.warns(UserWarning, match="trained without compiling: the pair cannot"):
         history = zoo.fit(vae, data, epochs=2, progress=False)
     assert history.compiled == []
+
+
+def test_draws_without_reparametrisation_train_by_pyros_own_elbo():
+    x = torch.randn(30, 2).sign().relu()
+    data = zoo.Dataset(x[:20], x[20:25], x[25:])
+    vae = zoo.VAE(Model(), Discrete(), (2,))
+    with pytest.raises(zoo.UserError, match="which fit takes under kl_warmup=0 and no"):
+        zoo.fit(vae, data, epochs=2, progress=False)
+    history = zoo.fit(vae, data, epochs=2, kl_warmup=0, progress=False)
+    assert len(history.epochs) == 2
 
 
 @pytest.mark.parametrize("compile", ["auto", True])
