@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pyro
 import pytest
 import torch
-from compiling import EVERY, SLOW, Discrete, Guide, Model, as_it_is
+from compiling import EVERY, SLOW, Counting, Discrete, Guide, Model, as_it_is
 from pairs import (
     check_resumes_in_every_phase,
     graphs_as_traced,
@@ -153,6 +153,25 @@ def test_draws_without_reparametrisation_train_by_pyros_own_elbo():
         zoo.fit(vae, data, epochs=2, progress=False)
     history = zoo.fit(vae, data, epochs=2, kl_warmup=0, progress=False)
     assert len(history.epochs) == 2
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_a_pair_that_changes_its_own_numbers(monkeypatch, as_traced, compile):
+    """Which a graph would not change: eager, it anneals as ever."""
+    monkeypatch.setattr(loop, "STEPS_WORTH_COMPILING", 1)
+    x = torch.randn(30, 2)
+    data = zoo.Dataset(x[:20], x[20:25], x[25:], likelihood="gaussian")
+    vae = zoo.VAE(Model(), Counting(), (2,))
+    options = {"epochs": 9, "batch_size": 5, "progress": False}
+    if compile is True:
+        with pytest.raises(zoo.UserError, match="each run changes guide.calls, but a"):
+            zoo.fit(vae, data, compile=True, **options)
+        return
+    with pytest.warns(UserWarning, match="without compiling: .* make it a buffer, or"):
+        history = zoo.fit(vae, data, **options)
+    assert history.compiled == []
+    assert not as_traced  # none was compiled
+    assert vae.guide.calls > 9 * 4
 
 
 @pytest.mark.parametrize("compile", ["auto", True])
