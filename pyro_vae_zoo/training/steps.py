@@ -317,7 +317,7 @@ def what_failed(vae: VAE, x: Tensor, num_particles: int, same_draws: bool) -> st
         vae: the pair.
         x: data.
         num_particles: draws for each datum.
-        same_draws: whether they are those that were not finite.
+        same_draws: whether data and draws are those that were not finite.
     """
     for name, p in vae.named_parameters():
         if not p.isfinite().all():
@@ -331,4 +331,4 @@ def what_failed(vae: VAE, x: Tensor, num_particles: int, same_draws: bool) -> st
         return f"term {', '.join(bad)}"
     if same_draws:
         return "a sum over the batch overflowed"
-    return "a sum over the batch overflowed, or a term for draws that are not kept"
+    return "a sum overflowed, or a term for draws or data that are not at hand"

@@ -5,16 +5,19 @@ import json
 import os
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pairs import FAMILIES, interrupt_at, others, quick, small
 from pyro import infer
 from pyro.infer import SVI, Trace_ELBO
+from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.data.streamed.randomness import epoch_order
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.steps import what_failed
 
 SMALL = {"latent_dim": 3, "hidden_dims": (16,)}
 
@@ -213,14 +216,16 @@ def test_a_loss_that_is_not_finite_names_the_term(data, tmp_path):
     before = (tmp_path / "checkpoint.pt").read_bytes()
     decoder = vae.model.decoder
     decoder.register_forward_hook(lambda module, args, out: out * float("inf"))
-    with pytest.raises(zoo.DivergedError, match=r"epoch 2, step 1: term log p\(x\|z\)"):
+    said = r"epoch 2, step 1: term log p\(x\|z\); the last good checkpoint is kept"
+    with pytest.raises(zoo.DivergedError, match=said):
         zoo.fit(vae, data, epochs=2, out=tmp_path, resume=True, progress=False)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 def test_a_broken_parameter_is_named_and_never_saved(data, tmp_path):
     vae = make("mean_field")
-    with pytest.raises(zoo.DivergedError, match="parameter .* gradient overflowed"):
+    said = "parameter .* gradient overflowed in the step before.; try a smaller lr"
+    with pytest.raises(zoo.DivergedError, match=said):  # and of no checkpoint
         zoo.fit(vae, data, epochs=3, lr=1e38, out=tmp_path, progress=False)
     assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -234,6 +239,44 @@ def test_weights_that_break_in_the_last_step_are_caught(data, tmp_path):
             progress=False,
         )  # fmt: skip
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+class Bounded(nn.Module):
+    """A model under which nothing outside [-1, 1] is possible."""
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            low = z * 0 - 1
+            p = dist.Uniform(low, low + 2, validate_args=False)
+            pyro.sample("x", p.to_event(1), obs=x)
+
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x + self.shift, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+def test_a_validation_datum_that_is_impossible_is_told_from_a_loss(dtype, tmp_path):
+    x = torch.rand(30, 2) - 0.5
+    data = zoo.Dataset(x[:20], x[20:] + 9 * (x[20:] > 0), x[20:], "gaussian")
+    vae = zoo.VAE(Bounded(), Shifted(), (2,)).to(dtype)
+    said = (
+        r"the validation bound is not finite after epoch 1: term log p\(x\|z\); has a"
+    )
+    with pytest.raises(zoo.DivergedError, match=said):
+        zoo.fit(vae, data, epochs=2, out=tmp_path, progress=False)
+
+
+def test_draws_that_are_gone_leave_two_explanations():
+    vae = make("mean_field")
+    assert "that are not at hand" in what_failed(vae, torch.zeros(3, 2, 3), 1, False)
 
 
 def test_resume_keeps_the_number_of_threads_and_gives_it_back(data, tmp_path):

@@ -351,6 +351,7 @@ def test_it_stops_before_a_loss_that_is_not_finite(
         return x * math.nan
 
     monkeypatch.setattr(loop.Loop, "_batch", poison)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     options = {"epochs": 3, "batch_size": 15, "compile": True, "progress": False}
     said = "at epoch 2, step 3: term log p.x.z.*last good checkpoint is kept"
     with pytest.raises(zoo.DivergedError, match=said):
