@@ -220,7 +220,7 @@ class Loop:
         with self._averaged():
             record = self._judge(start)
             self.history.epochs.append(cast(Epoch, record))
-            trained = self.elbo_sum / len(self.data.train)
+            trained = record.get("train_bound", record["train_elbo"])
             valid = record[validated_by(record)]
             name = bound_name(self.steps.loss)
             bar.set_postfix_str(f"{name} {trained:.2f} valid {valid:.2f}")

@@ -578,3 +578,38 @@ def test_the_store_stays_empty_and_copies_train(data):
     before = weights(vae)
     zoo.fit(clone, data, epochs=2, seed=7, progress=False)
     assert_same(weights(vae), before)
+
+
+def test_it_leaves_no_gradients_behind(data, monkeypatch):
+    vae = make()
+    zoo.fit(vae, data, epochs=1, progress=False)
+    assert not vae.training
+    assert all(p.grad is None for p in vae.parameters())
+    interrupt_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.fit(vae, data, epochs=5, batch_size=20, progress=False)
+    assert all(p.grad is None for p in vae.parameters())
+
+
+def test_the_bar_has_both_bounds_in_the_units_of_the_data(capsys):
+    x = 1e4 * torch.randn(60, 4)
+    data = zoo.Dataset(x[:40], x[40:50], x[50:], "gaussian", standardise=True)
+    vae = zoo.create("mean_field", data, **SMALL)
+    (record,) = zoo.fit(vae, data, epochs=1, device="cpu").epochs
+    shown = f"elbo {record['train_elbo']:.2f} valid {record['valid_elbo']:.2f}"
+    assert shown in capsys.readouterr().err
+
+
+def test_a_training_is_there_until_another_can_begin(data, tmp_path):
+    zoo.fit(make(), data, epochs=1, out=tmp_path, progress=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert set(before) >= {"checkpoint.pt", "metrics.jsonl"}
+    x = torch.randn(60, 2, 3)
+    real = zoo.Dataset(x[:40], x[40:50], x[50:], "gaussian")
+    with pytest.raises(zoo.UserError, match="bernoulli"):
+        zoo.fit(make(), real, out=tmp_path, overwrite=True, progress=False)
+    vae = make()
+    vae.phases = (zoo.Phase(start=lambda vae: vae.nothing),)
+    with pytest.raises(AttributeError, match="nothing"):
+        zoo.fit(vae, data, out=tmp_path, overwrite=True, progress=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
