@@ -58,3 +58,18 @@ class Discrete(Guide):
         with pyro.plate("data", len(x)):
             p = dist.Poisson(self.linear(x).exp()).to_event(1)
             pyro.sample("z", p)
+
+
+class Counting(nn.Module):
+    """A guide whose temperature falls with each run, by a number that it counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        with pyro.plate("data", len(x)):
+            loc = self.linear(x) * 0.999**self.calls
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))

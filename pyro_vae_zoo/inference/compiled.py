@@ -9,12 +9,17 @@ step, the random draws too: under one seed both train alike, to rounding.
     loss(x).backward()
 
 Parameters, buffers, and the weights that a schedule moves are inputs of the graph:
-optimisers, clipping, hooks and a falling temperature work as ever, and no step compiles
-anew because of them. A batch of another shape, as the last of an epoch, has a graph of its
-own; so have training and evaluation mode, another set of modules or of trained parameters,
-and other values of the modules' and the objective's attributes that are numbers or words,
-or lists and dictionaries of them. What a graph cannot see change are attributes of other
-kinds, as an object that holds numbers or a list in a tuple, and what is global.
+optimisers, clipping, hooks of parameters and a falling temperature work as ever, and no
+step compiles anew because of them. A batch of another shape, as the last of an epoch, has
+a graph of its own; so have training and evaluation mode, another set of modules or of
+trained parameters, and other values of the modules' and the objective's attributes that
+are numbers or words, or lists and dictionaries of them. What a graph cannot see change
+are attributes of other kinds, as an object that holds numbers or a list in a tuple, and
+what is global.
+
+A step runs none of the pair's Python: hooks of modules are called while it is traced, and
+never again. A pair each run of which changes a number among its attributes is refused;
+a buffer is changed by the graph, too.
 
 Data that have a gradient, as those that modules before the VAE have made, get it. Where
 Pyro's validation is on, as it is by default, each batch is checked against the supports
@@ -41,6 +46,7 @@ from pyro_vae_zoo.inference.tracing import (
     TensorPlaces,
     contents,
     inductor,
+    numbers_in,
     trace,
 )
 from pyro_vae_zoo.pair.door import check_scorable
@@ -66,9 +72,9 @@ class CompiledELBO(ObjectiveELBO):
 
     Raises:
         UserError: at the first call, where the pair cannot be compiled: its control flow
-            depends on values, or a site is drawn without reparametrisation; at any call,
-            while Pyro's validation is on, for data outside the support of the site that
-            observes them.
+            depends on values, a run changes a number of its modules, or a site is drawn
+            without reparametrisation; at any call, while Pyro's validation is on, for data
+            outside the support of the site that observes them.
 
     >>> loss = CompiledELBO(AnnealedELBO())
     >>> loss.kl_weight = 0.5
@@ -255,8 +261,11 @@ class _CompiledPair:
                 check_scorable(model, guide, inputs[-1], x.device)
             _check(pair, self.places, inputs[-1])
             step = pair, loss.objective, self.places, trained, list(weights)
+            parts = {"model": model, "guide": guide, "objective": loss.objective}
+            before = numbers_in(parts)
             with networks_in(loss.precision):
                 traced, names = _trace_step(*step, inputs, checked)
+            _check_unchanged(before, numbers_in(parts))
             self.graphs[kind] = loss.compiler(traced, inputs), names
             self._settle(model, guide, kind, x, loss)
         graph, moved = self.graphs[kind]
@@ -327,6 +336,17 @@ def _check(pair: Pair, places: TensorPlaces, x: Tensor) -> None:
         tensors = places.tensors().items()
         values = {name: p if p.requires_grad else p.clone() for name, p in tensors}
         pair.call_with(places.by_all_names(values), x)
+
+
+def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Refuse a pair each run of which changes a number; the first may set some."""
+    moved = sorted(name for name, _ in after.items() - before.items() if name in before)
+    if moved:
+        raise UserError(
+            f"the pair cannot be compiled: each run changes {', '.join(moved)}, but a "
+            "compiled step does not run this Python; make it a buffer, or train it with "
+            "Trace_ELBO (fit: compile=False)"
+        )
 
 
 def _trace_step(

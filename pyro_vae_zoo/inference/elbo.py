@@ -28,6 +28,12 @@ from pyro_vae_zoo.runtime import random_states
 
 __all__ = ["AnnealedELBO", "ObjectiveELBO"]
 
+# The default of `fit` weighs the KL, which Pyro's does not.
+_OTHERWISE = (
+    "train it with Pyro's Trace_ELBO, which fit takes under kl_warmup=0 and no other "
+    "option of the objective"
+)
+
 
 class ObjectiveELBO(ELBO):
     """An objective that knows the plain bound too, as a Pyro ELBO.
@@ -124,6 +130,13 @@ class AnnealedELBO(ObjectiveELBO):
             raise UserError(
                 "sticking-the-landing biases the bound 'iwae'; use bound='elbo'"
             )
+        if free_bits and sticking_the_landing:
+            # The score has mean zero over all draws, but here the draws themselves
+            # decide in which batches the KL, and its score with it, counts.
+            raise UserError(
+                "sticking-the-landing biases free bits, which the same draws switch on "
+                "and off; choose one of them"
+            )
         if (free_bits or analytic_kl) and joint_weight != 1:
             what = "free bits act" if free_bits else "analytic_kl acts"
             raise UserError(
@@ -206,12 +219,12 @@ def _check_reparametrised(guide_trace: poutine.Trace) -> None:
             raise UserError(
                 f"site {name!r} draws a mixture, whose weights have a gradient here "
                 "only if it is the guide's single latent site, without a wrapper; "
-                "train it with Pyro's Trace_ELBO, and mask it by poutine.mask"
+                f"mask it by poutine.mask, and {_OTHERWISE}"
             )
         if not site["fn"].has_rsample:
             raise UserError(
-                f"site {name!r} is drawn without reparametrisation, which these options "
-                "need; train it with Pyro's Trace_ELBO"
+                f"site {name!r} is drawn without reparametrisation, which AnnealedELBO "
+                f"needs; {_OTHERWISE}"
             )
 
 

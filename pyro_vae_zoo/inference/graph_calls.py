@@ -78,6 +78,7 @@ class BoundGraph:
         self.inputs = inputs
         self.places = dict(zip(weights, inputs, strict=False))
         self.moved = moved
+        self._shared: list[int] | None = None  # known when it was called once
 
     @torch.no_grad()
     def __call__(self, x: Tensor, weights: dict[str, float]) -> tuple[Tensor, Tensor]:
@@ -85,6 +86,23 @@ class BoundGraph:
         for name, weight in weights.items():
             self.places[name].fill_(weight)
         loss, elbo, *gradients = self.graph(*self.inputs[:-1], x)
+        if self._shared is None:
+            self._shared = _shared(gradients, self.inputs)
+        for i in self._shared:  # whoever clips them in place would do so twice
+            gradients[i] = gradients[i].clone()
         for p, gradient in zip(self.moved, gradients, strict=True):
             p.grad = gradient
         return loss, elbo
+
+
+def _shared(gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[int]:
+    """The numbers of the gradients that are the same memory as another one or an input.
+
+    Autograd gives both terms of a sum one gradient.
+    """
+    known, found = {t.data_ptr() for t in inputs}, []
+    for i, gradient in enumerate(gradients):
+        if gradient.data_ptr() in known:
+            found.append(i)
+        known.add(gradient.data_ptr())
+    return found

@@ -7,7 +7,7 @@ traced: a graph has no `if` and no distribution in it.
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
@@ -27,7 +27,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae_zoo.errors import UserError, message_of
 from pyro_vae_zoo.inference.elementwise import QUICK
 
-__all__ = ["Compiler", "Pair", "TensorPlaces", "contents", "inductor", "trace"]
+__all__ = [
+    "Compiler",
+    "Pair",
+    "TensorPlaces",
+    "contents",
+    "inductor",
+    "numbers_in",
+    "trace",
+]
 
 # From a graph and what it will be called with to what computes it.
 Compiler = Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable]
@@ -100,15 +108,7 @@ class TensorPlaces:
                 continue
             attributes = vars(module).items()
             plain = [name for name, value in attributes if _is_plain(value)]
-            several = [
-                name
-                for name, value in attributes
-                if type(value) in (list, dict)
-                and name not in _OF_EVERY_MODULE
-                and _holds_plain(
-                    value
-                )  # else it is a cache, or not for Python to compare
-            ]
+            several = [name for name, value in attributes if _is_several(name, value)]
             self._modules.append((ref(module), itemgetter(*plain), several))
             for tensors in (module._parameters, module._buffers):
                 for key, value in tensors.items():
@@ -163,6 +163,12 @@ def _is_plain(value: Any) -> bool:
     return type(value) in _PLAIN
 
 
+def _is_several(name: str, value: Any) -> bool:
+    """True for numbers in a list or dictionary; not for a cache that holds more."""
+    several = type(value) in (list, dict) and name not in _OF_EVERY_MODULE
+    return several and _holds_plain(value)  # else it may not be for Python to compare
+
+
 def _holds_plain(value: Any) -> bool:
     if type(value) is dict:
         return all(map(_holds_plain, value.values()))
@@ -184,6 +190,24 @@ def contents(value: Any) -> Any:
     if type(value) in (list, tuple):
         return tuple([p if type(p) in _PLAIN else contents(p) for p in value])
     return id(value)
+
+
+def numbers_in(parts: dict[str, object]) -> dict[str, Any]:
+    """The numbers and words among the attributes of modules and other objects, by name.
+
+    >>> numbers_in({"layer": nn.Sequential(nn.Linear(2, 3))})["layer.0.out_features"]
+    3
+    """
+    found: dict[str, Any] = {}
+    for key, part in parts.items():
+        owners: Iterable[tuple[str, object]] = [(key, part)]
+        if isinstance(part, nn.Module):
+            owners = part.named_modules(prefix=key)
+        for path, owner in owners:
+            for name, value in vars(owner).items():
+                if _is_plain(value) or _is_several(name, value):
+                    found[f"{path}.{name}"] = contents(value)
+    return found
 
 
 def trace(

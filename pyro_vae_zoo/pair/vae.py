@@ -52,9 +52,10 @@ class Phase:
     Attributes:
         name: shown in the progress bar and the metrics.
         share: relative length; `fit` shares its epochs out by it.
-        loss: a Pyro ELBO, used as it is; or what makes one, called with those of `fit`'s
-            options that it declares (`num_particles`, `bound`, ...); None means the ELBO
-            that the options ask for.
+        loss: a Pyro ELBO with a `differentiable_loss`, used as it is; or what makes one,
+            called with those of `fit`'s options that it declares (`num_particles`,
+            `bound`, ...); None means the ELBO that the options ask for. An option that
+            it would not be told of is refused.
         modules: what the optimiser moves; None means everything.
         start: called with the VAE as the phase begins, and not when it is resumed.
         each_epoch: called with the VAE and the part of the phase that is done, in [0, 1),

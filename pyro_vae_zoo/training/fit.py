@@ -36,6 +36,8 @@ from pyro_vae_zoo.training.steps import rates_of
 
 __all__ = ["fit"]
 
+_FILES = (METRICS_FILE, CHECKPOINT_FILE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(TrainOptions):
@@ -91,7 +93,8 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
     """Train a VAE by stochastic variational inference.
 
     Args:
-        vae: the pair; moved to `device` and trained in place.
+        vae: the pair; moved to `device` and trained in place. It comes back in evaluation
+            mode, without gradients.
         data: the data set; its validation part chooses the best epoch.
         options: {options}
 
@@ -154,7 +157,7 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
         if folder is not None:
             ranks.from_first(lambda: stack.enter_context(locked(folder)))
             ranks.from_first(
-                lambda: _make_room(folder, options.resume, options.overwrite)
+                lambda: _check_room(folder, options.resume, options.overwrite)
             )
         if options.num_workers:
             data = data.read_by(options.num_workers)
@@ -178,26 +181,28 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
             loop.restore(folder)
         else:
             loop.begin_phase()
+            if folder is not None:  # and nothing stood in the way until here
+                ranks.from_first(lambda: _clear(folder))
+        stack.callback(vae.zero_grad)  # else they add up with whatever comes next
         loop.train(interrupted, options.progress)
     return loop.history
 
 
-def _make_room(folder: Path, resume: bool, overwrite: bool) -> None:
+def _check_room(folder: Path, resume: bool, overwrite: bool) -> None:
     """See that a folder has no training in it, or none that is to be kept."""
     if resume and overwrite:
         raise UserError("resume and overwrite exclude each other")
-    there = [
-        folder / name
-        for name in (METRICS_FILE, CHECKPOINT_FILE)
-        if (folder / name).exists()
-    ]
+    there = [name for name in _FILES if (folder / name).exists()]
     if there and not (resume or overwrite):
         raise UserError(
-            f"{folder} holds a training already ({there[0].name}); resume=True continues "
-            "it, overwrite=True deletes it and starts anew"
+            f"{folder} holds a training already ({there[0]}); resume=True continues it, "
+            "overwrite=True deletes it and starts anew"
         )
-    for path in there if overwrite else ():
-        path.unlink()
+
+
+def _clear(folder: Path) -> None:
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _check_kinds(vae: VAE, data: Dataset) -> None:

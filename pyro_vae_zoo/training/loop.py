@@ -23,6 +23,7 @@ from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.errors import DivergedError
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
 from pyro_vae_zoo.inference.precision import chosen
+from pyro_vae_zoo.pair.modes import evaluation_mode
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import (
     BAR,
@@ -205,13 +206,18 @@ class Loop:
 
     def _diagnosis(self, x: Tensor, same_draws: bool = True) -> str:
         step = min(self.step + 1, self.steps_per_epoch)
-        x = x.to(self.vae.device)
-        kept = "" if self.folder is None else "; the last good checkpoint is kept"
         return (
             f"the loss is not finite at epoch {self.epoch + 1}, step {step}: "
-            f"{what_failed(self.vae, x, self.options.num_particles, same_draws)}{kept}; "
-            "try a smaller lr or --clip-norm"
+            f"{self._what_failed(x, same_draws)}; try a smaller lr or --clip-norm"
         )
+
+    def _what_failed(self, x: Tensor, same_draws: bool) -> str:
+        """What is not finite, and what is left of the training."""
+        x = x.to(self.vae.device, self.vae.dtype)
+        failed = what_failed(self.vae, x, self.options.num_particles, same_draws)
+        if self.folder is None or not (self.folder / CHECKPOINT_FILE).exists():
+            return failed
+        return f"{failed}; the last good checkpoint is kept"
 
     def _end_epoch(self, bar: tqdm) -> None:
         start = time.perf_counter()
@@ -223,7 +229,7 @@ class Loop:
         with self._averaged():
             record = self._judge(start)
             self.history.epochs.append(cast(Epoch, record))
-            trained = self.elbo_sum / len(self.data.train)
+            trained = record.get("train_bound", record["train_elbo"])
             valid = record[validated_by(record)]
             name = bound_name(self.steps.loss)
             bar.set_postfix_str(f"{name} {trained:.2f} valid {valid:.2f}")
@@ -254,7 +260,12 @@ class Loop:
             *(self.vae, self.data, self.steps.loss, trained, options.seed, options.beta)
         )
         if not math.isfinite(judged["valid_elbo"]):
-            raise DivergedError(self._diagnosis(some(self.data.valid)))
+            with evaluation_mode(self.vae):  # in which it was judged
+                failed = self._what_failed(some(self.data.valid), same_draws=False)
+            raise DivergedError(
+                f"the validation bound is not finite after epoch {self.epoch + 1}: "
+                f"{failed}; has a validation datum probability 0, or is lr too large?"
+            )
         self.seconds += time.perf_counter() - start
         record = {
             "epoch": self.epoch + 1,

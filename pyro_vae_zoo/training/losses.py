@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceTailAdaptive_ELBO
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
@@ -59,28 +59,19 @@ def settled(options: TrainOptions, vae: VAE, num_data: int) -> TrainOptions:
 
 def _weighs_kl(of: Loss) -> bool:
     """True where the objective of a phase has the weight that a warm-up moves."""
-    if isinstance(of, ELBO):
-        return False
-    return of is None or _SCHEDULED["kl_warmup"] in inspect.signature(of).parameters
+    return of is None or _SCHEDULED["kl_warmup"] in _taken_by(of)
 
 
 def make_loss(options: TrainOptions, of: Loss = None) -> ELBO:
     """The Pyro ELBO that the options ask for, or that a phase has for them.
 
     Raises:
-        UserError: for options that exclude each other, and for one that the phase's own
-            loss does not know.
+        UserError: for options that exclude each other, for one that the phase's own
+            loss would not be told of, and for one that no step can be taken by.
     """
-    if isinstance(of, ELBO):
-        if options.beta != 1:
-            raise UserError(
-                f"beta={options.beta} would be ignored: a phase of the VAE has a loss of "
-                f"its own, {type(of).__name__}; set the weight of the KL there"
-            )
-        return of
     asked = {name: getattr(options, name) for name in _OF_THE_LOSS}
     if of is not None:
-        return of(**_known_to(of, asked, options))
+        return _own_loss(of, asked, options)
     others = set(_OF_THE_LOSS).union(_SCHEDULED) - {"num_particles"}
     if all(_is_default(options, name) for name in others):
         return Trace_ELBO(
@@ -122,18 +113,42 @@ def compilable(options: TrainOptions, loss: ELBO, of: Loss) -> ObjectiveELBO | N
     return None
 
 
-def _known_to(
-    make: Callable[..., ELBO], asked: dict[str, Any], options: TrainOptions
-) -> dict[str, Any]:
-    """Those of the options that a loss declares; to set another one is an error."""
-    known = inspect.signature(make).parameters
+def _own_loss(of: Any, asked: dict[str, Any], options: TrainOptions) -> ELBO:
+    """The loss of a phase that has one, which is told of all that was asked for."""
+    known = _taken_by(of)
     for name, parameter in ({name: name for name in asked} | _SCHEDULED).items():
-        if parameter not in known and not _is_default(options, name):
+        if parameter in known or _is_default(options, name):
+            continue
+        if isinstance(of, ELBO):
             raise UserError(
-                f"the guide has an objective of its own, without the option {name}; "
-                f"leave it at {_default(name)!r}"
+                f"{name}={getattr(options, name)!r} would be ignored: a phase of the VAE "
+                f"has a loss of its own, {type(of).__name__}, which is used as it is; "
+                f"set {parameter} there, or let a function that takes {parameter} make it"
             )
-    return {name: value for name, value in asked.items() if name in known}
+        raise UserError(
+            f"the guide has an objective of its own, without the option {name}; "
+            f"leave it at {_default(name)!r}"
+        )
+    given = {name: value for name, value in asked.items() if name in known}
+    return _differentiable(of if isinstance(of, ELBO) else of(**given))
+
+
+def _taken_by(of: Any) -> frozenset[str]:
+    """The names of what the loss of a phase is made of."""
+    return frozenset(() if isinstance(of, ELBO) else inspect.signature(of).parameters)
+
+
+def _differentiable(loss: Any) -> ELBO:
+    """The loss, if a step can be taken by it."""
+    # The value of the tail-adaptive one is infinity, whatever its gradient.
+    infinite = isinstance(loss, TraceTailAdaptive_ELBO)
+    if infinite or not hasattr(loss, "differentiable_loss"):
+        raise UserError(
+            "loss of a phase: expected an ELBO with a finite differentiable_loss, as "
+            "Trace_ELBO, TraceMeanField_ELBO, TraceEnum_ELBO and AnnealedELBO have, got "
+            f"{type(loss).__name__}; train by others with pyro.infer.SVI"
+        )
+    return loss
 
 
 def _default(name: str) -> Any:

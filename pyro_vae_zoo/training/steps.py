@@ -70,9 +70,9 @@ class Steps:
         self.full_batch = full_batch
         self.loss = make_loss(options, phase.loss)
         self.objective = compilable(options, self.loss, phase.loss)
-        self.is_scheduled = not isinstance(
-            phase.loss, ELBO
-        )  # one given is used as it is
+        # A loss that is given is used as it is.
+        self.is_scheduled = not isinstance(phase.loss, ELBO)
+        self._is_own = not isinstance(options.optimizer, str)
         self.parameters = _moved_in(vae, phase)
         self.rates = rates_of(vae, phase, options)
         self.optimizer = self.rates.optimizer
@@ -80,6 +80,7 @@ class Steps:
         self.waiting = False
         self._compiled: CompiledELBO | None = None
         self._bound: BoundGraph | None = None  # the graph of this epoch
+        self._places: list[int] = []  # of the weights that it reads
         self._adam: FusedAdam | None = None  # moves what has a gradient in it
         self._all = list(vae.parameters())
         self._ahead: DeviceSteps | None = None  # where the host waits for none
@@ -254,6 +255,7 @@ class Steps:
             ):
                 return None
             self._bound = compiled.bind(self.vae.model, self.vae.guide, x)
+            self._places = self._places_of_weights()
         return self._bound
 
     def _move(self, bound: BoundGraph | None) -> None:
@@ -261,8 +263,15 @@ class Steps:
             self._adam()
             return
         self.optimizer.step()
-        if bound is not None and FusedAdam.knows(self.optimizer):
+        if bound is None:
+            return
+        if FusedAdam.knows(self.optimizer):
             self._adam = FusedAdam(self.optimizer, bound.moved)
+        elif self._is_own and self._places != self._places_of_weights():
+            self._bound = None  # `p.data = ...` put a weight where no graph looks
+
+    def _places_of_weights(self) -> list[int]:
+        return [p.data_ptr() for p in self._all]
 
     def _max_norm(self, size: float) -> float | None:
         # The loss is a sum over the batch, the option is about its mean.
@@ -290,7 +299,7 @@ def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
     """The objective and the plain bound of a batch, both sums over its data."""
     if isinstance(loss, ObjectiveELBO):
         return loss.loss_and_elbo(vae.model, vae.guide, x)
-    # A method of all that Pyro has, but not of their base class.
+    # A method of all that `make_loss` lets pass, but not of their base class.
     objective = loss.differentiable_loss(vae.model, vae.guide, x)  # type: ignore[attr-defined]
     return objective, -objective.detach()
 
@@ -308,7 +317,7 @@ def what_failed(vae: VAE, x: Tensor, num_particles: int, same_draws: bool) -> st
         vae: the pair.
         x: data.
         num_particles: draws for each datum.
-        same_draws: whether they are those that were not finite.
+        same_draws: whether data and draws are those that were not finite.
     """
     for name, p in vae.named_parameters():
         if not p.isfinite().all():
@@ -322,4 +331,4 @@ def what_failed(vae: VAE, x: Tensor, num_particles: int, same_draws: bool) -> st
         return f"term {', '.join(bad)}"
     if same_draws:
         return "a sum over the batch overflowed"
-    return "a sum over the batch overflowed, or a term for draws that are not kept"
+    return "a sum overflowed, or a term for draws or data that are not at hand"

@@ -12,7 +12,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from compiling import EVERY, SLOW, Discrete, Guide, Model, as_it_is, data, pair
+from compiling import (
+    EVERY,
+    SLOW,
+    Counting,
+    Discrete,
+    Guide,
+    Model,
+    as_it_is,
+    data,
+    pair,
+)
 from pairs import FAMILIES, perturb, quick
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
@@ -263,10 +273,10 @@ class Plain(nn.Module):
         self.linear = nn.Sequential(nn.Linear(2, 2, bias=False))
         self.shift = nn.Parameter(torch.zeros(2))
         self.temperature = 1.0
-        self.calls = 0
+        self.num_features = None
 
     def forward(self, x):
-        self.calls += 1
+        self.num_features = x.shape[-1]  # which the first run finds out
         with pyro.plate("data", len(x)):
             loc = self.linear(x) / self.temperature + self.shift
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
@@ -323,6 +333,36 @@ def test_an_attribute_that_never_rests_is_told(recwarn):
         run(loss, vae, x)
     said = [str(warning.message) for warning in recwarn]
     assert sum("8 graphs were compiled for one pair" in text for text in said) == 1
+
+
+def test_a_number_that_each_run_changes_is_refused():
+    vae, x = zoo.VAE(Model(), Counting(), (2,)), torch.ones(3, 2)
+    with pytest.raises(zoo.UserError, match="each run changes guide.calls, but a"):
+        run(compiled(), vae, x)
+
+    class Counts(zoo.AnnealedELBO):
+        runs = 0
+
+        def loss_and_elbo(self, model, guide, x):
+            self.runs += 1
+            return super().loss_and_elbo(model, guide, x)
+
+    other, loss = zoo.VAE(Model(), Plain(), (2,)), Counts()
+    with pytest.raises(zoo.UserError, match="each run changes objective.runs, but a"):
+        run(CompiledELBO(loss, compiler=as_it_is), other, x)
+
+
+def test_a_buffer_may_count_the_runs():
+    vae, x, loss = zoo.VAE(Model(), Counting(), (2,)), torch.ones(3, 2), compiled()
+    del vae.guide.calls
+    vae.guide.register_buffer("calls", torch.tensor(0))
+    for steps in (1, 2, 3):
+        theirs = copy.deepcopy(vae)
+        torch.testing.assert_close(
+            run(loss, vae, x), run(zoo.AnnealedELBO(), theirs, x)
+        )
+        assert vae.guide.calls == theirs.guide.calls == steps
+    assert len(graphs_of(loss, vae)) == 1
 
 
 def test_another_criterion_of_an_objective_has_a_graph_of_its_own():

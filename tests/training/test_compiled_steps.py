@@ -1,9 +1,14 @@
 """Compiled steps: they train as others do, with all that a step has."""
 
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from compiling import EVERY
+from compiling import EVERY, Model
 from pairs import graphs_as_traced, interrupt_at, perturb, quick, small
+from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference import compiled
@@ -118,6 +123,61 @@ def test_what_is_hooked_is_called_at_each_step(hooked, data, as_traced, monkeypa
     options = {"epochs": 2, "batch_size": 20, "compile": True, "progress": False}
     assert zoo.fit(vae, data, **options).compiled == ["train"]
     assert len(calls) == 6
+
+
+class Replaces(torch.optim.Optimizer):
+    """Gives each weight a tensor of its own, in every so many steps."""
+
+    def __init__(self, params, lr=1e-2, every=1):
+        super().__init__(params, {"lr": lr, "count": 0, "every": every})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        (group,) = self.param_groups
+        group["count"] += 1
+        for p in group["params"]:
+            moved = p - group["lr"] * p.grad
+            if group["count"] % group["every"]:
+                p.copy_(moved)
+            else:
+                p.data = moved
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_weights_that_an_optimiser_replaces_are_those_of_the_next_step(
+    every, data, as_traced
+):
+    how = {"optimizer": partial(Replaces, every=every), "batch_size": 9, "epochs": 3}
+    ours, theirs = (train("mean_field", data, c, **how) for c in (True, False))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    assert len(as_traced) == 1
+
+
+class TwoShifts(nn.Module):
+    """A guide whose two shifts have one gradient, which autograd computes once."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            loc = x + (self.one + self.other)
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+def test_a_gradient_of_two_parameters_is_clipped_once(as_traced):
+    torch.manual_seed(1)
+    x = 3 + torch.randn(30, 2)
+    data = zoo.Dataset(x[:20], x[20:25], x[25:], "gaussian")
+    how = {"optimizer": "sgd", "lr": 0.1, "clip_norm": 0.5, "keep": "last"}
+    ends = []
+    for compile in (True, False):
+        vae = zoo.VAE(Model(), TwoShifts(), (2,)).double()
+        zoo.fit(vae, data, epochs=2, compile=compile, progress=False, **how)
+        ends.append([p.detach() for p in vae.parameters()])
+    torch.testing.assert_close(*ends, rtol=1e-10, atol=1e-10)
+    assert all(p.abs().min() > 0.1 for p in ends[0])
 
 
 OPTIMISERS = {

@@ -5,15 +5,19 @@ import json
 import os
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pairs import FAMILIES, interrupt_at, others, quick, small
+from pyro import infer
 from pyro.infer import SVI, Trace_ELBO
+from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.data.streamed.randomness import epoch_order
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.steps import what_failed
 
 SMALL = {"latent_dim": 3, "hidden_dims": (16,)}
 
@@ -212,14 +216,16 @@ def test_a_loss_that_is_not_finite_names_the_term(data, tmp_path):
     before = (tmp_path / "checkpoint.pt").read_bytes()
     decoder = vae.model.decoder
     decoder.register_forward_hook(lambda module, args, out: out * float("inf"))
-    with pytest.raises(zoo.DivergedError, match=r"epoch 2, step 1: term log p\(x\|z\)"):
+    said = r"epoch 2, step 1: term log p\(x\|z\); the last good checkpoint is kept"
+    with pytest.raises(zoo.DivergedError, match=said):
         zoo.fit(vae, data, epochs=2, out=tmp_path, resume=True, progress=False)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 def test_a_broken_parameter_is_named_and_never_saved(data, tmp_path):
     vae = make("mean_field")
-    with pytest.raises(zoo.DivergedError, match="parameter .* gradient overflowed"):
+    said = "parameter .* gradient overflowed in the step before.; try a smaller lr"
+    with pytest.raises(zoo.DivergedError, match=said):  # and of no checkpoint
         zoo.fit(vae, data, epochs=3, lr=1e38, out=tmp_path, progress=False)
     assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -233,6 +239,44 @@ def test_weights_that_break_in_the_last_step_are_caught(data, tmp_path):
             progress=False,
         )  # fmt: skip
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+class Bounded(nn.Module):
+    """A model under which nothing outside [-1, 1] is possible."""
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            low = z * 0 - 1
+            p = dist.Uniform(low, low + 2, validate_args=False)
+            pyro.sample("x", p.to_event(1), obs=x)
+
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x + self.shift, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+def test_a_validation_datum_that_is_impossible_is_told_from_a_loss(dtype, tmp_path):
+    x = torch.rand(30, 2) - 0.5
+    data = zoo.Dataset(x[:20], x[20:] + 9 * (x[20:] > 0), x[20:], "gaussian")
+    vae = zoo.VAE(Bounded(), Shifted(), (2,)).to(dtype)
+    said = (
+        r"the validation bound is not finite after epoch 1: term log p\(x\|z\); has a"
+    )
+    with pytest.raises(zoo.DivergedError, match=said):
+        zoo.fit(vae, data, epochs=2, out=tmp_path, progress=False)
+
+
+def test_draws_that_are_gone_leave_two_explanations():
+    vae = make("mean_field")
+    assert "that are not at hand" in what_failed(vae, torch.zeros(3, 2, 3), 1, False)
 
 
 def test_resume_keeps_the_number_of_threads_and_gives_it_back(data, tmp_path):
@@ -404,6 +448,23 @@ def test_an_option_that_a_phases_loss_does_not_know_is_refused(option, data):
         zoo.fit(vae, data, epochs=2, progress=False, **{option: 1})
 
 
+BY_SVI_ALONE = {
+    "TraceGraph_ELBO": infer.TraceGraph_ELBO(),
+    "RenyiELBO": infer.RenyiELBO,
+    "ReweightedWakeSleep": lambda num_particles: infer.ReweightedWakeSleep(2),
+    "TraceTailAdaptive_ELBO": infer.TraceTailAdaptive_ELBO(),
+}
+
+
+@pytest.mark.parametrize("name", BY_SVI_ALONE)
+def test_an_elbo_that_no_step_can_be_taken_by_is_refused(name, data):
+    vae = make("mean_field")
+    vae.phases = (zoo.Phase(), zoo.Phase("own", loss=BY_SVI_ALONE[name]))
+    said = f"with a finite differentiable_loss, as Trace_ELBO.*, got {name}; train by"
+    with pytest.raises(zoo.UserError, match=said):
+        zoo.fit(vae, data, epochs=2, progress=False)
+
+
 def test_a_phase_starts_once_and_not_again_when_resumed(data, tmp_path, monkeypatch):
     started = []
 
@@ -480,6 +541,7 @@ def test_dynamic_binarisation_is_redrawn_and_resumes(tmp_path):
         ({"free_bits": -1.0}, "free_bits must not be negative"),
         ({"bound": "iwae", "free_bits": 1.0}, "free bits have no meaning"),
         ({"bound": "iwae", "sticking_the_landing": True}, "biases the bound"),
+        ({"free_bits": 1.0, "sticking_the_landing": True}, "biases free bits"),
         ({"seed": 2**70}, "seed must fit in 64 bits"),
         ({"tempering_steps": 10, "kl_warmup": 2}, "choose one of them"),
         ({"device": "tpu"}, "known: auto, cpu, cuda"),
@@ -516,3 +578,38 @@ def test_the_store_stays_empty_and_copies_train(data):
     before = weights(vae)
     zoo.fit(clone, data, epochs=2, seed=7, progress=False)
     assert_same(weights(vae), before)
+
+
+def test_it_leaves_no_gradients_behind(data, monkeypatch):
+    vae = make()
+    zoo.fit(vae, data, epochs=1, progress=False)
+    assert not vae.training
+    assert all(p.grad is None for p in vae.parameters())
+    interrupt_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.fit(vae, data, epochs=5, batch_size=20, progress=False)
+    assert all(p.grad is None for p in vae.parameters())
+
+
+def test_the_bar_has_both_bounds_in_the_units_of_the_data(capsys):
+    x = 1e4 * torch.randn(60, 4)
+    data = zoo.Dataset(x[:40], x[40:50], x[50:], "gaussian", standardise=True)
+    vae = zoo.create("mean_field", data, **SMALL)
+    (record,) = zoo.fit(vae, data, epochs=1, device="cpu").epochs
+    shown = f"elbo {record['train_elbo']:.2f} valid {record['valid_elbo']:.2f}"
+    assert shown in capsys.readouterr().err
+
+
+def test_a_training_is_there_until_another_can_begin(data, tmp_path):
+    zoo.fit(make(), data, epochs=1, out=tmp_path, progress=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert set(before) >= {"checkpoint.pt", "metrics.jsonl"}
+    x = torch.randn(60, 2, 3)
+    real = zoo.Dataset(x[:40], x[40:50], x[50:], "gaussian")
+    with pytest.raises(zoo.UserError, match="bernoulli"):
+        zoo.fit(make(), real, out=tmp_path, overwrite=True, progress=False)
+    vae = make()
+    vae.phases = (zoo.Phase(start=lambda vae: vae.nothing),)
+    with pytest.raises(AttributeError, match="nothing"):
+        zoo.fit(vae, data, out=tmp_path, overwrite=True, progress=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before

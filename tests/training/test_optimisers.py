@@ -391,13 +391,20 @@ def test_a_schedule_that_breaks_on_its_way(data):
         zoo.fit(make(), data, **HOW, schedule=later)
 
 
-def test_a_phase_with_a_loss_of_its_own_has_no_beta(data):
-    vae = make()
+OF_THE_LOSS = {"beta": 2, "num_particles": 8, "bound": "iwae", "free_bits": 0.5}
+OF_THE_LOSS |= {"kl_warmup": 5, "tempering_steps": 9}
+OF_THE_LOSS |= {"sticking_the_landing": True, "analytic_kl": True}
+
+
+@pytest.mark.parametrize("name", OF_THE_LOSS)
+def test_a_loss_that_is_used_as_it_is_leaves_no_option_unheard(name, data):
+    vae, value = make(), OF_THE_LOSS[name]
     vae.phases = (zoo.Phase(loss=zoo.AnnealedELBO(kl_weight=2.0)),)
-    with pytest.raises(
-        zoo.UserError, match="beta=2 would be ignored: a phase of the VAE"
-    ):
-        zoo.fit(vae, data, **HOW, beta=2)
+    said = (
+        f"{name}={value!r} would be ignored: a phase of the VAE has a loss of its own"
+    )
+    with pytest.raises(zoo.UserError, match=said):
+        zoo.fit(vae, data, **HOW, **{name: value})
 
 
 def test_resume_asks_for_the_same_by_name(data, tmp_path):

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pyro
 import pytest
 import torch
-from compiling import EVERY, SLOW, Guide, Model, as_it_is
+from compiling import EVERY, SLOW, Counting, Discrete, Guide, Model, as_it_is
 from pairs import (
     check_resumes_in_every_phase,
     graphs_as_traced,
@@ -143,6 +143,35 @@ def test_a_pair_that_cannot_be_compiled(monkeypatch, compile):
     with pytest.warns(UserWarning, match="trained without compiling: the pair cannot"):
         history = zoo.fit(vae, data, epochs=2, progress=False)
     assert history.compiled == []
+
+
+def test_draws_without_reparametrisation_train_by_pyros_own_elbo():
+    x = torch.randn(30, 2).sign().relu()
+    data = zoo.Dataset(x[:20], x[20:25], x[25:])
+    vae = zoo.VAE(Model(), Discrete(), (2,))
+    with pytest.raises(zoo.UserError, match="which fit takes under kl_warmup=0 and no"):
+        zoo.fit(vae, data, epochs=2, progress=False)
+    history = zoo.fit(vae, data, epochs=2, kl_warmup=0, progress=False)
+    assert len(history.epochs) == 2
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_a_pair_that_changes_its_own_numbers(monkeypatch, as_traced, compile):
+    """Which a graph would not change: eager, it anneals as ever."""
+    monkeypatch.setattr(loop, "STEPS_WORTH_COMPILING", 1)
+    x = torch.randn(30, 2)
+    data = zoo.Dataset(x[:20], x[20:25], x[25:], likelihood="gaussian")
+    vae = zoo.VAE(Model(), Counting(), (2,))
+    options = {"epochs": 9, "batch_size": 5, "progress": False}
+    if compile is True:
+        with pytest.raises(zoo.UserError, match="each run changes guide.calls, but a"):
+            zoo.fit(vae, data, compile=True, **options)
+        return
+    with pytest.warns(UserWarning, match="without compiling: .* make it a buffer, or"):
+        history = zoo.fit(vae, data, **options)
+    assert history.compiled == []
+    assert not as_traced  # none was compiled
+    assert vae.guide.calls > 9 * 4
 
 
 @pytest.mark.parametrize("compile", ["auto", True])
@@ -322,6 +351,7 @@ def test_it_stops_before_a_loss_that_is_not_finite(
         return x * math.nan
 
     monkeypatch.setattr(loop.Loop, "_batch", poison)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     options = {"epochs": 3, "batch_size": 15, "compile": True, "progress": False}
     said = "at epoch 2, step 3: term log p.x.z.*last good checkpoint is kept"
     with pytest.raises(zoo.DivergedError, match=said):
