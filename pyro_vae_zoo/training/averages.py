@@ -48,23 +48,13 @@ class Average:
     """
 
     def __init__(self, vae: VAE) -> None:
-        self.vae = vae
-        modules = vae.named_modules()
-        self._norms = [(name, m) for name, m in modules if isinstance(m, BATCH_NORMS)]
-        self.values = {name: t.clone() for name, t in self._named().items()}
-
-    def _named(self) -> dict[str, Tensor]:
-        """What is averaged, as the pair has it now."""
-        named = {name: p.detach() for name, p in self.vae.named_parameters()}
-        for path, norm in self._norms:
-            for name, buffer in norm.named_buffers(path, recurse=False):
-                if buffer.is_floating_point():  # and no count of batches
-                    named[name] = buffer
-        return named
+        named = dict(vae.named_parameters()) | _statistics(vae)
+        self._held = list(named.values())  # found once: a step has no time to look
+        self.values = {name: p.detach().clone() for name, p in named.items()}
 
     @property
     def _weights(self) -> list[Tensor]:
-        return list(self._named().values())
+        return [p.detach() for p in self._held]
 
     def move(self, decay: float | Tensor) -> None:
         """Take the weights of now into the average."""
@@ -100,3 +90,14 @@ class Average:
             yield
         finally:
             torch._foreach_copy_(self._weights, own)
+
+
+def _statistics(vae: VAE) -> dict[str, Tensor]:
+    """The running statistics of batch normalisation, by name."""
+    return {
+        name: buffer
+        for path, norm in vae.named_modules()
+        if isinstance(norm, BATCH_NORMS)
+        for name, buffer in norm.named_buffers(path, recurse=False)
+        if buffer.is_floating_point()  # and no count of batches
+    }
