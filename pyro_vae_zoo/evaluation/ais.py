@@ -294,7 +294,7 @@ def bidirectional(
     num_chains, num_data = chain.num_chains, count("num_data", num_data)
     model, device = vae.model, vae.device
     lower, upper, accepted = [], [], []
-    with evaluating(model, model, device, seed):
+    with evaluating(model, vae.guide, device, seed):
         z, x = _simulate(vae, num_data)
         size = chain.batch_size(device, chunk_rows)
         pairs = list(zip(z.split(size), x.split(size), strict=True))

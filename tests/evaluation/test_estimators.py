@@ -183,7 +183,8 @@ def test_accepts_a_model_and_a_guide(truth, wide):
     torch.testing.assert_close(ll.log_prob, truth.marginal.log_prob(x))
 
 
-def test_accepts_a_pair_without_parameters(truth):
+@pytest.mark.parametrize("buffers", [{}, {"seen": torch.tensor(3)}], ids=len)
+def test_accepts_a_pair_without_parameters(buffers):
     class Model(nn.Module):
         def forward(self, x):
             with pyro.plate("data", len(x)):
@@ -195,8 +196,11 @@ def test_accepts_a_pair_without_parameters(truth):
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
 
+    model = Model()
+    for name, value in buffers.items():  # x is of no type that counts
+        model.register_buffer(name, value)
     x = torch.randn(4)
-    ll = zoo.log_likelihood((Model(), Guide()), x, 10)
+    ll = zoo.log_likelihood((model, Guide()), x, 10)
     expected = dist.Normal(0.0, 2**0.5).log_prob(x).double()
     torch.testing.assert_close(ll.log_prob, expected, rtol=1e-5, atol=1e-5)
 
