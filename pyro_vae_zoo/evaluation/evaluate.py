@@ -61,8 +61,8 @@ def log_likelihood(
             where there are so many that it pays, and the pair can be compiled.
 
     Raises:
-        UserError: for data that the likelihood cannot score, and where the pair cannot
-            be compiled and was to be.
+        UserError: for data that the likelihood cannot score, for numbers below one, and
+            where the pair cannot be compiled and was to be.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
