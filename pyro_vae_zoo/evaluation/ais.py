@@ -31,7 +31,7 @@ from pyro_vae_zoo.data.display import Summary, digits, figure, frame
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.hmc import Annealing, State
 from pyro_vae_zoo.evaluation.importance import summarise
-from pyro_vae_zoo.evaluation.statistics import mean_row
+from pyro_vae_zoo.evaluation.statistics import error_of_draws, mean_row
 from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, sides_and_data, units_of
@@ -81,6 +81,11 @@ class AnnealedLikelihood:
     num_temps: int
     num_leapfrog: int
 
+    @property
+    def mc_error(self) -> float:
+        """Monte-Carlo standard error of the mean of `log_prob`, in nats."""
+        return error_of_draws(self.std_error)
+
     def __repr__(self) -> str:
         return str(self._summary())
 
@@ -89,9 +94,9 @@ class AnnealedLikelihood:
 
     def _summary(self) -> Summary:
         n, chains = len(self.log_prob), self.num_chains
-        error = self.std_error.square().sum().sqrt().item() / max(n, 1)
+        mc_error = f", MC error {digits(self.mc_error)}"
         rows = [
-            mean_row("log p(x)", self.log_prob, f", MC error {digits(error)}"),
+            mean_row("log p(x)", self.log_prob, mc_error),
             ("ESS", digits(self.ess.mean().item(), 1), f"of {chains} chains"),
             ("acceptance", digits(self.acceptance.mean().item(), 2)),
         ]
