@@ -41,7 +41,7 @@ def history():
 def log_likelihood():
     khat = errors()
     khat[:2] = torch.tensor([torch.inf, nan])
-    return zoo.LogLikelihood(numbers(N), errors(), 10 * errors(), khat, 100)
+    return zoo.LogLikelihood(numbers(N), errors(), 10 * errors(), khat, 100, 0.1)
 
 
 def evaluation():

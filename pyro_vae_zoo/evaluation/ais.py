@@ -26,18 +26,17 @@ from typing import TYPE_CHECKING
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyro_vae_zoo.data.display import Summary, digits, figure, frame
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.hmc import Annealing, State
 from pyro_vae_zoo.evaluation.importance import summarise
-from pyro_vae_zoo.evaluation.statistics import mean_row
+from pyro_vae_zoo.evaluation.statistics import error_of_draws, mean_row
 from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, sides_and_data, units_of
 from pyro_vae_zoo.pair.modes import evaluating
-from pyro_vae_zoo.pair.sites import Site, in_data_plate, is_record, latent_sites
+from pyro_vae_zoo.pair.sites import check_one_vector, is_record, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
 if TYPE_CHECKING:
@@ -82,6 +81,11 @@ class AnnealedLikelihood:
     num_temps: int
     num_leapfrog: int
 
+    @property
+    def mc_error(self) -> float:
+        """Monte-Carlo standard error of the mean of `log_prob`, in nats."""
+        return error_of_draws(self.std_error)
+
     def __repr__(self) -> str:
         return str(self._summary())
 
@@ -90,9 +94,9 @@ class AnnealedLikelihood:
 
     def _summary(self) -> Summary:
         n, chains = len(self.log_prob), self.num_chains
-        error = self.std_error.square().sum().sqrt().item() / max(n, 1)
+        mc_error = f", MC error {digits(self.mc_error)}"
         rows = [
-            mean_row("log p(x)", self.log_prob, f", MC error {digits(error)}"),
+            mean_row("log p(x)", self.log_prob, mc_error),
             ("ESS", digits(self.ess.mean().item(), 1), f"of {chains} chains"),
             ("acceptance", digits(self.acceptance.mean().item(), 2)),
         ]
@@ -222,10 +226,11 @@ def annealed_log_likelihood(
     chain = Annealing.of(num_chains, num_temps, num_leapfrog)
     num_chains = chain.num_chains
     units = units_of(x)
-    model, _, x, device = sides_and_data(vae, x)
+    model, guide, x, device = sides_and_data(vae, x)
     weights, accepted = [], []
-    with evaluating(model, model, device, seed):
-        _check_one_latent(model, x[:1].to(device))
+    with evaluating(model, guide, device, seed):
+        trace = poutine.trace(model).get_trace(x[:1].to(device))
+        check_one_vector(trace, "annealing")
         batches = x.split(chain.batch_size(device, chunk_rows))
         with chain.bar(len(batches), 1, progress) as bar:
             for batch in batches:
@@ -294,7 +299,7 @@ def bidirectional(
     num_chains, num_data = chain.num_chains, count("num_data", num_data)
     model, device = vae.model, vae.device
     lower, upper, accepted = [], [], []
-    with evaluating(model, model, device, seed):
+    with evaluating(model, vae.guide, device, seed):
         z, x = _simulate(vae, num_data)
         size = chain.batch_size(device, chunk_rows)
         pairs = list(zip(z.split(size), x.split(size), strict=True))
@@ -334,7 +339,7 @@ def _draw_prior(model: nn.Module, x: Tensor, num_chains: int) -> Tensor:
 def _simulate(vae: VAE, num_data: int) -> tuple[Tensor, Tensor]:
     """Draws of p(x, z)."""
     blank = torch.zeros(num_data, *vae.event_shape, device=vae.device, dtype=vae.dtype)
-    _check_one_latent(vae.model, blank[:1])
+    check_one_vector(poutine.trace(vae.model).get_trace(blank[:1]), "annealing")
     trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(blank)
     found = {
         name: site for name, site in latent_sites(trace).items() if not is_record(site)
@@ -344,35 +349,3 @@ def _simulate(vae: VAE, num_data: int) -> tuple[Tensor, Tensor]:
             f"expected a model that observes one site 'x', got {sorted(found)}"
         )
     return found["z"]["value"], found["x"]["value"]
-
-
-def _check_one_latent(model: nn.Module, x: Tensor) -> None:
-    sites = latent_sites(poutine.trace(model).get_trace(x))
-    kinds = {name: _kind(site) for name, site in sites.items()}
-    if kinds != {"z": _VECTOR}:
-        found = ", ".join(f"{name!r} ({kind})" for name, kind in kinds.items())
-        raise UserError(
-            "annealing needs a model whose only latent site is a real vector 'z' for "
-            f"each datum, got {found or 'none'}"
-        )
-
-
-_VECTOR = "a real vector for each datum"
-
-
-def _kind(site: Site) -> str:
-    """The kind of a site, as Hamiltonian Monte Carlo has to know it, in words."""
-    fn = site["fn"]
-    support = fn.support
-    # Around it are those of `to_event` and of PyTorch's mixtures.
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    if not in_data_plate(site):
-        return "outside the plate 'data'"
-    if support.is_discrete:
-        return "discrete"
-    if not isinstance(support, type(constraints.real)):
-        return f"in {support}"
-    if len(fn.event_shape) != 1:
-        return f"of event shape {tuple(fn.event_shape)}"
-    return _VECTOR

@@ -19,6 +19,7 @@ from pyro_vae_zoo.data.streamed.rows import part
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.inference.tracing import Pair, TensorPlaces, inductor, trace
+from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import sides_and_data
 from pyro_vae_zoo.pair.memory import rows_that_fit
 from pyro_vae_zoo.pair.modes import evaluating
@@ -75,14 +76,15 @@ def stream(
             where there are many of them and it can be.
 
     Raises:
-        UserError: for data that the likelihood cannot score, and where the pair cannot
-            be compiled and was to be.
+        UserError: for data that the likelihood cannot score, for numbers below one, and
+            where the pair cannot be compiled and was to be.
     """
     if not (isinstance(compile, bool) or compile == "auto"):
         raise UserError(f"compile: expected True, False or 'auto', got {compile!r}")
+    rows = None if chunk_rows is None else count("chunk_rows", chunk_rows)
     model, guide, x, device = sides_and_data(vae, x)
     with evaluating(model, guide, device, seed):
-        rows = chunk_rows or chunk_rows_for(model, guide, x[:2].to(device))
+        rows = rows or chunk_rows_for(model, guide, x[:2].to(device))
         size, step = chunk_sizes(len(x), num_particles, rows)
         many = (len(x) // size) * (num_particles // step) >= CHUNKS_WORTH_COMPILING
         with tqdm(total=len(x), desc="evaluate", disable=not progress) as bar:
@@ -170,6 +172,9 @@ def _compiled(
     must: bool,
 ) -> Callable[[Tensor], dict] | None:
     """The function compiled for data like the example; None where it cannot be."""
+    devices = [example.device] if example.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # a graph checks no values
+        function(model, guide, example[:2], draws)
     places = TensorPlaces(model=model, guide=guide)
     tensors = places.tensors()
     pair = Pair(function, model, guide)

@@ -107,10 +107,10 @@ def diagnose(
             seconds[name] = round(time.perf_counter() - start, 2)
 
     start = time.perf_counter()
-    log_weights = draw_log_weights(
+    drawn = draw_log_weights(
         vae, x, options.num_particles, seed=seed, progress=progress
     )
-    importance, curve = summarise(log_weights), curve_of(log_weights)
+    importance, curve = summarise(*drawn), curve_of(*drawn)
     seconds["importance"] = round(time.perf_counter() - start, 2)
     annealed = bounds = None
     if options.chains:
@@ -235,9 +235,7 @@ def _agreement(importance: LogLikelihood, annealed: AnnealedLikelihood) -> dict:
 
 
 def _estimate(found: LogLikelihood | AnnealedLikelihood) -> dict:
-    n = len(found.log_prob)
-    mc_error = found.std_error.square().sum().sqrt().item() / n
-    return _mean("log_likelihood", found.log_prob) | {"mc_error": mc_error}
+    return _mean("log_likelihood", found.log_prob) | {"mc_error": found.mc_error}
 
 
 def _sampled(found: LogLikelihood) -> dict:

@@ -61,8 +61,8 @@ def log_likelihood(
             where there are so many that it pays, and the pair can be compiled.
 
     Raises:
-        UserError: for data that the likelihood cannot score, and where the pair cannot
-            be compiled and was to be.
+        UserError: for data that the likelihood cannot score, for numbers below one, and
+            where the pair cannot be compiled and was to be.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
@@ -70,7 +70,7 @@ def log_likelihood(
     torch.Size([3])
     """
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
-    return summarise(draw_log_weights(vae, x, num_particles, compile=compile, **how))
+    return summarise(*draw_log_weights(vae, x, num_particles, compile=compile, **how))
 
 
 @apart
@@ -83,14 +83,18 @@ def draw_log_weights(
     chunk_rows: int | None = None,
     progress: bool = False,
     compile: bool | str = "auto",
-) -> Tensor:
-    r"""The draws' \(\log w_k\), shape `(len(x), num_particles)`, float64 on the CPU.
+) -> tuple[Tensor, list[slice]]:
+    r"""The draws' \(\log w_k\), and the groups of data that share draws, if any do.
 
     Arguments and errors of `log_likelihood`, which summarises them.
+
+    Returns:
+        Log-weights `(len(x), num_particles)`, float64 on the CPU, and rows of them.
     """
     units, x = units_of(x), data_of(x)
     num_particles = count("num_particles", num_particles)
     log_weights = empty_weights(len(x), num_particles)
+    groups: list[slice] = []
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
     chunks = stream_over_ranks(
         vae, x, num_particles, _log_weights, compile=compile, **how
@@ -98,7 +102,9 @@ def draw_log_weights(
     with closing(chunks):  # an error in the loop must not leave its contexts open
         for rows, columns, chunk in chunks:
             log_weights[rows, columns] = chunk["log_weights"].cpu() + units
-    return log_weights
+            if chunk["shared"] and columns.start == 0:
+                groups.append(rows)
+    return log_weights, groups
 
 
 @apart
@@ -177,13 +183,12 @@ def _weighted_bounds(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) 
 def _log_weights(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
     """The numbers of a chunk that `log_likelihood` wants."""
     terms = bound_terms(model, guide, x, draws, scaled=False)
-    return {"log_weights": terms.log_weights.double().T}
+    return {"log_weights": terms.log_weights.double().T, "shared": _share(terms)}
 
 
 def _summaries(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dict:
     """The numbers of a chunk that `evaluate` wants."""
     terms = bound_terms(model, guide, x, draws, scaled=False)
-    sites = latent_sites(terms.guide_trace).values()
     return {
         "log_weights": terms.log_weights.double().T,
         "reconstruction": terms.log_likelihood.double().sum(),
@@ -191,8 +196,13 @@ def _summaries(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> dic
         "halves": _sums_of_halves(terms),
         "densities": _flow_densities(terms),
         "weights": _mixture_weights(terms),
-        "shared": not all(map(in_data_plate, sites)),
+        "shared": _share(terms),
     }
+
+
+def _share(terms: BoundTerms) -> bool:
+    """True where data have a draw in common."""
+    return not all(map(in_data_plate, latent_sites(terms.guide_trace).values()))
 
 
 def _sums_of_halves(terms: BoundTerms) -> dict[str, Tensor]:

@@ -235,7 +235,9 @@ def _log_joint(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
     """The model's log p(x, z) at points `(g, 2)` for one datum, shape `(g,)`."""
     chunks = []
     for part in z.split(_CHUNK):
-        log_likelihood, log_prior = score_latents(vae.model, x, part[:, None])
+        log_likelihood, log_prior = score_latents(
+            vae.model, x, part[:, None], scaled=False
+        )
         chunks.append((log_likelihood + log_prior)[:, 0].double().cpu())
     return torch.cat(chunks)
 

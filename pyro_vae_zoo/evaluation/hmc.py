@@ -84,7 +84,9 @@ class Annealing(NamedTuple):
 
     def batch_size(self, device: torch.device, chunk_rows: int | None) -> int:
         """The number of data that are run at a time, in so many datum-chains."""
-        rows = chunk_rows or _ROWS.get(device.type, _ROWS["cpu"])
+        rows = _ROWS.get(device.type, _ROWS["cpu"])
+        if chunk_rows is not None:
+            rows = count("chunk_rows", chunk_rows)
         return max(rows // self.num_chains, 1)
 
     def bar(self, num_batches: int, num_runs: int, progress: bool) -> tqdm:

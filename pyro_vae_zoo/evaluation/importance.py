@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae_zoo.data.display import Row, Summary, digits, figure, frame
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.evaluation.statistics import mean_row
+from pyro_vae_zoo.evaluation.statistics import error_of_draws, mean_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +48,8 @@ class LogLikelihood:
             above 0.7 the estimate is unreliable, whatever `std_error` says. See
             `pareto_khat` for inf, NaN and 0.
         num_particles: draws for each datum, those of weight zero too.
+        mc_error: Monte-Carlo standard error of the mean of `log_prob`, in nats; where data
+            share a draw, as that of a graph's gates, with the covariance that comes of it.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
@@ -61,6 +63,7 @@ class LogLikelihood:
     ess: Tensor
     khat: Tensor
     num_particles: int
+    mc_error: float
 
     def __repr__(self) -> str:
         return str(self._summary())
@@ -70,9 +73,9 @@ class LogLikelihood:
 
     def _summary(self) -> Summary:
         n, k = len(self.log_prob), self.num_particles
-        error = self.std_error.square().sum().sqrt().item() / max(n, 1)
+        mc_error = f", MC error {digits(self.mc_error)}"
         rows = [
-            mean_row("log p(x)", self.log_prob, f", MC error {digits(error)}"),
+            mean_row("log p(x)", self.log_prob, mc_error),
             ("ESS", digits(self.ess.mean().item(), 1), f"of {k} particles"),
             *khat_rows(*summary_of_khat(self.khat)),
         ]
@@ -92,13 +95,20 @@ class LogLikelihood:
         return figure(self, title)
 
 
-def summarise(log_weights: Tensor) -> LogLikelihood:
-    """Summaries of rows of log-weights, some rows at a time to save memory."""
+def summarise(log_weights: Tensor, groups: Sequence[slice] = ()) -> LogLikelihood:
+    """Summaries of rows of log-weights, some rows at a time to save memory.
+
+    Args:
+        log_weights: shape `(n, num_particles)`.
+        groups: rows whose draws depend on each other; by default no two do.
+    """
     num_particles = log_weights.shape[1]
     rows = max(_SUMMARY_BLOCK // num_particles, 1)
     parts = [_summary_of_block(block) for block in log_weights.split(rows)]
     log_prob, std_error, ess, khat = map(torch.cat, zip(*parts, strict=True))
-    return LogLikelihood(log_prob, std_error, ess, khat, num_particles)
+    independent = error_of_draws(std_error)
+    mc_error = error_of_mean(log_weights, groups) if groups else independent
+    return LogLikelihood(log_prob, std_error, ess, khat, num_particles, mc_error)
 
 
 def error_of_mean(log_weights: Tensor, groups: Sequence[slice]) -> float:

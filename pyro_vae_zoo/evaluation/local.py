@@ -28,7 +28,7 @@ from pyro_vae_zoo.models.standard import AmortizedGuide
 from pyro_vae_zoo.options import count, real
 from pyro_vae_zoo.pair.door import Data, apart, sides_and_data, units_of
 from pyro_vae_zoo.pair.modes import evaluating
-from pyro_vae_zoo.pair.sites import latent_sites
+from pyro_vae_zoo.pair.sites import check_one_vector, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runtime import tqdm
 
@@ -112,7 +112,7 @@ def weights_of_each(
     num_particles, fit = _checked(num_particles, fit)
     found = []
     with evaluating(model, guide, device, seed):
-        _check_one_vector(guide, x[:1].to(device))
+        _check_one_vector(model, guide, x[:1].to(device))
         rows = chunk_rows_for(model, guide, x[:2].to(device))
         draws = max(fit.step_particles, PARTICLES_PER_CHUNK // 4)
         batches = x.split(max(rows // draws, 1))
@@ -162,7 +162,7 @@ def local_draws(
     num_particles, fit = _checked(num_particles, Fit(num_steps, 0.02, 8))
     with evaluating(model, guide, device, seed):
         x = x.to(device)
-        _check_one_vector(guide, x[:1])
+        _check_one_vector(model, guide, x[:1])
         q = _local(guide, x, full=True)
         with tqdm(disable=True) as bar:
             _optimise(model, q, x, fit, bar)
@@ -310,18 +310,11 @@ def _log_weights(
     return torch.cat(parts, 1)
 
 
-def _check_one_vector(guide: nn.Module, x: Tensor) -> None:
+def _check_one_vector(model: nn.Module, guide: nn.Module, x: Tensor) -> None:
     devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(
-        devices=devices
-    ):  # the draws that count are as they were
-        sites = latent_sites(poutine.trace(guide).get_trace(x))
-    if [*sites] != ["z"] or sites["z"]["value"].ndim != 2:
-        found = ", ".join(map(repr, sites)) or "none"
-        raise UserError(
-            "a q for each datum needs a pair whose only latent is a real vector 'z', "
-            f"got latents {found}"
-        )
+    with torch.random.fork_rng(devices=devices):  # the draws that count stay the same
+        terms = bound_terms(model, guide, x)
+    check_one_vector(terms.model_trace, "a q for each datum")
 
 
 def _checked(num_particles: int, fit: Fit) -> tuple[int, Fit]:

@@ -4,9 +4,11 @@ A curve that still rises at its end says that the draws are too few.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from pyro_vae_zoo.data.display import Summary, digits, figure, frame
@@ -113,16 +115,15 @@ def particle_curve(
     >>> particle_curve(vae, torch.zeros(3, 8, 8), 50).num_particles
     (1, 2, 5, 10, 20, 50)
     """
-    return curve_of(
-        draw_log_weights(vae, x, num_particles, seed=seed, progress=progress)
-    )
+    drawn = draw_log_weights(vae, x, num_particles, seed=seed, progress=progress)
+    return curve_of(*drawn)
 
 
-def curve_of(log_weights: Tensor) -> ParticleCurve:
-    """The curve of given log-weights, shape `(n, num_particles)`."""
+def curve_of(log_weights: Tensor, groups: Sequence[slice] = ()) -> ParticleCurve:
+    """The curve of given log-weights; arguments of `summarise`."""
     n, total = log_weights.shape
     sizes = _one_two_five(total)
-    points = [_at(log_weights, k) for k in sizes]
+    points = [_at(log_weights, groups, k) for k in sizes]
     log_prob, std_error, mc_error = zip(*points, strict=True)
     return ParticleCurve(tuple(sizes), log_prob, std_error, mc_error, n)
 
@@ -134,14 +135,26 @@ def _one_two_five(most: int) -> list[int]:
     return [k for k in sizes if k < most] + [most]
 
 
-def _at(log_weights: Tensor, k: int) -> tuple[float, float, float]:
+def _at(
+    log_weights: Tensor, groups: Sequence[slice], k: int
+) -> tuple[float, float, float]:
     """The curve at K = k: mean, error over the data, error of the draws."""
-    n, total = log_weights.shape
+    _, total = log_weights.shape
     blocks = log_weights[:, : total // k * k].unflatten(1, (-1, k))
     estimates = blocks.logsumexp(2) - math.log(k)
     if total // k == 1:  # a single block does not tell how blocks vary
-        errors = summarise(log_weights[:, :k]).std_error
+        mc_error = summarise(log_weights[:, :k], groups).mc_error
     else:
-        errors = estimates.std(1) / math.sqrt(total // k)
-    mean, mc_error = estimates.mean(1), errors.square().sum().sqrt().item() / n
+        mc_error = _error_of_blocks(estimates, groups)
+    mean = estimates.mean(1)
     return mean.mean().item(), error_over_data(mean), mc_error
+
+
+def _error_of_blocks(estimates: Tensor, groups: Sequence[slice]) -> float:
+    """Error of the mean over data and blocks, from how the blocks vary."""
+    n, num_blocks = estimates.shape
+    sums = estimates
+    if groups:  # data that share draws vary together
+        sums = torch.stack([estimates[rows].sum(0) for rows in groups])
+    errors = sums.std(1) / math.sqrt(num_blocks)
+    return errors.square().sum().sqrt().item() / n

@@ -12,6 +12,7 @@ from pyro_vae_zoo.data.display import Row, digits
 
 __all__ = [
     "difference",
+    "error_of_draws",
     "error_over_data",
     "mean_row",
     "number",
@@ -36,6 +37,15 @@ def error_over_data(values: Tensor) -> float:
     2.0
     """
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def error_of_draws(std_errors: Tensor) -> float:
+    """Monte-Carlo error of the mean of independent estimates, from the error of each.
+
+    >>> error_of_draws(Tensor([3.0, 4.0]))
+    2.5
+    """
+    return std_errors.square().sum().sqrt().item() / max(len(std_errors), 1)
 
 
 def mean_row(name: str, values: Tensor, more: str = "") -> Row:

@@ -15,7 +15,7 @@ from pyro_vae_zoo.evaluation.importance import (
     summarise,
     summary_of_khat,
 )
-from pyro_vae_zoo.evaluation.statistics import error_over_data
+from pyro_vae_zoo.evaluation.statistics import error_of_draws, error_over_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -193,7 +193,7 @@ class Totals:
             for name in ("log_prob", "std_error", "khat", "ess")
         )
         log_likelihood = log_prob.mean().item()
-        mc_error = std_error.square().sum().sqrt().item() / n
+        mc_error = error_of_draws(std_error)
         if self.shared_squares:
             mc_error = math.sqrt(self.shared_squares) / n
         draws, active = n * num_particles, self.units.count()

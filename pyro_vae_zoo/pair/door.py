@@ -16,7 +16,13 @@ from pyro_vae_zoo.data.streamed.rows import Rows, mapped, some
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.nn.names import LIKELIHOODS, SIZED
 from pyro_vae_zoo.pair.memory import rows_that_fit
-from pyro_vae_zoo.pair.modes import evaluating, ordinary, undisturbed
+from pyro_vae_zoo.pair.modes import (
+    dtype_of,
+    evaluating,
+    ordinary,
+    tensors_of,
+    undisturbed,
+)
 from pyro_vae_zoo.pair.sites import check_observed, check_whole_plates
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -44,7 +50,7 @@ def apart(function: F) -> F:
         vae: VAE | tuple[nn.Module, nn.Module], *args: object, **kwargs: object
     ) -> object:
         model, guide = sides_of(vae)
-        with undisturbed(_device_of(model, guide)):
+        with undisturbed(_device_of(model, guide), dtype_of(model, guide)):
             return function(vae, *args, **kwargs)
 
     return cast(F, undisturbed_function)
@@ -111,12 +117,12 @@ def sides_and_data(
         UserError: for what is no pair, and for data that the likelihood cannot score.
     """
     model, guide = sides_of(vae)
-    held = _held(model, guide)
+    held = tensors_of(model, guide)
 
     def suited(x: Tensor | np.ndarray) -> Tensor:
         # A VAE may be in double precision.
         x = vae.check_data(x) if isinstance(vae, VAE) else as_batch(x)
-        x = ordinary(x.to(held[0].dtype if held else x.dtype))
+        x = ordinary(x.to(dtype_of(model, guide) or x.dtype))
         if not isinstance(vae, VAE) or vae.likelihood not in {*LIKELIHOODS} - {*SIZED}:
             check_scorable(model, guide, x, held[0].device if held else x.device)
         return x
@@ -129,12 +135,8 @@ def sides_and_data(
     return model, guide, tensor, held[0].device if held else tensor.device
 
 
-def _held(model: nn.Module, guide: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *guide.parameters(), *model.buffers()]
-
-
 def _device_of(model: nn.Module, guide: nn.Module) -> torch.device:
-    held = _held(model, guide)
+    held = tensors_of(model, guide)
     return held[0].device if held else torch.device("cpu")
 
 

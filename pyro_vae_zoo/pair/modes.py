@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from pyro_vae_zoo.runtime import seed_generators
 
 __all__ = [
+    "dtype_of",
     "evaluating",
     "evaluation_mode",
     "local_context",
     "ordinary",
     "taking_turns",
+    "tensors_of",
     "undisturbed",
 ]
 
@@ -41,19 +43,37 @@ def taking_turns() -> AbstractContextManager:
     return _TURN
 
 
+def tensors_of(model: nn.Module, guide: nn.Module) -> list[Tensor]:
+    """The tensors by which a pair tells its device and its dtype, if it has any."""
+    return [*model.parameters(), *guide.parameters(), *model.buffers()]
+
+
+def dtype_of(model: nn.Module, guide: nn.Module) -> torch.dtype | None:
+    """The dtype of a pair: of its first floating tensor, None where it has none.
+
+    >>> counts = nn.Module()
+    >>> counts.register_buffer("total", torch.tensor(3))
+    >>> dtype_of(counts, nn.Linear(1, 1).double()), dtype_of(counts, counts)
+    (torch.float64, None)
+    """
+    held = tensors_of(model, guide)
+    return next((t.dtype for t in held if t.is_floating_point()), None)
+
+
 @contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
+def undisturbed(
+    device: torch.device, dtype: torch.dtype | None = None
+) -> Iterator[None]:
     """Run as if no mode surrounded it, while other threads wait their turn.
 
-    Autocast and inference mode are off; a tensor that names no dtype is of float32, as
-    PyTorch's are, and one that names no device is on that of the modules, if the caller's
-    would be on another than the CPU. Gradients are the caller's to choose.
+    Autocast and inference mode are off; a tensor that names no dtype is of the one given,
+    of float32 without, and one that names no device is on that of the modules, if the
+    caller's would be on another than the CPU. Gradients are the caller's to choose.
 
     >>> with torch.autocast("cpu"), undisturbed(torch.device("cpu")):
     ...     torch.is_autocast_enabled("cpu")
     False
     """
-    default = torch.get_default_dtype()
     with ExitStack() as stack:
         stack.enter_context(taking_turns())
         stack.enter_context(torch.inference_mode(False))
@@ -61,8 +81,9 @@ def undisturbed(device: torch.device) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device(device))
-        stack.callback(torch.set_default_dtype, default)
-        torch.set_default_dtype(torch.float32)
+        # Now that it is no other thread's.
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(dtype or torch.float32)
         yield
 
 
@@ -82,7 +103,7 @@ def evaluating(
     pyro_modules = [m for m in modules if isinstance(m, PyroModule)]
     contexts = {m._pyro_context for m in pyro_modules}
     devices = [device] if device.type == "cuda" else []
-    with undisturbed(device), ExitStack() as stack:
+    with undisturbed(device, dtype_of(model, guide)), ExitStack() as stack:
         for context in contexts:
             if not hasattr(context, "param_state"):
                 context.param_state = _nothing_stored()

@@ -19,6 +19,7 @@ __all__ = [
     "ObservedSites",
     "Site",
     "check_observed",
+    "check_one_vector",
     "check_whole_plates",
     "data_sites",
     "in_data_plate",
@@ -143,6 +144,52 @@ def _inside(site: Site) -> Tensor | None:
         return None
     inside = support.check(site["value"])
     return inside | ~mask if isinstance(mask, Tensor) else inside
+
+
+def check_one_vector(model_trace: poutine.Trace, what: str) -> None:
+    """Refuse a model of other latents than one real vector `"z"` for each datum.
+
+    A distribution that does not know its support, as one of the user's may, is taken to
+    be of real numbers.
+
+    Args:
+        model_trace: of the model alone.
+        what: needs the vector, for the error.
+
+    Raises:
+        UserError: names the latents, and says what they are.
+    """
+    kinds = {name: _kind(site) for name, site in latent_sites(model_trace).items()}
+    if kinds != {"z": _VECTOR}:
+        found = ", ".join(f"{name!r} ({kind})" for name, kind in kinds.items())
+        raise UserError(
+            f"{what} needs a model whose only latent is a real vector 'z' for each "
+            f"datum, got {found or 'none'}"
+        )
+
+
+_VECTOR = "a real vector"
+
+
+def _kind(site: Site) -> str:
+    """The kind of a latent site in words."""
+    if not in_data_plate(site):
+        return "outside the plate 'data'"
+    fn = site["fn"]
+    try:
+        support = fn.support
+    except NotImplementedError:  # PyTorch's word for: not known
+        support = constraints.real
+    # Around it are those of `to_event` and of PyTorch's mixtures.
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support.is_discrete:
+        return "discrete"
+    if not isinstance(support, type(constraints.real)):
+        return f"in {support}"
+    if len(fn.event_shape) != 1:
+        return f"of event shape {tuple(fn.event_shape)}"
+    return _VECTOR
 
 
 def check_whole_plates(trace: poutine.Trace) -> None:

@@ -95,7 +95,7 @@ def _draw_level(
     ax: Axes, found: LogLikelihood | AnnealedLikelihood, colour: str, dashes: str
 ) -> None:
     level = found.log_prob.mean().item()
-    width = _BAND * found.std_error.square().sum().sqrt().item() / len(found.log_prob)
+    width = _BAND * found.mc_error
     ax.axhline(level, lw=1.2, color=colour, ls=dashes)
     ax.axhspan(level - width, level + width, color=colour, alpha=0.12, lw=0)
 

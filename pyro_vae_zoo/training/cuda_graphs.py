@@ -74,7 +74,7 @@ class DeviceSteps:
         self.x = batch.clone()
         self.elbo_sum = torch.zeros((), dtype=torch.double, device=device)
         self.done = torch.zeros((), dtype=torch.long, device=device)
-        self.failed = torch.zeros((), device=device)
+        self.failed = torch.zeros((), dtype=torch.float, device=device)
         self.decay = torch.zeros((), dtype=batch.dtype, device=device)
         # What a gradient scaler tells its optimiser: where it is one, nothing moves.
         setattr(optimizer, "found_inf", self.failed)  # noqa: B010 -- not declared

@@ -136,7 +136,7 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
     cuda = [where] if where.type == "cuda" else []
     with (
         ExitStack() as stack,
-        undisturbed(where),
+        undisturbed(where, vae.dtype),
         torch.enable_grad(),
         torch.random.fork_rng(devices=cuda),
         pyro.validation_enabled(False),  # `Loop` looks for numbers that are not finite

@@ -252,7 +252,7 @@ class Sites(PyroModule):
 )
 def test_other_latents_are_refused_by_name(fn, inside, words):
     pair = Sites(fn, inside), nn.Identity()
-    with pytest.raises(UserError, match="only latent site") as error:
+    with pytest.raises(UserError, match="needs a model whose only latent") as error:
         zoo.annealed_log_likelihood(pair, torch.zeros(2, 2))
     for word in words:
         assert word in str(error.value)

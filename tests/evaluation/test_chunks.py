@@ -86,6 +86,33 @@ def test_compile_is_one_of_three(compile):
         zoo.log_likelihood(pair(), data(), 4, compile=compile)
 
 
+@pytest.mark.parametrize(
+    ("chunk_rows", "words"),
+    [
+        (0, " must be at least 1, got 0"),
+        (-1, " must be at least 1, got -1"),
+        (1.5, ": expected a whole number, got 1.5"),
+    ],
+)
+@pytest.mark.parametrize(
+    "job", [zoo.log_likelihood, zoo.evaluate, zoo.annealed_log_likelihood]
+)
+def test_rows_of_a_chunk_are_counted(job, chunk_rows, words):
+    with pytest.raises(zoo.UserError, match=f"chunk_rows{words}"):
+        job(pair("mean_field"), data(), 4, chunk_rows=chunk_rows)
+
+
+def test_rows_of_a_chunk_may_be_a_whole_float():
+    vae, x = pair(), data()
+    a, b = (zoo.log_likelihood(vae, x, 10, chunk_rows=rows) for rows in (20, 2e1))
+    assert torch.equal(a.log_prob, b.log_prob)
+    a, b = (
+        zoo.annealed_log_likelihood(vae, x, 4, 3, 2, chunk_rows=rows)
+        for rows in (8, 8.0)
+    )
+    assert torch.equal(a.log_prob, b.log_prob)
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 21])
 def test_every_other_draw_is_of_the_second_half(size):
     """Whatever the chunks: of which there may be many with one draw in each."""

@@ -133,6 +133,14 @@ def test_numbers_are_those_of_the_parts():
     )
 
 
+def test_the_error_of_draws_that_data_share_is_that_of_an_evaluation():
+    vae, x = small("gated_dag"), torch.rand(6, 2, 3).bernoulli()
+    found = findings(diagnose(vae, x, FAST))
+    expected = zoo.evaluate(vae, x, FAST.num_particles).log_likelihood_mc_error
+    assert found["importance"]["mc_error"] == pytest.approx(expected)
+    assert found["curve"]["mc_error"][-1] == pytest.approx(expected)
+
+
 def test_gaps_are_counted_from_the_highest_estimate():
     truth = linear_gaussian()
     x = truth.marginal.sample((10,))

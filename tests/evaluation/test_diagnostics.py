@@ -4,6 +4,7 @@ Tolerances are multiples of standard errors, as in `test_estimators`.
 """
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -14,6 +15,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.evaluation.diagnose import DiagnoseOptions, diagnose
 from pyro_vae_zoo.evaluation.local import LocalGuide
 from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 from pyro_vae_zoo.models.standard import AmortizedGuide, DiagonalGaussian
@@ -356,8 +358,71 @@ def test_any_guide_of_one_vector_has_gaps(truth):
 def test_gaps_of_several_latents_are_refused():
     x = torch.rand(3, 2, 3).bernoulli()
     for name in ("ladder", "gated_dag"):
-        with pytest.raises(UserError, match="is a real vector 'z', got latents"):
+        with pytest.raises(UserError, match="is a real vector 'z' for each datum, got"):
             zoo.inference_gaps(small(name), x)
+
+
+class Draws(nn.Module):
+    """A side that draws z from a law, and of it bits if it has a decoder."""
+
+    def __init__(self, law, decoder=None):
+        super().__init__()
+        self.law, self.decoder = law, decoder
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.law().to_event(1))
+            if self.decoder is not None:
+                bits = dist.Bernoulli(logits=self.decoder(z)).to_event(1)
+                pyro.sample("x", bits, obs=x)
+
+
+def of_law(law):
+    """A pair that draws z from it on both sides."""
+    torch.manual_seed(0)
+    return zoo.VAE(Draws(law, nn.Linear(4, 6)), Draws(law), (6,))
+
+
+def halves():
+    return dist.Bernoulli(torch.full((4,), 0.5))
+
+
+def positive():
+    return dist.LogNormal(torch.zeros(4), 1.0)
+
+
+BITS = torch.tensor([[1.0, 0, 0, 1, 0, 1], [0, 1, 1, 1, 0, 1]])
+
+
+@pytest.mark.parametrize("measure", [zoo.inference_gaps, zoo.local_log_likelihood])
+@pytest.mark.parametrize(
+    ("law", "kind"), [(halves, "discrete"), (positive, "in GreaterThan")]
+)
+def test_gaps_of_other_than_real_numbers_are_refused(measure, law, kind):
+    """A Gaussian q has draws where such a prior has no density."""
+    with pytest.raises(UserError, match=rf"real vector 'z'.*, got 'z' \({kind}"):
+        measure(of_law(law), BITS)
+
+
+def test_a_diagnosis_counts_from_no_q_that_does_not_apply():
+    few = {"temps": 2, "leapfrog": 1, "simulated": 1, "steps": 2}
+    options = DiagnoseOptions(num_particles=30, chains=2, **few)
+    found = diagnose(of_law(halves), BITS, options)
+    assert set(found.skipped) == {"annealing", "local", "gaps"}
+    assert found.log_prob_from == "importance sampling"
+
+
+def test_a_law_that_does_not_know_its_support_is_of_real_numbers():
+    class Unknown(dist.Normal):
+        @property
+        def support(self):
+            raise NotImplementedError
+
+    laws = (partial(law, torch.zeros(4), 1.0) for law in (dist.Normal, Unknown))
+    known, unknown = (
+        zoo.local_log_likelihood(of_law(law), BITS, 20, 3) for law in laws
+    )
+    assert torch.equal(known.log_prob, unknown.log_prob)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pyro.nn import PyroModule
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.evaluation.evaluate import draw_log_weights
 from pyro_vae_zoo.evaluation.importance import error_of_mean, summarise
+from pyro_vae_zoo.evaluation.particle_curve import curve_of
 
 
 def replicates(a, b, n, draws, count):
@@ -73,7 +74,7 @@ def test_is_as_low_with_learned_gates_as_without_what_they_share():
     torch.manual_seed(0)
     vae, x = small("gated_dag"), torch.rand(20, 2, 3).bernoulli()
     perturb(vae)
-    rows = [draw_log_weights(vae, x, 1000, seed=seed) for seed in range(200)]
+    rows = [draw_log_weights(vae, x, 1000, seed=seed)[0] for seed in range(200)]
     shared = torch.stack(rows).unflatten(2, (10, 100)).transpose(1, 2).flatten(0, 1)
     apart = torch.stack([w[torch.randperm(len(w))] for w in shared.unbind(1)], 1)
     ratios = []
@@ -126,3 +127,23 @@ def test_an_evaluation_in_parts_states_the_error_that_it_makes():
     ):  # what is left out without covariance
         independent = ll.std_error.square().sum().sqrt().item() / 12
         assert ev.log_likelihood_mc_error > 1.2 * independent
+        assert ll.mc_error == pytest.approx(ev.log_likelihood_mc_error)
+
+
+def test_a_curve_states_the_errors_that_it_makes():
+    """For each K, with rows in several chunks, whose data share draws."""
+    torch.manual_seed(0)
+    x, count = (torch.randn(12, 1) * 2.49**0.5).abs(), 100
+    pair = Shifted(False), Shifted(True)
+    how = {"chunk_rows": 6 * 100, "compile": False}
+    drawn = [draw_log_weights(pair, x, 100, seed=seed, **how) for seed in range(count)]
+    assert all(groups == [slice(0, 6), slice(6, 12)] for _, groups in drawn)
+    curves = [curve_of(*weights_and_groups) for weights_and_groups in drawn]
+    for k in (1, 10, 100):
+        i = curves[0].num_particles.index(k)
+        estimates = torch.tensor([curve.log_prob[i] for curve in curves])
+        errors = torch.tensor([curve.mc_error[i] for curve in curves])
+        stated = errors.square().mean().sqrt().item()
+        assert abs(stated / estimates.std().item() - 1) < 4 / math.sqrt(2 * count)
+    ll = zoo.log_likelihood(pair, x, 100, seed=0, **how)
+    assert curves[0].mc_error[-1] == ll.mc_error

@@ -183,7 +183,8 @@ def test_accepts_a_model_and_a_guide(truth, wide):
     torch.testing.assert_close(ll.log_prob, truth.marginal.log_prob(x))
 
 
-def test_accepts_a_pair_without_parameters(truth):
+@pytest.mark.parametrize("buffers", [{}, {"seen": torch.tensor(3)}], ids=len)
+def test_accepts_a_pair_without_parameters(buffers):
     class Model(nn.Module):
         def forward(self, x):
             with pyro.plate("data", len(x)):
@@ -195,8 +196,11 @@ def test_accepts_a_pair_without_parameters(truth):
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
 
+    model = Model()
+    for name, value in buffers.items():  # x is of no type that counts
+        model.register_buffer(name, value)
     x = torch.randn(4)
-    ll = zoo.log_likelihood((Model(), Guide()), x, 10)
+    ll = zoo.log_likelihood((model, Guide()), x, 10)
     expected = dist.Normal(0.0, 2**0.5).log_prob(x).double()
     torch.testing.assert_close(ll.log_prob, expected, rtol=1e-5, atol=1e-5)
 
@@ -503,13 +507,14 @@ def test_a_shared_global_site_cancels():
     assert zoo.log_likelihood(vae, x, 30).log_prob.isfinite().all()
 
 
-def test_a_global_site_that_does_not_cancel_is_refused():
+@pytest.mark.parametrize("how", [{}, {"chunk_rows": 20, "compile": True}], ids=len)
+def test_a_global_site_that_does_not_cancel_is_refused(how):
     model = GatedModel()
     vae = zoo.VAE(model, GatedGuide(model, logit=-1.0), (4,))
     x = torch.randn(6, 4)
     for measure in (zoo.log_likelihood, zoo.evaluate):
-        with pytest.raises(zoo.UserError, match="site 'gate'"):
-            measure(vae, x, 30)
+        with pytest.raises(zoo.UserError, match="site 'gate' lies outside the plate"):
+            measure(vae, x, 30, **how)
 
 
 # ------------------------------------------------------------------ AnnealedELBO

@@ -1,9 +1,12 @@
 """What surrounds a call changes no number: modes, defaults, precision, other threads."""
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pairs import FAMILIES, quick, small
@@ -11,7 +14,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.pair.modes import evaluating
+from pyro_vae_zoo.pair.modes import evaluating, undisturbed
 from pyro_vae_zoo.runtime import seed_generators
 
 GUIDES = zoo.list_guides() + zoo.list_density_models()
@@ -255,6 +258,49 @@ def test_a_pair_in_double_precision_stays_so():
     assert vae.encode(x).dtype == torch.float64
 
 
+class Unnamed(torch.nn.Module):
+    """A side that names no dtype: a guide, or with a decoder a model."""
+
+    def __init__(self, encoder=None, decoder=None):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, x):
+        zeros = torch.zeros(len(x), 2)
+        loc = zeros if self.encoder is None else self.encoder(x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0 + zeros).to_event(1))
+            if self.decoder is not None:
+                bits = dist.Bernoulli(logits=self.decoder(z)).to_event(1)
+                pyro.sample("x", bits, obs=x)
+
+
+def unnamed():
+    """A pair in double precision, that of its caller."""
+    model = Unnamed(decoder=torch.nn.Linear(2, 6))
+    return zoo.VAE(model, Unnamed(encoder=torch.nn.Linear(6, 2)), (6,))
+
+
+@pytest.mark.parametrize("name", quick(JOBS, *(n for n in JOBS if n != "compiled")))
+def test_what_names_no_dtype_is_of_that_of_its_pair(name):
+    job, x = JOBS[name], torch.rand(5, 6).bernoulli()
+    with default_dtype():
+        vae = unnamed()
+        before = job(vae, x)
+    check_same(before, job(vae, x))  # whatever the caller's is by now
+
+
+def test_what_names_no_dtype_is_trained_in_that_of_its_pair():
+    x = torch.rand(20, 6).bernoulli()
+    with default_dtype():
+        vae = unnamed()
+        before = vae.model.decoder.weight.clone()
+        zoo.fit(vae, zoo.Dataset(x, x, x), epochs=1, progress=False, device="cpu")
+    assert not torch.equal(vae.model.decoder.weight, before)
+    for found in (vae.sample(2), vae.encode(x), vae.reconstruct(x)):
+        assert found.dtype == torch.float64
+
+
 # ------------------------------------------------------------------------------- threads
 
 
@@ -276,6 +322,23 @@ def test_threads_take_turns_and_leave_the_process_whole():
     vae = small("mean_field")  # stock Pyro is as it was
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     assert svi.step(x) > svi.evaluate_loss(x) / 2
+
+
+def test_a_dtype_of_another_threads_pair_is_not_left_behind():
+    cpu, begun = torch.device("cpu"), threading.Event()
+
+    def wait_for_a_turn():
+        begun.set()
+        with undisturbed(cpu):
+            return torch.get_default_dtype()
+
+    with ThreadPoolExecutor(1) as pool:
+        with undisturbed(cpu, torch.float64):
+            other = pool.submit(wait_for_a_turn)
+            begun.wait()
+            time.sleep(0.05)  # now it waits
+        assert other.result() == torch.float32
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_two_trainings_in_two_threads_are_those_of_one():

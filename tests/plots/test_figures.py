@@ -482,6 +482,25 @@ def test_the_gap_is_the_divergence_in_closed_form(factor, shift, flow):
     )
 
 
+def test_a_scale_leaves_the_exact_posterior_alone():
+    """It weighs an objective, and is no part of p(x, z)."""
+
+    class Scaled(LinearModel):
+        def forward(self, x):
+            with pyro.poutine.scale(scale=0.1):
+                return super().forward(x)
+
+    vae = linear_vae(factor=2.0)
+    found = []
+    for model in (vae.model, Scaled()):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            found.append(posterior_densities(zoo.VAE(model, vae.guide, (3,)), X))
+    (_, p, gap), (_, scaled_p, scaled_gap) = found
+    assert torch.equal(p.log_prob, scaled_p.log_prob)
+    assert gap == scaled_gap
+
+
 @pytest.mark.parametrize("guide", ["iaf", "neural_autoregressive", "spline_coupling"])
 def test_a_flows_density_integrates_to_one(guide):
     torch.manual_seed(0)
