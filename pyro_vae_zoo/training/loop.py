@@ -122,7 +122,7 @@ class Loop:
         low = "bf16 " if self.history.precision == "bf16" else ""
         bar.set_description(f"{low}{name}epoch {self.epoch + 1}/{options.epochs}")
         while self.step < self.steps_per_epoch:
-            x = self._batch(self.step)
+            x = self.feed.batch(self.step)
             elbo = self._step(x)
             self.step += 1
             if elbo is not None:
@@ -137,10 +137,6 @@ class Loop:
             self._stop_if(interrupted)
         self._wait_for_device()
         self.seconds = time.perf_counter() - start
-
-    def _batch(self, step: int) -> Tensor:
-        """This process's data of a step, counted from 0 within the epoch."""
-        return self.feed.batch(step)
 
     def _stop_if(self, interrupted: threading.Event) -> None:
         if self.ranks.any(interrupted.is_set()):  # all of them, after the same step
@@ -171,15 +167,14 @@ class Loop:
             self.history.how.setdefault(name, self._how())
             return
         must = number in self.compiled or self.options.compile is True
-        if must or self._worth_compiling():
+        done = must or self._worth_compiling()
+        if done:
             bar.set_description("compiling")
-            done = self.steps.compile(self._batch(0), must)
+            done = self.steps.compile(self.feed.batch(0), must)
             bar.unpause()  # what is left is estimated from steps alone
             if not done:  # as it will be in the phases to come, and is said once
                 later = range(number, len(self.vae.phases))
                 self.compiled |= dict.fromkeys(later, False)
-        else:
-            done = False
         self.compiled[number] = done
         self.history.how[name] = self._how()
         if done and name not in self.history.compiled:
@@ -202,7 +197,9 @@ class Loop:
         self.elbo_sum, taken = self.steps.wait()
         if taken < self.step:
             self.step = taken
-            raise DivergedError(self._diagnosis(self._batch(taken), same_draws=False))
+            raise DivergedError(
+                self._diagnosis(self.feed.batch(taken), same_draws=False)
+            )
 
     def _diagnosis(self, x: Tensor, same_draws: bool = True) -> str:
         step = min(self.step + 1, self.steps_per_epoch)
@@ -388,18 +385,14 @@ class Loop:
             set_random_states(of_ranks[self.ranks.rank], self.vae.device)
         else:  # there were more processes, or fewer
             done = self.epoch * self.steps_per_epoch + self.step
-            seed = self.ranks.seed(self.options.seed + done)
-            seed_generators(seed, self.vae.device)
+            seed_generators(self.ranks.seed(self.options.seed + done), self.vae.device)
         torch.set_num_threads(state["num_threads"])
 
     def restore(self, folder: Path) -> None:
         """Go to where the checkpoint in the folder was written."""
         path = folder / CHECKPOINT_FILE
-        state = self.ranks.from_first(
-            lambda: check_resumable(
-                path, self.options, self.vae.phases, self.fingerprint
-            )
-        )
+        own = self.options, self.vae.phases, self.fingerprint
+        state = self.ranks.from_first(lambda: check_resumable(path, *own))
         with readable(path):
             self.load_state_dict(state, path)
         if self.ranks.is_first:
