@@ -59,6 +59,23 @@ def test_a_binomial_is_pytorchs():
     assert Binomial(16, logits).expand((2, 4)).sample((7,)).shape == (7, 2, 4)
 
 
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+def test_a_mean_out_of_range_is_led_back(likelihood):
+    """Probability and gradient are those at the limit."""
+    p, x = make_likelihood(likelihood, (4,)), torch.tensor([3.0, 3.0, 9.0, 9.0])
+
+    def scored(*log_means):
+        params = torch.tensor(log_means, requires_grad=True)
+        log_prob = p(params).log_prob(x)
+        return log_prob, torch.autograd.grad(log_prob, params)[0]
+
+    found = scored(20.0, -1e9, 2.0, 0.0)
+    expected = scored(15.0, -15.0, 2.0, 0.0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert found[1][0] < 0 < found[1][1]
+    assert scored(torch.inf, -torch.inf, 2.0, 0.0)[0] == expected[0]
+
+
 def test_a_scale_for_each_feature():
     torch.manual_seed(0)
     x = torch.randn(500, 2) * torch.tensor([0.1, 3.0])
