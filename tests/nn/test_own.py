@@ -10,6 +10,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.nn.likelihoods import Binomial, make_likelihood
+from pyro_vae_zoo.nn.partition import block_likelihoods
 from pyro_vae_zoo.testing import check_vae
 
 SIZES = {"binomial": {"total_count": 2}, "categorical": {"num_classes": 3}}
@@ -184,6 +185,70 @@ def test_by_hand_a_name_of_the_zoos_is_no_promise():
     vae = zoo.VAE(model, like.guide, (2, 3))
     assert vae.likelihood is None
     assert zoo.evaluate(vae, torch.full((4, 2, 3), 0.5), 5).num_data == 4
+
+
+class Scaled(nn.Module):
+    """One line for all, a scale for each feature, and a tensor that is not learned."""
+
+    num_params = 1
+
+    def __init__(self, event_shape):
+        super().__init__()
+        self.line = nn.Linear(1, 1)
+        self.log_scale = nn.Parameter(torch.randn(event_shape))
+        self.register_buffer("unit", torch.ones(event_shape))
+
+    def forward(self, params):
+        params = self.line(params[..., None]).unflatten(-2, self.unit.shape)
+        p = dist.Normal(params.squeeze(-1), self.log_scale.exp() * self.unit)
+        return p.to_event(self.unit.ndim)
+
+
+class Apart(Scaled):
+    """A module for each feature."""
+
+    def __init__(self, event_shape):
+        super().__init__(event_shape)
+        self.each = nn.ModuleList(nn.Linear(1, 1) for _ in self.unit.flatten())
+
+
+def test_each_block_has_a_likelihood_of_its_size():
+    vae = small("self_reflective", (2, 4), likelihood=Scaled)
+    first, second, third = (layer.likelihood for layer in vae.model.data_layers)
+    assert first.line.bias is second.line.bias is third.line.bias
+    assert [len(p.log_scale) for p in (first, second, third)] == [2, 2, 4]
+    assert not torch.equal(first.log_scale, second.log_scale)
+    check_vae(vae, torch.randn(8, 2, 4))
+    first, second = block_likelihoods(Apart, (3, 2))
+    assert first.each[0].bias is not second.each[0].bias
+
+
+def test_likelihoods_of_blocks_draw_as_many_numbers_as_one():
+    after = []
+    for make in (lambda: Scaled((3,)), lambda: block_likelihoods(Scaled, (3, 4))):
+        torch.manual_seed(0)
+        make()
+        after.append(torch.rand(()))
+    assert after[0] == after[1]
+
+
+@pytest.mark.parametrize("given", [Flipped((2, 3)), lambda: Flipped((2, 3))])
+def test_a_likelihood_that_does_not_suit_a_block_is_refused(given):
+    words = r"here of shape \(2,\); give a class .* Flipped does not run on parameters"
+    with pytest.raises(zoo.UserError, match=words):
+        small("bottom_up", likelihood=given)
+
+
+def test_one_that_suits_any_vector_is_for_all_blocks():
+    class Tails(nn.Module):
+        num_params = 1
+
+        def forward(self, params):
+            return dist.StudentT(4.0, params, 1.0).to_event(1)
+
+    tails = Tails()
+    vae = small("bottom_up", (7,), num_layers=2, block_sizes=(3, 4), likelihood=tails)
+    assert all(layer.likelihood is tails for layer in vae.model.data_layers)
 
 
 class Mixing(nn.Module):
