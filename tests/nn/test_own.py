@@ -364,6 +364,16 @@ def test_a_whole_pair(tmp_path):
         zoo.create(model=nothing, event_shape=(2, 3))
 
 
+def test_a_whole_pair_has_a_likelihood_by_default():
+    def make(event_shape, likelihood="gaussian"):
+        return small("mean_field", event_shape, likelihood=likelihood)
+
+    vae = zoo.create(model=make, event_shape=(2, 3))
+    assert vae.likelihood == vae.model.likelihood.name == "gaussian"
+    vae = zoo.create(model=make, event_shape=(2, 3), likelihood="bernoulli")
+    assert vae.likelihood == "bernoulli"
+
+
 def nothing():
     return None
 
