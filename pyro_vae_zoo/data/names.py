@@ -20,7 +20,7 @@ DATASETS = {
 
 
 def list_datasets() -> list[str]:
-    """Names that `load_dataset` knows, besides any path that ends in `.npz`.
+    """Names that `load_dataset` knows, besides paths of your own folders and files.
 
     >>> "digits" in list_datasets()
     True

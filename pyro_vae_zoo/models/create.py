@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal, cast, overload
 
@@ -15,16 +14,18 @@ from pyro_vae_zoo.models.parts import (
     PLACES,
     Place,
     checked_likelihood,
+    custom,
+    custom_options,
     own_networks,
     place_name,
     place_options,
     whole,
     with_prior,
 )
-from pyro_vae_zoo.models.standard import Parts, standard_model
 from pyro_vae_zoo.nn.likelihoods import make_likelihood, sizes_in
 from pyro_vae_zoo.nn.options import PairOptions, with_network
-from pyro_vae_zoo.options import count, declared, plain
+from pyro_vae_zoo.options import count, plain
+from pyro_vae_zoo.pair.door import check_dataset
 from pyro_vae_zoo.pair.modes import taking_turns
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -164,8 +165,9 @@ def create(
             `guide(event_shape=..., latent_dim=..., hidden_dims=..., **its options)`.
         data: a `zoo.Dataset`; gives `event_shape` and `likelihood`.
         event_shape: shape of one datum, where there is no `data`.
-        likelihood: a name of `likelihoods` (`bernoulli` by default), or a module that maps
-            the decoder's output, `num_params` for each element, to a distribution.
+        likelihood: a name of `likelihoods` (without `data` by default `bernoulli`, of a
+            density model `gaussian`), or a module that maps the decoder's output,
+            `num_params` for each element, to a distribution.
         prior: p(z) of a guide of one vector: `standard` (default), `mixture`, `vamp` or
             `flow`, or a module whose `forward()` gives a distribution over z.
         encoder: of a guide of one vector: a kind of network, or a module that maps
@@ -178,7 +180,8 @@ def create(
 
     Raises:
         UserError: for unknown names and options (the message lists the known ones), for
-            sizes that are out of range, and for parts that do not fit or mix data.
+            sizes that are out of range, for parts that do not fit or mix data, and for
+            `data` that are no `Dataset`.
 
     >>> vae = create("planar", event_shape=(8, 8), latent_dim=3, num_flows=1)
     >>> vae.event_shape, vae.config["guide"]
@@ -189,10 +192,14 @@ def create(
     """
     if data is None and event_shape is None:
         raise UserError("create needs a data set or an event_shape, got neither")
+    if data is not None:
+        check_dataset(data)
     event_shape = data.event_shape if event_shape is None else event_shape
     event_shape = tuple(count("event_shape", size) for size in plain(event_shape))
     if likelihood is None:
-        likelihood = "bernoulli" if data is None else data.likelihood
+        likelihood = (
+            _usual_likelihood(guide, model) if data is None else data.likelihood
+        )
     if not event_shape or min(event_shape) < 1:
         raise UserError(f"event_shape must be positive sizes, got {event_shape}")
     options = {name: plain(value) for name, value in options.items()}
@@ -233,6 +240,16 @@ def create(
         **{place: place_name(part) for place, part in given.items()},
     }
     return vae
+
+
+def _usual_likelihood(
+    guide: str | Callable[..., nn.Module] | None, model: Callable[..., VAE] | None
+) -> str:
+    """What the builder takes where nobody says; `bernoulli` if it does not say either."""
+    build = registry.entry(guide).build if isinstance(guide, str) else model or custom
+    taken = inspect.signature(build).parameters.get("likelihood")
+    usual = None if taken is None else taken.default
+    return usual if isinstance(usual, str) else "bernoulli"
 
 
 def _check_density(guide: str | Callable[..., nn.Module], data: Any) -> None:
@@ -357,41 +374,6 @@ def _keywords(builder: Callable) -> dict[str, Any]:
         for p in parameters
         if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN
     }
-
-
-_GUIDE_ARGUMENTS = ("event_shape", "latent_dim", "hidden_dims")
-
-
-def custom_options(guide: Callable[..., nn.Module]) -> dict[str, Any]:
-    """Options of the standard model and those a user's guide declares for itself."""
-    parameters = inspect.signature(guide).parameters.values()
-    own = {p.name: p.default for p in parameters if p.name not in _GUIDE_ARGUMENTS}
-    return _keywords(PairOptions) | own
-
-
-def custom(
-    guide: Callable[..., nn.Module],
-    *,
-    event_shape: Sequence[int],
-    likelihood: Any,
-    parts: Parts | None = None,
-    **options: Any,
-) -> VAE:
-    """The standard model with a user's guide, built as the command line builds it.
-
-    `guide` is called with `event_shape`, `latent_dim` and `hidden_dims`, and with
-    those of `options` that it declares; `create` has checked their names.
-    """
-    names = [option.name for option in declared(PairOptions)]
-    pair = PairOptions(**{name: options.pop(name) for name in names if name in options})
-    model = standard_model(event_shape, likelihood, **asdict(pair), parts=parts)
-    q = guide(
-        event_shape=tuple(event_shape),
-        latent_dim=pair.latent_dim,
-        hidden_dims=pair.hidden_dims,
-        **options,
-    )
-    return VAE(model, q, event_shape)
 
 
 def find_guide(name: str) -> str:

@@ -234,6 +234,6 @@ def _data_layer(
 def _check_real(name: str, likelihood: str) -> None:
     if likelihood != "gaussian":
         raise UserError(
-            f"{name} is a density model of real numbers, got data of likelihood "
-            f"{likelihood!r}; use --data cifar10 or an .npz of floats"
+            f"{name} is a density model of real numbers: expected likelihood 'gaussian', "
+            f"got {likelihood!r}; use --data cifar10 or an .npz of floats"
         )

@@ -1,11 +1,12 @@
-"""The parts of a pair beside its guide: prior, likelihood, encoder and decoder.
+"""What a user may put in the places of a pair: guide, prior, likelihood, encoder, decoder.
 
-A part is a name, a module, or a class or function that makes a module. `create` combines a
-guide with the parts that these functions make, or takes a whole pair from a function.
+A part is a name, a module, or a class or function that makes a module. `create` makes a
+pair of what these functions make, or takes a whole pair from a function.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -14,10 +15,11 @@ from torch import nn
 from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models.priors import PRIORS, check_prior
-from pyro_vae_zoo.models.standard import Parts, StandardModel
+from pyro_vae_zoo.models.standard import Parts, StandardModel, standard_model
 from pyro_vae_zoo.nn.likelihoods import LIKELIHOODS, check_likelihood, make_likelihood
 from pyro_vae_zoo.nn.names import NETWORKS
 from pyro_vae_zoo.nn.networks import make_decoder, make_encoder
+from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.nn.own import own_decoder, own_encoder
 from pyro_vae_zoo.pair.modes import taking_turns
 from pyro_vae_zoo.pair.vae import VAE
@@ -26,7 +28,10 @@ __all__ = [
     "PLACES",
     "Place",
     "checked_likelihood",
+    "custom",
+    "custom_options",
     "own_networks",
+    "own_options",
     "place_name",
     "place_options",
     "whole",
@@ -54,8 +59,18 @@ def place_options(part: Place, place: str = "prior") -> dict[str, Any]:
     maker = _maker(place, part)
     if maker is None or isinstance(maker, nn.Module):
         return {}
-    parameters = inspect.signature(maker).parameters.values()
-    return {p.name: p.default for p in parameters if p.name not in _SIZES}
+    return own_options(maker, _SIZES)
+
+
+def own_options(make: Callable, given: Sequence[str]) -> dict[str, Any]:
+    """The options of what makes a part, with their defaults: its arguments but the given.
+
+    >>> own_options(lambda latent_dim, width=5, **more: None, ["latent_dim"])
+    {'width': 5}
+    """
+    parameters = inspect.signature(make).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name: p.default for p in named if p.name not in given}
 
 
 def place_name(part: Place) -> str:
@@ -189,11 +204,42 @@ def checked_likelihood(
     return maker
 
 
+_GUIDE_ARGUMENTS = ("event_shape", "latent_dim", "hidden_dims")
+
+
+def custom_options(guide: Callable[..., nn.Module]) -> dict[str, Any]:
+    """Options of the standard model and those a user's guide declares for itself."""
+    return own_options(PairOptions, ()) | own_options(guide, _GUIDE_ARGUMENTS)
+
+
+def custom(
+    guide: Callable[..., nn.Module],
+    *,
+    event_shape: Sequence[int],
+    likelihood: Any,
+    parts: Parts | None = None,
+    **options: Any,
+) -> VAE:
+    """The standard model with a user's guide, built as the command line builds it.
+
+    `guide` is called with `event_shape`, `latent_dim` and `hidden_dims`, and with
+    those of `options` that it declares; `create` has checked their names.
+    """
+    of_pair, own = own_options(PairOptions, ()), own_options(guide, _GUIDE_ARGUMENTS)
+    pair = PairOptions(**{k: v for k, v in options.items() if k in of_pair})
+    model = standard_model(event_shape, likelihood, **asdict(pair), parts=parts)
+    q = guide(
+        event_shape=tuple(event_shape),
+        latent_dim=pair.latent_dim,
+        hidden_dims=pair.hidden_dims,
+        **{k: v for k, v in options.items() if k in own},
+    )
+    return VAE(model, q, event_shape)
+
+
 def whole_options(make: Callable[..., VAE]) -> dict[str, Any]:
     """The options of a function that makes a VAE, with their defaults."""
-    parameters = inspect.signature(make).parameters.values()
-    given = "event_shape", "likelihood"
-    return {p.name: p.default for p in parameters if p.name not in given}
+    return own_options(make, ("event_shape", "likelihood"))
 
 
 def whole(

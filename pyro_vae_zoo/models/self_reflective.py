@@ -64,6 +64,7 @@ vector. Weights of version 0.1.0 keep the single order in which they were traine
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -76,9 +77,8 @@ from pyro_vae_zoo.models.flow_guides import FLOWS, Reverse
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import positive
 from pyro_vae_zoo.nn.bijectors import AffineBijector, FlowBijector
-from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import Block, LatentBlock, check_network, make_encoder
-from pyro_vae_zoo.nn.partition import Partition
+from pyro_vae_zoo.nn.partition import Partition, block_likelihoods
 from pyro_vae_zoo.pair.vae import VAE, Shared
 
 __all__ = [
@@ -319,12 +319,11 @@ class Layers:
         correction = self.net([context_dim, self.latent_dim], num_params)
         return PosteriorLayer(encoder, correction, self.of_z(l, num_params))
 
-    def data_layers(self, sizes: Sequence[int], likelihood: str) -> list[DataLayer]:
+    def data_layers(self, sizes: Sequence[int], likelihood: Any) -> list[DataLayer]:
         """The data layers of blocks of those sizes."""
-        # Blocks of any size: one module, so that a learned scale is one for all.
-        p_x = make_likelihood(likelihood, (-1,))
         layers = []
-        for size, above in zip(sizes, [None, *sizes], strict=False):
+        each = block_likelihoods(likelihood, sizes)
+        for p_x, size, above in zip(each, sizes, [None, *sizes], strict=False):
             num_params = p_x.num_params * size
             gamma = self.net([self.latent_dim], num_params)
             delta = None
@@ -338,7 +337,7 @@ def hierarchy(
     make_guide: Callable[[Layers, SelfReflectiveModel], nn.Module],
     *,
     event_shape: Sequence[int],
-    likelihood: str = "bernoulli",
+    likelihood: Any = "bernoulli",
     num_layers: int = 10,
     latent_dim: int = 10,
     hidden_dims: Sequence[int] = (200, 200),

@@ -206,7 +206,7 @@ class PoissonLikelihood(Likelihood):
     def forward(self, params: Tensor) -> dist.Distribution:
         """p(x|z) of event shape `event_shape`."""
         (log_rate,) = self.split(params)
-        rate = log_rate.clamp(-MAX_LOG_RATE, MAX_LOG_RATE).exp()
+        rate = _within(log_rate).exp()
         return dist.Poisson(rate).to_event(len(self.event_shape))
 
 
@@ -231,10 +231,19 @@ class NegativeBinomialLikelihood(Likelihood):
     def forward(self, params: Tensor) -> dist.Distribution:
         """p(x|z) of event shape `event_shape`."""
         (log_mean,) = self.split(params)
-        log_mean = log_mean.clamp(-MAX_LOG_RATE, MAX_LOG_RATE)
-        logits = log_mean - self.dispersion.log()
+        logits = _within(log_mean) - self.dispersion.log()
         p = dist.NegativeBinomial(self.dispersion, logits=logits)
         return p.to_event(len(self.event_shape))
+
+
+def _within(log_mean: Tensor) -> Tensor:
+    """Within +-15, with the gradient of what was given.
+
+    That of a clamp is 0 outside, where the loss is worst, and nothing would lead back.
+    """
+    kept = log_mean.clamp(-MAX_LOG_RATE, MAX_LOG_RATE).detach()
+    nothing = log_mean - log_mean.detach()
+    return kept + nothing.nan_to_num()  # of one that is infinite
 
 
 class Classes(dist.Categorical):

@@ -1,14 +1,16 @@
-"""`Partition`: a datum cut into blocks in raster order, and put together again."""
+"""A datum cut into blocks in raster order and put together again; their likelihoods."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.nn.likelihoods import check_likelihood, make_likelihood
 
-__all__ = ["Partition"]
+__all__ = ["Partition", "block_likelihoods"]
 
 
 class Partition:
@@ -90,3 +92,48 @@ class Partition:
             return flat.unflatten(-1, self.event_shape)
         channels, height, width = self.event_shape
         return flat.unflatten(-1, (height, width, channels)).movedim(-1, -3)
+
+
+def block_likelihoods(
+    likelihood: str | nn.Module | Callable[..., nn.Module], sizes: Sequence[int]
+) -> list[Any]:
+    """A likelihood for each block of x, with the block's shape `(size,)`.
+
+    A parameter of the same shape for any size, as a Gaussian's one scale, is one for all
+    blocks.
+
+    Raises:
+        UserError: for one that is not made for the shape of each block.
+
+    >>> a, b = block_likelihoods("gaussian", (3, 4))
+    >>> a.event_shape, b.event_shape, a.raw_scale is b.raw_scale
+    ((3,), (4,), True)
+    """
+    first = make_likelihood(likelihood, (sizes[0],))
+    with torch.random.fork_rng(devices=[]):  # as many numbers are drawn as for one
+        *rest, larger = (
+            make_likelihood(likelihood, (size,)) for size in (*sizes[1:], sizes[0] + 1)
+        )
+        for size, p_x in zip(sizes, (first, *rest), strict=True):
+            _check_block(p_x, size)
+    own, others = _parameters(first), _parameters(larger)
+    for name, p in own.items():
+        if own.keys() == others.keys() and p.shape == others[name].shape:
+            path, _, leaf = name.rpartition(".")
+            for p_x in rest:
+                setattr(p_x.get_submodule(path), leaf, p)
+    return [first, *rest]
+
+
+def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(module.named_parameters(remove_duplicate=False))
+
+
+def _check_block(likelihood: nn.Module, size: int) -> None:
+    try:
+        check_likelihood(likelihood, (size,))
+    except UserError as error:
+        raise UserError(
+            f"this guide needs a likelihood for each block of x, here of shape ({size},); "
+            f"give a class or a function that makes one by its event_shape: {error}"
+        ) from error

@@ -29,6 +29,7 @@ from pyro_vae_zoo.pair.vae import VAE
 __all__ = [
     "Data",
     "apart",
+    "check_dataset",
     "check_scorable",
     "check_trainable",
     "data_of",
@@ -75,6 +76,19 @@ def sides_of(vae: VAE | tuple[nn.Module, nn.Module]) -> tuple[nn.Module, nn.Modu
     raise UserError(
         f"expected a VAE or a pair (model, guide), got {type(vae).__name__}"
     )
+
+
+def check_dataset(data: object) -> None:
+    """Refuse what is no data set.
+
+    Raises:
+        UserError: for anything but a `Dataset`.
+    """
+    if not isinstance(data, Dataset):
+        raise UserError(
+            f"expected a Dataset, got {type(data).__name__}; make one of tensors by "
+            "zoo.Dataset(train, valid, test, likelihood)"
+        )
 
 
 def data_of(x: Data) -> Tensor | np.ndarray:

@@ -15,7 +15,7 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, locked
 from pyro_vae_zoo.options import Option, declared, keywords_of
-from pyro_vae_zoo.pair.door import check_trainable
+from pyro_vae_zoo.pair.door import check_dataset, check_trainable
 from pyro_vae_zoo.pair.modes import undisturbed
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runtime import (
@@ -113,7 +113,9 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
     >>> history.epochs[1]["train_elbo"] > history.epochs[0]["train_elbo"]
     True
     """
-    _check_kinds(vae, data)
+    if not isinstance(vae, VAE):
+        raise UserError(f"expected a VAE to train, got {type(vae).__name__}")
+    check_dataset(data)
     if tuple(data.event_shape) != vae.event_shape:
         raise UserError(
             f"the VAE is for data of shape {vae.event_shape}, got data of shape "
@@ -203,16 +205,6 @@ def _check_room(folder: Path, resume: bool, overwrite: bool) -> None:
 def _clear(folder: Path) -> None:
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
-
-
-def _check_kinds(vae: VAE, data: Dataset) -> None:
-    if not isinstance(vae, VAE):
-        raise UserError(f"expected a VAE to train, got {type(vae).__name__}")
-    if not isinstance(data, Dataset):
-        raise UserError(
-            f"expected a Dataset, got {type(data).__name__}; make one of tensors by "
-            "zoo.Dataset(train, valid, test, likelihood)"
-        )
 
 
 def _check_batch_norm(

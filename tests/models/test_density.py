@@ -276,7 +276,11 @@ def test_bijectors_keep_the_contract(bijector):
             {"likelihood": "bernoulli"},
             "density model of real numbers.*--data cifar10",
         ),
-        ("self_reflective_maf", {"likelihood": "bernoulli"}, "got data of likelihood"),
+        (
+            "self_reflective_maf",
+            {"likelihood": "bernoulli"},
+            "expected likelihood 'gaussian', got 'bernoulli'",
+        ),
         ("maf", {"num_flows": 0}, "num_flows must be at least 1, got 0"),
         ("self_reflective_maf", {"num_flows": -1}, "must not be negative, got -1"),
         ("self_reflective_maf", {"hidden_dims": ()}, "hidden_dims must be positive"),

@@ -496,6 +496,24 @@ def test_a_learned_scale_is_one_for_all_blocks():
     vae = small("self_reflective", likelihood="gaussian")
     scales = [n for n, _ in vae.named_parameters() if n.endswith("raw_scale")]
     assert len(scales) == 1
+    assert sum(name.endswith("raw_scale") for name in vae.state_dict()) == 3
+
+
+FEATURES = {"negative_binomial": {}, "gaussian": {"feature_scales": True}}
+
+
+@pytest.mark.parametrize("likelihood", FEATURES)
+@pytest.mark.parametrize("name", quick(HIERARCHIES, "bottom_up"))
+def test_what_is_learned_for_each_feature_is_of_its_block(name, likelihood, tmp_path):
+    vae = small(name, (2, 4), likelihood=likelihood, **FEATURES[likelihood])
+    layers = vae.model.data_layers
+    own = [p for layer in layers for p in layer.likelihood.parameters()]
+    assert [len(p) for p in own] == [2, 2, 4]
+    x = torch.randint(4, (8, 2, 4)).float()
+    check_vae(vae, x)
+    again = zoo.load(zoo.save(vae, tmp_path))
+    assert zoo.evaluate(again, x, 5).elbo == zoo.evaluate(vae, x, 5).elbo
+    assert vae.sample(4, mean=True).shape == (4, 2, 4)
 
 
 def test_colour_images_and_given_blocks():

@@ -10,6 +10,7 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.nn.likelihoods import Binomial, make_likelihood
+from pyro_vae_zoo.nn.partition import block_likelihoods
 from pyro_vae_zoo.testing import check_vae
 
 SIZES = {"binomial": {"total_count": 2}, "categorical": {"num_classes": 3}}
@@ -57,6 +58,23 @@ def test_a_binomial_is_pytorchs():
     )
     assert torch.allclose(Binomial(16, logits).log_prob(k).double(), theirs, rtol=1e-5)
     assert Binomial(16, logits).expand((2, 4)).sample((7,)).shape == (7, 2, 4)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+def test_a_mean_out_of_range_is_led_back(likelihood):
+    """Probability and gradient are those at the limit."""
+    p, x = make_likelihood(likelihood, (4,)), torch.tensor([3.0, 3.0, 9.0, 9.0])
+
+    def scored(*log_means):
+        params = torch.tensor(log_means, requires_grad=True)
+        log_prob = p(params).log_prob(x)
+        return log_prob, torch.autograd.grad(log_prob, params)[0]
+
+    found = scored(20.0, -1e9, 2.0, 0.0)
+    expected = scored(15.0, -15.0, 2.0, 0.0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert found[1][0] < 0 < found[1][1]
+    assert scored(torch.inf, -torch.inf, 2.0, 0.0)[0] == expected[0]
 
 
 def test_a_scale_for_each_feature():
@@ -167,6 +185,70 @@ def test_by_hand_a_name_of_the_zoos_is_no_promise():
     vae = zoo.VAE(model, like.guide, (2, 3))
     assert vae.likelihood is None
     assert zoo.evaluate(vae, torch.full((4, 2, 3), 0.5), 5).num_data == 4
+
+
+class Scaled(nn.Module):
+    """One line for all, a scale for each feature, and a tensor that is not learned."""
+
+    num_params = 1
+
+    def __init__(self, event_shape):
+        super().__init__()
+        self.line = nn.Linear(1, 1)
+        self.log_scale = nn.Parameter(torch.randn(event_shape))
+        self.register_buffer("unit", torch.ones(event_shape))
+
+    def forward(self, params):
+        params = self.line(params[..., None]).unflatten(-2, self.unit.shape)
+        p = dist.Normal(params.squeeze(-1), self.log_scale.exp() * self.unit)
+        return p.to_event(self.unit.ndim)
+
+
+class Apart(Scaled):
+    """A module for each feature."""
+
+    def __init__(self, event_shape):
+        super().__init__(event_shape)
+        self.each = nn.ModuleList(nn.Linear(1, 1) for _ in self.unit.flatten())
+
+
+def test_each_block_has_a_likelihood_of_its_size():
+    vae = small("self_reflective", (2, 4), likelihood=Scaled)
+    first, second, third = (layer.likelihood for layer in vae.model.data_layers)
+    assert first.line.bias is second.line.bias is third.line.bias
+    assert [len(p.log_scale) for p in (first, second, third)] == [2, 2, 4]
+    assert not torch.equal(first.log_scale, second.log_scale)
+    check_vae(vae, torch.randn(8, 2, 4))
+    first, second = block_likelihoods(Apart, (3, 2))
+    assert first.each[0].bias is not second.each[0].bias
+
+
+def test_likelihoods_of_blocks_draw_as_many_numbers_as_one():
+    after = []
+    for make in (lambda: Scaled((3,)), lambda: block_likelihoods(Scaled, (3, 4))):
+        torch.manual_seed(0)
+        make()
+        after.append(torch.rand(()))
+    assert after[0] == after[1]
+
+
+@pytest.mark.parametrize("given", [Flipped((2, 3)), lambda: Flipped((2, 3))])
+def test_a_likelihood_that_does_not_suit_a_block_is_refused(given):
+    words = r"here of shape \(2,\); give a class .* Flipped does not run on parameters"
+    with pytest.raises(zoo.UserError, match=words):
+        small("bottom_up", likelihood=given)
+
+
+def test_one_that_suits_any_vector_is_for_all_blocks():
+    class Tails(nn.Module):
+        num_params = 1
+
+        def forward(self, params):
+            return dist.StudentT(4.0, params, 1.0).to_event(1)
+
+    tails = Tails()
+    vae = small("bottom_up", (7,), num_layers=2, block_sizes=(3, 4), likelihood=tails)
+    assert all(layer.likelihood is tails for layer in vae.model.data_layers)
 
 
 class Mixing(nn.Module):
@@ -280,6 +362,16 @@ def test_a_whole_pair(tmp_path):
         zoo.UserError, match="expected nothing to return a zoo.VAE .*, got None"
     ):
         zoo.create(model=nothing, event_shape=(2, 3))
+
+
+def test_a_whole_pair_has_a_likelihood_by_default():
+    def make(event_shape, likelihood="gaussian"):
+        return small("mean_field", event_shape, likelihood=likelihood)
+
+    vae = zoo.create(model=make, event_shape=(2, 3))
+    assert vae.likelihood == vae.model.likelihood.name == "gaussian"
+    vae = zoo.create(model=make, event_shape=(2, 3), likelihood="bernoulli")
+    assert vae.likelihood == "bernoulli"
 
 
 def nothing():

@@ -208,6 +208,8 @@ def test_create_lists_what_it_knows():
         zoo.create("iaf", event_shape=(2, 3), latent=3)
     with pytest.raises(zoo.UserError, match="known: bernoulli, .*, gaussian"):
         make(likelihood="weibull")
+    with pytest.raises(zoo.UserError, match="expected a Dataset, got Tensor; make one"):
+        zoo.create("iaf", torch.rand(9, 8))
     with pytest.raises(zoo.UserError, match="a data set or an event_shape"):
         zoo.create("iaf")
     with pytest.raises(zoo.UserError, match="event_shape must be at least 1"):
@@ -229,6 +231,33 @@ def test_options_come_from_the_signatures():
     vae = zoo.create("mean_field", data, latent_dim=2)
     assert vae.event_shape == (8, 8)
     assert vae.likelihood == "bernoulli"
+
+
+class ActiveGuide(PlainGuide):
+    """A user's guide that has options of the standard model, too, and any others."""
+
+    def __init__(self, *sizes, activation, network="gated_mlp", **more):
+        super().__init__(*sizes, **more)
+        self.options = activation, network
+
+
+def test_a_guide_gets_the_options_that_it_shares_with_the_standard_model():
+    vae = make(ActiveGuide, activation="elu")
+    assert vae.guide.options == ("elu", "mlp")
+    assert any(isinstance(layer, nn.ELU) for layer in vae.model.decoder.modules())
+    with pytest.raises(zoo.UserError, match="'custom:ActiveGuide' .* 'activation'"):
+        make(ActiveGuide)
+
+
+def test_arguments_without_names_are_no_options():
+    def encoder(event_shape, *rest, **more):
+        return nn.Sequential(nn.Flatten(), nn.Linear(6, 5))
+
+    def decoder(latent_dim, **more):
+        return nn.Linear(latent_dim, 6)
+
+    assert make(encoder=encoder, decoder=decoder).sample(4).shape == (4, 2, 3)
+    assert {"sizes", "more"}.isdisjoint(guide_options(ActiveGuide))
 
 
 def test_amortized_flow_works_outside_a_vae():
@@ -265,6 +294,5 @@ def test_a_type_checker_is_told_what_each_guide_encodes_to():
     assert sorted(sum(kinds.values(), ())) == sorted(names)
     for kind, guides in kinds.items():
         for guide in guides:
-            likelihood = "gaussian" if guide in zoo.list_density_models() else None
-            vae = zoo.create(guide, event_shape=(8, 8), likelihood=likelihood)
+            vae = zoo.create(guide, event_shape=(8, 8))  # its own likelihood
             assert isinstance(vae.encode(torch.zeros(2, 8, 8)), kind)

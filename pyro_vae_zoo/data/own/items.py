@@ -1,4 +1,4 @@
-"""Map-style data sets of PyTorch's, of items x or (x, y), read into memory."""
+"""Map-style data sets of PyTorch's, of items x or (x, y), in memory or item by item."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
