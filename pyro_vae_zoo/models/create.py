@@ -246,7 +246,9 @@ def _usual_likelihood(
     guide: str | Callable[..., nn.Module] | None, model: Callable[..., VAE] | None
 ) -> str:
     """What the builder takes where nobody says; `bernoulli` if it does not say either."""
-    build = registry.entry(guide).build if isinstance(guide, str) else model or custom
+    build: Callable = model if callable(model) else custom
+    if isinstance(guide, str):
+        build = registry.entry(guide).build
     taken = inspect.signature(build).parameters.get("likelihood")
     usual = None if taken is None else taken.default
     return usual if isinstance(usual, str) else "bernoulli"

@@ -238,7 +238,16 @@ def custom(
 
 
 def whole_options(make: Callable[..., VAE]) -> dict[str, Any]:
-    """The options of a function that makes a VAE, with their defaults."""
+    """The options of a function that makes a VAE, with their defaults.
+
+    Raises:
+        UserError: for what is no function, as a name of a guide.
+    """
+    if not callable(make):
+        raise UserError(
+            "model: expected a function that makes a VAE, FILE.py:Name on the command "
+            f"line, got {make!r}"
+        )
     return own_options(make, ("event_shape", "likelihood"))
 
 
@@ -250,7 +259,7 @@ def whole(
 ) -> VAE:
     """A VAE that a function of the user's makes as a whole."""
     name = getattr(make, "__name__", type(make).__name__)
-    known, own = inspect.signature(make).parameters, whole_options(make)
+    own, known = whole_options(make), inspect.signature(make).parameters
     for option in options:
         if option not in own:
             raise unknown_name(f"option of model {name!r}:", option, own)

@@ -362,6 +362,8 @@ def test_a_whole_pair(tmp_path):
         zoo.UserError, match="expected nothing to return a zoo.VAE .*, got None"
     ):
         zoo.create(model=nothing, event_shape=(2, 3))
+    with pytest.raises(zoo.UserError, match="model: expected a function .* got 'iaf'"):
+        zoo.create(model="iaf", event_shape=(2, 3))
 
 
 def test_a_whole_pair_has_a_likelihood_by_default():
