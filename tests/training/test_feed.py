@@ -20,7 +20,7 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.data.streamed.rows import Rows
 from pyro_vae_zoo.data.streamed.sources import Items
 from pyro_vae_zoo.runtime import Ranks
-from pyro_vae_zoo.training import feed, loop
+from pyro_vae_zoo.training import feed
 from pyro_vae_zoo.training.feed import Feed
 from pyro_vae_zoo.training.options import TrainOptions
 
@@ -180,10 +180,8 @@ def test_a_bad_row_ends_a_training_with_its_number(file, num_workers):
 
 def test_one_number_beyond_a_float_is_diagnosed(file, monkeypatch):
     data = zoo.Dataset(file(bits().astype(np.float32)), likelihood="gaussian")
-    batch = loop.Loop._batch
-    monkeypatch.setattr(
-        loop.Loop, "_batch", lambda self, step: 1e30 * batch(self, step)
-    )
+    batch = Feed.batch
+    monkeypatch.setattr(Feed, "batch", lambda self, step: 1e30 * batch(self, step))
     with pytest.raises(zoo.DivergedError, match="step 1"):
         trained(data, epochs=1)
 
