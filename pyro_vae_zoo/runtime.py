@@ -10,6 +10,7 @@ and after the same sum and the same step of the optimiser their weights are the 
 is all that knows of `torch.distributed`; in a single process each function is the identity.
 """
 
+import importlib
 import os
 import platform
 import signal
@@ -206,6 +207,9 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
                 f"device, got process {local + 1}; use a lower --nproc-per-node"
             )
         torch.cuda.set_device(local)
+    # Its functions default to the group there is when it is imported. Imported later, as
+    # compiling does, they would hold ours, whose threads can abort a process that ends.
+    importlib.import_module("torch.distributed.nn.functional")
     # What is decided on the host goes by gloo there too, and waits for no kernel.
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:

@@ -124,6 +124,11 @@ def watched():
     return [len(seen), len(history.epochs), history.stopped_early]
 
 
+def threads():
+    """The names of this process's threads, where the system tells them."""
+    return [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+
+
 def main(folder, *words):
     with joined("cpu") as ranks:
         torch.manual_seed(0)
@@ -145,6 +150,7 @@ def main(folder, *words):
         Path(folder, f"{ranks.rank}.json").write_text(json.dumps(found))
         # In the same two: to start them takes longer than all that they do.
         assert cli.main(list(words)) == 0
+    Path(folder, f"{ranks.rank}.threads").write_text("\n".join(threads()))
 
 
 if __name__ == "__main__":

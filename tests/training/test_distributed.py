@@ -77,6 +77,13 @@ def found(ran):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+def test_no_thread_of_the_group_outlives_it(ran):
+    """One that does can abort the process while it ends, now and then."""
+    folder, _ = ran
+    for rank in range(2):
+        assert "gloo" not in (folder / f"{rank}.threads").read_text()
+
+
 def test_both_are_there(found):
     assert [f["size"] for f in found] == [2, 2]
     assert [f["gather"] for f in found] == [[0, 1], [0, 1]]
