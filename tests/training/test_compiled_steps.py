@@ -221,3 +221,32 @@ def test_the_kernel_moves_as_the_optimiser_does():
             assert torch.equal(p, q)
     ours_state, theirs_state = (o.state_dict()["state"] for o in (first, second))
     torch.testing.assert_close(ours_state, theirs_state, rtol=0, atol=0)
+
+
+def test_averages_of_weights_without_gradients_never_become_slow_to_compute():
+    """Below the smallest normal number, where PyTorch's stay; the weights are the same."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 40)) for _ in range(2))
+    first, second = OPTIMISERS["fused"]([ours]), OPTIMISERS["fused"]([theirs])
+    active = torch.arange(40) % 2
+    smallest = torch.finfo(torch.float32).tiny
+
+    def are_slow(optimizer, p):
+        average = optimizer.state[p]["exp_avg"]
+        return ((average != 0) & (average.abs() < smallest)).any()
+
+    move, slow = None, False
+    for i in range(1200):
+        grad = torch.randn(40)
+        ours.grad = grad if i < 5 else grad * active
+        theirs.grad = ours.grad.clone()
+        second.step()
+        if move is None:
+            first.step()
+            move = FusedAdam(first, [ours])
+        else:
+            move()
+        slow = slow or are_slow(first, ours)
+    assert are_slow(second, theirs)
+    assert not slow
+    assert torch.equal(ours, theirs)
