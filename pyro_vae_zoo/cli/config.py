@@ -24,7 +24,7 @@ from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 from pyro_vae_zoo.files import CONFIG_FILE, read_json
 from pyro_vae_zoo.nn.options import PairOptions
 from pyro_vae_zoo.options import declared
-from pyro_vae_zoo.training.options import BARE, TrainOptions
+from pyro_vae_zoo.training.options import TrainOptions, training_then
 
 __all__ = ["add_config", "parse"]
 
@@ -223,7 +223,9 @@ def _flat(record: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str,
         variant = str(record.get("variant", ""))
         words["data"] = name_now(str(record["source"]), variant, path)
     if "variant" in record:  # a run's own file; what it does not say was so
-        words = {k: v for k, v in BARE.items() if k != "epochs"} | words
+        words = {
+            k: v for k, v in training_then(words).items() if k in words or k != "epochs"
+        }
     if "model" in words:  # a run has it as its guide, too
         words.pop("guide", None)
     return words, {k: v for k, v in options.items() if k not in places}

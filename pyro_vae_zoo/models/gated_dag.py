@@ -287,6 +287,7 @@ def dag(
         GatedDAGGuide(encoder, nodes, top_down),
         event_shape,
         phases=(Phase(),) if gates.is_frozen else phases,
+        clip_norm=100.0,
         monitor=monitor,
     )
 

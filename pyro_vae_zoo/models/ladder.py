@@ -192,4 +192,5 @@ def ladder(
         GaussianLayer(nn.Linear(width, 2 * latent_dim)) for _ in range(num_layers)
     ]
     model = LadderModel(priors, decoder, p_x, latent_dim)
-    return VAE(model, LadderGuide(upward, evidence, priors), event_shape)
+    guide = LadderGuide(upward, evidence, priors)
+    return VAE(model, guide, event_shape, clip_norm=100.0)

@@ -128,7 +128,8 @@ def with_prior(
         start_at(some(data.epoch(0, 0), _ENOUGH))
     # Anew: each module of a pair has a name in Pyro's store, and takes it before it runs.
     pair = model, vae.guide, vae.event_shape
-    vae = VAE(*pair, phases=vae.phases, monitor=vae.monitor)
+    training = {"phases": vae.phases, "clip_norm": vae.clip_norm}
+    vae = VAE(*pair, **training, monitor=vae.monitor)
     check_prior(module, model.latent_dim)
     return vae
 

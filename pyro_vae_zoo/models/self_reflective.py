@@ -373,7 +373,7 @@ def hierarchy(
         layers.data_layers(partition.sizes, likelihood),
         partition,
     )
-    return VAE(model, make_guide(layers, model), event_shape)
+    return VAE(model, make_guide(layers, model), event_shape, clip_norm=100.0)
 
 
 def self_reflective(layers: Layers, model: SelfReflectiveModel) -> SelfReflectiveGuide:

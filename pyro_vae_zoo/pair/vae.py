@@ -113,6 +113,9 @@ class VAE(nn.Module, Generic[Codes]):
         guide: q; `forward(x)` draws the same latent sites.
         event_shape: shape of one datum.
         phases: how `fit` trains it; one phase over everything by default.
+        clip_norm: norm to which `fit` clips the gradient of the mean loss where it is not
+            told; 0: it does not clip. A hierarchy needs it for the rare batch whose
+            gradient would throw a training off.
         monitor: what else there is to record after each epoch, as entries for its record:
             a function of the VAE.
         config: what `zoo.load` needs to build it again; set by `zoo.create`.
@@ -132,6 +135,7 @@ class VAE(nn.Module, Generic[Codes]):
         event_shape: Sequence[int],
         *,
         phases: Sequence[Phase] = (Phase(),),
+        clip_norm: float = 0.0,
         monitor: Callable[["VAE"], dict] | None = None,
         config: dict | None = None,
     ) -> None:
@@ -149,6 +153,7 @@ class VAE(nn.Module, Generic[Codes]):
         self.guide = guide
         self.event_shape = tuple(event_shape)
         self.phases = tuple(phases)
+        self.clip_norm = clip_norm
         self.monitor = monitor
         self.config = config
         self._take_names()

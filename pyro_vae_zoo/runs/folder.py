@@ -29,7 +29,7 @@ from pyro_vae_zoo.files import (
 )
 from pyro_vae_zoo.models.create import find_guide, options_then
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
-from pyro_vae_zoo.training.options import BARE, KEPT, TrainOptions
+from pyro_vae_zoo.training.options import BARE, KEPT, TrainOptions, training_then
 
 __all__ = ["begin", "kept_of", "look", "open_run"]
 
@@ -175,7 +175,6 @@ def _read_config(folder: Path) -> RunConfig:
     # Options that it leaves out are as they were when it was written.
     vae = config["vae"]
     vae["options"] = options_then(vae["guide"], vae["options"])
-    config["training"] = cast(
-        Training, TrainOptions(**BARE).recorded() | dict(config["training"])
-    )
+    training = TrainOptions(**BARE).recorded() | training_then(config["training"])
+    config["training"] = cast(Training, training)
     return config

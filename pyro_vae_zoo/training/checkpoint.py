@@ -23,7 +23,7 @@ from pyro_vae_zoo.files import (
 )
 from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.training.history import History
-from pyro_vae_zoo.training.options import BARE, TrainOptions
+from pyro_vae_zoo.training.options import TrainOptions, training_then
 
 __all__ = [
     "best_weights",
@@ -190,7 +190,7 @@ def check_resumable(
             f"{path} was made with other data: expected fingerprint {state['data']}, "
             f"got {fingerprint}; resume with the same data or start anew"
         )
-    saved, now = state["options"], options.recorded()
+    saved, now = training_then(state["options"]), options.recorded()
     # Nothing but the end depends on the number of epochs, with some exceptions.
     rate = options.schedule == "cosine" or options.has_own_rate
     bound = rate or len(phases) > 1 or phases[0].each_epoch
@@ -198,7 +198,7 @@ def check_resumable(
     if options.compile is False:  # the way out where there is no compiler any more
         free.add("compile")
     for name in now.keys() - free:
-        before = saved.get(name, BARE.get(name, getattr(TrainOptions, name)))
+        before = saved.get(name, getattr(TrainOptions, name))
         if before != now[name]:
             raise UserError(
                 f"{path} was made with {name}={before}, now it is "
@@ -221,7 +221,7 @@ def options_of(path: Path) -> dict[str, Any]:
     options = load_checkpoint(path).get("options")
     if not isinstance(options, dict):
         raise DataFileError(f"{path} is no checkpoint: it holds no options")
-    return BARE | options
+    return training_then(options)
 
 
 def best_weights(

@@ -3,7 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Annotated, Any, cast
@@ -25,6 +25,7 @@ __all__ = [
     "TrainOptions",
     "makes_scheduler",
     "name_of",
+    "training_then",
 ]
 
 # Names of `torch.optim` with their settings; fused is one call over all parameters.
@@ -52,10 +53,10 @@ WARMUP = 0.1  # of the epochs
 # What version 0.1.0 took where it was not told; records of its runs go on meaning this.
 BARE: dict[str, Any] = {
     **{"epochs": 20, "schedule": "constant"},
-    **{"kl_warmup": 0, "ema": 0},
+    **{"kl_warmup": 0, "ema": 0, "clip_norm": 0},
 }
 # What a training that goes on keeps from its beginning where it is not told.
-KEPT = ("kl_warmup", "ema")
+KEPT = ("kl_warmup", "ema", "clip_norm")
 EMA = 0.999
 
 
@@ -164,7 +165,11 @@ class TrainOptions:
     ] = 0
     clip_norm: Annotated[
         float | None,
-        Option("clip the gradient of the mean loss to this norm.", above=0),
+        Option(
+            "clip the gradient of the mean loss to this norm; by default what the VAE "
+            "has for it, 100 for hierarchies and graphs and none for others; 0: none.",
+            least=0,
+        ),
     ] = None
     ema: Annotated[
         float | None,
@@ -329,6 +334,18 @@ class TrainOptions:
         """The options as JSON and checkpoints hold them: by name what is the user's."""
         values = {f.name: getattr(self, f.name) for f in fields(TrainOptions)}
         return {k: name_of(v) if callable(v) else v for k, v in values.items()}
+
+
+def training_then(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a record, as the version that wrote it took them.
+
+    >>> training_then({"epochs": 30, "clip_norm": None})["clip_norm"]
+    0
+    """
+    then = BARE | dict(record)
+    if then["clip_norm"] is None:  # by which 0.1.0 did not clip
+        then["clip_norm"] = BARE["clip_norm"]
+    return then
 
 
 def name_of(what: Any) -> str:

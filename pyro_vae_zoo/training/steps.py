@@ -276,7 +276,7 @@ class Steps:
     def _max_norm(self, size: float) -> float | None:
         # The loss is a sum over the batch, the option is about its mean.
         limit = self.options.clip_norm
-        return None if limit is None else limit * size
+        return limit * size if limit else None
 
 
 def rates_of(vae: VAE, phase: Phase, options: TrainOptions) -> Rates:

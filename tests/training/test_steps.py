@@ -523,6 +523,16 @@ def test_what_is_not_said_goes_by_the_data(given, epochs, warmup):
     assert settled(found, vae, 10) == found  # and is settled
 
 
+@pytest.mark.parametrize(
+    ("guide", "norm"), [("mean_field", 0), ("ladder", 100), ("gated_dag", 100)]
+)
+def test_gradients_are_clipped_where_the_vae_asks_for_it(guide, norm):
+    vae = make(guide)
+    assert settled(TrainOptions(), vae, 100).clip_norm == norm
+    assert settled(TrainOptions(clip_norm=0), vae, 100).clip_norm == 0
+    assert settled(TrainOptions(clip_norm=7), vae, 100).clip_norm == 7
+
+
 def test_an_objective_of_its_own_has_no_warm_up_unless_it_knows_one():
     def knows(kl_weight=1.0):
         return AnnealedELBO(kl_weight=kl_weight)
