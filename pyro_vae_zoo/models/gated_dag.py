@@ -76,7 +76,7 @@ from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import positive
 from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import LatentBlock, make_decoder, make_encoder
-from pyro_vae_zoo.pair.vae import VAE, Phase
+from pyro_vae_zoo.pair.vae import CLIP_NORM, VAE, Phase
 from pyro_vae_zoo.transforms.conditioning import condition_all
 
 __all__ = [
@@ -287,7 +287,7 @@ def dag(
         GatedDAGGuide(encoder, nodes, top_down),
         event_shape,
         phases=(Phase(),) if gates.is_frozen else phases,
-        clip_norm=100.0,
+        clip_norm=CLIP_NORM,
         monitor=monitor,
     )
 

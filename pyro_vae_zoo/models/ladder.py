@@ -49,7 +49,7 @@ from pyro_vae_zoo.nn.networks import (
     make_decoder,
     make_encoder,
 )
-from pyro_vae_zoo.pair.vae import VAE, Shared
+from pyro_vae_zoo.pair.vae import CLIP_NORM, VAE, Shared
 
 __all__ = ["LadderGuide", "LadderModel", "weigh"]
 
@@ -193,4 +193,4 @@ def ladder(
     ]
     model = LadderModel(priors, decoder, p_x, latent_dim)
     guide = LadderGuide(upward, evidence, priors)
-    return VAE(model, guide, event_shape, clip_norm=100.0)
+    return VAE(model, guide, event_shape, clip_norm=CLIP_NORM)

@@ -79,7 +79,7 @@ from pyro_vae_zoo.models.standard import positive
 from pyro_vae_zoo.nn.bijectors import AffineBijector, FlowBijector
 from pyro_vae_zoo.nn.networks import Block, LatentBlock, check_network, make_encoder
 from pyro_vae_zoo.nn.partition import Partition, block_likelihoods
-from pyro_vae_zoo.pair.vae import VAE, Shared
+from pyro_vae_zoo.pair.vae import CLIP_NORM, VAE, Shared
 
 __all__ = [
     "DataLayer",
@@ -373,7 +373,7 @@ def hierarchy(
         layers.data_layers(partition.sizes, likelihood),
         partition,
     )
-    return VAE(model, make_guide(layers, model), event_shape, clip_norm=100.0)
+    return VAE(model, make_guide(layers, model), event_shape, clip_norm=CLIP_NORM)
 
 
 def self_reflective(layers: Layers, model: SelfReflectiveModel) -> SelfReflectiveGuide:

@@ -37,7 +37,9 @@ from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair import draws
 from pyro_vae_zoo.pair.modes import local_context, ordinary
 
-__all__ = ["VAE", "Phase", "Shared"]
+__all__ = ["CLIP_NORM", "VAE", "Phase", "Shared"]
+
+CLIP_NORM = 100.0  # of hierarchies and graphs
 
 _numbers = itertools.count()
 

@@ -25,6 +25,7 @@ from pyro_vae_zoo.files import (
 from pyro_vae_zoo.models.create import depth, guide_options
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.pair.vae import CLIP_NORM
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import (
     Result,
@@ -247,8 +248,10 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         own | r["options"] | r["training"]
         for own, r in zip(usual, results, strict=True)
     ]
-    for one in settings:
+    for own, one in zip(usual, settings, strict=True):
         one.pop("seed", None)
+        one["clip_norm"] = one.get("clip_norm") or 0.0
+        own["clip_norm"] = CLIP_NORM if {"L", "N"} & {*depth(one)} else 0.0
     keys = dict.fromkeys(key for one in settings for key in one)
     differing = [key for key in keys if _differs(key, settings, usual)]
     labels = []
