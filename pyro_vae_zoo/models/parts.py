@@ -127,9 +127,12 @@ def with_prior(
     if data is not None and callable(start_at):
         start_at(some(data.epoch(0, 0), _ENOUGH))
     # Anew: each module of a pair has a name in Pyro's store, and takes it before it runs.
-    pair = model, vae.guide, vae.event_shape
-    training = {"phases": vae.phases, "clip_norm": vae.clip_norm}
-    vae = VAE(*pair, **training, monitor=vae.monitor)
+    vae = VAE(
+        *(model, vae.guide, vae.event_shape),
+        phases=vae.phases,
+        clip_norm=vae.clip_norm,
+        monitor=vae.monitor,
+    )
     check_prior(module, model.latent_dim)
     return vae
 

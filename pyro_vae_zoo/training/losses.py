@@ -55,8 +55,9 @@ def settled(options: TrainOptions, vae: VAE, num_data: int) -> TrainOptions:
         warmup = WARMUP * epochs if takes_one else 0
     ema = EMA if options.ema is None else options.ema
     clip = vae.clip_norm if options.clip_norm is None else options.clip_norm
-    found = {"epochs": epochs, "kl_warmup": round(warmup, 6), "ema": ema}
-    return replace(options, **found, clip_norm=clip)
+    return replace(
+        options, epochs=epochs, kl_warmup=round(warmup, 6), ema=ema, clip_norm=clip
+    )
 
 
 def _weighs_kl(of: Loss) -> bool:

@@ -45,19 +45,16 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "cosine": lambda epoch, total: 0.5 * (1 + math.cos(math.pi * epoch / total)),
 }
 
-
 # A training whose length goes by its data has so many steps for each number of a datum,
 # within these bounds, and so many epochs at least.
 STEPS_PER_NUMBER, STEPS, LEAST_EPOCHS = 30, (2_000, 10_000), 20
-WARMUP = 0.1  # of the epochs
+WARMUP, EMA = 0.1, 0.999  # of the epochs; decay of the average
 # What version 0.1.0 took where it was not told; records of its runs go on meaning this.
 BARE: dict[str, Any] = {
     **{"epochs": 20, "schedule": "constant"},
     **{"kl_warmup": 0, "ema": 0, "clip_norm": 0},
 }
-# What a training that goes on keeps from its beginning where it is not told.
-KEPT = ("kl_warmup", "ema", "clip_norm")
-EMA = 0.999
+KEPT = ("kl_warmup", "ema", "clip_norm")  # by a training that is resumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +163,8 @@ class TrainOptions:
     clip_norm: Annotated[
         float | None,
         Option(
-            "clip the gradient of the mean loss to this norm; by default what the VAE "
-            "has for it, 100 for hierarchies and graphs and none for others; 0: none.",
+            "norm to clip the gradient of the mean loss to; by default the VAE's own, "
+            "which is 100 for hierarchies and graphs, and none for others; 0: none.",
             least=0,
         ),
     ] = None
@@ -228,7 +225,6 @@ class TrainOptions:
             ("auto",),
         ),
     ] = "auto"
-
     precision: Annotated[
         str,
         Option(
@@ -337,15 +333,9 @@ class TrainOptions:
 
 
 def training_then(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a record, as the version that wrote it took them.
-
-    >>> training_then({"epochs": 30, "clip_norm": None})["clip_norm"]
-    0
-    """
-    then = BARE | dict(record)
-    if then["clip_norm"] is None:  # by which 0.1.0 did not clip
-        then["clip_norm"] = BARE["clip_norm"]
-    return then
+    """The options of a record, as the version that wrote it took them."""
+    clip = record.get("clip_norm") or 0  # 0.1.0 had null for none
+    return BARE | dict(record) | {"clip_norm": clip}
 
 
 def name_of(what: Any) -> str:

@@ -14,6 +14,8 @@ from pyro_vae_zoo.training.options import TrainOptions
 
 RESULTS = Path(__file__).parents[2] / "results"
 STORED = references._stored()
+# Shape of a datum and number of training data: the files of others may not be there.
+SIZES = {"digits": ((8, 8), 1297), "frey_faces": ((28, 20), 1565)}
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -25,11 +27,12 @@ def test_what_is_stored_of_mean_field_is_what_was_measured(name):
     assert known["seeds"] == len(runs) >= 3
     measured = fmean(run["log_likelihood"] for run in runs)
     assert known["log_likelihood"] == pytest.approx(measured, abs=1e-3)
-    data = zoo.load_dataset(name)
-    vae = zoo.create("mean_field", data)
-    epochs = settled(TrainOptions(), vae, len(data.train)).epochs
+    shape, num_data = SIZES[name]
+    vae = zoo.create("mean_field", event_shape=shape)
+    epochs = settled(TrainOptions(), vae, num_data).epochs
     for run in runs:
-        assert run["variant"] == known["variant"] == data.variant
+        assert run["variant"] == known["variant"]
+        assert f"{num_data}/" in run["variant"]
         assert run["num_particles"] == known["num_particles"]
         assert run["epochs"] == known["epochs"] == epochs
 
