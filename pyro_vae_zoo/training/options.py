@@ -334,8 +334,8 @@ class TrainOptions:
 
 def training_then(record: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a record, as the version that wrote it took them."""
-    clip = record.get("clip_norm") or 0  # 0.1.0 had null for none
-    return BARE | dict(record) | {"clip_norm": clip}
+    clip = record.get("clip_norm")  # null was none in 0.1.0
+    return BARE | dict(record) | ({"clip_norm": 0} if clip is None else {})
 
 
 def name_of(what: Any) -> str:
