@@ -45,21 +45,21 @@ differ in it by tens of nats from batch to batch. Their loss is therefore the re
 divergence \(\mathrm{KL}(\alpha \| \alpha^+) / \eta\), which is linear in the advantages, so
 that noise averages out, and has the gradient of -L for every \(\eta\).
 
-| symbol      | code name            | shape                 | here     |
+| symbol      | code name            | shape                 | equation |
 |-------------|----------------------|-----------------------|----------|
 | Q           | `Mixture`, `"z"`     | `(batch, latent_dim)` | -        |
 | q_m         | `components[m]`      | `(batch, latent_dim)` | 1        |
 | alpha       | `log_weights.exp()`  | `(batch, M)` or `(M,)` | 2       |
 | a           | `advantage`          | `(M, batch)`          | 2        |
 | C, eta      | `kl_bound`, `weight_step` |                  | 1, 2     |
-| -           | `Criterion`          |                       | 1        |
-| -           | `mirror_step`        |                       | 2        |
+| criterion   | `Criterion`          |                       | 1        |
+| mirror step | `mirror_step`        |                       | 2        |
 
 Two schedules: `together` updates all components and the decoder in each step;
 `sequential` finishes one component after the other. Competitors on the same pair:
-`mixture`, whose parts all ascend L(Q) (Kim & Pavlovic's blind ME), and `boosted`, whose
-components ascend \(E_q[\log p - \log Q] + \nu H(q)\): (1) with a bonus for entropy and a C
-so large that it rarely matters.
+`mixture`, whose parts all ascend L(Q) (the paper's blind mixture of encoders), and
+`boosted`, whose components ascend \(E_q[\log p - \log Q] + \nu H(q)\): (1) with a bonus
+for entropy and a C so large that it rarely matters.
 
 Differences from the paper, whose public text leaves much open: the form of the weights,
 their step, C and the order of updates are ours; weights read the encoders' features and

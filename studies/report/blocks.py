@@ -197,7 +197,8 @@ def _below(panels: Panels, layout: Layout) -> str:
         text += f". Bold: beyond two standard errors (seeds) from `{layout.reference}`"
         fewest = min(counts - {1})
         if fewest in LUCK:
-            text += f"; luck alone makes one row in {LUCK[fewest]} bold"
+            text += "; without a real difference a row is bold once in "
+            text += f"{LUCK[fewest]} times"
     if any(row["invalid"] for row in rows):
         text += ". Struck out: no bounds, not to be quoted"
     if "local_difference" in layout.columns and (note := local_note(rows)):

@@ -177,14 +177,14 @@ def local_note(rows: Sequence[Row]) -> str:
     )
 
 
-# By the number of seeds: luck alone makes one row in that many bold. By simulation with
-# Gaussian seeds: the first number is for one side that spreads much more than the other,
-# the second for two that spread alike.
+# By the number of seeds: a row without a real difference is bold once in so many times.
+# By simulation with Gaussian seeds: the first number is for one side that spreads much
+# more than the other, the second for two that spread alike.
 LUCK = {2: "three to five", 3: "five to nine"}
 _JUDGED = (
     "They are ± their standard error over the seeds of both, on this test set. Bold: "
-    f"beyond two of these; luck alone makes one row in {LUCK[3]} bold with three seeds, "
-    f"and one in {LUCK[2]} with two."
+    f"beyond two of these; without a real difference a row is bold once in {LUCK[3]} "
+    f"times with three seeds, and once in {LUCK[2]} with two."
 )
 
 

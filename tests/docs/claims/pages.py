@@ -26,12 +26,12 @@ LEADS = [
         lambda: [shown(local_lead(label)) for label in AHEAD],
     ),
     (
-        "the lead of `iaf` is {} nats, and by an optimised q {}.",
+        "the lead of `iaf` is {} nats, and {} with an optimised q.",
         lambda: gated_lead()[1:],
     ),
     (
-        "A [learned prior] brings {:.1f} to {:.1f} nats, and {:.1f} to {:.1f} by an "
-        "optimised q.",
+        "A [learned prior] brings {:.1f} to {:.1f} nats, and {:.1f} to {:.1f} with "
+        "an optimised q.",
         lambda: [*sorted(ahead(*NAMED))[::2], *sorted(local(*NAMED))[::2]],
     ),
 ]

@@ -62,7 +62,7 @@ CLAIMS = {
             "a learned prior brings {:.1f} to {:.1f} nats",
             lambda: sorted(ahead(*NAMED))[::2],
         ),
-        ("a richer posterior {:.1f} |", lambda: ahead("iaf_standard")),
+        ("nats, `iaf` {:.1f} |", lambda: ahead("iaf_standard")),
     ],
     "docs/results/flows.md": [
         ("by this method is [{} nats]", lambda: gated_lead()[2:]),
