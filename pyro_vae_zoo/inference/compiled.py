@@ -38,7 +38,11 @@ from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.inference.elbo import AnnealedELBO, ObjectiveELBO
-from pyro_vae_zoo.inference.graph_calls import BoundGraph, WithGradients
+from pyro_vae_zoo.inference.graph_calls import (
+    BoundGraph,
+    OwnGradients,
+    WithGradients,
+)
 from pyro_vae_zoo.inference.precision import PRECISIONS, networks_in
 from pyro_vae_zoo.inference.tracing import (
     Compiler,
@@ -89,6 +93,9 @@ class CompiledELBO(ObjectiveELBO):
         compiler: Compiler | None = None,
         precision: str = "float32",
     ) -> None:
+        if precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise UserError(f"unknown precision {precision!r}; known: {known}")
         # Not by ELBO's `__init__`, whose settings are among those of the objective.
         self.objective = objective
         self.compiler = compiler or inductor
@@ -202,9 +209,6 @@ class CompiledTrace_ELBO(CompiledELBO):
             raise UserError(
                 "particles are drawn in one plate; use vectorize_particles=True"
             )
-        if precision not in PRECISIONS:
-            known = ", ".join(PRECISIONS)
-            raise UserError(f"unknown precision {precision!r}; known: {known}")
         super().__init__(AnnealedELBO(num_particles, **options), precision=precision)
 
 
@@ -241,7 +245,8 @@ class _CompiledPair:
         options = tuple([_key(v) for k, v in settings if k not in _SCHEDULED])
         shapes = tuple([(p.shape, p.dtype) for p in tensors.values()])
         checked = is_validation_enabled()
-        return trained, checked, self.state, options, shapes, tensors[_DATA].device
+        of_pair = self.state, loss.precision, shapes, tensors[_DATA].device
+        return trained, checked, options, *of_pair
 
     def graph_for(
         self, model: nn.Module, guide: nn.Module, x: Tensor, loss: "CompiledELBO"
@@ -266,7 +271,9 @@ class _CompiledPair:
             with networks_in(loss.precision):
                 traced, names = _trace_step(*step, inputs, checked)
             _check_unchanged(before, numbers_in(parts))
-            self.graphs[kind] = loss.compiler(traced, inputs), names
+            places = [[*weights, *tensors].index(name) for name in names]
+            compiled = OwnGradients(loss.compiler(traced, inputs), places)
+            self.graphs[kind] = compiled, names
             self._settle(model, guide, kind, x, loss)
         graph, moved = self.graphs[kind]
         return graph, inputs, [tensors[name] for name in moved]
@@ -295,8 +302,7 @@ class _CompiledPair:
     ) -> tuple[Tensor, Tensor]:
         """One evaluation, with gradients ready for `backward`."""
         graph, inputs, moved = self.graph_for(model, guide, x, loss)
-        with torch.no_grad():
-            value, elbo, *gradients = graph(*inputs)
+        value, elbo, *gradients = graph(*inputs)
         if len(gradients) > len(moved) and not gradients.pop():  # it was asked for
             check_scorable(
                 model, guide, inputs[-1], x.device

@@ -1,4 +1,4 @@
-"""Two ways to call a compiled bound: as a loss of autograd's, and straight."""
+"""What a compiled bound is called by: as a loss of autograd's, and straight."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +8,54 @@ from torch import Tensor
 
 from pyro_vae_zoo.errors import UserError
 
-__all__ = ["BoundGraph", "WithGradients"]
+__all__ = ["BoundGraph", "OwnGradients", "WithGradients"]
+
+
+class OwnGradients:
+    """A graph each of whose gradients is memory of its own, in its parameter's order.
+
+    Autograd gives both terms of a sum one gradient: who clips gradients in place would do
+    so twice. And one of an einsum may be transposed, that of a part a part, while PyTorch's
+    fused Adam reads memory as it lies. Such gradients are copied. Which they are depends
+    on nothing that changes from call to call.
+
+    Args:
+        graph: of loss, bound, gradients and perhaps more.
+        places: numbers of the inputs that the gradients are of.
+
+    >>> p, q, slope = torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(3, 2).t()
+    >>> graph = OwnGradients(lambda p, q: [p.sum(), q.sum(), slope, slope], [0, 1])
+    >>> *_, of_p, of_q = graph(p, q)
+    >>> slope.stride(), of_p.stride(), of_p.data_ptr() == of_q.data_ptr()
+    ((1, 2), (3, 1), False)
+    """
+
+    def __init__(self, graph: Callable, places: Sequence[int]) -> None:
+        self.graph = graph
+        self.places = places
+        self._copied: list[tuple[int, int]] | None = None  # of outputs and their inputs
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The outputs of the graph, without autograd."""
+        with torch.no_grad():
+            outputs = list(self.graph(*inputs))
+            if self._copied is None:
+                self._copied = self._to_copy(outputs, inputs)
+            for out, place in self._copied:
+                copy = torch.empty_like(inputs[place])
+                outputs[out] = copy.copy_(outputs[out])
+        return outputs
+
+    def _to_copy(
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]
+    ) -> list[tuple[int, int]]:
+        known, found = {t.data_ptr() for t in inputs}, []
+        for out, place in enumerate(self.places, start=2):
+            gradient, p = outputs[out], inputs[place]
+            if gradient.data_ptr() in known or gradient.stride() != p.stride():
+                found.append((out, place))
+            known.add(gradient.data_ptr())
+        return found
 
 
 class WithGradients(torch.autograd.Function):
@@ -78,7 +125,6 @@ class BoundGraph:
         self.inputs = inputs
         self.places = dict(zip(weights, inputs, strict=False))
         self.moved = moved
-        self._shared: list[int] | None = None  # known when it was called once
 
     @torch.no_grad()
     def __call__(self, x: Tensor, weights: dict[str, float]) -> tuple[Tensor, Tensor]:
@@ -86,23 +132,6 @@ class BoundGraph:
         for name, weight in weights.items():
             self.places[name].fill_(weight)
         loss, elbo, *gradients = self.graph(*self.inputs[:-1], x)
-        if self._shared is None:
-            self._shared = _shared(gradients, self.inputs)
-        for i in self._shared:  # whoever clips them in place would do so twice
-            gradients[i] = gradients[i].clone()
         for p, gradient in zip(self.moved, gradients, strict=True):
             p.grad = gradient
         return loss, elbo
-
-
-def _shared(gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[int]:
-    """The numbers of the gradients that are the same memory as another one or an input.
-
-    Autograd gives both terms of a sum one gradient.
-    """
-    known, found = {t.data_ptr() for t in inputs}, []
-    for i, gradient in enumerate(gradients):
-        if gradient.data_ptr() in known:
-            found.append(i)
-        known.add(gradient.data_ptr())
-    return found

@@ -1,14 +1,17 @@
-"""`FusedAdam`: the steps of PyTorch's fused Adam on the CPU, without its bookkeeping."""
+"""Steps of Adam on the CPU: without its bookkeeping, and without denormal numbers."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["FusedAdam", "is_watched"]
+__all__ = ["FusedAdam", "clear_denormals", "is_watched"]
 
-# In so many steps 1e-30 shrinks by 0.9 a step to 1e-37, a normal number still.
-_STEPS_BETWEEN, _NOTHING = 150, 1e-30
+_STEPS_BETWEEN = 150
+# In so many steps 1e-30 shrinks by 0.9 a step to 1e-37, and 1e-34 by 0.999 to 9e-35: both
+# are normal numbers still. Beside 1e-10 and more the root of 1e-34 is nothing.
+_NOTHING = {"exp_avg": 1e-30, "exp_avg_sq": 1e-34}
+_LEAST_EPS = 1e-10
 
 
 class FusedAdam:
@@ -18,11 +21,6 @@ class FusedAdam:
     a small network takes as long as to move the weights. Here the lists are made once, and
     one addition counts all steps. The weights are the same to the last bit, and the state
     stays the optimiser's: both may be used by turns.
-
-    The average of a weight that no gradient reaches any more, as of a unit that is never
-    active, shrinks to a number below float32's smallest normal one, 1e-38, and stays there:
-    a processor is many times slower at these. It is set to 0 before, where it moves no
-    weight any more.
 
     Args:
         optimizer: one that `knows` and that has made a step.
@@ -87,9 +85,39 @@ class FusedAdam:
             grad_scale=None,
             found_inf=None,
         )
-        if self.count[0] % _STEPS_BETWEEN == 0:
-            for average in self.averages:
-                average.masked_fill_(average.abs() < _NOTHING, 0.0)
+
+
+@torch.no_grad()
+def clear_denormals(optimizer: torch.optim.Optimizer) -> None:
+    """Set averages of Adam's that are as good as 0 to 0, at each 150th of its steps.
+
+    The averages of a weight that no gradient reaches any more, as of a unit that is never
+    active, shrink to numbers below float32's smallest normal one, 1e-38, and stay there: a
+    processor is many times slower at these. They are cleared before, where they move no
+    weight any more. Other optimisers, and those on a GPU, which is as quick at these, are
+    left alone.
+
+    >>> p = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = torch.optim.Adam([p])
+    >>> for i in range(150):
+    ...     p.grad = torch.tensor([1.0, 1e-25 * (i == 0)])
+    ...     optimizer.step()
+    >>> clear_denormals(optimizer)
+    >>> (optimizer.state[p]["exp_avg"] > 0).tolist()
+    [True, False]
+    """
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        return
+    for group in optimizer.param_groups:
+        known = [optimizer.state[p] for p in group["params"] if p in optimizer.state]
+        if not known or group["eps"] < _LEAST_EPS:
+            continue
+        count = known[0]["step"]
+        if known[0]["exp_avg"].is_cuda or count % _STEPS_BETWEEN:
+            continue
+        for state in known:
+            for name, least in _NOTHING.items():
+                state[name].masked_fill_(state[name].abs() < least, 0.0)
 
 
 def is_watched(optimizer: torch.optim.Optimizer) -> bool:

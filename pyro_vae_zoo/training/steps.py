@@ -17,7 +17,7 @@ from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import Ranks, random_states, set_random_states
 from pyro_vae_zoo.training.averages import Average
 from pyro_vae_zoo.training.cuda_graphs import DeviceSteps, waits_for_nothing
-from pyro_vae_zoo.training.fused_adam import FusedAdam, is_watched
+from pyro_vae_zoo.training.fused_adam import FusedAdam, clear_denormals, is_watched
 from pyro_vae_zoo.training.losses import compilable, make_loss
 from pyro_vae_zoo.training.optimisers import (
     Rates,
@@ -243,6 +243,7 @@ class Steps:
         if (limit := self._max_norm(size)) is not None:
             nn.utils.clip_grad_norm_(self.parameters, limit)
         self._move(bound)
+        clear_denormals(self.optimizer)
         if self.average is not None:
             self.average.move(decay)
         return bound_sum

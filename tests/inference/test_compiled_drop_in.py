@@ -85,13 +85,13 @@ def test_only_data_that_want_a_gradient_cost_one():
         vae.model, vae.guide, x, loss
     )
     assert len(moved) == len(list(vae.parameters()))
-    outputs = len(graph.graph.output_node().args[0])
+    outputs = len(graph.graph.graph.output_node().args[0])
     run(x.clone().requires_grad_()).backward()
     assert len(graphs_of(loss, vae)) == 2
     graph, _, moved = loss._pair(vae.model, vae.guide).graph_for(
         vae.model, vae.guide, x.clone().requires_grad_(), loss
     )
-    assert len(graph.graph.output_node().args[0]) == outputs + 1
+    assert len(graph.graph.graph.output_node().args[0]) == outputs + 1
 
 
 def test_gradients_of_gradients_are_refused():
@@ -247,7 +247,7 @@ def test_without_validation_nothing_is_checked():
             graph, *_ = loss._pair(vae.model, vae.guide).graph_for(
                 vae.model, vae.guide, x, loss
             )
-            sizes.append(len(graph.graph.output_node().args[0]))
+            sizes.append(len(graph.graph.graph.output_node().args[0]))
             if not enabled:
                 assert loss(vae.model, vae.guide)(grey(x)).isfinite()
     assert sizes[0] == sizes[1] + 1

@@ -12,9 +12,9 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference import compiled
-from pyro_vae_zoo.training import steps
+from pyro_vae_zoo.training import fused_adam, steps
 from pyro_vae_zoo.training.checkpoint import load_checkpoint
-from pyro_vae_zoo.training.fused_adam import FusedAdam
+from pyro_vae_zoo.training.fused_adam import FusedAdam, clear_denormals
 from pyro_vae_zoo.training.optimisers import make_optimizer
 
 OPTIONS = [
@@ -162,7 +162,7 @@ class TwoShifts(nn.Module):
 
     def forward(self, x):
         with pyro.plate("data", len(x)):
-            loc = x + (self.one + self.other)
+            loc = x + (self.one + self.other.view(2))
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
 
@@ -178,6 +178,72 @@ def test_a_gradient_of_two_parameters_is_clipped_once(as_traced):
         ends.append([p.detach() for p in vae.parameters()])
     torch.testing.assert_close(*ends, rtol=1e-10, atol=1e-10)
     assert all(p.abs().min() > 0.1 for p in ends[0])
+
+
+class Reads(nn.Module):
+    """A guide whose gradients do not lie in memory as its weights do."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.how = how
+        self.one = nn.Parameter(torch.randn(2, 3))
+        self.other = nn.Parameter(torch.randn(2, 2))
+
+    def forward(self, x):
+        if self.how == "transposed":
+            loc = torch.einsum("oi,...i->...o", self.one, x)
+            loc = torch.einsum("oi,...i->...o", self.other, loc)
+        else:
+            both = torch.cat([self.one, self.other], 1)
+            loc = nn.functional.linear(torch.cat([x, x[:, :2]], 1), both)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+class Reconstructs(nn.Module):
+    """A model of three numbers by two."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.decoder = nn.Linear(2, 3)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("how", ["transposed", "parts of one"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_gradients_are_those_of_their_weights(how, optimizer, as_traced):
+    """PyTorch's fused kernels read them in the order of memory."""
+    torch.manual_seed(1)
+    x = torch.randn(60, 3)
+    data = zoo.Dataset(x[:40], x[40:50], x[50:], "gaussian")
+    ends = []
+    for compile in (True, False):
+        vae = zoo.VAE(Reconstructs(), Reads(how), (3,)).double()
+        rest = {"epochs": 3, "batch_size": 10, "keep": "last", "progress": False}
+        zoo.fit(vae, data, compile=compile, optimizer=optimizer, lr=1e-2, **rest)
+        ends.append([p.detach() for p in vae.parameters()])
+    torch.testing.assert_close(*ends, rtol=1e-10, atol=1e-10)
+
+
+def test_a_loop_of_ones_own_may_clip_and_add_up(as_traced):
+    """Also where two parameters have one gradient."""
+    torch.manual_seed(1)
+    x = 3 + torch.randn(20, 2).double()
+    found = []
+    for loss in (zoo.CompiledTrace_ELBO(), zoo.AnnealedELBO()):
+        vae = zoo.VAE(Model(), TwoShifts(), (2,)).double()
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            loss(vae.model, vae.guide)(x).backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        found.append([p.grad for p in vae.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 OPTIMISERS = {
@@ -223,30 +289,72 @@ def test_the_kernel_moves_as_the_optimiser_does():
     torch.testing.assert_close(ours_state, theirs_state, rtol=0, atol=0)
 
 
-def test_averages_of_weights_without_gradients_never_become_slow_to_compute():
-    """Below the smallest normal number, where PyTorch's stay; the weights are the same."""
+@pytest.mark.parametrize("name", ["fused", "plain", "adamw", "groups"])
+@pytest.mark.parametrize("least", ["exp_avg", "exp_avg_sq"])
+def test_weights_without_gradients_never_become_slow_to_compute(name, least):
+    """Averages below the smallest normal number stay in PyTorch; the weights are equal."""
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 40)) for _ in range(2))
-    first, second = OPTIMISERS["fused"]([ours]), OPTIMISERS["fused"]([theirs])
+    first, second = OPTIMISERS[name]([ours]), OPTIMISERS[name]([theirs])
     active = torch.arange(40) % 2
     smallest = torch.finfo(torch.float32).tiny
 
     def are_slow(optimizer, p):
-        average = optimizer.state[p]["exp_avg"]
+        average = optimizer.state[p][least]
         return ((average != 0) & (average.abs() < smallest)).any()
 
-    move, slow = None, False
+    slow = False
     for i in range(1200):
-        grad = torch.randn(40)
+        grad = torch.randn(40).sign()
         ours.grad = grad if i < 5 else grad * active
         theirs.grad = ours.grad.clone()
+        first.step()
+        clear_denormals(first)
         second.step()
-        if move is None:
-            first.step()
-            move = FusedAdam(first, [ours])
-        else:
-            move()
+        if i == 4 and least == "exp_avg_sq":  # as after some 70,000 steps
+            for optimizer, p in ((first, ours), (second, theirs)):
+                optimizer.state[p][least][::2] *= 4e-36
         slow = slow or are_slow(first, ours)
     assert are_slow(second, theirs)
     assert not slow
     assert torch.equal(ours, theirs)
+
+
+def test_averages_are_cleared_only_where_they_are_nothing():
+    p = torch.nn.Parameter(torch.ones(3))
+    for make, cleared in (
+        (lambda: torch.optim.Adam([p]), True),
+        (lambda: torch.optim.Adam([p], eps=1e-20), False),
+        (lambda: torch.optim.NAdam([p]), False),
+    ):
+        optimizer = make()
+        for step in range(150):
+            p.grad = torch.tensor([1.0, 1e-20, 1e-26 * (step == 0)])
+            optimizer.step()
+            clear_denormals(optimizer)
+        averages = optimizer.state[p]["exp_avg"]
+        assert (averages != 0).tolist() == [True, True, not cleared]
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_trainings_clear_them_in_whatever_way_a_step_is_taken(
+    compile, data, as_traced, tmp_path, monkeypatch
+):
+    """Also at the first step after an interruption, which is not by the kernel."""
+    monkeypatch.setattr(fused_adam, "_NOTHING", {"exp_avg": 1.0, "exp_avg_sq": 0.01})
+    how = {"epochs": 3, "batch_size": 20, "compile": compile, "progress": False}
+    zoo.fit(make(), data, out=tmp_path / "never", **how)
+    monkeypatch.setattr(fused_adam, "_STEPS_BETWEEN", 4)
+    zoo.fit(make(), data, out=tmp_path / "whole", **how)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)  # after the seventh step; the eighth clears
+        with pytest.raises(KeyboardInterrupt):
+            zoo.fit(make(), data, out=tmp_path / "parts", **how)
+    zoo.fit(make(), data, out=tmp_path / "parts", resume=True, **how)
+    never, whole, parts = (
+        load_checkpoint(tmp_path / name / "checkpoint.pt")["optimizer"]["state"]
+        for name in ("never", "whole", "parts")
+    )
+    torch.testing.assert_close(whole, parts, rtol=0, atol=0)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(whole, never)
