@@ -280,7 +280,14 @@ def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the generators that draws on a device come from, as `torch.manual_seed` does.
 
     That one seeds those of all other devices too, whose states nobody has kept.
+
+    Raises:
+        UserError: for what is no whole number of 64 bits.
     """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise UserError(f"seed: expected a whole number, got {seed!r}")
+    if not -(2**63) <= seed < 2**64:
+        raise UserError(f"seed: expected a number of 64 bits, got {seed}")
     torch.default_generator.manual_seed(int(seed))
     if device.type == "cuda":
         with torch.cuda.device(device):

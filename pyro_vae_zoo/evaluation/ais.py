@@ -295,6 +295,8 @@ def bidirectional(
     >>> bool(bounds.gap.mean() > -0.1)
     True
     """
+    if not isinstance(vae, VAE):
+        raise UserError(f"expected a VAE, got {type(vae).__name__}")
     chain = Annealing.of(num_chains, num_temps, num_leapfrog)
     num_chains, num_data = chain.num_chains, count("num_data", num_data)
     model, device = vae.model, vae.device

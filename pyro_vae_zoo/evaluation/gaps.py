@@ -157,6 +157,8 @@ def inference_gaps(
     torch.Size([3])
     """
     num_data = len(data_of(x))
+    if log_prob is not None:
+        log_prob = torch.as_tensor(log_prob)
     if log_prob is not None and log_prob.shape != (num_data,):
         raise UserError(
             f"expected log_prob of shape {(num_data,)}, got {tuple(log_prob.shape)}"

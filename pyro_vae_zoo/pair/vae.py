@@ -59,9 +59,14 @@ class Phase:
             `bound`, ...); None means the ELBO that the options ask for. An option that
             it would not be told of is refused.
         modules: what the optimiser moves; None means everything.
-        start: called with the VAE as the phase begins, and not when it is resumed.
+        start: called with the VAE as the phase begins, and not when it is resumed: a
+            checkpoint has parameters, which of them are frozen (`requires_grad`), and
+            buffers, but no other attribute that it may set.
         each_epoch: called with the VAE and the part of the phase that is done, in [0, 1),
             as each of its epochs begins or is resumed.
+
+    Raises:
+        UserError: for a share that is not above 0, and modules that are none.
 
     The decoder alone, then everything, for twice as long:
 
@@ -77,6 +82,17 @@ class Phase:
     modules: tuple[nn.Module, ...] | None = None
     start: Callable[["VAE"], None] | None = None
     each_epoch: Callable[["VAE", float], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.share > 0:
+            raise UserError(f"share of a phase: expected more than 0, got {self.share}")
+        modules = () if self.modules is None else self.modules
+        several = isinstance(modules, Iterable)
+        if not (several and all(isinstance(m, nn.Module) for m in modules)):
+            raise UserError(
+                "modules of a phase: expected a tuple of modules, as (vae.model,), got "
+                f"{type(modules).__name__}"
+            )
 
 
 class Shared(PyroModule):

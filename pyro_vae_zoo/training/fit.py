@@ -17,7 +17,7 @@ from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, locked
 from pyro_vae_zoo.options import Option, declared, keywords_of
 from pyro_vae_zoo.pair.door import check_dataset, check_trainable
 from pyro_vae_zoo.pair.modes import undisturbed
-from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.pair.vae import VAE, Phase
 from pyro_vae_zoo.runtime import (
     Ranks,
     interrupt_flag,
@@ -99,10 +99,11 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
         options: {options}
 
     Raises:
-        UserError: for options out of range, a folder in use or with a training in it, a
-            checkpoint of other options or other data, CUDA where there is none, data that
-            the pair cannot score, a pair that was to be compiled and cannot be, an
-            optimiser or a schedule that cannot be made, or a callback that failed.
+        UserError: for options out of range, phases that have nothing to train, a folder
+            in use or with a training in it, a checkpoint of other options or other data,
+            CUDA where there is none, data that the pair cannot score, a pair that was to
+            be compiled and cannot be, an optimiser or a schedule that cannot be made, or
+            a callback that failed.
         DivergedError: at a loss that is not finite; names epoch, step and term.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
 
@@ -121,6 +122,10 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
             f"the VAE is for data of shape {vae.event_shape}, got data of shape "
             f"{tuple(data.event_shape)}"
         )
+    if options.out is None and (options.resume or options.overwrite):
+        name = "resume" if options.resume else "overwrite"
+        raise UserError(f"{name}=True is about the folder `out`, but there is none")
+    _check_phases(vae.phases)
     training, callbacks = options.training(), Callbacks(options.callbacks)
     training = settled(training, vae, len(data.train))
     for phase in vae.phases:
@@ -188,6 +193,12 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
         stack.callback(vae.zero_grad)  # else they add up with whatever comes next
         loop.train(interrupted, options.progress)
     return loop.history
+
+
+def _check_phases(phases: Sequence[Phase]) -> None:
+    several = isinstance(phases, Sequence) and len(phases) > 0
+    if not (several and all(isinstance(phase, Phase) for phase in phases)):
+        raise UserError(f"vae.phases: expected a tuple of phases, got {phases!r}")
 
 
 def _check_room(folder: Path, resume: bool, overwrite: bool) -> None:

@@ -319,15 +319,8 @@ class Loop:
         share = len(self.ranks.share(full))
         if self.options.ema:
             self.average = Average(self.vae)  # which begins anew with each phase
-        self.steps = Steps(
-            self.vae,
-            self.phase,
-            self.options,
-            self.ranks,
-            share,
-            self.average,
-            self.history.precision,
-        )
+        how = self.options, self.ranks, share, self.average, self.history.precision
+        self.steps = Steps(self.vae, self.phase, *how)
         if self.folder is not None:
             self.steps.check_storable()
 
@@ -347,6 +340,7 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a training needs to go on from here; collective."""
+        named = self.vae.named_parameters()
         return {
             **{name: getattr(self, name) for name in _PLACE},
             "options": self.options.recorded(),
@@ -354,6 +348,7 @@ class Loop:
             "history": asdict(self.history),
             "compiled": self.compiled,
             "vae": self.vae.state_dict(),
+            "frozen": [n for n, p in named if not p.requires_grad],
             "average": None if self.average is None else self.average.values,
             "optimizer": self.steps.optimizer.state_dict(),
             "schedule": self.steps.rates.state_dict(),
@@ -369,6 +364,9 @@ class Loop:
             ValueError and others: for whatever else does not fit.
         """
         load_weights(self.vae, state["vae"], path)
+        if "frozen" in state:  # which one of 0.1.0 lacks
+            for name, p in self.vae.named_parameters():
+                p.requires_grad_(name not in state["frozen"])
         for name in _PLACE:
             setattr(self, name, state[name])
         if self.best is not None:

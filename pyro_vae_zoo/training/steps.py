@@ -74,6 +74,11 @@ class Steps:
         self.is_scheduled = not isinstance(phase.loss, ELBO)
         self._is_own = not isinstance(options.optimizer, str)
         self.parameters = _moved_in(vae, phase)
+        if not any(p.requires_grad for p in self.parameters):
+            raise UserError(
+                f"phase {phase.name!r} has nothing to train: each of its parameters is "
+                "frozen; requires_grad_(True) of a module thaws them"
+            )
         self.rates = rates_of(vae, phase, options)
         self.optimizer = self.rates.optimizer
         self.refusal = ""
@@ -284,7 +289,8 @@ def rates_of(vae: VAE, phase: Phase, options: TrainOptions) -> Rates:
     """The optimiser of a phase, with the course of its rates.
 
     Raises:
-        UserError: where one of the user's own cannot be made.
+        UserError: where one of the user's own cannot be made, and for modules without
+            parameters.
     """
     settings = options.lr, options.weight_decay
     moved = _moved_in(vae, phase)
@@ -293,7 +299,12 @@ def rates_of(vae: VAE, phase: Phase, options: TrainOptions) -> Rates:
 
 def _moved_in(vae: VAE, phase: Phase) -> list[nn.Parameter]:
     modules = phase.modules or (vae,)
-    return list({p: None for module in modules for p in module.parameters()})
+    moved = list({p: None for module in modules for p in module.parameters()})
+    if not moved:
+        raise UserError(
+            f"phase {phase.name!r} has nothing to train: its modules have no parameters"
+        )
+    return moved
 
 
 def _loss_and_elbo(loss: ELBO, vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:

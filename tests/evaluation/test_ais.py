@@ -289,6 +289,12 @@ def test_bidirectional_wants_one_observed_site(truth):
         zoo.bidirectional(vae, 2, **SHORT)
 
 
+def test_bidirectional_wants_a_vae(truth):
+    vae = truth.vae()
+    with pytest.raises(UserError, match="expected a VAE, got tuple"):
+        zoo.bidirectional((vae.model, vae.guide), 2)
+
+
 @pytest.mark.parametrize("name", ["num_chains", "num_temps", "num_leapfrog"])
 def test_refuses_less_than_one(truth, name):
     x = truth.marginal.sample((2,))

@@ -464,3 +464,29 @@ def test_a_q_of_its_own_moves_a_flow_too(truth):
     guides = zoo.log_likelihood(vae, x, 20_000)
     error = (own.std_error.square() + guides.std_error.square()).sqrt()
     assert ((own.log_prob - guides.log_prob).abs() < 4 * error + 1e-3).all()
+
+
+def test_a_known_log_p_may_be_of_numpy(truth):
+    x = truth.marginal.sample((3,))
+    log_p = truth.marginal.log_prob(x)
+    gaps = [
+        zoo.inference_gaps(truth.vae(), x, 5, log_prob=known)
+        for known in (log_p, log_p.numpy())
+    ]
+    assert torch.equal(gaps[0].log_prob, gaps[1].log_prob)
+    with pytest.raises(zoo.UserError, match=r"log_prob of shape \(3,\), got \(2,\)"):
+        zoo.inference_gaps(truth.vae(), x, 5, log_prob=log_p.numpy()[:2])
+
+
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [
+        (1.5, "seed: expected a whole number, got 1.5"),
+        ("a", "seed: expected a whole number, got 'a'"),
+        (True, "seed: expected a whole number, got True"),
+        (2**64, "seed: expected a number of 64 bits"),
+    ],
+)
+def test_seeds_are_whole_numbers(seed, words, truth):
+    with pytest.raises(zoo.UserError, match=words):
+        zoo.log_likelihood(truth.vae(), truth.marginal.sample((2,)), 3, seed=seed)

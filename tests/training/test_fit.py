@@ -492,6 +492,69 @@ def test_a_phase_starts_once_and_not_again_when_resumed(data, tmp_path, monkeypa
     assert_same(weights(resumed), weights(whole))
 
 
+def test_what_a_phase_freezes_stays_frozen_when_it_is_resumed(
+    data, tmp_path, monkeypatch
+):
+    def pair():
+        vae = make("mean_field")
+        freeze = zoo.Phase("b", start=lambda vae: vae.model.requires_grad_(False))
+        vae.phases = (zoo.Phase("a"), freeze)
+        return vae
+
+    options = dict(epochs=4, batch_size=20, keep="last", progress=False)
+    whole, resumed = pair(), pair()
+    zoo.fit(whole, data, **options)
+    interrupt_at(monkeypatch, 5)  # the second step of the second phase
+    with pytest.raises(KeyboardInterrupt):
+        zoo.fit(pair(), data, out=tmp_path, **options)
+    zoo.fit(resumed, data, out=tmp_path, resume=True, **options)
+    assert_same(weights(resumed), weights(whole))
+    assert not any(p.requires_grad for p in resumed.model.parameters())
+    assert all(p.requires_grad for p in resumed.guide.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"share": 0}, "share of a phase: expected more than 0, got 0"),
+        ({"share": -1.0}, "share of a phase: expected more than 0, got -1.0"),
+        ({"modules": nn.Linear(1, 1)}, r"expected a tuple of modules, .* got Linear"),
+        ({"modules": ["model"]}, "expected a tuple of modules"),
+    ],
+)
+def test_phases_that_make_no_sense_are_refused(options, words):
+    with pytest.raises(zoo.UserError, match=words):
+        zoo.Phase("a", **options)
+
+
+@pytest.mark.parametrize("phases", [(), zoo.Phase(), (zoo.Phase(), None)])
+def test_phases_are_several(phases, data):
+    vae = make("mean_field")
+    vae.phases = phases
+    with pytest.raises(zoo.UserError, match=r"vae\.phases: expected a tuple of phases"):
+        zoo.fit(vae, data, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_a_phase_without_anything_to_train_is_refused(compile, data):
+    options = dict(epochs=2, compile=compile, progress=False)
+    vae = make("mean_field")
+    vae.phases = (zoo.Phase("likelihood", modules=(vae.model.likelihood,)),)
+    with pytest.raises(
+        zoo.UserError, match="'likelihood' has nothing .* no parameters"
+    ):
+        zoo.fit(vae, data, **options)
+    vae = make("mean_field").requires_grad_(False)
+    with pytest.raises(zoo.UserError, match="'train' has nothing to train.* is frozen"):
+        zoo.fit(vae, data, **options)
+
+
+@pytest.mark.parametrize("name", ["resume", "overwrite"])
+def test_what_is_about_a_folder_wants_one(name, data):
+    with pytest.raises(zoo.UserError, match=f"{name}=True is about the folder `out`"):
+        zoo.fit(make(), data, **{name: True})
+
+
 def test_phases_resume(data, tmp_path):
     def pair():
         vae = make("mean_field")
