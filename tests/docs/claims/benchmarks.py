@@ -268,14 +268,14 @@ CLAIMS = {
             "Importance sampling, compiled, takes {:.2f} of the time of the decoder",
             lambda: evaluation("mean_field, compiled"),
         ),
-        ("and {:.2f} for `iaf`, whose own", lambda: evaluation("iaf, compiled")),
+        ("come on top, takes {:.2f}.", lambda: evaluation("iaf, compiled")),
         (
-            "Not compiled it takes {:.2f} and {:.2f} (",
+            "Not compiled they take {:.2f} and {:.2f} (",
             lambda: evaluation("mean_field") + evaluation("iaf"),
         ),
         ("repeats, which lie up to {:.0f} % apart", lambda: [repeats_apart()]),
         (
-            "it takes {:.2f} and {:.2f}, and not compiled {:.2f} and {:.2f}.",
+            "they take {:.2f} and {:.2f}, and not compiled {:.2f} and {:.2f}.",
             lambda: [
                 x
                 for how in (", compiled", "")
