@@ -66,7 +66,7 @@ class Phase:
             as each of its epochs begins or is resumed.
 
     Raises:
-        UserError: for a share that is not above 0, and modules that are none.
+        UserError: for a negative share, and modules that are none.
 
     The decoder alone, then everything, for twice as long:
 
@@ -84,8 +84,8 @@ class Phase:
     each_epoch: Callable[["VAE", float], None] | None = None
 
     def __post_init__(self) -> None:
-        if not self.share > 0:
-            raise UserError(f"share of a phase: expected more than 0, got {self.share}")
+        if not self.share >= 0:
+            raise UserError(f"share of a phase must not be negative, got {self.share}")
         modules = () if self.modules is None else self.modules
         several = isinstance(modules, Iterable)
         if not (several and all(isinstance(m, nn.Module) for m in modules)):

@@ -199,6 +199,8 @@ def _check_phases(phases: Sequence[Phase]) -> None:
     several = isinstance(phases, Sequence) and len(phases) > 0
     if not (several and all(isinstance(phase, Phase) for phase in phases)):
         raise UserError(f"vae.phases: expected a tuple of phases, got {phases!r}")
+    if sum(phase.share for phase in phases) <= 0:
+        raise UserError("vae.phases: expected a share above 0, but all of them are 0")
 
 
 def _check_room(folder: Path, resume: bool, overwrite: bool) -> None:

@@ -516,8 +516,8 @@ def test_what_a_phase_freezes_stays_frozen_when_it_is_resumed(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"share": 0}, "share of a phase: expected more than 0, got 0"),
-        ({"share": -1.0}, "share of a phase: expected more than 0, got -1.0"),
+        ({"share": -1.0}, "share of a phase must not be negative, got -1.0"),
+        ({"share": float("nan")}, "share of a phase must not be negative, got nan"),
         ({"modules": nn.Linear(1, 1)}, r"expected a tuple of modules, .* got Linear"),
         ({"modules": ["model"]}, "expected a tuple of modules"),
     ],
@@ -533,6 +533,13 @@ def test_phases_are_several(phases, data):
     vae.phases = phases
     with pytest.raises(zoo.UserError, match=r"vae\.phases: expected a tuple of phases"):
         zoo.fit(vae, data, epochs=1, progress=False)
+
+
+def test_phases_that_have_no_share_at_all_are_refused(data):
+    vae = make("mean_field")
+    vae.phases = (zoo.Phase("a", share=0), zoo.Phase("b", share=0))
+    with pytest.raises(zoo.UserError, match="expected a share above 0"):
+        zoo.fit(vae, data, epochs=2, progress=False)
 
 
 @pytest.mark.parametrize("compile", [True, False])
