@@ -35,6 +35,7 @@ __all__ = [
     "BAR",
     "Ranks",
     "alone",
+    "check_seed",
     "interrupt_flag",
     "joined",
     "pick_device",
@@ -276,10 +277,8 @@ def set_random_states(states: list[Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(states[1], device)
 
 
-def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed the generators that draws on a device come from, as `torch.manual_seed` does.
-
-    That one seeds those of all other devices too, whose states nobody has kept.
+def check_seed(seed: int) -> None:
+    """Refuse what PyTorch takes for no seed.
 
     Raises:
         UserError: for what is no whole number of 64 bits.
@@ -288,6 +287,17 @@ def seed_generators(seed: int, device: torch.device) -> None:
         raise UserError(f"seed: expected a whole number, got {seed!r}")
     if not -(2**63) <= seed < 2**64:
         raise UserError(f"seed: expected a number of 64 bits, got {seed}")
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that draws on a device come from, as `torch.manual_seed` does.
+
+    That one seeds those of all other devices too, whose states nobody has kept.
+
+    Raises:
+        UserError: for what is no whole number of 64 bits.
+    """
+    check_seed(seed)
     torch.default_generator.manual_seed(int(seed))
     if device.type == "cuda":
         with torch.cuda.device(device):

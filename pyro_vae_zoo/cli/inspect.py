@@ -199,12 +199,13 @@ def data_of(args: argparse.Namespace, vae: VAE, config: RunConfig) -> Dataset:
 def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
     """The data of a run, where they lie now, or others, read as those of the run were.
 
-    What is standardised has the mean and the scale of the data that the run was trained
-    on. Where these are gone, data of their variant (the name of the file, the sizes of
-    the splits) are taken for them.
+    Its own data have its `train_size`. What is standardised has the mean and the scale of
+    the data that the run was trained on. Where these are gone, data of their variant (the
+    name of the file, the sizes of the splits) are taken for them.
 
     Raises:
-        UserError: where they are gone, and data of another variant were given.
+        UserError: where they are gone, and data of another variant were given; and where
+            they have changed.
     """
     source, read_as = config["source"], config.get("data_options", {})
     name, options = args.data or source, read_as
@@ -214,7 +215,17 @@ def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
     options = options | dict(args.data_options)
     data = load_dataset(name, args.data_dir, options).read_by(args.num_workers)
     is_own = source_of(name) == source_of(source) and options == read_as
-    if data.standardisation is None or is_own:
+    if is_own and config.get("train_size"):
+        data = data.first(config["train_size"])
+    if data.standardisation is None:
+        return data
+    if is_own:
+        then, now = (v.rpartition(", ")[2] for v in (config["variant"], data.variant))
+        if then != now:
+            raise UserError(
+                f"{name} has changed since the run was trained: it had {then} data, and "
+                f"has {now}; the mean and scale of the run's data are lost with them"
+            )
         return data
     try:
         own = load_dataset(source, args.data_dir, read_as)

@@ -18,6 +18,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.files import write_atomically, written
 from pyro_vae_zoo.nn.names import COUNTS
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runtime import check_seed
 
 __all__ = ["encode_command", "sample_command"]
 
@@ -79,6 +80,7 @@ def _codes(vae: VAE, x: Tensor, num_samples: int, seed: int) -> dict[str, Tensor
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """PyTorch's random state of a seed, and afterwards as it was."""
+    check_seed(seed)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         yield

@@ -62,7 +62,12 @@ def load_dataset(
         if option not in known:
             raise unknown_name(f"option of {name}:", option, known)
     path = expanded(name)
-    return _reader(path, name)(Dataset, path, **(options or {}))
+    read = _reader(path, name)
+    for option, value in (options or {}).items():
+        kind = inspect.signature(read).parameters[option].annotation
+        if kind in (bool, bool | None) and not isinstance(value, kind):
+            raise UserError(f"{option}: expected true or false, got {value!r}")
+    return read(Dataset, path, **(options or {}))
 
 
 def reading_options(name: str | os.PathLike) -> list[str]:

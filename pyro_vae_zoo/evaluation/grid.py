@@ -58,7 +58,16 @@ class GridDensity:
     side: int
 
     def levels(self, masses: Sequence[float]) -> list[float]:
-        """Edges, as log-densities, of the smallest regions of given masses, rising."""
+        """Edges, as log-densities, of the smallest regions of given masses, rising.
+
+        Raises:
+            UserError: for masses that are not between 0 and 1, and for none.
+        """
+        if not masses or not all(0 < mass < 1 for mass in masses):
+            raise UserError(
+                "masses: expected parts of the probability, between 0 and 1, got "
+                f"{list(masses)}"
+            )
         order = self.log_prob.nan_to_num(-torch.inf).argsort(descending=True)
         held = self.mass[order].cumsum(0)
         edges = torch.searchsorted(held, held.new_tensor(sorted(masses, reverse=True)))

@@ -28,6 +28,7 @@ the weights train no encoder; `weights="constant"` is one set of weights for all
 components may be other than diagonal Gaussians.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -163,12 +164,19 @@ _FLOWS: dict[str, str | MakeSteps] = {
     "spline_coupling": "spline_coupling",
     "masked_autoregressive": masked_autoregressive,
 }
+NUM_FLOWS = 2  # of a component that has any
 _GAUSSIANS = {"gaussian": DiagonalGaussian, "full_rank": FullRankGaussian}
 COMPONENTS = (*_GAUSSIANS, *_FLOWS)
 
 
 def _make_posterior(component: str, num_flows: int) -> Callable[[int, int], nn.Module]:
     if component in _GAUSSIANS:
+        if num_flows != NUM_FLOWS:
+            warnings.warn(
+                f"num_flows={num_flows} has no effect on a mixture of Gaussians; choose a "
+                f"component with flows: {', '.join(_FLOWS)}",
+                stacklevel=2,
+            )
         return _GAUSSIANS[component]
     if component not in _FLOWS:
         raise UserError(
@@ -193,7 +201,7 @@ def mixture(
     weights: str = "amortized",
     shared_trunk: bool = False,
     component: str = "gaussian",
-    num_flows: int = 2,
+    num_flows: int = NUM_FLOWS,
 ) -> VAE:
     """A mixture with an encoder for each component, all of it trained by the ELBO.
 

@@ -28,7 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae_zoo.distributions import BernoulliLogits, DiscretizedLogistic
+from pyro_vae_zoo.distributions import (
+    BernoulliLogits,
+    DiscretizedLogistic,
+    NegativeBinomial,
+)
 from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.options import count
 
@@ -232,7 +236,7 @@ class NegativeBinomialLikelihood(Likelihood):
         """p(x|z) of event shape `event_shape`."""
         (log_mean,) = self.split(params)
         logits = _within(log_mean) - self.dispersion.log()
-        p = dist.NegativeBinomial(self.dispersion, logits=logits)
+        p = NegativeBinomial(self.dispersion, logits=logits)
         return p.to_event(len(self.event_shape))
 
 

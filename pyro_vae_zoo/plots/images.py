@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.scales import Scale, scale_of
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import data_sites
 from pyro_vae_zoo.pair.vae import VAE
@@ -68,8 +69,10 @@ def plot_samples(
         n: number of draws.
         seed: of the draws.
         data: their name, scale and pixels.
-        beside: images `(m, H, W)` or `(m, 3, H, W)` for the left half; m >= n.
+        beside: images `(m, H, W)` or `(m, 3, H, W)` for the left half. Where there are
+            fewer than n, so many are drawn.
     """
+    n = count("n", n if beside is None else min(n, len(beside)))
     with evaluating(vae.model, vae.guide, vae.device, seed):
         images = pixels_of(vae.sample(n, mean=True), data)
         name = _name_of_mean(vae, data)
@@ -141,6 +144,7 @@ def plot_traversal(
         UserError: where the model has other latent sites than one vector `"z"`.
     """
     x = vae.check_data(x).to(vae.device)
+    columns, max_rows = count("columns", columns), count("max_rows", max_rows)
     with evaluating(vae.model, vae.guide, vae.device, seed):
         draws = vae.encode(x, num_samples=100)
         if isinstance(draws, dict) or draws.dim() != 3:

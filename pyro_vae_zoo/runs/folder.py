@@ -43,7 +43,7 @@ _FILES = (
     *(f"{name}.png" for name in PICTURES),
     # What `diagnose`, `explore` and a logger have left there of the run before.
     *("diagnostics.json", "particles.png", "gaps.png", "correlations.png"),
-    *("explore.html", "metrics.csv"),
+    *("explore.html", "metrics.csv", "codes.npz", "samples.npz"),
 )
 # A run may go on under another value of these; all else must be as it was. The size of the
 # training part is in the variant, too.

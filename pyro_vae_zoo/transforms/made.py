@@ -46,6 +46,16 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def check_widths(sizes: Sequence[int]) -> None:
+    """Refuse layers without a unit.
+
+    Raises:
+        UserError: for a width below 1.
+    """
+    if min(sizes) < 1:
+        raise UserError(f"expected widths of at least 1, got {list(sizes)}")
+
+
 class _ContextNet(nn.Module):
     """A perceptron of `x` with the context added in the first hidden layer.
 
@@ -66,6 +76,7 @@ class _ContextNet(nn.Module):
         super().__init__()
         if len(sizes) < 3:
             raise UserError("expected at least one hidden layer, got hidden_dims = []")
+        check_widths(sizes)
         if activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise UserError(
@@ -190,6 +201,7 @@ class MADE(_ContextNet):
                 f"expected a permutation of 0..{input_dim - 1}, got {order.tolist()}: "
                 "each dimension must occur once"
             )
+        check_widths([input_dim, *hidden_dims])
         outputs = sum(param_dims)
         masks = _masks(order, context_dim, hidden_dims, outputs)
         sizes = [input_dim, *hidden_dims, input_dim * outputs]

@@ -206,6 +206,8 @@ def _spline_coupling(
             f"expected count_bins in 2..500, got {count_bins}: each bin takes at "
             "least a thousandth of the interval"
         )
+    if not 0 < bound < math.inf:
+        raise UserError(f"expected a bound above 0, and finite, got {bound}")
     split_dim = input_dim // 2
     changed = input_dim - split_dim
     sizes = [changed * n for n in (count_bins, count_bins, count_bins - 1)]

@@ -81,7 +81,7 @@ def _check_method(method: str) -> None:
 
 
 def _bjorck(matrix: Tensor) -> Tensor:
-    size = matrix.detach().abs()
+    size = matrix.abs()
     # This bounds the largest singular value, which must not exceed sqrt(3).
     bound = (size.sum(-1).amax(-1) * size.sum(-2).amax(-1)).sqrt()
     q = matrix / bound.clamp(min=torch.finfo(matrix.dtype).tiny)[..., None, None]

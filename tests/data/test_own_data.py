@@ -437,3 +437,40 @@ def test_options_that_a_kind_does_not_have(tmp_path):
     ):
         with pytest.raises(zoo.UserError, match=words):
             zoo.Dataset.split(REAL, None, *shares)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Train", "Test"), ("training", "VALIDATION", "testing"), ("TRAIN", "Val")],
+)
+def test_folders_of_splits_are_known_in_any_case(names, tmp_path):
+    for name in names:
+        save_into = tmp_path / name
+        for i in range(20):
+            save(levels(4, 6), save_into / f"{i}.png")
+    data = zoo.Dataset.from_folder(tmp_path)
+    assert data.label_names is None
+    assert len(data.train) == 20 - 2 * (len(names) == 2)
+    assert len(data.valid) == (2 if names[1] == "Test" else 20)
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    for name in ("train", "val", "validation"):
+        save(levels(4, 6), tmp_path / name / "0.png")
+    with pytest.raises(zoo.DataFileError, match="expected a folder train"):
+        zoo.Dataset.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["no", "off", 0, "None"])
+def test_options_that_are_true_or_false_are_no_words(word, tmp_path):
+    path = table(tmp_path / "t.csv", "a,b", *(f"{i}.5,{i}.25" for i in range(30)))
+    with pytest.raises(zoo.UserError, match="standardise: expected true or false, got"):
+        zoo.load_dataset(path, options={"standardise": word})
+    assert zoo.load_dataset(path, options={"standardise": True}).standardisation
+
+
+@pytest.mark.parametrize("seed", [-1, "abc", 1.5, 2**32])
+def test_the_seed_of_a_split_is_a_small_whole_number(seed, tmp_path):
+    path = table(tmp_path / "t.csv", "a,b", *(f"{i}.5,{i}.25" for i in range(30)))
+    with pytest.raises(zoo.UserError, match="seed"):
+        zoo.load_dataset(path, options={"seed": seed})

@@ -186,3 +186,53 @@ def test_the_example_goes_from_a_table_to_codes(capsys):
     assert "('setosa', 'versicolor', 'virginica')" in out
     value = float(out.split("log p(x) = ")[1].split(" nats")[0])
     assert -6 < value < 0  # nats of four lengths in cm; -6.4 if they were independent
+
+
+def test_a_run_measures_the_training_data_that_it_had(tmp_path):
+    path, options = table(tmp_path)
+    how = [w for k, v in options.items() for w in ("--data-option", f"{k}={v}")]
+    out, file = tmp_path / "run", tmp_path / "e.json"
+    words = ["--model", "maf", "--data", path, *how, "--train-size", 10, "--out", out]
+    rest = ["--epochs", 1, "--device", "cpu", "--quiet"]
+    assert run("density", *words, *rest) == 0
+    assert run("evaluate", out, "--split", "train", *rest[2:], "--out", file) == 0
+    result = json.loads(file.read_text())
+    assert result["num_data"] == 10
+    assert result["variant"] == json.loads((out / "config.json").read_text())["variant"]
+
+
+def test_standardised_data_that_have_changed_are_refused(tmp_path, capsys):
+    path, options = table(tmp_path)
+    how = [w for k, v in options.items() for w in ("--data-option", f"{k}={v}")]
+    out, evaluate = (
+        tmp_path / "run",
+        ["--num-particles", 2, "--device", "cpu", "--quiet"],
+    )
+    words = ["--guide", "mean_field", "--data", path, *how, "--out", out]
+    assert run("train", *words, *FAST) == 0
+    assert run("evaluate", out, *evaluate) == 0
+    path.write_text(path.read_text() + "1.0,2.0,3.0,sun\n" * 40)
+    capsys.readouterr()
+    assert run("evaluate", out, *evaluate) == 2
+    assert "sky.csv has changed since the run was trained" in capsys.readouterr().err
+
+
+def test_an_anew_begun_run_keeps_no_draws_of_the_old(tmp_path):
+    path, _ = archive(tmp_path)
+    out = tmp_path / "run"
+    train = ["train", "--guide", "mean_field", "--data", path, "--out", out, *FAST]
+    assert run(*train) == 0
+    for name in ("samples.npz", "codes.npz"):
+        (out / name).touch()
+    assert run(*train, "--overwrite") == 0
+    assert not list(out.glob("*.npz"))
+
+
+def test_a_seed_that_is_none_is_refused(tmp_path, capsys):
+    path, _ = archive(tmp_path)
+    out = tmp_path / "run"
+    words = ["--guide", "mean_field", "--data", path, "--out", out]
+    assert run("train", *words, *FAST) == 0
+    capsys.readouterr()
+    assert run("sample", out, "--seed", 10**20, "--device", "cpu", "--quiet") == 2
+    assert "seed: expected a number of 64 bits" in capsys.readouterr().err

@@ -335,3 +335,11 @@ def test_a_mixture_that_is_not_the_only_site_is_refused_where_its_weights_would_
     guide = TwoSites()
     Trace_ELBO().differentiable_loss(TwoSitesModel(), guide, x).backward()
     assert guide.logits.grad.any()
+
+
+@pytest.mark.parametrize("guide", ["mixture", "recursive_mixture"])
+def test_steps_of_no_flow_are_warned_of(guide):
+    how = {"event_shape": (2, 3), "latent_dim": 2, "hidden_dims": (4,)}
+    with pytest.warns(UserWarning, match="num_flows=8 has no effect on a mixture of G"):
+        zoo.create(guide, num_flows=8, **how)
+    zoo.create(guide, num_flows=8, component="householder", **how)

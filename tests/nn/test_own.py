@@ -9,7 +9,11 @@ from pairs import perturb, quick, small
 from torch import nn
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.nn.likelihoods import Binomial, make_likelihood
+from pyro_vae_zoo.nn.likelihoods import (
+    Binomial,
+    NegativeBinomialLikelihood,
+    make_likelihood,
+)
 from pyro_vae_zoo.nn.partition import block_likelihoods
 from pyro_vae_zoo.testing import check_vae
 
@@ -393,3 +397,22 @@ def test_saving_says_what_cannot_be_built_again(tmp_path):
     odd = small("mean_field", likelihood=Odd, law=dist.Normal(0.0, 1.0))
     with pytest.raises(zoo.UserError, match="option law cannot be saved"):
         zoo.save(odd, tmp_path)
+
+
+def test_a_negative_binomial_keeps_its_digits_near_a_poisson():
+    """Value and slope in float32, where those of its terms cancel."""
+    torch.manual_seed(0)
+    x = torch.poisson(torch.ones(1000))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        likelihood = NegativeBinomialLikelihood((1000,)).to(dtype)
+        with torch.no_grad():
+            likelihood.raw_dispersion.fill_(3000.0)
+        p = likelihood(torch.zeros(1, 1000, dtype=dtype))
+        value = p.log_prob(x.to(dtype))
+        assert value.dtype == dtype
+        assert p.expand((2,)).log_prob(x.to(dtype)).shape == (2,)
+        (slope,) = torch.autograd.grad(value.sum(), likelihood.raw_dispersion)
+        found.append((value.double(), slope.double()))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-2, atol=1e-10)

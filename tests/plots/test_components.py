@@ -350,3 +350,10 @@ def test_runs_draw_components_where_there_are_some(guide, options, drawn, tmp_pa
     assert (tmp_path / "components.png").exists() == drawn
     assert (tmp_path / "posterior.png").exists()
     assert "components" in run_folder.PICTURES  # which --overwrite removes
+
+
+@pytest.mark.parametrize("masses", [(50, 90), (), (0.0, 0.5), (1.0,)])
+def test_masses_are_parts(masses):
+    vae = zoo.create("mean_field", event_shape=(2, 3), latent_dim=2, hidden_dims=(4,))
+    with pytest.raises(zoo.UserError, match="between 0 and 1"):
+        zoo.plots.plot_posterior(vae, torch.zeros(1, 2, 3), masses=masses)

@@ -189,6 +189,19 @@ def test_pictures_of_a_trained_vae(trained, tmp_path):
     assert len(list(tmp_path.iterdir())) == len(figures)
 
 
+def test_as_many_samples_as_data_beside_them(trained):
+    vae, data, _ = trained
+    fig = plots.plot_samples(vae, data=data, beside=data.test[:4])
+    assert len(fig.axes[0].get_xticklabels()) == 5
+
+
+@pytest.mark.parametrize("name", ["columns", "max_rows"])
+def test_a_traversal_has_a_row_and_a_column(name, trained):
+    vae, data, _ = trained
+    with pytest.raises(zoo.UserError, match=f"{name} must be at least 1, got 0"):
+        plots.plot_traversal(vae, data.test[:2], **{name: 0})
+
+
 def test_samples_stand_beside_data(trained):
     vae, data, _ = trained
     fig = plots.plot_samples(vae, 4, data=data, beside=data.test)

@@ -492,6 +492,14 @@ def test_basis_is_orthonormal_for_singular_matrices_and_continuous(method):
     torch.testing.assert_close(*q, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(10, 10), (8, 8), (8, 3)])
+def test_bjorck_has_the_slope_of_what_it_gives(shape):
+    """Also where it has not converged, as for matrices that are nearly singular."""
+    torch.manual_seed(4)
+    matrix = torch.randn(shape, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(T.orthonormal_columns, matrix)
+
+
 def test_bjorck_gives_the_nearest_orthonormal_matrix():
     """The polar factor U V^T of a singular value decomposition."""
     matrix = torch.eye(5, 3).double() + 0.2 * double(7, 5, 3)
@@ -693,6 +701,11 @@ def test_radial_is_finite_where_gamma_underflows():
         (lambda: T.householder(2, 0), "expected num_reflections >= 1, got 0"),
         (lambda: T.spline_coupling(1), "expected latent_dim >= 2, got 1: a coupling"),
         (lambda: T.spline_coupling(2, count_bins=1), "expected count_bins in 2..500"),
+        (
+            lambda: T.spline_coupling(2, bound=-2.0),
+            "expected a bound above 0, and finite, got -2.0",
+        ),
+        (lambda: T.spline_coupling(2, bound=0.0), "expected a bound above 0"),
         (lambda: T.sylvester(2, "qr"), "got 'qr'"),
         (
             lambda: T.sylvester(2, num_ortho_vecs=3),
@@ -700,6 +713,12 @@ def test_radial_is_finite_where_gamma_underflows():
         ),
         (lambda: T.neural_autoregressive(2, width=1), "expected width >= 2, got 1"),
         (lambda: T.MADE(2, 0, []), "at least one hidden layer"),
+        (lambda: T.MADE(2, 0, [0]), "expected widths of at least 1"),
+        (lambda: T.MADE(2, 0, [4, -3]), "expected widths of at least 1"),
+        (
+            lambda: T.spline_coupling(2, hidden_dims=(-3,)),
+            "expected widths of at least 1",
+        ),
         (lambda: T.MADE(2, 0, [4], activation="cos"), "out of elu, relu"),
         (
             lambda: T.MADE(2, 0, [4], permutation=[0, 0]),

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae_zoo.data.labels import Given
 from pyro_vae_zoo.data.streamed.rows import Array, mapped, some
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.options import count
 
 if TYPE_CHECKING:
     from pyro_vae_zoo.data.datasets import Dataset
@@ -58,6 +59,9 @@ def split_rows(
             f"{' and '.join(shares)} off at random, got {num_data:,}; give these "
             "splits yourself, for example as x[a:b] of a mapped array"
         )
+    seed = count("seed", seed, least=0)
+    if seed >= 2**32:
+        raise UserError(f"seed: expected less than 2**32, got {seed}")
     order = np.random.RandomState(seed).permutation(num_data)
     rows, start = {}, 0
     for name, share in shares.items():

@@ -30,7 +30,10 @@ __all__ = ["from_folder"]
 _SUFFIXES = frozenset(
     ".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm .pbm".split()
 )
-_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
+_SPLITS = {  # in whatever case
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{"valid": "valid", "val": "valid", "validation": "valid"},
+}
 _DEEP = {"I", "I;16", "I;16B", "I;16L", "F"}  # Pillow's names of more than 8 bits
 
 
@@ -56,7 +59,8 @@ def from_folder(
 ) -> "Dataset":
     """A data set of the images in a folder, read by Pillow.
 
-    Folders `train`, `valid` and `test` are its splits, any others its classes. Grey images
+    Folders `train`, `valid` (or `val`) and `test`, in any case, are its splits, others its
+    classes. Grey images
     have the shape `(H, W)`, coloured ones `(3, H, W)`. Values are grey levels k/255 of a
     discretised logistic, or bits where all images are black and white.
 
@@ -177,20 +181,23 @@ def _splits_of(root: Path) -> dict[str, list[_File]]:
         what = "is not a folder" if root.exists() else "not found"
         raise DataFileError(f"folder of images {root} {what}: {root.absolute()}")
     folders = _folders(root)
-    named = {f.name: f for f in folders if f.name in _SPLITS}
+    named = {f.name: f for f in folders if f.name.lower() in _SPLITS}
     if not named:
         return {"train": _files_of(root)}
-    if other := [f.name for f in folders if f.name not in _SPLITS]:
+    if other := [f.name for f in folders if f.name not in named]:
         raise DataFileError(
             f"{root}: expected folders of splits or of classes, got both: "
             f"{', '.join(sorted(named))} and {', '.join(other[:3])}"
         )
-    if "train" not in named or {"valid", "val"} <= named.keys():
+    found = [_SPLITS[name.lower()] for name in named]
+    if "train" not in found or len(set(found)) < len(found):
         raise DataFileError(
             f"{root}: expected a folder train, and optionally valid and test; got "
             f"{', '.join(sorted(named))}"
         )
-    splits = {_SPLITS[name]: _files_of(folder) for name, folder in named.items()}
+    splits = {
+        _SPLITS[name.lower()]: _files_of(folder) for name, folder in named.items()
+    }
     with_classes = {s: files[0].label is not None for s, files in splits.items()}
     if len(set(with_classes.values())) > 1:
         raise DataFileError(f"{root}: expected class folders in all splits or in none")
