@@ -71,10 +71,13 @@ def _write_comparison(args: argparse.Namespace) -> None:
 
     results = report.collect(args.runs)
     report.write_report(results, args.out)
-    runs = [result["run"] for result in results]
+    runs, used = [result["run"] for result in results], set()
     for result, run in zip(results, runs, strict=True):
         if runs.count(run) > 1:  # runs of one name in several folders
-            run = f"{Path(result['folder']).parent.name}-{run}"
+            run = f"{Path(result['folder']).resolve().parent.name}-{run}"
+        possible = itertools.chain([run], (f"{run}-{i}" for i in itertools.count(2)))
+        run = next(name for name in possible if name not in used)
+        used.add(run)
         values = {k: v for k, v in result.items() if k not in ("folder", "run")}
         write_json(args.out / f"{run}.json", values)
     print(report.markdown_table(results))

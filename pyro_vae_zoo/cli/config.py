@@ -33,6 +33,7 @@ _TRAINING = tuple(option.name for option in declared(TrainOptions))
 _PAIR = (*(option.name for option in declared(PairOptions)), "num_flows", *_PLACES)
 # What a run's own file says beside its flags, since it follows from them and the data.
 _FOLLOWS = ("variant", "vae")
+_SIZES = ("total_count", "num_classes")  # options which `create` reads off the data
 _FOLLOWS_IN_VAE = ("guide", "event_shape", "likelihood", "prior", "encoder", "decoder")
 _SECTIONS = ("training", "places", "options", "source", *_FOLLOWS)
 # Flags of one call, not of what is trained.
@@ -91,7 +92,24 @@ def parse(
     if given is not None and not _has_data_of(filled, defaults):
         num_of_others = len(defaults.get("data_options", ()))  # what is typed is behind
         filled.data_options = filled.data_options[num_of_others:]
+        _forget_sizes(filled, defaults)
+    elif given is not None and _likelihood(filled) != defaults.get("likelihood"):
+        _forget_sizes(filled, defaults)
     return filled
+
+
+def _likelihood(args: argparse.Namespace) -> Any:
+    return getattr(args, "likelihood", None)
+
+
+def _forget_sizes(args: argparse.Namespace, file: Mapping[str, Any]) -> None:
+    """Leave out options of a file that were read off its data, by its likelihood."""
+    of_file = len(file.get("option", ()))  # what is typed is behind
+    args.option = [
+        (name, value)
+        for i, (name, value) in enumerate(args.option)
+        if i >= of_file or name not in _SIZES
+    ]
 
 
 def _has_pair_of(args: argparse.Namespace, run: Mapping[str, Any]) -> bool:

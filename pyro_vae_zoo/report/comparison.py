@@ -94,6 +94,7 @@ def _is_result(value: Any) -> bool:
 
 def _checked(result: Any, file: Path) -> Result:
     checked(result, kinds.Result, file, "result of a run")
+    file = file.resolve()  # of `.` there is no name
     run = file.parent.name if file.name == RESULT_FILE else file.stem
     return result | {"folder": str(file.parent), "run": run}
 
@@ -253,7 +254,11 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         one["clip_norm"] = one.get("clip_norm") or 0.0
         own["clip_norm"] = CLIP_NORM if {"L", "N"} & {*depth(one)} else 0.0
     keys = dict.fromkeys(key for one in settings for key in one)
-    differing = [key for key in keys if _differs(key, settings, usual)]
+    differing = [
+        key
+        for key in keys
+        if _differs(key, settings, usual) or _is_given_to_some(key, results, usual)
+    ]
     labels = []
     for r, one in zip(results, settings, strict=True):
         shown: dict[str, Any] = {n: r[n] for n in PLACES if n in r}
@@ -270,6 +275,17 @@ def _differs(key: str, settings: Sequence[dict], usual: Sequence[dict]) -> bool:
     pairs = [(s[key], u) for s, u in zip(settings, usual, strict=True) if key in s]
     chosen = [value for value, own in pairs if key not in own or own[key] != value]
     return any(value != one for value, _ in pairs for one in chosen)
+
+
+def _is_given_to_some(
+    key: str, results: Sequence[Result], usual: Sequence[dict]
+) -> bool:
+    """True for an option of one guide's that only some runs have, of unknown default."""
+    given: dict[str, set[bool]] = {}
+    for r, own in zip(results, usual, strict=True):
+        if key not in own:
+            given.setdefault(r["guide"], set()).add(key in r["options"])
+    return any(len(answers) == 2 for answers in given.values())
 
 
 def _clearly_best(rows: Sequence[dict[str, Any]]) -> bool:

@@ -355,3 +355,19 @@ def test_a_density_has_a_small_rate_unless_its_optimiser_has_one(monkeypatch):
     for words in ([], ["--optimizer", "mine.py:make"], ["--lr", "0.5"]):
         train.density_command(arguments("density", *words))
     assert rates == [1e-4, 1e-3, 0.5]
+
+
+@pytest.mark.parametrize(
+    "typed", [["--data", "digits_binary"], ["--likelihood", "poisson"]]
+)
+def test_what_was_read_off_the_data_is_not_for_others(typed, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    vae = {"guide": "iaf", "event_shape": [8, 8], "likelihood": "binomial"}
+    vae["options"] = {"total_count": 16, "gate_bias": 1.5}
+    words = {"guide": "iaf", "data": "digits", "source": "digits", "vae": vae}
+    path.write_text(json.dumps(words))
+    assert dict(arguments("train", "--config", path).option)["total_count"] == 16
+    args = arguments("train", "--config", path, *typed)
+    assert dict(args.option) == {"gate_bias": 1.5}
+    args = arguments("train", "--config", path, *typed, "--option", "total_count=9")
+    assert dict(args.option) == {"gate_bias": 1.5, "total_count": 9}

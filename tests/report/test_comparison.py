@@ -227,3 +227,13 @@ def test_broken_metrics_are_named(tmp_path):
         (tmp_path / "metrics.jsonl").write_text(good + line)
         with pytest.raises(DataFileError, match=rf"\(line 2\): {said}"):
             report.read_metrics(tmp_path)
+
+
+def test_runs_of_ones_own_guide_by_other_options_are_other_rows():
+    """Nobody knows the default of an option that only one of them was given."""
+    one = result("custom:Mine", 0, -90.0, options={})
+    other = result("custom:Mine", 1, -140.0, options={"width": 8})
+    assert report.labels_of([one, other]) == ["custom:Mine", "custom:Mine (width = 8)"]
+    assert [row["num_seeds"] for row in report.summarise([one, other])] == [1, 1]
+    again = result("custom:Mine", 1, -91.0, options={})
+    assert report.labels_of([one, again]) == 2 * ["custom:Mine"]
