@@ -3,6 +3,7 @@
 from measured import lead, row, scored, shown
 
 NOW, BEFORE = "defaults_digits", "defaults_digits_old"
+FREY = "defaults_frey_faces"
 
 
 def gained():
@@ -23,6 +24,10 @@ CLAIMS = {
         ),
         ("are {:.1f} and {:.1f} nats behind", gained),
         ("stop after {} epochs, today's after {}.", lambda: epochs(BEFORE, NOW)),
+        (
+            "is {:.0f} nats of log p behind, and `full_rank` is {:.0f},",
+            lambda: [-lead(FREY, name)[0] for name in ("affine_coupling", "full_rank")],
+        ),
         ("40 latents, {} epochs at a constant rate", lambda: epochs(NOW)),
         ("`mlp` networks, {} epochs, no warm-up", lambda: epochs(BEFORE)),
     ],
