@@ -313,7 +313,7 @@ class NegativeBinomial(dist.NegativeBinomial):
     """PyTorch's, scored in double precision.
 
     log Gamma(r + x) - log Gamma(r) loses its digits where r is large, and so does its
-    slope: in float32 the dispersion follows rounding errors from some 300 on.
+    slope: in float32 a dispersion in the hundreds or more follows rounding errors.
 
     >>> r = torch.tensor(3000.0)
     >>> NegativeBinomial(r, logits=-r.log()).log_prob(torch.tensor(3.0))

@@ -9,9 +9,9 @@ __all__ = ["FusedAdam", "clear_denormals", "is_watched"]
 
 _STEPS_BETWEEN = 150
 # In so many steps 1e-30 shrinks by 0.9 a step to 1e-37, and 1e-34 by 0.999 to 9e-35: both
-# are normal numbers still. Beside 1e-10 and more the root of 1e-34 is nothing.
+# are normal numbers still. Beside 1e-9 and more the root of 1e-34 is nothing.
 _NOTHING = {"exp_avg": 1e-30, "exp_avg_sq": 1e-34}
-_LEAST_EPS = 1e-10
+_LEAST_EPS = 1e-9
 
 
 class FusedAdam:
@@ -109,13 +109,13 @@ def clear_denormals(optimizer: torch.optim.Optimizer) -> None:
     if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
         return
     for group in optimizer.param_groups:
-        known = [optimizer.state[p] for p in group["params"] if p in optimizer.state]
-        if not known or group["eps"] < _LEAST_EPS:
+        states = (optimizer.state[p] for p in group["params"] if p in optimizer.state)
+        first = next(states, None)
+        if first is None or group["eps"] < _LEAST_EPS:
             continue
-        count = known[0]["step"]
-        if known[0]["exp_avg"].is_cuda or count % _STEPS_BETWEEN:
+        if first["exp_avg"].is_cuda or first["step"] % _STEPS_BETWEEN:
             continue
-        for state in known:
+        for state in (first, *states):
             for name, least in _NOTHING.items():
                 state[name].masked_fill_(state[name].abs() < least, 0.0)
 

@@ -60,9 +60,8 @@ def from_folder(
     """A data set of the images in a folder, read by Pillow.
 
     Folders `train`, `valid` (or `val`) and `test`, in any case, are its splits, others its
-    classes. Grey images
-    have the shape `(H, W)`, coloured ones `(3, H, W)`. Values are grey levels k/255 of a
-    discretised logistic, or bits where all images are black and white.
+    classes. Grey images have the shape `(H, W)`, coloured ones `(3, H, W)`. Values are grey
+    levels k/255 of a discretised logistic, or bits where all images are black and white.
 
     Args:
         path: the folder.
