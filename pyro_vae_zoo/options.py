@@ -135,7 +135,7 @@ def _converted(name: str, value: Any, kinds: tuple[Any, ...], option: Option) ->
             return value
         known = ", ".join(option.choices) + (", FILE.py:Name" if option.own else "")
         raise UserError(f"unknown {name} {value!r}; known: {known}")
-    if type(value) in kinds:
+    if type(value) in kinds and not (isinstance(value, float) and math.isnan(value)):
         return value
     if int in kinds:
         return count(name, value, least=-math.inf)
@@ -255,6 +255,7 @@ def real(name: str, value: Any) -> float:
     1
     """
     number = plain(value)
-    if isinstance(number, bool) or not isinstance(number, int | float):
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or math.isnan(number):
         raise UserError(f"{name}: expected a number, got {value!r}")
     return number

@@ -1,6 +1,7 @@
 """Numbers of NumPy and PyTorch count wherever one is asked for, and are stored plainly."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -76,6 +77,8 @@ def test_options_of_a_training_are_pythons():
     [
         ("epochs", 2.5, "epochs: expected a whole number, got 2.5"),
         ("lr", "0.1", "lr: expected a number, got '0.1'"),
+        ("lr", math.nan, "lr: expected a number, got nan"),
+        ("free_bits", np.float32("nan"), "free_bits: expected a number, got nan"),
         ("bound", 3, "bound: expected str, got 3"),
         ("analytic_kl", "yes", "analytic_kl: expected bool, got 'yes'"),
         ("seed", None, "seed: expected a whole number, got None"),
@@ -85,6 +88,11 @@ def test_options_of_a_training_are_pythons():
 def test_options_of_another_kind_are_named(option, value, expected):
     with pytest.raises(zoo.UserError, match=expected):
         TrainOptions(**{option: value})
+
+
+def test_an_option_of_a_guide_is_no_nan():
+    with pytest.raises(zoo.UserError, match="gate_bias: expected a number, got nan"):
+        zoo.create("iaf", event_shape=(4,), gate_bias=math.nan)
 
 
 JOBS = {

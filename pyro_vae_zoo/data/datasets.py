@@ -38,7 +38,7 @@ from pyro_vae_zoo.data.streamed.steps import (
     standardised,
 )
 from pyro_vae_zoo.errors import UserError
-from pyro_vae_zoo.options import count
+from pyro_vae_zoo.options import count, real
 
 __all__ = ["Dataset", "check_images"]
 
@@ -119,7 +119,9 @@ class Dataset:
                 f"dynamic=True: expected likelihood='bernoulli', got {likelihood!r}; only "
                 "binary images are redrawn every epoch"
             )
-        if logit is not None and not (likelihood == "gaussian" and 0 < logit < 0.5):
+        if logit is not None and not (
+            likelihood == "gaussian" and 0 < real("logit", logit) < 0.5
+        ):
             raise UserError(
                 "logit: expected likelihood='gaussian' and a lambda in (0, 0.5), got "
                 f"{likelihood!r} and {logit}"

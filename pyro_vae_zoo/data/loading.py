@@ -27,8 +27,8 @@ def load_dataset(
 
     A path is that of a folder of images (`Dataset.from_folder`), of a table `.csv` or
     `.tsv` (`Dataset.from_csv`), of one array `.npy`, or of an archive `.npz`. This holds
-    arrays `train` and, if they are not to be 10 % of it, `valid` and `test`, with one datum
-    a row: `(N, H, W)`, `(N, H, W, 3)` or `(N, D)`; its labels are `labels` or
+    arrays `train` and, if they are not to be 10 % of it, `valid` (or `val`) and `test`,
+    one datum a row: `(N, H, W)`, `(N, H, W, 3)` or `(N, D)`; its labels are `labels` or
     `train_labels`, and `valid_labels`, `test_labels`. The dtype of an array chooses the
     likelihood: bool Bernoulli, uint8 discretised logistic, float Gaussian.
 

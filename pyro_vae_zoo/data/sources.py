@@ -19,6 +19,7 @@ from pyro_vae_zoo.errors import DataFileError, UserError, one_line
 
 __all__ = [
     "SOURCES",
+    "SPLITS",
     "amat",
     "caltech",
     "cifar10",
@@ -28,6 +29,13 @@ __all__ = [
     "idx",
     "npz",
 ]
+
+
+# The names of a user's folders and arrays, and which split it is.
+SPLITS = {
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{"valid": "valid", "val": "valid", "validation": "valid"},
+}
 
 
 def _amat_source(split: str, rows: int, sha256: str) -> Source:
@@ -239,10 +247,13 @@ def npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
             f"{path}: expected an .npz archive (a zip file), got another kind; "
             "truncated, or not written by np.savez?"
         )
-    splits = ("train", "valid", "test")
-    of_labels = {f"{split}_labels": split for split in splits} | {"labels": "train"}
+    of_labels = {f"{key}_labels": split for key, split in SPLITS.items()}
+    of_labels["labels"] = "train"
     try:
-        arrays, keys = read_npz(path, splits)
+        found, keys = read_npz(path, SPLITS)
+        if len({SPLITS[key] for key in found}) < len(found):
+            raise ValueError(f"one split under several names: {_names(sorted(found))}")
+        arrays = {SPLITS[key]: x for key, x in found.items()}
         alone = [key for key in keys if key not in of_labels]
         if len(alone) == 1 and alone != ["train"]:
             arrays = {"train": read_npz(path, alone)[0][alone[0]]}

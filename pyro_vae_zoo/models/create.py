@@ -334,7 +334,8 @@ def _checked_options(
             raise unknown_name(f"option of guide {who}:", name, known)
         if isinstance(known[name], bool) and not isinstance(value, bool):
             raise UserError(f"option {name}: expected True or False, got {value!r}")
-        if isinstance(known[name], int | float) and isinstance(value, str | tuple):
+        no_number = isinstance(value, str | tuple) or value != value  # as only NaN is
+        if isinstance(known[name], int | float) and no_number:
             raise UserError(f"option {name}: expected a number, got {value!r}")
         if type(known[name]) is int and isinstance(value, float):
             raise UserError(f"option {name}: expected a whole number, got {value!r}")

@@ -66,7 +66,7 @@ class Phase:
             as each of its epochs begins or is resumed.
 
     Raises:
-        UserError: for a negative share, and modules that are none.
+        UserError: for a negative share, a loss that is none, and modules that are none.
 
     The decoder alone, then everything, for twice as long:
 
@@ -86,6 +86,12 @@ class Phase:
     def __post_init__(self) -> None:
         if not self.share >= 0:
             raise UserError(f"share of a phase must not be negative, got {self.share}")
+        makes_one = callable(self.loss) and not isinstance(self.loss, nn.Module)
+        if not (self.loss is None or isinstance(self.loss, ELBO) or makes_one):
+            raise UserError(
+                "loss of a phase: expected an ELBO of Pyro, or what makes one, got "
+                f"{self.loss!r}"
+            )
         modules = () if self.modules is None else self.modules
         several = isinstance(modules, Iterable)
         if not (several and all(isinstance(m, nn.Module) for m in modules)):

@@ -82,7 +82,10 @@ def begin(folder: Path, config: RunConfig, resume: bool) -> None:
     """Remove what is not to be there any more, and say what the run is."""
     for name in (RESULT_FILE,) if resume else _FILES:
         (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("*.tmp"):  # what a process was writing when it was killed
+    unwanted = ["*.tmp"]  # what a process was writing when it was killed
+    if not resume:
+        unwanted.append("tensorboard/events.out.tfevents.*")
+    for path in [path for pattern in unwanted for path in folder.glob(pattern)]:
         path.unlink()
     write_json(folder / CONFIG_FILE, config)
 

@@ -117,7 +117,9 @@ class LearnedTransform(ConditionedTransform, TransformModule):
     """The plain form: `build(*parameters())`, read anew in each pass.
 
     Pyro's plain transforms return their cached value for the same tensor even if
-    an optimiser has stepped in between; this one notices the step.
+    an optimiser has stepped in between. This one keeps only its last `y = f(x)`, to
+    score that very `y`, and forgets it when it notices a step; optimisers that write
+    to `p.data`, as Pyro's `ClippedAdam` does, cannot be noticed.
 
     Args:
         parameters: Module that returns a tuple when called without arguments.
@@ -139,12 +141,16 @@ class LearnedTransform(ConditionedTransform, TransformModule):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns `y` under the present parameters."""
-        self._forget_if_changed()
+        self._forget()
         return super().__call__(x)
 
     def _inv_call(self, y: Tensor) -> Tensor:
         self._forget_if_changed()
-        return super()._inv_call(y)
+        kept = self._cached_x_y
+        x = super()._inv_call(y)
+        # What was inverted is inverted anew next time, for it may be a fixed datum.
+        self._cached_x_y = kept
+        return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns `log|det dy/dx|` under the present parameters."""
@@ -156,7 +162,10 @@ class LearnedTransform(ConditionedTransform, TransformModule):
         stamp = torch.is_grad_enabled(), versions
         if stamp != self._stamp:
             self._stamp = stamp
-            self._cached_x_y, self._scored = (None, None), None
+            self._forget()
+
+    def _forget(self) -> None:
+        self._cached_x_y, self._scored = (None, None), None
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.build(*self.nn())._forward(x)

@@ -474,3 +474,35 @@ def test_the_seed_of_a_split_is_a_small_whole_number(seed, tmp_path):
     path = table(tmp_path / "t.csv", "a,b", *(f"{i}.5,{i}.25" for i in range(30)))
     with pytest.raises(zoo.UserError, match="seed"):
         zoo.load_dataset(path, options={"seed": seed})
+
+
+def test_an_archive_knows_the_usual_names_of_validation_data(tmp_path):
+    x, path = levels(20, 3), tmp_path / "x.npz"
+    np.savez(path, train=x, val=x[:7], testing=x[:3], val_labels=[0, 1, 0, 1, 0, 1, 0])
+    data = zoo.load_dataset(path)
+    assert [len(s) for s in (data.train, data.valid, data.test)] == [20, 7, 3]
+    assert data.labels["valid"].tolist() == [0, 1, 0, 1, 0, 1, 0]
+    np.savez(path, train=x, val=x[:7], validation=x[:7])
+    with pytest.raises(zoo.DataFileError, match="one split under several names"):
+        zoo.load_dataset(path)
+
+
+def test_images_below_the_folders_of_classes_are_not_passed_over(tmp_path):
+    for name in ("cat", "cat/small", "dog"):
+        save(levels(4, 6), tmp_path / name / "0.png")
+    with pytest.raises(zoo.DataFileError, match="images of class cat right in"):
+        zoo.Dataset.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["logit", "threshold"])
+def test_options_that_are_numbers_are_no_words(option, tmp_path):
+    for i in range(20):
+        save(levels(4, 6), tmp_path / f"{i}.png")
+    with pytest.raises(zoo.UserError, match=f"{option}: expected a number, got 'abc'"):
+        zoo.load_dataset(tmp_path, options={option: "abc"})
+
+
+def test_a_place_between_columns_is_none(tmp_path):
+    path = table(tmp_path / "t.csv", "a,b", *(f"{i}.5,{i}.25" for i in range(30)))
+    with pytest.raises(zoo.UserError, match=r"unknown column '1\.5'"):
+        zoo.load_dataset(path, options={"drop": 1.5})

@@ -12,6 +12,7 @@ from pairs import small
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli.main import main
+from pyro_vae_zoo.runs import folder as run_folder
 from pyro_vae_zoo.training.checkpoint import load_checkpoint
 
 HOW = {"device": "cpu", "progress": False, "epochs": 4, "batch_size": 16}
@@ -309,3 +310,15 @@ def test_loggers_and_callbacks_on_the_command_line(tmp_path):
     assert json.loads((tmp_path / "run/result.json").read_text())["epochs"] == 2
     assert main([*run, "--resume"]) == 0
     assert main([*run, "--overwrite", "--callbacks", "nobody"]) == 2
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_starts_anew_has_no_events_of_the_one_before(resume, tmp_path):
+    (tmp_path / "tensorboard").mkdir()
+    events = tmp_path / "tensorboard" / "events.out.tfevents.17.host.1.0"
+    own = tmp_path / "tensorboard" / "notes.txt"
+    for path in (events, own):
+        path.write_text("before")
+    run_folder.begin(tmp_path, {}, resume)
+    assert events.exists() == resume
+    assert own.exists()

@@ -520,6 +520,8 @@ def test_what_a_phase_freezes_stays_frozen_when_it_is_resumed(
         ({"share": float("nan")}, "share of a phase must not be negative, got nan"),
         ({"modules": nn.Linear(1, 1)}, r"expected a tuple of modules, .* got Linear"),
         ({"modules": ["model"]}, "expected a tuple of modules"),
+        ({"loss": nn.MSELoss()}, r"loss of a phase: expected an ELBO .* got MSELoss"),
+        ({"loss": "elbo"}, "loss of a phase: expected an ELBO .* got 'elbo'"),
     ],
 )
 def test_phases_that_make_no_sense_are_refused(options, words):
@@ -603,7 +605,7 @@ def test_dynamic_binarisation_is_redrawn_and_resumes(tmp_path):
         ({"epochs": 0}, "epochs must be positive"),
         ({"batch_size": -1}, "batch_size must be positive"),
         ({"lr": 0}, "lr must be positive"),
-        ({"lr": float("nan")}, "lr must be positive"),
+        ({"lr": float("nan")}, "lr: expected a number, got nan"),
         ({"num_particles": 0}, "num_particles must be positive"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion'; known: adam, adamw"),
         ({"schedule": "step"}, "known: constant, inverse, cosine"),

@@ -91,8 +91,8 @@ def from_npz(
 ) -> "Dataset":
     """The arrays `train`, `valid`, `test` and their labels, of an `.npz` file.
 
-    A single array under any name is `train`. Labels are `labels` or `train_labels`, and
-    `valid_labels`, `test_labels`.
+    A single array under any name is `train`; `val` and `validation` are `valid`. Labels
+    are `labels` or `train_labels`, and `valid_labels`, `test_labels`.
     """
     arrays, labels = _sources.npz(path)
     by_values = partial(_npz_likelihood, path, arrays)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pyro_vae_zoo.data.own.arrays import SHARE
-from pyro_vae_zoo.data.sources import expanded
+from pyro_vae_zoo.data.sources import SPLITS, expanded
 from pyro_vae_zoo.errors import DataFileError, UserError, one_line
-from pyro_vae_zoo.options import count, plain
+from pyro_vae_zoo.options import count, plain, real
 
 if TYPE_CHECKING:
     from pyro_vae_zoo.data.datasets import Dataset
@@ -30,10 +30,6 @@ __all__ = ["from_folder"]
 _SUFFIXES = frozenset(
     ".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm .pbm".split()
 )
-_SPLITS = {  # in whatever case
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
-    **{"valid": "valid", "val": "valid", "validation": "valid"},
-}
 _DEEP = {"I", "I;16", "I;16B", "I;16L", "F"}  # Pillow's names of more than 8 bits
 
 
@@ -105,7 +101,10 @@ def from_folder(
     if wanted:
         notes.append("resized to {}x{}".format(*wanted))
     if threshold is not None:
-        if not 0 < threshold < 1 or likelihood not in (None, "bernoulli"):
+        if not 0 < real("threshold", threshold) < 1 or likelihood not in (
+            None,
+            "bernoulli",
+        ):
             raise UserError(
                 "threshold: expected a share of white in (0, 1) and "
                 f"likelihood='bernoulli', got {threshold} and {likelihood!r}"
@@ -180,7 +179,7 @@ def _splits_of(root: Path) -> dict[str, list[_File]]:
         what = "is not a folder" if root.exists() else "not found"
         raise DataFileError(f"folder of images {root} {what}: {root.absolute()}")
     folders = _folders(root)
-    named = {f.name: f for f in folders if f.name.lower() in _SPLITS}
+    named = {f.name: f for f in folders if f.name.lower() in SPLITS}
     if not named:
         return {"train": _files_of(root)}
     if other := [f.name for f in folders if f.name not in named]:
@@ -188,15 +187,13 @@ def _splits_of(root: Path) -> dict[str, list[_File]]:
             f"{root}: expected folders of splits or of classes, got both: "
             f"{', '.join(sorted(named))} and {', '.join(other[:3])}"
         )
-    found = [_SPLITS[name.lower()] for name in named]
+    found = [SPLITS[name.lower()] for name in named]
     if "train" not in found or len(set(found)) < len(found):
         raise DataFileError(
             f"{root}: expected a folder train, and optionally valid and test; got "
             f"{', '.join(sorted(named))}"
         )
-    splits = {
-        _SPLITS[name.lower()]: _files_of(folder) for name, folder in named.items()
-    }
+    splits = {SPLITS[name.lower()]: _files_of(folder) for name, folder in named.items()}
     with_classes = {s: files[0].label is not None for s, files in splits.items()}
     if len(set(with_classes.values())) > 1:
         raise DataFileError(f"{root}: expected class folders in all splits or in none")
@@ -208,6 +205,12 @@ def _files_of(folder: Path) -> list[_File]:
     own = _images_in(folder)
     classes = {f: _images_in(f) for f in _folders(folder)}
     classes = {f: files for f, files in classes.items() if files}
+    for f in classes:
+        if deeper := next((d for d in _folders(f) if _images_in(d)), None):
+            raise DataFileError(
+                f"{deeper}: expected the images of class {f.name} right in {f}, got some "
+                "in a folder of that; move them up, or away"
+            )
     if own and classes:
         raise DataFileError(
             f"{folder}: expected images or folders of classes, got both: {own[0].name} "

@@ -6,7 +6,7 @@ What is not a number is named by its row and column.
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,7 +204,10 @@ def _places(
 
     if isinstance(drop, str) and drop not in names:  # as a command line has several
         drop = drop.split(",")
-    left_out = {place(c) for c in ([drop] if isinstance(drop, str | int) else drop)}
+    several: Iterable[Any] = (
+        drop if isinstance(drop, Iterable) and not isinstance(drop, str) else [drop]
+    )
+    left_out = {place(column) for column in several}
     of_labels = None if labels is None else place(labels)
     features = [i for i in range(len(names)) if i not in left_out and i != of_labels]
     if not features:
