@@ -1,7 +1,9 @@
 """The public names, and where each of them lives; they are imported when they are used."""
 
 from . import models as models
+from . import plots as plots
 from . import testing as testing
+from . import transforms as transforms
 from ._version import __version__ as __version__
 from .data.datasets import Dataset as Dataset
 from .data.loading import load_dataset as load_dataset

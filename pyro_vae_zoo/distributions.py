@@ -23,15 +23,10 @@ from torch.distributions import constraints
 
 from pyro_vae_zoo.errors import UserError
 
-__all__ = [
-    "BernoulliLogits",
-    "DiscretizedLogistic",
-    "Mixture",
-    "NegativeBinomial",
-    "RankOnePrecision",
-]
+__all__ = ["BernoulliLogits", "DiscretizedLogistic", "Mixture", "RankOnePrecision"]
 
 _LOG_2PI = math.log(2 * math.pi)
+_NARROW = 1e-6  # a bin over the scale, below which its mass is proportional to it
 
 
 class Mixture(dist.TorchDistribution):
@@ -59,7 +54,8 @@ class Mixture(dist.TorchDistribution):
         components: M distributions of one event shape, an `(n,)`.
 
     Raises:
-        UserError: for another number of weights than of components; in a draw with
+        UserError: for another number of weights than of components, and for components
+            that are not of vectors of one size; in a draw with
             gradients, for an ELBO under which the weights would have a wrong one.
 
     >>> q = Mixture(torch.tensor([0.3, 0.7]).log(), [
@@ -82,16 +78,22 @@ class Mixture(dist.TorchDistribution):
                 f"expected a weight for each of {len(components)} components, got "
                 f"{log_weights.shape[-1]}"
             )
+        events = [c.event_shape for c in components]
+        if len(events[0]) != 1 or any(event != events[0] for event in events):
+            raise UserError(
+                "components of a mixture: expected distributions of vectors of one size, "
+                f"got event shapes {', '.join(str(tuple(event)) for event in events)}; "
+                ".to_event(1) makes a vector of numbers"
+            )
         self.log_weights = log_weights
         shapes = (c.batch_shape for c in components)
         batch_shape = torch.broadcast_shapes(log_weights.shape[:-1], *shapes)
-        event_shape = components[0].event_shape
         self.components = tuple(
             c if c.batch_shape == batch_shape else c.expand(batch_shape)
             for c in components
         )
         self.has_rsample = len(components) == 1
-        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+        super().__init__(batch_shape, events[0], validate_args=validate_args)
 
     def __call__(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """A draw as `pyro.sample` takes it: with a gradient to its component."""
@@ -128,8 +130,8 @@ class Mixture(dist.TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draws of shape `(*sample_shape, *batch_shape, n)`."""
         sample_shape = torch.Size(sample_shape)
-        if len(self.components) == 1:
-            return self.rsample_components(sample_shape)[0]
+        if len(self.components) == 1:  # its own tensor, by which a flow knows its draw
+            return self.components[0].rsample(sample_shape)
         index = self._draw_index(sample_shape)
         every = self.rsample_components(sample_shape)
         chosen = index[None, ..., None].expand(1, *every.shape[1:])
@@ -218,6 +220,8 @@ class BernoulliLogits(dist.Bernoulli):
         """Log-probability of each element of `value`, 0 or 1, in nats."""
         if self._validate_args:
             self._validate_sample(value)
+        if not value.is_floating_point():  # 2 * value - 1 of bytes goes round
+            value = value.to(self.logits.dtype)
         # The sign is in beta: a pass of its own costs as much as the rest, and one in
         # place takes from TorchScript what it differentiates by.
         return F.softplus((2 * value - 1) * self.logits, beta=-1)
@@ -290,11 +294,10 @@ class DiscretizedLogistic(dist.TorchDistribution):
         upper = (value - self.loc + 0.5 / 255) * inv_scale
         lower = (value - self.loc - 0.5 / 255) * inv_scale
         # sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - exp(a - b)): no cancellation.
-        inner = (
-            F.logsigmoid(upper)
-            + F.logsigmoid(-lower)
-            + torch.log(-torch.expm1(-inv_scale / 255))
-        )
+        width = inv_scale / 255
+        mass = torch.log(-torch.expm1(-width.clamp_min(_NARROW)))
+        mass = torch.where(width < _NARROW, -self.log_scale - math.log(255), mass)
+        inner = F.logsigmoid(upper) + F.logsigmoid(-lower) + mass
         first, last = value < 0.5 / 255, value > 1 - 0.5 / 255
         inner = torch.where(first, F.logsigmoid(upper), inner)
         return torch.where(last, F.logsigmoid(-lower), inner)
@@ -307,26 +310,6 @@ class DiscretizedLogistic(dist.TorchDistribution):
             u = u.clamp(1e-6, 1 - 1e-6)
             x = self.loc + self.log_scale.exp() * (u.log() - (-u).log1p())
             return (x.clamp(0, 1) * 255).round() / 255
-
-
-class NegativeBinomial(dist.NegativeBinomial):
-    """PyTorch's, scored in double precision.
-
-    log Gamma(r + x) - log Gamma(r) loses its digits where r is large, and so does its
-    slope: in float32 a dispersion in the hundreds or more follows rounding errors.
-
-    >>> r = torch.tensor(3000.0)
-    >>> NegativeBinomial(r, logits=-r.log()).log_prob(torch.tensor(3.0))
-    tensor(-2.7916)
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The logarithm of the probability, in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        total, logits = self.total_count.double(), self.logits.double()
-        wide = dist.NegativeBinomial(total, logits=logits, validate_args=False)
-        return wide.log_prob(value.double()).to(self.logits.dtype)
 
 
 class RankOnePrecision(dist.TorchDistribution):

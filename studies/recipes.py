@@ -452,7 +452,7 @@ TABLES = {
         },
     ),
     "priors": Table(
-        source="Tomczak & Welling 2018, table 1; Chen et al. 2017, table 1",
+        source="an unreviewed rerun of the code of Tomczak & Welling 2018",
         by_split=True,
         curves=True,
         local=200,

@@ -20,7 +20,9 @@ WITH_EXAMPLES = [name for name, page in PAGES.items() if ">>> " in page.read_tex
 NEEDS_NO_EXAMPLE = {
     "__version__": "a string",
     "models": "a module, whose files have pages of their own",
+    "plots": "a module, whose functions have",
     "testing": "a module; its function has one",
+    "transforms": "a module, whose functions have",
     "callbacks": "a module; its classes have one",
 }
 
@@ -95,6 +97,15 @@ def test_the_reference_has_every_public_name():
     table = re.findall(r"^   ([\w.]+)$", PAGES["reference/index.md"].read_text(), re.M)
     assert sorted(table) == sorted(documented - {"plots"})
     assert "testing.check_vae" in documented
+
+
+def test_every_link_has_words():
+    """A built page has those of the target; one that is read as it is has none."""
+    empty = {
+        name: re.findall(r"(?<!!)\[\]\([^)]*\)", page.read_text())
+        for name, page in PAGES.items()
+    }
+    assert not {name: links for name, links in empty.items() if links}
 
 
 def test_every_command_has_a_page_with_its_flags_and_an_example():

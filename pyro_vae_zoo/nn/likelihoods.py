@@ -26,14 +26,10 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import constraints
 
-from pyro_vae_zoo.distributions import (
-    BernoulliLogits,
-    DiscretizedLogistic,
-    NegativeBinomial,
-)
+from pyro_vae_zoo.distributions import BernoulliLogits, DiscretizedLogistic
 from pyro_vae_zoo.errors import UserError, one_line
+from pyro_vae_zoo.nn.counts import Binomial, Classes, NegativeBinomial, Poisson
 from pyro_vae_zoo.options import count
 
 __all__ = [
@@ -128,60 +124,6 @@ class DiscretizedLogisticLikelihood(Likelihood):
         return DiscretizedLogistic(loc, log_scale).to_event(len(self.event_shape))
 
 
-class Binomial(dist.TorchDistribution):
-    r"""Counts out of n trials, of log-odds a, accurate at both ends.
-
-    \[\log p(k) = \log \binom nk + k \log \sigma(a) + (n - k) \log \sigma(-a)\]
-
-    PyTorch's has its n in a tensor, and so a support that no data can be checked against.
-
-    >>> Binomial(3, torch.zeros(())).log_prob(torch.arange(4.0)).exp()
-    tensor([0.1250, 0.3750, 0.3750, 0.1250])
-    """
-
-    arg_constraints = {"logits": constraints.real}
-    has_rsample = False
-
-    def __init__(
-        self, total_count: int, logits: Tensor, validate_args: bool | None = None
-    ) -> None:
-        self.total_count, self.logits = total_count, logits
-        super().__init__(logits.shape, validate_args=validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Whole numbers from 0 to n."""
-        return constraints.integer_interval(0, self.total_count)
-
-    @property
-    def mean(self) -> Tensor:
-        r"""\(n \sigma(a)\)."""
-        return self.total_count * self.logits.sigmoid()
-
-    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "Binomial":
-        """The same distribution with a larger batch shape."""
-        logits = self.logits.expand(batch_shape)
-        return Binomial(self.total_count, logits, validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of counts, in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        misses = self.total_count - value
-        all_orders = math.lgamma(self.total_count + 1)
-        ways = all_orders - torch.lgamma(value + 1) - torch.lgamma(misses + 1)
-        return (
-            ways - value * F.softplus(-self.logits) - misses * F.softplus(self.logits)
-        )
-
-    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        """Counts of shape `sample_shape + batch_shape`."""
-        with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
-            p = self.logits.sigmoid().expand(shape)
-            return torch.binomial(torch.full_like(p, self.total_count), p)
-
-
 class BinomialLikelihood(Likelihood):
     """Counts out of n: one logit for each element.
 
@@ -210,8 +152,7 @@ class PoissonLikelihood(Likelihood):
     def forward(self, params: Tensor) -> dist.Distribution:
         """p(x|z) of event shape `event_shape`."""
         (log_rate,) = self.split(params)
-        rate = _within(log_rate).exp()
-        return dist.Poisson(rate).to_event(len(self.event_shape))
+        return Poisson(_within(log_rate)).to_event(len(self.event_shape))
 
 
 class NegativeBinomialLikelihood(Likelihood):
@@ -248,25 +189,6 @@ def _within(log_mean: Tensor) -> Tensor:
     kept = log_mean.clamp(-MAX_LOG_RATE, MAX_LOG_RATE).detach()
     nothing = log_mean - log_mean.detach()
     return kept + nothing.nan_to_num()  # of one that is infinite
-
-
-class Classes(dist.Categorical):
-    """PyTorch's categorical, whose draws have the type of data and whose mean is one.
-
-    >>> Classes(logits=torch.zeros(2, 3)).mean
-    tensor([1., 1.])
-    """
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean number of the class, which pictures show."""
-        return self.probs @ torch.arange(
-            self._num_events, dtype=self.probs.dtype, device=self.probs.device
-        )
-
-    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        """Numbers of classes, of shape `sample_shape + batch_shape`."""
-        return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
 
 
 class CategoricalLikelihood(Likelihood):
@@ -370,7 +292,7 @@ def check_likelihood(likelihood: nn.Module, event_shape: Sequence[int]) -> None:
             f"{num_params!r}"
         )
     held = [*likelihood.parameters(), *likelihood.buffers()]
-    like = held[0] if held else torch.zeros(())
+    like = next((t for t in held if t.is_floating_point()), torch.zeros(()))
     params = like.new_zeros(3, num_params * math.prod(event_shape))
     try:
         p = likelihood(params)

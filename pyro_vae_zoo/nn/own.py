@@ -99,6 +99,17 @@ def check_apart(network: nn.Module, x: Tensor, what: str) -> Tensor:
             f"the {what} does not run on input of shape {tuple(x.shape)}: "
             f"{one_line(error)}"
         ) from error
+    if not (isinstance(out, Tensor) and out.ndim and len(out) == len(x)):
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise UserError(
+            f"expected the {what} to return a tensor with a row for each of {len(x)} "
+            f"data, got {got}"
+        )
+    if not out.isfinite().all():
+        raise UserError(
+            f"the {what} returns values that are not finite, for an input of shape "
+            f"{tuple(x.shape)} within [0, 1]"
+        )
     if not torch.allclose(out[0], again[0], rtol=1e-4, atol=1e-5):
         raise UserError(f"{type(network).__name__} cannot be the {what}: {reason}")
     return out

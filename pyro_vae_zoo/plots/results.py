@@ -98,7 +98,7 @@ def _(result: LogLikelihood, *, title: str | None = None) -> Figure:
     name = f"Each datum; {lost} without a finite k-hat" if lost else "Each datum"
     dress(points, name, f"{_LOG_P} (nats)", "Pareto k-hat")
     dashes: Look = {"color": COLOURS[1], "lw": 1, "ls": "--"}
-    add_legend(fig, [_mean_key(), key_of("above it: unreliable", **dashes)], ncols=2)
+    add_legend(fig, [_mean_key(), key_of("above it: a lower bound", **dashes)], ncols=2)
     return fig
 
 

@@ -172,8 +172,8 @@ def _written(value: Any) -> Any:
 
 LEGEND = (
     "± data: standard error over the data; ± MC: Monte Carlo standard error of the "
-    "importance sampling; k-hat: median, and share of the data where it is above 0.7, "
-    "which marks an unreliable estimate."
+    "importance sampling; k-hat: median, and share of the data where it is above 0.7, so "
+    "that log p is a lower bound, and its MC error too small."
 )
 AVERAGED = "Rows of several seeds have the mean over seeds ± its standard error."
 

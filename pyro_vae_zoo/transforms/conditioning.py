@@ -17,7 +17,7 @@ datum, not once per particle.
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Concatenate, ParamSpec, TypeAlias
+from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,7 @@ class ConditionedTransform(Transform):
     def __init__(self):
         super().__init__(cache_size=1)
         self._scored: tuple[Tensor, Tensor] | None = None
+        self._has_graph = False  # what is kept was computed with gradients
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -72,8 +73,26 @@ class ConditionedTransform(Transform):
 
     def _call(self, x: Tensor) -> Tensor:
         y, log_det = self._forward(x)
-        self._scored = x, log_det
+        self._scored, self._has_graph = (x, log_det), torch.is_grad_enabled()
         return y
+
+    def _inv_call(self, y: Tensor) -> Tensor:
+        _, known = self._cached_x_y
+        drawn = known is not None and detach_provenance(y) is detach_provenance(known)
+        if not drawn or self._has_graph or not torch.is_grad_enabled():
+            return super()._inv_call(y)
+        kept = self._cached_x_y, self._scored
+        self._forget()  # values without a graph would cut off the parameters
+        try:
+            return super()._inv_call(y)
+        except NotImplementedError:
+            self._cached_x_y, self._scored = kept
+            if self._scored is not None:
+                x, log_det = self._scored
+                anchor = torch.zeros((), device=x.device, requires_grad=True)
+                self._scored = x, _Graphless.apply(log_det, anchor)
+            self._has_graph = True  # of a kind
+            return super()._inv_call(y)
 
     def _inverse(self, y: Tensor) -> Tensor:
         # To see what depends on a draw, `pyro.infer.inspect` puts it into a wrapper.
@@ -81,14 +100,35 @@ class ConditionedTransform(Transform):
         if known is not None and detach_provenance(y) is detach_provenance(known):
             return track_provenance(x, get_provenance(y))
         x, log_det = self._backward(y)
-        self._scored = x, log_det
+        self._scored, self._has_graph = (x, log_det), torch.is_grad_enabled()
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns `log|det dy/dx|`, of shape `(*particles, *batch)`."""
-        if self._scored is None or self._scored[0] is not x:
-            self._scored = x, self._forward(x)[1]
-        return self._scored[1]
+        has_graph = self._has_graph or not torch.is_grad_enabled()
+        if self._scored is not None and self._scored[0] is x and has_graph:
+            return self._scored[1]
+        log_det = self._forward(x)[1]
+        self._scored, self._has_graph = (x, log_det), torch.is_grad_enabled()
+        return log_det
+
+    def _forget(self) -> None:
+        self._cached_x_y, self._scored = (None, None), None
+
+
+class _Graphless(torch.autograd.Function):
+    """A log-determinant that was computed without gradients, and has none to give."""
+
+    @staticmethod
+    def forward(ctx: Any, log_det: Tensor, anchor: Tensor) -> Tensor:
+        return log_det.view_as(log_det)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        raise UserError(
+            "no gradient of the density of a value that was drawn without gradients, "
+            "under a transform that has no inverse; draw it by rsample"
+        )
 
 
 class AmortizedTransform(ConditionalTransformModule):
@@ -132,7 +172,7 @@ class LearnedTransform(ConditionedTransform, TransformModule):
         super().__init__()
         self.nn = parameters
         self.build = build
-        self._stamp: tuple[bool, list[tuple[int, int]]] | None = None
+        self._stamp: list[tuple[int, int, bool]] | None = None
 
     def __getstate__(self) -> dict:
         # Cached tensors carry a graph, which neither deepcopy nor pickle accepts.
@@ -141,6 +181,7 @@ class LearnedTransform(ConditionedTransform, TransformModule):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns `y` under the present parameters."""
+        self._forget_if_changed()
         self._forget()
         return super().__call__(x)
 
@@ -158,14 +199,13 @@ class LearnedTransform(ConditionedTransform, TransformModule):
         return super().log_abs_det_jacobian(x, y)
 
     def _forget_if_changed(self) -> None:
-        versions = [(id(p), p._version) for p in self.parameters()]
-        stamp = torch.is_grad_enabled(), versions
+        stamp = [
+            (id(p), 0 if p.is_inference() else p._version, p.requires_grad)
+            for p in self.parameters()
+        ]
         if stamp != self._stamp:
             self._stamp = stamp
             self._forget()
-
-    def _forget(self) -> None:
-        self._cached_x_y, self._scored = (None, None), None
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.build(*self.nn())._forward(x)

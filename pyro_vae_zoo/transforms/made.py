@@ -89,8 +89,9 @@ class _ContextNet(nn.Module):
             nn.Linear(context_dim, sizes[1], bias=False) if context_dim else None
         )
         # Masks follow from the sizes, so a state_dict need not hold them.
+        device = torch.empty(()).device  # by default another than that of the masks
         for i, mask in enumerate(masks):
-            self.register_buffer(f"mask_{i}", mask, persistent=False)
+            self.register_buffer(f"mask_{i}", mask.to(device), persistent=False)
         with torch.no_grad():
             for parameter in self.layers[-1].parameters():
                 parameter.mul_(0.1)
@@ -158,7 +159,8 @@ class MADE(_ContextNet):
     Unit `k` of a hidden layer has a degree m(k), spread evenly over 0..D-1 (or
     1..D-1 without context); it sees inputs of degree <= m(k), and the output
     for the input of degree d sees units with m(k) < d. The context has degree
-    0 and reaches every output; with `input_dim = 1` nothing else does.
+    0 and reaches every output, but for the first ones where hidden layers have
+    no more than D/2 units; with `input_dim = 1` nothing else does.
 
     Args:
         input_dim: Size `D` of `x`.
@@ -194,13 +196,16 @@ class MADE(_ContextNet):
         activation: str = "elu",
     ):
         check_sizes(input_dim=input_dim)
-        natural = torch.arange(input_dim)
-        order = natural if permutation is None else torch.as_tensor(permutation).cpu()
-        if not torch.equal(order.sort().values, natural):
+        natural = torch.arange(input_dim, device="cpu")
+        order = natural
+        if permutation is not None:
+            order = torch.as_tensor(permutation, device="cpu")
+        if not torch.equal(order.double().sort().values, natural.double()):
             raise UserError(
                 f"expected a permutation of 0..{input_dim - 1}, got {order.tolist()}: "
                 "each dimension must occur once"
             )
+        order = order.long()
         check_widths([input_dim, *hidden_dims])
         outputs = sum(param_dims)
         masks = _masks(order, context_dim, hidden_dims, outputs)
@@ -208,7 +213,8 @@ class MADE(_ContextNet):
         super().__init__(sizes, context_dim, activation, masks)
         self.input_dim = input_dim
         self.param_dims = list(param_dims)
-        self.register_buffer("permutation", order.clone(), persistent=False)
+        device = torch.empty(()).device
+        self.register_buffer("permutation", order.clone().to(device), persistent=False)
         self._order = order.tolist()
 
     def get_permutation(self) -> Tensor:
@@ -228,8 +234,9 @@ class MADE(_ContextNet):
         """Returns `y` with `y_i = step(x_i, *parameters of i)`, the network reading `y`.
 
         The dimensions come one after the other, and each costs what it adds to the
-        first layer and its own rows of the last one: all of them together no more
-        than some passes of the whole network, of which the definition needs D.
+        first layer and its own rows of the last one. With one hidden layer all of
+        them together are no more than a pass, of which the definition needs D; each
+        further hidden layer is passed D times.
 
         Args:
             x: Shape `(..., D)`.
@@ -255,7 +262,7 @@ class MADE(_ContextNet):
             rows = slice(i, None, self.input_dim)
             parameters = F.linear(h, last_weight[rows], last_bias[rows])
             y[i] = step(x[..., i], *parameters.unbind(-1))
-            hidden = hidden + y[i][..., None] * first[:, i]
+            hidden = hidden + y[i][..., None].to(first.dtype) * first[:, i]
         return torch.stack([y[i] for i in range(self.input_dim)], dim=-1)
 
 
@@ -300,7 +307,7 @@ def alternating_order(size: int, step: int) -> Tensor:
     >>> alternating_order(3, step=1)
     tensor([2, 1, 0])
     """
-    order = torch.arange(size)
+    order = torch.arange(size, device="cpu")
     return order.flip(0) if step % 2 else order
 
 
@@ -310,12 +317,12 @@ def _masks(
     """Returns each layer's mask; entry (k, j) says whether unit k sees unit j."""
     input_dim = len(order)
     inputs = torch.empty_like(order)
-    inputs[order] = torch.arange(1, input_dim + 1)
+    inputs[order] = torch.arange(1, input_dim + 1, device="cpu")
     lowest = 0 if context_dim or input_dim == 1 else 1
     count = input_dim - lowest
     degrees = [inputs]
     for width in hidden_dims:
-        middles = (2 * torch.arange(width) + 1) * count // (2 * width)
+        middles = (2 * torch.arange(width, device="cpu") + 1) * count // (2 * width)
         degrees.append(lowest + middles)
     masks = [after[:, None] >= before for before, after in pairwise(degrees)]
     masks.append((inputs[:, None] > degrees[-1]).repeat(outputs, 1))

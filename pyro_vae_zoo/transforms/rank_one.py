@@ -60,9 +60,11 @@ class ConditionedRankOneAffine(ConditionedTransform):
 
     def _log_det(self, x: Tensor) -> Tensor:
         gain = (self.u.square() / self.diag).sum(-1)
-        return (self.diag.log().sum(-1) + gain.log1p()).expand(x.shape[:-1])
+        log_det = self.diag.log().sum(-1) + gain.log1p()
+        return log_det.expand(torch.broadcast_shapes(x.shape[:-1], log_det.shape))
 
     def _call(self, x: Tensor) -> Tensor:
+        self._has_graph = torch.is_grad_enabled()
         along = (self.u * x).sum(-1, keepdim=True)
         return self.loc + self.diag * x + self.u * along
 

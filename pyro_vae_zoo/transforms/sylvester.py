@@ -52,8 +52,9 @@ def orthonormal_columns(matrix: Tensor, method: str = "bjorck") -> Tensor:
       Here 12 steps, enough for well-conditioned ones, are finished by "qr", which
       changes those by no more than rounding.
     - "qr": Gram-Schmidt, the columns one after the other; as exact for every
-      matrix, and about five times as fast. The signs that make the diagonal of R
-      positive make `Q` continuous in the matrix, which LAPACK's do not.
+      matrix, and about five times as fast. (The values are. Gradients grow without
+      bound as columns become equal, and are NaN for a matrix of zeros.) The signs that make
+      the diagonal of R positive make `Q` continuous in the matrix, which LAPACK's do not.
 
     Args:
         matrix: Shape `(*batch, D, M)` with `M <= D`.

@@ -194,11 +194,13 @@ def _below(panels: Panels, layout: Layout) -> str:
         text += f". k-hat is above 0.7 for {percent} % of the data"
     judged = [key for key in layout.columns if key.endswith("difference")]
     if judged and _known(rows, "elbo_difference_error"):
-        text += f". Bold: beyond two standard errors (seeds) from `{layout.reference}`"
+        reference = layout.names.get(layout.reference, f"`{layout.reference}`")
+        text += f". Bold: beyond two standard errors (seeds) from {reference}"
         fewest = min(counts - {1})
         if fewest in LUCK:
-            text += "; without a real difference a row is bold once in "
-            text += f"{LUCK[fewest]} times"
+            text += (
+                f"; even if nothing differed, {LUCK[fewest]} of the rows would be bold"
+            )
     if any(row["invalid"] for row in rows):
         text += ". Struck out: no bounds, not to be quoted"
     if "local_difference" in layout.columns and (note := local_note(rows)):

@@ -42,11 +42,11 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
         "elbo": _struck(COLUMNS["elbo"]),
         "elbo_difference": Column(f"ELBO - {reference}", partial(_difference, "elbo")),
         "published_elbo_test": Column(
-            "paper's ELBO",
+            "published ELBO",
             lambda row: _as_printed(row["published_elbo_test"]),
         ),
         "published_elbo": Column(
-            "paper's ELBO by split", partial(_splits, "published_elbo", _as_printed)
+            "published ELBO by split", partial(_splits, "published_elbo", _as_printed)
         ),
         **fewer,
         "log_likelihood": _struck(COLUMNS["log_likelihood"]._replace(header="log p")),
@@ -57,7 +57,9 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
             f"log p - {reference}, local q",
             partial(_difference, "local_log_likelihood"),
         ),
-        "published": Column("paper's log p", lambda row: _as_printed(row["published"])),
+        "published": Column(
+            "published log p", lambda row: _as_printed(row["published"])
+        ),
     }
     rest = {key: column for key, column in COLUMNS.items() if key not in own}
     return own | rest | {"gap": _struck(rest["gap"]), "kl": _struck(rest["kl"])}
@@ -177,14 +179,14 @@ def local_note(rows: Sequence[Row]) -> str:
     )
 
 
-# By the number of seeds: a row without a real difference is bold once in so many times.
-# By simulation with Gaussian seeds: the first number is for one side that spreads much
-# more than the other, the second for two that spread alike.
-LUCK = {2: "three to five", 3: "five to nine"}
+# By the number of seeds: the rows that would be bold if nothing differed. By simulation
+# with Gaussian seeds: the first number is for two sides that spread alike, the second for
+# one that spreads much more than the other.
+LUCK = {2: "20 to 33 %", 3: "11 to 20 %"}
 _JUDGED = (
     "They are ± their standard error over the seeds of both, on this test set. Bold: "
-    f"beyond two of these; without a real difference a row is bold once in {LUCK[3]} "
-    f"times with three seeds, and once in {LUCK[2]} with two."
+    f"beyond two of these; even if nothing differed, {LUCK[3]} of the rows would be bold "
+    f"with three seeds, and {LUCK[2]} with two, which estimate an error poorly."
 )
 
 

@@ -416,3 +416,46 @@ def test_a_negative_binomial_keeps_its_digits_near_a_poisson():
         found.append((value.double(), slope.double()))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-6, atol=0)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-2, atol=1e-10)
+
+
+class Returns(nn.Module):
+    """A network of the user's that returns what it should not."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, x):
+        return self.what(x)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (lambda x: (x.flatten(1), x.flatten(1)), "row for each of 4 data, got tuple"),
+        (lambda x: {"loc": x}, "row for each of 4 data, got dict"),
+        (lambda x: x.sum(), r"row for each of 4 data, got \(\)"),
+        (
+            lambda x: x.flatten(1) / 0 - x.flatten(1) / 0,
+            "returns values that are not finite",
+        ),
+    ],
+)
+def test_networks_that_return_something_else(what, words):
+    with pytest.raises(zoo.UserError, match=words):
+        zoo.create("mean_field", event_shape=(2, 2), encoder=Returns(what))
+
+
+def test_a_likelihood_with_whole_numbers_in_a_buffer_runs():
+    class Shifted(nn.Module):
+        num_params = 1
+
+        def __init__(self, event_shape):
+            super().__init__()
+            self.register_buffer("k", torch.arange(4))
+
+        def forward(self, params):
+            scale = torch.nn.functional.softplus(params)
+            return dist.Normal(self.k.to(params), scale).to_event(1)
+
+    assert zoo.create("mean_field", event_shape=(4,), likelihood=Shifted).model

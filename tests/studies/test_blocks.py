@@ -58,14 +58,14 @@ def test_bold_is_explained_where_something_may_be(tmp_path):
     rows = [row_result(name, s) for name in ("mean_field", "iaf") for s in (0, 1)]
     single = panels_of(tmp_path / "single", *rows[:3], layout=layout)
     assert "Bold" not in brief_table(single, layout)
-    assert "real difference" not in full(single)
+    assert "even if nothing differed" not in full(single)
     several = panels_of(tmp_path / "several", *rows, layout=layout)
     below = " ".join(brief_table(several, layout).split())
     assert "Bold: beyond two standard errors (seeds) from `mean_field`" in below
     assert below.endswith(
-        "; without a real difference a row is bold once in three to five times."
+        "; even if nothing differed, 20 to 33 % of the rows would be bold."
     )
-    assert "is bold once in five to nine times with three" in full(several)
+    assert "11 to 20 % of the rows would be bold with three" in full(several)
 
 
 def test_ranges_are_of_valid_rows_with_a_number(tmp_path):

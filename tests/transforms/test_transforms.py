@@ -19,6 +19,7 @@ from torch import nn
 
 import pyro_vae_zoo.transforms as T
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.models.flow_guides import AmortizedFlow
 
 CONTEXT = 3
 
@@ -823,3 +824,81 @@ def test_masked_autoregressive_keeps_scales_from_collapsing():
     y = torch.randn(3, 2)
     log_det = flow.log_abs_det_jacobian(flow.inv(y), y)
     torch.testing.assert_close(log_det, torch.full((3,), -10.0))
+
+
+@pytest.mark.parametrize("name", ["planar", "spline_coupling", "rank_one_affine"])
+def test_a_sample_without_gradients_is_scored_with_them(name):
+    """As score-function estimators do: `q.sample()`, then `q.log_prob(z)`."""
+    flow = trained(make(name, 2))
+    base = dist.Normal(torch.zeros(4, 2, dtype=torch.float64), 1.0).to_event(1)
+    q = dist.TransformedDistribution(base, [flow.condition(double(4, CONTEXT))])
+    z = q.sample()
+    gradients = [
+        torch.autograd.grad(
+            q.log_prob(value).sum(), tuple(flow.parameters()), retain_graph=True
+        )
+        for value in (z, z.clone())
+    ]
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected)
+    assert any(g.abs().sum() > 0 for g in gradients[0])
+
+
+def test_a_sample_without_gradients_and_inverse_refuses_to_have_one():
+    flow = trained(make("sylvester_orthogonal", 2)).condition(double(4, CONTEXT))
+    base = dist.Normal(torch.zeros(4, 2, dtype=torch.float64), 1.0).to_event(1)
+    q = dist.TransformedDistribution(base, [flow])
+    log_q = q.log_prob(q.sample())
+    assert log_q.isfinite().all()
+    with pytest.raises(UserError, match="drawn without gradients"):
+        log_q.sum().backward()
+
+
+def test_two_backward_passes_over_one_datum():
+    flow, x = trained(PLAIN["masked_autoregressive"](2)), double(4, 2)
+    for _ in range(2):
+        flow.inv(x).sum().backward()
+        flow(x).sum().backward()
+
+
+def test_what_freezes_and_thaws_between_passes():
+    flow, x = trained(PLAIN["planar"](2)), double(4, 2)
+    flow.requires_grad_(False)
+    assert not flow(x).requires_grad
+    flow.requires_grad_(True)
+    y = flow(x)
+    assert y.requires_grad
+    assert flow.log_abs_det_jacobian(x, y).requires_grad
+
+
+def test_plain_flows_made_in_inference_mode_are_scored():
+    with torch.inference_mode():
+        flow = T.masked_autoregressive(3, [8])
+        x = torch.randn(5, 3)
+        y = flow(x)
+        torch.testing.assert_close(flow.inv(y.clone()), x, atol=1e-5, rtol=1e-5)
+
+
+def test_log_det_has_the_batch_of_the_context():
+    for name in ("planar", "radial", "rank_one_affine"):
+        step, x = make(name, 2).condition(double(4, CONTEXT)), double(2)
+        assert step.log_abs_det_jacobian(x, step(x)).shape == (4,)
+
+
+def test_a_masked_network_on_another_default_device():
+    with torch.device("meta"):
+        flow = AmortizedFlow(4, 3, "iaf", 2)
+    assert {b.device.type for b in flow.buffers()} == {"meta"}
+
+
+def test_a_masked_network_takes_any_whole_numbers_as_an_order():
+    for order in (torch.tensor([2, 0, 1], dtype=torch.int32), [2.0, 0.0, 1.0]):
+        assert T.MADE(3, 0, [8], permutation=order).permutation.tolist() == [2, 0, 1]
+    with pytest.raises(UserError, match=r"expected a permutation of 0\.\.2"):
+        T.MADE(3, 0, [8], permutation=[0.5, 1.0, 2.0])
+
+
+def test_the_inverse_of_narrow_weights_takes_wide_numbers():
+    flow, x = T.masked_autoregressive(3, [8]), double(5, 3)
+    y = flow(x)
+    torch.testing.assert_close(flow.inv(y.clone()).double(), x, atol=1e-5, rtol=1e-5)
