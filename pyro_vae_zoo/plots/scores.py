@@ -240,7 +240,7 @@ def _legend(
     keys = [key_of(name, **_look(key, _LEVEL)) for key, name in _KEYS.items()]
     for key, name in _KEYS.items():
         if any(_published(runs[0])[key] is not None for runs in rows):
-            keys.append(key_of(f"paper's {name}", **_paper_look(key)))
+            keys.append(key_of(f"published {name}", **_paper_look(key)))
     if any(map(_is_invalid, rows)):
         keys.append(key_of("invalid: no bound", **_CROSS))
     if any(line.get_marker() in ("<", ">") for ax in fig.axes for line in ax.lines):

@@ -86,7 +86,7 @@ def test_rows_beyond_two_standard_errors_are_told_by_their_colour():
     assert [text.get_text() for text in absolute.texts] == ["-51", "-50"]
     texts = [text.get_text() for text in fig.legends[0].get_texts()]
     assert {"ahead of mean_field", "behind mean_field", "invalid: no bound"} < {*texts}
-    assert not any("paper" in text for text in texts)
+    assert not any("published" in text for text in texts)
 
 
 def test_the_papers_figures_are_drawn_where_they_are_known():
@@ -97,7 +97,7 @@ def test_the_papers_figures_are_drawn_where_they_are_known():
     assert [list(d.get_xdata()) for d in diamonds] == [[-89.5], [-88.5]]
     assert all(list(d.get_ydata()) == [0] for d in diamonds)
     texts = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert sum("paper" in text for text in texts) == 2
+    assert sum("published" in text for text in texts) == 2
 
 
 def test_what_the_paper_has_far_from_ours_does_not_set_the_axis():
