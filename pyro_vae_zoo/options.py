@@ -245,6 +245,20 @@ def count(name: str, value: Any, least: float = 1) -> int:
     return number
 
 
+def sizes_of(event_shape: Any) -> tuple[int, ...]:
+    """The shape of a datum; one number is a vector's.
+
+    Raises:
+        UserError: for what is no shape.
+
+    >>> sizes_of([8, 8]), sizes_of(5)
+    ((8, 8), (5,))
+    """
+    sizes = plain(event_shape)
+    sizes = sizes if isinstance(sizes, list | tuple) else (sizes,)
+    return tuple(count("event_shape", size) for size in sizes)
+
+
 def real(name: str, value: Any) -> float:
     """A number.
 

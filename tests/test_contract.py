@@ -196,6 +196,18 @@ class BatchMean(Guide):
         return super().posterior(x - x.mean(0))
 
 
+class BatchStatistics(Guide):
+    """Mean and scale of all values, which no permutation of them moves."""
+
+    def posterior(self, x):
+        return super().posterior((x - x.mean()) / (x.std() + 0.1))
+
+
+class WithoutDensity(Guide):
+    def posterior(self, x):
+        return dist.Delta(self.encoder(x)[..., :2]).to_event(1)
+
+
 class Unused(Guide):
     def __init__(self):
         super().__init__()
@@ -236,8 +248,8 @@ class Infinite(Guide):
 
 
 BROKEN_GUIDES = (
-    NoSite, AnotherSite, OutsideThePlate, BatchNorm, BatchMean, Unused, Detached,
-    NoEvent, MissingEvent, NotANumber, Infinite,
+    NoSite, AnotherSite, OutsideThePlate, BatchNorm, BatchMean, BatchStatistics,
+    WithoutDensity, Unused, Detached, NoEvent, MissingEvent, NotANumber, Infinite,
 )  # fmt: skip
 
 
@@ -252,6 +264,17 @@ class ReadsXLater(Model):
             z = pyro.sample("z", self.prior(x))
             logits = self.decoder(z) + x.mean()
             return pyro.sample("x", self.likelihood(logits), obs=x)
+
+
+class ReadsSpread(Model):
+    """A scale of x's own, which data of equal values do not show."""
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior(x))
+            spread = x.flatten(1).std(-1)[:, None, None]
+            p = dist.Normal(self.decoder(z).unflatten(-1, (2, 3)), 0.1 + spread)
+            return pyro.sample("x", p.to_event(2), obs=x)
 
 
 class IgnoresDraw(Model):
@@ -281,7 +304,9 @@ class ObservesPixels(Model):
             return pyro.sample("x", p, obs=x)
 
 
-BROKEN_MODELS = (ReadsX, ReadsXLater, IgnoresDraw, ObservesNothing, ObservesPixels)
+BROKEN_MODELS = (
+    *(ReadsX, ReadsXLater, ReadsSpread, IgnoresDraw, ObservesNothing, ObservesPixels),
+)
 
 
 @pytest.mark.parametrize("guide", BROKEN_GUIDES)
@@ -296,6 +321,57 @@ def test_broken_models_are_rejected(model):
         check_vae(zoo.VAE(model(), Guide(), (2, 3)), bits())
 
 
+class Positive(Model):
+    def prior(self, x):
+        return dist.Gamma(x.new_ones(len(x), 2), 1.0).to_event(1)
+
+
+class ByRejection(Guide):
+    """Draws that take more or less noise, as their parameters are."""
+
+    def posterior(self, x):
+        a, b = self.encoder(x).chunk(2, -1)
+        return dist.Gamma(a.exp() + 0.1, b.exp()).to_event(1)
+
+
+def test_posteriors_that_are_drawn_by_rejection_pass():
+    check_vae(zoo.VAE(Positive(), ByRejection(), (2, 3)), bits())
+
+
+class Linear(nn.Module):
+    """x = W z + e, without a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.randn(3, 2))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            p = dist.Normal(z @ self.weight.T, 0.5).to_event(1)
+            return pyro.sample("x", p, obs=x)
+
+
+class Exact(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        w = model.weight
+        covariance = torch.linalg.inv(torch.eye(2) + w.T @ w / 0.25)
+        self.mean = nn.Parameter((covariance @ w.T / 0.25).contiguous())
+        self.scale = nn.Parameter(torch.linalg.cholesky(covariance).contiguous())
+
+    def forward(self, x):
+        q = dist.MultivariateNormal(x @ self.mean.T, scale_tril=self.scale.tril())
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", q)
+
+
+def test_a_guide_that_cannot_be_improved_passes():
+    torch.manual_seed(0)
+    model = Linear()
+    check_vae(zoo.VAE(model, Exact(model), (3,)), torch.randn(20, 3))
+
+
 def test_the_reason_is_said():
     def reason(model=Model, guide=Guide):
         with pytest.raises(AssertionError) as error:
@@ -306,6 +382,9 @@ def test_the_reason_is_said():
     assert "outside pyro.plate('data'" in reason(guide=OutsideThePlate)
     assert "rest of the batch" in reason(guide=BatchMean)
     assert "rest of the batch" in reason(guide=BatchNorm)
+    assert "rest of the batch" in reason(guide=BatchStatistics)
+    assert "Delta, which has no density" in reason(guide=WithoutDensity)
+    assert "reads the values of x" in reason(model=ReadsSpread)
     assert "guide.unused.weight gets no gradient" in reason(guide=Unused)
     assert "reads the values of x" in reason(model=ReadsX)
     assert "not finite" in reason(guide=Infinite)

@@ -24,7 +24,7 @@ from pyro_vae_zoo.models.parts import (
 )
 from pyro_vae_zoo.nn.likelihoods import make_likelihood, sizes_in
 from pyro_vae_zoo.nn.options import PairOptions, with_network
-from pyro_vae_zoo.options import count, plain
+from pyro_vae_zoo.options import plain, sizes_of
 from pyro_vae_zoo.pair.door import check_dataset
 from pyro_vae_zoo.pair.modes import taking_turns
 from pyro_vae_zoo.pair.vae import VAE
@@ -195,13 +195,14 @@ def create(
     if data is not None:
         check_dataset(data)
     event_shape = data.event_shape if event_shape is None else event_shape
-    event_shape = tuple(count("event_shape", size) for size in plain(event_shape))
+    event_shape = sizes_of(event_shape)
+    asked = likelihood
     if likelihood is None:
         likelihood = (
             _usual_likelihood(guide, model) if data is None else data.likelihood
         )
-    if not event_shape or min(event_shape) < 1:
-        raise UserError(f"event_shape must be positive sizes, got {event_shape}")
+    if not event_shape:
+        raise UserError("event_shape must be one size or more, got none")
     options = {name: plain(value) for name, value in options.items()}
     places = {"prior": prior, "encoder": encoder, "decoder": decoder}
     given = {name: part for name, part in places.items() if part is not None}
@@ -209,6 +210,14 @@ def create(
         if guide is not None or given:
             raise UserError(
                 "model= makes the whole VAE: leave out the guide and other parts"
+            )
+        if (
+            asked is not None
+            and "likelihood" not in inspect.signature(model).parameters
+        ):
+            raise UserError(
+                f"likelihood={asked!r} would be ignored: {model.__name__} has no argument "
+                "likelihood"
             )
         return whole(model, event_shape, likelihood, options)
     if guide is None:
@@ -334,7 +343,7 @@ def _checked_options(
             raise unknown_name(f"option of guide {who}:", name, known)
         if isinstance(known[name], bool) and not isinstance(value, bool):
             raise UserError(f"option {name}: expected True or False, got {value!r}")
-        no_number = isinstance(value, str | tuple) or value != value  # as only NaN is
+        no_number = isinstance(value, str | tuple | None) or value != value  # a NaN
         if isinstance(known[name], int | float) and no_number:
             raise UserError(f"option {name}: expected a number, got {value!r}")
         if type(known[name]) is int and isinstance(value, float):

@@ -66,7 +66,7 @@ def planar(latent_dim: int, context_dim: int, num_flows: int) -> Steps:
 
 
 def radial(latent_dim: int, context_dim: int, num_flows: int) -> Steps:
-    """Rezende & Mohamed 2015, eq. 13: each step contracts or expands around a point."""
+    """Rezende & Mohamed 2015, eq. 14: each step contracts or expands around a point."""
     return [zt.conditional_radial(latent_dim, context_dim) for _ in range(num_flows)]
 
 

@@ -161,8 +161,8 @@ def ladder(
 ) -> VAE:
     """Sonderby et al. 2016: bottom-up evidence, weighed top-down with the prior.
 
-    With its defaults it has as many latents, and within a tenth as many parameters,
-    as `self_reflective` has with its own.
+    With its defaults it has as many latents as `self_reflective` has with its own, and
+    for images of 28 x 28 within a tenth as many parameters.
 
     Options:
         num_layers: number L of layers.

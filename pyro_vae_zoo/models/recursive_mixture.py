@@ -85,7 +85,7 @@ from pyro_vae_zoo.inference.terms import score_latents
 from pyro_vae_zoo.models.mixture import MixtureGuide, mixture
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.options import Option, normalise
-from pyro_vae_zoo.pair.sites import latent_sites
+from pyro_vae_zoo.pair.sites import check_unscaled, latent_sites
 from pyro_vae_zoo.pair.vae import VAE, Phase
 
 __all__ = [
@@ -285,7 +285,9 @@ class ScaleGradient(torch.autograd.Function):
 
 def mixture_of(guide: nn.Module, x: Tensor) -> Mixture:
     """The mixture that a guide draws its z from."""
-    return latent_sites(poutine.trace(guide).get_trace(x))["z"]["fn"]
+    site = latent_sites(poutine.trace(guide).get_trace(x))["z"]
+    check_unscaled(site, "the criterion of a recursive mixture")
+    return site["fn"]
 
 
 def recursive_phases(
@@ -324,6 +326,7 @@ def recursive_phases(
     criterion = criterion or Criterion()
     everyone = range(guide.num_components)
     make = partial(RecursiveELBO, criterion=criterion, weight_step=weight_step)
+    make(size=1, fit=True)  # which checks the step
 
     def refresh(size: int, fit: bool = False) -> Callable[..., ObjectiveELBO]:
         return partial(make, size=size, fit=fit)
@@ -341,8 +344,9 @@ def recursive_phases(
         return Phase(f"component {m}", 2.0, loss, moved, begin(m + 1))
 
     def fit_weights(m: int) -> Phase:
-        moved = (guide.weights,)
-        return Phase(f"weights {m}", 0.5, refresh(m + 1), moved, begin(m + 1))
+        return Phase(
+            f"weights {m}", 0.5, refresh(m + 1), (guide.weights,), begin(m + 1)
+        )
 
     size = len(everyone)
     if schedule == "together":

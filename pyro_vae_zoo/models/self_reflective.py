@@ -277,6 +277,8 @@ class Layers:
     def prior(self, l: int, kind: str) -> nn.Module:
         """The prior layer, one of `PRIORS`."""
         if kind not in PRIORS:
+            if not isinstance(kind, str):
+                kind = type(kind).__name__  # a module, as one latent vector takes it
             raise unknown_name("prior", kind, PRIORS)
         if kind == "standard":
             return StandardPrior(self.latent_dim)

@@ -111,6 +111,20 @@ def check_observed(trace: poutine.Trace) -> None:
             )
 
 
+def check_unscaled(site: Site, what: str) -> None:
+    """Refuse a site under a mask or a scale of Pyro's handlers, which would be left out.
+
+    Raises:
+        UserError: for one that is not 1, and for any mask.
+    """
+    scale = site["scale"]
+    if site["mask"] is not None or isinstance(scale, Tensor) or scale != 1:
+        raise UserError(
+            f"site {site['name']!r} has a scale or a mask, and {what} takes none; leave "
+            "out poutine.scale and poutine.mask"
+        )
+
+
 class ObservedSites(Messenger):
     """Asks of each observed site what `check_observed` asks, without reading a value."""
 

@@ -33,7 +33,7 @@ from pyro_vae_zoo.data.streamed.rows import Rows, mapped
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.nn.likelihoods import Likelihood
 from pyro_vae_zoo.nn.names import LIKELIHOODS
-from pyro_vae_zoo.options import count
+from pyro_vae_zoo.options import count, sizes_of
 from pyro_vae_zoo.pair import draws
 from pyro_vae_zoo.pair.modes import local_context, ordinary
 
@@ -175,7 +175,7 @@ class VAE(nn.Module, Generic[Codes]):
             to_pyro_module_(module, recurse=False)
         self.model = model
         self.guide = guide
-        self.event_shape = tuple(event_shape)
+        self.event_shape = sizes_of(event_shape)
         self.phases = tuple(phases)
         self.clip_norm = clip_norm
         self.monitor = monitor
@@ -191,6 +191,7 @@ class VAE(nn.Module, Generic[Codes]):
                 if isinstance(module, PyroModule):
                     module._pyro_name = ".".join(filter(None, (prefix, side, path)))
                     module._pyro_context = context
+                    _take_over(module)
         weakref.finalize(self, _forget, prefix + ".").atexit = False
 
     def __setstate__(self, state: dict) -> None:
@@ -319,6 +320,7 @@ class VAE(nn.Module, Generic[Codes]):
         Raises:
             UserError: for models of other latents than one vector, and z of another size.
         """
+        z = torch.as_tensor(z)
         return draws.decoded(self, ordinary(z.to(self.device, self.dtype)))
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 8) -> Tensor:
@@ -336,7 +338,8 @@ class VAE(nn.Module, Generic[Codes]):
             UserError: as `embed` and `decode`.
         """
         steps = count("steps", steps, least=2)
-        first, last = self.embed(torch.stack([a, b])).unbind(0)
+        ends = torch.stack([torch.as_tensor(x) for x in (a, b)])
+        first, last = self.embed(ends).unbind(0)
         share = torch.linspace(0, 1, steps, device=first.device, dtype=first.dtype)
         return self.decode(torch.lerp(first, last, share[:, None]))
 
@@ -347,6 +350,21 @@ class VAE(nn.Module, Generic[Codes]):
             UserError: for models of other latents than one vector, and fewer than one draw.
         """
         return draws.prior_draws(self, n)
+
+
+def _take_over(module: PyroModule) -> None:
+    """Have a module's own parameters in Pyro's store by their new names alone.
+
+    Frozen ones are entered now: the store unfreezes whatever is new to it.
+    """
+    store = pyro.get_param_store()
+    own = dict(module.named_parameters(recurse=False))
+    for former in [store.param_name(p) for p in own.values()]:
+        if former is not None:
+            del store[former]
+    for name in [name for name, p in own.items() if not p.requires_grad]:
+        with module._pyro_context:
+            getattr(module, name).requires_grad_(False)
 
 
 def _forget(prefix: str) -> None:

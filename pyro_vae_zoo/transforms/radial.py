@@ -1,4 +1,4 @@
-r"""Radial flow (Rezende & Mohamed 2015, equations 13-14 and appendix A.2).
+r"""Radial flow (Rezende & Mohamed 2015, equation 14 and appendix A.2).
 
 \[y = x + \frac{\beta}{\alpha + r} (x - x_0), \qquad r = |x - x_0|\]
 

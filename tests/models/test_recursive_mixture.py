@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import check_resumes_in_every_phase, perturb, quick, small
+from pyro import poutine
 from test_mixture import bits, differ, gradients, normal, three_gaussians
 from torch import nn
 
@@ -316,10 +317,8 @@ def test_the_bound_is_concave_towards_a_new_component():
 
 @pytest.mark.parametrize("step", [0.0, 1.5])
 def test_a_step_that_might_lower_the_bound_is_refused(step):
-    vae = small("recursive_mixture", weight_step=step)
-    data = zoo.Dataset(*[torch.ones(4, 2, 3)] * 3)
     with pytest.raises(zoo.UserError, match=r"weight_step must be in \(0, 1\]"):
-        zoo.fit(vae, data, epochs=1, progress=False)
+        small("recursive_mixture", weight_step=step)
 
 
 # --------------------------------------------------------------------------- training
@@ -583,6 +582,7 @@ def test_options_that_its_training_does_not_know_are_refused(option, images):
         ({"schedule": "at once"}, "unknown schedule 'at once'"),
         ({"start": "anywhere"}, "unknown start 'anywhere'"),
         ({"kl_bound": -1.0}, "kl_bound must not be negative"),
+        ({"weight_step": 2.0}, r"weight_step must be in \(0, 1\], got 2"),
         ({"kl_bound": "much"}, "option kl_bound: expected a number, got 'much'"),
         ({"shared_trunk": "no"}, "option shared_trunk: expected True or False"),
     ],
@@ -612,3 +612,28 @@ def test_inference_is_one_pass_through_each_encoder(shared_trunk):
         assert calls.count(f"guide.encoders.{m}") == (m < encoders)
         assert calls.count(f"guide.posteriors.{m}") == 1
     assert len(calls) == len(set(calls))
+
+
+class Under(nn.Module):
+    """A side of a pair under one of Pyro's handlers."""
+
+    def __init__(self, side, handler):
+        super().__init__()
+        self.side, self.handler = side, handler
+
+    def forward(self, x):
+        with self.handler():
+            return self.side(x)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [lambda: poutine.scale(scale=0.1), lambda: poutine.mask(mask=torch.tensor(False))],
+)
+def test_scales_and_masks_are_not_left_out_in_silence(handler):
+    vae = small("recursive_mixture")
+    sides = [Under(side, handler) for side in (vae.model, vae.guide)]
+    x = torch.rand(5, 2, 3).round()
+    for phase in vae.phases:
+        with pytest.raises(zoo.UserError, match="site 'z' has a scale or a mask"):
+            phase.loss(num_particles=1).loss_and_elbo(*sides, x)

@@ -5,14 +5,17 @@ import gc
 import json
 import os
 import pickle
+import warnings
 from typing import get_args
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pairs import small
 from pyro.infer import SVI, Predictive, Trace_ELBO
+from pyro.optim import Adam
 from torch import Tensor, nn
 
 import pyro_vae_zoo as zoo
@@ -214,6 +217,14 @@ def test_create_lists_what_it_knows():
         zoo.create("iaf")
     with pytest.raises(zoo.UserError, match="event_shape must be at least 1"):
         zoo.create("iaf", event_shape=(0, 3))
+    with pytest.raises(zoo.UserError, match="event_shape must be one size or more"):
+        zoo.create("iaf", event_shape=())
+    with pytest.raises(zoo.UserError, match="gate_bias: expected a number, got None"):
+        zoo.create("iaf", event_shape=(3,), gate_bias=None)
+    with pytest.raises(zoo.UserError, match="unknown prior 'Linear'; known: "):
+        zoo.create("self_reflective", event_shape=(8, 8), prior=nn.Linear(1, 1))
+    with pytest.raises(zoo.UserError, match="would be ignored: whole has no argument"):
+        zoo.create(model=whole, event_shape=(3,), likelihood="poisson")
     with pytest.raises(zoo.UserError, match="unknown flow 'gaf'"):
         zoo.AmortizedFlow(4, 2, "gaf")
     with pytest.raises(zoo.UserError, match="unknown option of flow 'planar': 'depth'"):
@@ -296,3 +307,37 @@ def test_a_type_checker_is_told_what_each_guide_encodes_to():
         for guide in guides:
             vae = zoo.create(guide, event_shape=(8, 8))  # its own likelihood
             assert isinstance(vae.encode(torch.zeros(2, 8, 8)), kind)
+
+
+def whole(event_shape):
+    """A pair as a function of the user's makes it."""
+    like = zoo.create("mean_field", event_shape=event_shape, latent_dim=2)
+    return zoo.VAE(like.model, like.guide, event_shape)
+
+
+def test_one_size_is_that_of_a_vector():
+    vae = zoo.create("mean_field", event_shape=5, latent_dim=2)
+    assert vae.event_shape == (5,)
+    assert zoo.VAE(vae.model, vae.guide, 5).event_shape == (5,)
+
+
+def test_latents_and_data_may_be_arrays():
+    vae = zoo.create("mean_field", event_shape=5, latent_dim=2)
+    assert vae.decode(np.zeros((3, 2))).shape == (3, 5)
+    assert vae.interpolate(np.zeros(5), np.ones(5), steps=3).shape == (3, 5)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_stock_svi_leaves_frozen_parameters_alone(copied):
+    """Pyro's store would unfreeze a module's own parameter as it enters it."""
+    options = {"prior": "vamp", "pseudo_inputs": 3, "latent_dim": 2}
+    vae = zoo.create("mean_field", event_shape=(4,), **options)
+    vae.model.prior.pseudo_inputs.requires_grad_(False)
+    vae = copy.deepcopy(vae) if copied else zoo.VAE(vae.model, vae.guide, (4,))
+    before = vae.model.prior.pseudo_inputs.clone()
+    svi = SVI(vae.model, vae.guide, Adam({"lr": 0.1}), Trace_ELBO())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*not registered in the param store")
+        svi.step(torch.rand(9, 4).round())
+    assert torch.equal(vae.model.prior.pseudo_inputs, before)
+    assert not vae.model.prior.pseudo_inputs.requires_grad
