@@ -324,11 +324,18 @@ def _score(model: nn.Module, x: Tensor, z: Tensor) -> State:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         densities = score_latents(model, x, z, scaled=False)
-        slopes = [
-            torch.autograd.grad(density.sum(), z, retain_graph=True)[0]
-            for density in densities
-        ]
+        slopes = [_slope(density, z) for density in densities]
     return State(z.detach(), *(d.detach() for d in densities), *slopes)
+
+
+def _slope(density: Tensor, z: Tensor) -> Tensor:
+    """Its gradient to z; zero for one that does not depend on z."""
+    if not density.requires_grad:
+        return torch.zeros_like(z)
+    (slope,) = torch.autograd.grad(
+        density.sum(), z, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return slope
 
 
 def _draw_prior(model: nn.Module, x: Tensor, num_chains: int) -> Tensor:

@@ -61,6 +61,7 @@ def stream(
     chunk_rows: int | None = None,
     progress: bool = False,
     compile: bool | str = False,
+    by_component: bool = False,
 ) -> Chunks:
     """A function's values for chunks of data (rows) and of draws (columns).
 
@@ -74,6 +75,7 @@ def stream(
         progress: show a progress bar.
         compile: whether the function is compiled for the chunks of full size; `auto` for
             where there are many of them and it can be.
+        by_component: the function draws from each component of a mixture.
 
     Raises:
         UserError: for data that the likelihood cannot score, for numbers below one, and
@@ -84,7 +86,7 @@ def stream(
     rows = None if chunk_rows is None else count("chunk_rows", chunk_rows)
     model, guide, x, device = sides_and_data(vae, x)
     with evaluating(model, guide, device, seed):
-        rows = rows or chunk_rows_for(model, guide, x[:2].to(device))
+        rows = rows or chunk_rows_for(model, guide, x[:2].to(device), by_component)
         size, step = chunk_sizes(len(x), num_particles, rows)
         many = (len(x) // size) * (num_particles // step) >= CHUNKS_WORTH_COMPILING
         with tqdm(total=len(x), desc="evaluate", disable=not progress) as bar:
@@ -117,6 +119,7 @@ def stream_over_ranks(
     chunk_rows: int | None = None,
     progress: bool = False,
     compile: bool | str = False,
+    by_component: bool = False,
 ) -> Chunks:
     """`stream`, for which each of several processes takes a part of the data.
 
@@ -124,7 +127,9 @@ def stream_over_ranks(
     """
     ranks = Ranks()
     how = partial(stream, vae, num_particles=num_particles, function=function)
-    how = partial(how, chunk_rows=chunk_rows, compile=compile)
+    how = partial(
+        how, chunk_rows=chunk_rows, compile=compile, by_component=by_component
+    )
     if not ranks.several:
         yield from how(x=x, seed=seed, progress=progress)
         return
@@ -209,8 +214,11 @@ def _compiled(
     return compiled
 
 
-def chunk_rows_for(model: nn.Module, guide: nn.Module, probe: Tensor) -> int:
+def chunk_rows_for(
+    model: nn.Module, guide: nn.Module, probe: Tensor, by_component: bool = False
+) -> int:
     """The number of datum-draws that fit in memory, judged by a small run."""
     draws = 64
     terms = partial(bound_terms, model, guide, probe, draws, scaled=False)
-    return rows_that_fit(terms, draws * len(probe), probe.device)
+    run = partial(terms, by_component=by_component)
+    return rows_that_fit(run, draws * len(probe), probe.device)

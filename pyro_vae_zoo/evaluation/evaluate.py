@@ -14,10 +14,13 @@ the data and all get the whole result; all of them must call.
 
 import math
 from contextlib import closing
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent
 
+from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.evaluation.chunks import How, stream_over_ranks
 from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
 from pyro_vae_zoo.evaluation.totals import Evaluation, Totals, empty_weights
@@ -126,7 +129,7 @@ def evaluate(
     >>> result.elbo <= result.log_likelihood
     True
     """
-    units, x = units_of(x), data_of(x)
+    given, units, x = x, units_of(x), data_of(x)
     num_particles = count("num_particles", num_particles)
     totals = Totals(len(x), num_particles, units)
     how: How = {"seed": seed, "chunk_rows": chunk_rows, "progress": progress}
@@ -136,7 +139,13 @@ def evaluate(
     with closing(chunks):
         for rows, columns, chunk in chunks:
             totals.add(rows, columns, chunk)
-    return totals.evaluation(math.prod(x.shape[1:]))
+    found = totals.evaluation(math.prod(x.shape[1:]))
+    if (
+        isinstance(given, Dataset) and given.logit is not None
+    ):  # bits of the grey levels
+        bits = given.bits_per_dim(found.log_likelihood, given.test)
+        found = replace(found, bits_per_dim=bits)
+    return found
 
 
 @apart
@@ -162,9 +171,13 @@ def weighted_bound(
     True
     """
     units, x = units_of(x), data_of(x)
+    num_particles = count("num_particles", num_particles)
     bounds = torch.full((len(x),), -math.inf, dtype=torch.double, device="cpu")
     chunks = stream_over_ranks(
-        vae, x, num_particles, _weighted_bounds, seed=seed, chunk_rows=chunk_rows
+        *(vae, x, num_particles, _weighted_bounds),
+        seed=seed,
+        chunk_rows=chunk_rows,
+        by_component=True,
     )
     with closing(chunks):
         for rows, columns, chunk in chunks:
@@ -221,11 +234,16 @@ def _flow_densities(terms: BoundTerms) -> list[Tensor]:
     ((name, final),) = terms.log_guide.items()
     site = latent_sites(terms.guide_trace)[name]
     z, fn = site["value"], site["fn"]
+    if isinstance(fn, Independent):  # of a flow of numbers, one for each latent
+        fn = fn.base_dist
     if not hasattr(fn, "transforms"):
         return [torch.stack([final, final]).double().flatten(1)]
     for transform in reversed(fn.transforms):
         z = transform.inv(z)  # out of the cache of the draw
-    initial = fn.base_dist.log_prob(z).expand_as(final)
+    initial = fn.base_dist.log_prob(z)
+    if initial.ndim > final.ndim:
+        initial = initial.sum(-1)
+    initial = initial.expand_as(final)
     return [torch.stack([initial, final]).double().flatten(1)]
 
 

@@ -29,6 +29,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.importance import summarise
 from pyro_vae_zoo.evaluation.local import Fit, weights_of_each
 from pyro_vae_zoo.evaluation.statistics import mean_row
+from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, data_of
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -157,6 +158,8 @@ def inference_gaps(
     torch.Size([3])
     """
     num_data = len(data_of(x))
+    num_steps = count("num_steps", num_steps, least=0)
+    num_particles = count("num_particles", num_particles, least=2)
     if log_prob is not None:
         log_prob = torch.as_tensor(log_prob)
     if log_prob is not None and log_prob.shape != (num_data,):

@@ -141,7 +141,7 @@ class Annealing(NamedTuple):
                 )
                 accepted += probability.mean(0)
                 bar.update()
-        return log_weights, accepted / max(self.num_temps - 1, 1)
+        return log_weights, accepted / (self.num_temps - 1)  # NaN where none was tried
 
 
 def transition(

@@ -158,7 +158,10 @@ def summary_of_khat(khat: Tensor) -> tuple[float | None, float | None]:
     known = khat[~khat.isnan()]
     if not len(known):
         return None, None
-    return known.median().item(), (known > _UNRELIABLE).double().mean().item()
+    ascending = known.sort().values
+    middle = ascending[(len(known) - 1) // 2], ascending[len(known) // 2]
+    median = (middle[0] + middle[1]) / 2
+    return median.item(), (known > _UNRELIABLE).double().mean().item()
 
 
 def khat_rows(median: float | None, above_07: float | None) -> list[Row]:
@@ -265,7 +268,9 @@ def _pareto_shape(excess: Tensor) -> Tensor:
     quartile = excess[:, int(num_tail / 4 + 0.5) - 1, None]
     b = grid / (3 * quartile) + 1 / excess[:, -1:]
     shape = torch.stack([_profile_shape(b[:, i], excess) for i in range(m)], dim=1)
-    log_profile = num_tail * (torch.log(-b / shape) - shape - 1)
+    # For b = 0 the limit of -b / shape, that of an exponential tail.
+    ratio = torch.where(b == 0, 1 / excess.mean(1, keepdim=True), -b / shape)
+    log_profile = num_tail * (torch.log(ratio) - shape - 1)
     weights = log_profile.softmax(1)
     # Candidates of no weight to speak of may be so large that they count all the same.
     weights = torch.where(weights >= 10 * torch.finfo(b.dtype).eps, weights, 0)

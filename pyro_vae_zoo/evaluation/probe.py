@@ -266,7 +266,8 @@ def _embedded(
             "give them by Dataset(..., labels=...)"
         )
     x = data.epoch(seed, 0) if split == "train" else getattr(data, split)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    order = torch.randperm(len(x), generator=generator, device="cpu")
     rows = order[: count("num_data", num_data)].sort().values
     classes = labels.cpu()[rows]
     if split == "train" and len(classes.unique()) < 2:

@@ -16,6 +16,7 @@ from pyro_vae_zoo.evaluation.importance import (
     summary_of_khat,
 )
 from pyro_vae_zoo.evaluation.statistics import error_of_draws, error_over_data
+from pyro_vae_zoo.files import finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,11 +85,14 @@ class Evaluation:
     num_data: int
 
     def to_dict(self) -> dict:
-        """The evaluation ready for JSON; active units of each site as in `"12/40"`."""
+        """The evaluation ready for JSON, where None is no number.
+
+        Active units of each site are as in `"12/40"`.
+        """
         values = asdict(self)
         per_site = values.pop("active_units_per_site")
         texts = {site: f"{active}/{of}" for site, (active, of) in per_site.items()}
-        return values | {"active_units": texts}
+        return finite(values | {"active_units": texts})
 
     def __repr__(self) -> str:
         return str(self._summary())

@@ -48,7 +48,7 @@ from pyro_vae_zoo.explorer.posteriors import (
 from pyro_vae_zoo.explorer.tables import decoded, table_of
 from pyro_vae_zoo.files import finite, write_atomically
 from pyro_vae_zoo.options import count
-from pyro_vae_zoo.pair.door import apart, sides_and_data
+from pyro_vae_zoo.pair.door import apart, sides_and_data, units_of
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
@@ -144,6 +144,7 @@ def page_contents(
     if labels is None and isinstance(data, Dataset):
         labels, classes = labels_for(data, split, len(x))
     names = _class_names(labels, classes, len(x))
+    units = units_of(data) if isinstance(data, Dataset) else 0.0
     _, _, x, _ = sides_and_data(vae, x)
     if isinstance(x, Rows):  # of which a page has no more than these
         x = x[:_MOST_ROWS]
@@ -154,6 +155,7 @@ def page_contents(
     codes = codes_of(vae, x, seed, progress)
     means = decoded(vae, codes[:1000], data)
     draws, log_weights = draws_of(vae, x[chosen], num_samples, seed, progress)
+    log_weights = log_weights + units
     codes[chosen] = draws.mean(1)
     centre, axes, sd = principal_axes(codes)
     table = ""

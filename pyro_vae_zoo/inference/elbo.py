@@ -23,6 +23,7 @@ from pyro_vae_zoo.inference.terms import (
     site_log_prob,
     with_particles,
 )
+from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.sites import Site, latent_sites
 from pyro_vae_zoo.runtime import random_states
 
@@ -117,6 +118,7 @@ class AnnealedELBO(ObjectiveELBO):
         sticking_the_landing: bool = False,
         analytic_kl: bool = False,
     ) -> None:
+        num_particles = count("num_particles", num_particles)
         super().__init__(num_particles=num_particles, max_plate_nesting=1)
         if bound not in ("elbo", "iwae"):
             raise UserError(f"unknown bound {bound!r}; known: elbo, iwae")

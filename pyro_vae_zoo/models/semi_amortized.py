@@ -24,7 +24,9 @@ Differences from the paper: no momentum; the norm is clipped for each datum, not
 batch, since a datum's posterior must not depend on the others; the KL to N(0, I) is in
 closed form, and one draw estimates the rest. Each pass draws anew for its steps, so q is
 random; given these draws it is a density that its z are drawn from and scored under, and
-importance weights stay unbiased.
+importance weights stay unbiased. All particles of a pass share these draws: log p(x) and
+its error are right, but the ELBO of one datum has a larger error than its particles say,
+and latents that the shared draws move are counted as active.
 """
 
 import math

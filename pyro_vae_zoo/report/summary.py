@@ -126,7 +126,7 @@ def describe(result: dict) -> str:
         lines.append(_line("IS, a q for each datum", result["local_importance"]))
     if "annealing" in result:
         text = f"{settings['chains']} chains, T = {settings['temps']}"
-        ess = f"ESS {result['annealing']['ess']:.1f}"
+        ess = f"ESS {digits(result['annealing']['ess'], 1)}"
         lines.append(_line(f"AIS, {text}", result["annealing"], ess))
         for name, found in result["agreement"].items():
             z = math.nan if found["z"] is None else found["z"]
@@ -150,7 +150,7 @@ def describe(result: dict) -> str:
         lines.append(f"  (gaps from log p(x) by {found['log_prob_from']} to the ELBO)")
     if "covariances" in result:
         found = result["covariances"]
-        values = [f"{v:.3f}" for v in found["mean_abs_correlation"]]
+        values = [_shown(v) for v in found["mean_abs_correlation"]]
         shown = values if len(values) <= 5 else [*values[:2], "...", *values[-2:]]
         steps = " to ".join(dict.fromkeys(found["steps"][i] for i in (0, -1)))
         lines.append(
@@ -165,9 +165,10 @@ def describe(result: dict) -> str:
 def _line(name: str, found: dict, text: str | None = None) -> str:
     """An estimate of log p(x) and what says whether to trust it."""
     if text is None:
-        khat = found["khat"]["median"]
-        text = f"{found['num_particles']} particles"
-        text += "" if khat is None else f", k-hat {khat:.2f}"
+        khat, text = found["khat"], f"{found['num_particles']} particles"
+        if khat["above_0.7"] is not None:
+            median = khat["median"]  # None of what is infinite, in JSON
+            text += ", k-hat " + ("inf" if median is None else f"{median:.2f}")
     return f"  {name:<29}{_number(found, 'log_likelihood', 'mc_error')}  {text}"
 
 
@@ -189,5 +190,9 @@ _DIFFERENCES = {
 
 
 def _number(values: dict, name: str, error: str) -> str:
-    spread = math.nan if values[error] is None else values[error]
-    return f"{values[name]:9.3f} +- {spread:.3f}"
+    return f"{_shown(values[name]):>9} +- {_shown(values[error])}"
+
+
+def _shown(value: float | None) -> str:
+    """Three digits; JSON has None for what is no number."""
+    return "nan" if value is None else f"{value:.3f}"

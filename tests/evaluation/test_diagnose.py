@@ -2,10 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from pairs import linear_gaussian, nothing_drawn, small
+from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
@@ -16,7 +18,8 @@ from pyro_vae_zoo.evaluation.diagnose import (
     findings,
     subset,
 )
-from pyro_vae_zoo.report.summary import describe
+from pyro_vae_zoo.files import finite
+from pyro_vae_zoo.report.summary import _line, describe
 
 FAST = DiagnoseOptions(
     num_particles=200, chains=4, temps=10, leapfrog=2, simulated=4, steps=20
@@ -205,3 +208,45 @@ def test_there_may_be_no_annealing(make_run, capsys):
     assert result["local_importance"]["log_likelihood"] < 0
     assert (folder / "particles.png").exists()
     assert "AIS" not in capsys.readouterr().out
+
+
+def test_a_diagnosis_of_a_pair_without_a_finite_density_is_described():
+    vae = small("mean_field")
+    with torch.no_grad():
+        for p in vae.model.decoder.parameters():
+            p.fill_(math.nan)
+    options = replace(BRIEF, simulated=0)
+    found = findings(diagnose(vae, torch.ones(4, 2, 3), options))
+    about = {"guide": "mean_field", "data": "six", "split": "test", "num_data": 4}
+    text = describe(finite(about | {"settings": vars(options)} | found))
+    assert "IS, guide                          nan +- nan" in text
+
+
+def test_the_worst_khat_is_shown():
+    line = {"log_likelihood": -87.0, "mc_error": 0.5, "num_particles": 100}
+    line |= {"khat": {"median": None, "above_0.7": 1.0}}
+    assert "100 particles, k-hat inf" in _line("IS, guide", line)
+    unknown = line | {"khat": {"median": None, "above_0.7": None}}
+    assert "k-hat" not in _line("IS, guide", unknown)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("lr", -1.0), ("chains", -3), ("temps", 0), ("leapfrog", 0), ("num_particles", 1)],
+)
+def test_efforts_out_of_range_are_refused_before_anything_is_done(option, value):
+    with pytest.raises(UserError, match=option):
+        DiagnoseOptions(**{option: value})
+
+
+def test_a_likelihood_that_does_not_look_at_z_is_annealed():
+    class Blind(nn.Module):
+        def forward(self, z):
+            return z.new_zeros(*z.shape[:-1], 3)
+
+    vae = zoo.create("mean_field", event_shape=(3,), latent_dim=2, decoder=Blind())
+    found = zoo.annealed_log_likelihood(vae, torch.zeros(4, 3), 4, 3, 2)
+    expected = torch.full((4,), -3 * math.log(2), dtype=torch.double)
+    torch.testing.assert_close(found.log_prob, expected)
+    alone = zoo.annealed_log_likelihood(vae, torch.zeros(4, 3), 4, 1, 2)
+    assert alone.acceptance.isnan().all()  # there was no transition

@@ -5,6 +5,7 @@ are made, so that a right estimator fails at none of the seeds that one is likel
 try and a wrong one does.
 """
 
+import json
 import math
 
 import pyro
@@ -28,6 +29,9 @@ from torch import nn
 from torch.distributions.kl import kl_divergence
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo.data.streamed.randomness import permutation
+from pyro_vae_zoo.evaluation.evaluate import weighted_bound
+from pyro_vae_zoo.evaluation.importance import summary_of_khat
 from pyro_vae_zoo.evaluation.totals import ActiveUnits
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.models.flow_guides import FLOWS
@@ -784,3 +788,72 @@ def test_sticking_the_landing_leaves_the_parameters_trainable(truth):
     assert not frozen.requires_grad
     assert frozen.grad is None
     assert all(p.requires_grad for p in vae.guide.parameters() if p is not frozen)
+
+
+# ------------------------------------------------- counts, units, and numbers that are none
+
+
+def test_bits_of_grey_levels_behind_a_logit_are_of_the_grey_levels():
+    """Uniform levels have eight bits each, and no model has fewer."""
+    grey = torch.randint(256, (60, 4, 4), dtype=torch.uint8)
+    data = zoo.Dataset(grey, grey[:20], grey[:20], likelihood="gaussian", logit=0.05)
+    vae = zoo.create("maf", data, flow_hidden_dims=(8,), num_flows=1)
+    found = zoo.evaluate(vae, data, 5)
+    assert found.bits_per_dim == data.bits_per_dim(found.log_likelihood, data.test)
+    assert found.bits_per_dim > 8
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "3"])
+def test_counts_of_particles_are_checked_by_every_bound(n):
+    vae = zoo.create("mean_field", event_shape=(3,), latent_dim=2, hidden_dims=(4,))
+    for call in (
+        lambda: weighted_bound(vae, torch.zeros(2, 3), n),
+        lambda: zoo.AnnealedELBO(num_particles=n),
+    ):
+        with pytest.raises(zoo.UserError, match="num_particles"):
+            call()
+    assert weighted_bound(vae, torch.zeros(2, 3), 10.0) < 0
+
+
+def test_a_flow_of_numbers_has_its_log_determinant():
+    class Tripled(nn.Module):
+        def __init__(self, inside):
+            super().__init__()
+            self.loc, self.inside = nn.Linear(3, 2), inside
+
+        def forward(self, x):
+            base = dist.Normal(self.loc(x), 0.5)
+            scale = [torch.distributions.AffineTransform(0.0, 3.0)]
+            q = dist.TransformedDistribution(base, scale).to_event(1)
+            if self.inside:
+                q = dist.TransformedDistribution(base.to_event(1), scale)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", q)
+
+    model = zoo.create("mean_field", event_shape=(3,), latent_dim=2).model
+    for inside in (True, False):
+        found = zoo.evaluate((model, Tripled(inside)), torch.zeros(4, 3), 50)
+        assert found.log_det == pytest.approx(2 * math.log(3.0), abs=1e-5)
+
+
+def test_an_evaluation_of_one_datum_is_json():
+    vae = zoo.create("mean_field", event_shape=(3,), latent_dim=2, hidden_dims=(4,))
+    values = zoo.evaluate(vae, torch.zeros(1, 3), 5).to_dict()
+    assert json.loads(json.dumps(values, allow_nan=False))["elbo_std_error"] is None
+
+
+def test_the_median_of_an_even_number_is_between_the_middle_two():
+    assert summary_of_khat(torch.tensor([0.0, 1.0])) == (0.5, 0.5)
+    assert summary_of_khat(torch.tensor([0.25, math.inf])) == (math.inf, 0.5)
+
+
+def test_ties_at_the_top_of_bounded_weights_are_no_heavy_tail():
+    torch.manual_seed(0)
+    log_w = torch.cat([torch.zeros(105), -1 - torch.rand(1195)]).double()
+    assert zoo.pareto_khat(log_w[None]).item() < 0.2
+
+
+def test_probes_and_subsets_leave_the_default_device_alone():
+    with torch.device("meta"):
+        order = permutation(10, 0)
+    assert order.device.type == "cpu"

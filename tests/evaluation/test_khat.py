@@ -218,6 +218,6 @@ def test_bounded_support_is_judged_by_the_weights_that_there_are():
 def test_summary_counts_inf_and_leaves_nan_out():
     khat = torch.tensor([0.1, math.inf, math.nan, math.inf, 0.6])
     median, share = summary_of_khat(khat)
-    assert median == pytest.approx(0.6)
+    assert median == math.inf  # between 0.6 and infinity
     assert share == 0.5
     assert summary_of_khat(torch.tensor([math.nan])) == (None, None)

@@ -375,6 +375,17 @@ def test_a_table_of_means_in_large_units_is_not_in_16_bits():
     assert contents["error"] < 0.02 * 1e5  # of interpolation, as above
 
 
+def test_estimates_of_standardised_data_are_in_their_own_units():
+    x = 100 * torch.randn(60, 6)
+    data = zoo.Dataset(x, x[:20], x[:20], "gaussian", standardise=True)
+    vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(4,))
+    contents = page_contents(vae, data.test, data, num_data=20, num_samples=200)
+    shown = sum(datum["log_prob"] for datum in contents["data"]) / 20
+    expected = zoo.log_likelihood(vae, data, 200).log_prob.mean().item()
+    assert abs(data.log_jacobian) > 20
+    assert shown == pytest.approx(expected, abs=1)
+
+
 @pytest.mark.parametrize(
     ("make", "options", "expected"),
     [

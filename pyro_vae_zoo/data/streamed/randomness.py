@@ -46,7 +46,8 @@ def permutation(n: int, seed: int) -> "Tensor | KeyedOrder":
     """
     if n > MOST_LISTED:
         return KeyedOrder(n, seed)
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randperm(n, generator=generator, device="cpu")
 
 
 class KeyedOrder:
