@@ -8,6 +8,7 @@ everything else is a bug and keeps its traceback.
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "DataFileError",
@@ -16,6 +17,7 @@ __all__ = [
     "UserError",
     "message_of",
     "one_line",
+    "own_code",
     "unknown_name",
 ]
 
@@ -78,6 +80,23 @@ def one_line(error: BaseException) -> str:
     'ValueError: too few'
     """
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def own_code(what: str, function: Any, *args: Any) -> Any:
+    """The value of a function of the user's.
+
+    Raises:
+        UserError: for whatever it raises; it names the function.
+
+    >>> own_code("schedule mine", lambda epoch: 1 / epoch, 0)
+    Traceback (most recent call last):
+    ...
+    pyro_vae_zoo.errors.UserError: schedule mine failed: ZeroDivisionError: division by zero
+    """
+    try:
+        return function(*args)
+    except Exception as error:  # whatever the user's code may raise
+        raise UserError(f"{what} failed: {type(error).__name__}: {error}") from error
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

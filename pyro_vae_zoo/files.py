@@ -155,7 +155,8 @@ def locked(folder: Path) -> Iterator[None]:
             "other; wait for it or choose another --out"
         ) from None
     try:
-        path.write_text(f"process {os.getpid()} on {platform.node()}")
+        with suppress(PermissionError):  # Windows lets nobody write to what is locked
+            path.write_text(f"process {os.getpid()} on {platform.node()}")
         yield
     finally:
         lock.release()
@@ -187,11 +188,14 @@ def resolve(text: str, what: str = "class") -> Any:
     if not os.path.isfile(path):
         raise UserError(f"file {path} not found; expected the {what} {name!r} in it")
     module = _import_file(path)
+    found = getattr(module, name, None)
+    if found is not None and what != "callback" and not callable(found):
+        raise UserError(f"{text}: expected a {what}, got {type(found).__name__}")
     if not hasattr(module, name):
         own = vars(module).items()
         known = [n for n, v in own if getattr(v, "__module__", None) == module.__name__]
         raise UserError(f"{path} has no {name!r}; it has {', '.join(known)}")
-    return getattr(module, name)
+    return found
 
 
 def _import_file(path: str) -> ModuleType:

@@ -131,7 +131,7 @@ def _converted(name: str, value: Any, kinds: tuple[Any, ...], option: Option) ->
             words = " or ".join(map(repr, option.choices))
             raise UserError(f"{name}: expected True, False or {words}, got {value!r}")
     elif option.choices and isinstance(value, str) and value not in option.choices:
-        if option.own and ".py" in value:
+        if option.own and names_a_file(value):
             return value
         known = ", ".join(option.choices) + (", FILE.py:Name" if option.own else "")
         raise UserError(f"unknown {name} {value!r}; known: {known}")
@@ -147,6 +147,15 @@ def _converted(name: str, value: Any, kinds: tuple[Any, ...], option: Option) ->
         return value
     expected = " or ".join(kind.__name__ for kind in kinds)
     raise UserError(f"{name}: expected {expected}, got {value!r}")
+
+
+def names_a_file(text: str) -> bool:
+    """True for `FILE.py:Name`, also without the name.
+
+    >>> names_a_file("mine.py:Lion"), names_a_file("lion.pyx")
+    (True, False)
+    """
+    return text.endswith(".py") or ".py:" in text
 
 
 def _check_range(name: str, value: float, option: Option) -> None:

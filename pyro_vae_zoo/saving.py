@@ -68,7 +68,7 @@ def save(
     """
     text = _config_text(vae)
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" or path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
         path = path / MODEL_FILE
     own = _tensors(vae)

@@ -18,7 +18,7 @@ from pyro_vae_zoo.cli.train import (
 )
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.errors import UserError, unknown_name
-from pyro_vae_zoo.files import resolve, write_json
+from pyro_vae_zoo.files import CONFIG_FILE, resolve, write_json
 from pyro_vae_zoo.models.create import find_guide, pair_options
 from pyro_vae_zoo.models.parts import PLACES, whole_options
 from pyro_vae_zoo.models.registry import list_guides
@@ -60,10 +60,23 @@ def compare_command(args: argparse.Namespace) -> None:
             "expected finished RUNs to compare, or --guides and --sweep to train; got "
             "both"
         )
-    if not args.runs:
+    if args.runs:
+        _refuse_flags(args)
+    else:
         data = checked_data(args)
         args.runs = _train(args, data, _plans(args, data))
     Ranks().from_first(lambda: _write_comparison(args))
+
+
+def _refuse_flags(args: argparse.Namespace) -> None:
+    """Refuse flags of a training beside runs that are finished."""
+    mine = {"command", "flags", "recorded", "runs", "out", "quiet"}
+    for name in sorted(vars(args).keys() - mine):
+        if getattr(args, name) != args.flags.get_default(name):
+            raise UserError(
+                f"--{name.replace('_', '-')} would be ignored: the RUNs are finished, and "
+                "only put side by side; leave it out"
+            )
 
 
 def _write_comparison(args: argparse.Namespace) -> None:
@@ -87,7 +100,10 @@ def _write_comparison(args: argparse.Namespace) -> None:
         if names := ", ".join(result.get("cautions") or ()):
             text = f"caution: {result['run']}: {names}"
             print(filled(f"{text} (see `cautions` in {result['run']}.json)"))
-    print(f"\nin {args.out}: comparison.md, comparison.csv, comparison.png, *.json")
+    files = ["comparison.md", "comparison.csv", "comparison.png"]
+    print(
+        filled(f"in {args.out}: {', '.join(files + sorted(f'{u}.json' for u in used))}")
+    )
 
 
 def _train(
@@ -109,7 +125,7 @@ def _train(
             data_options=dict(args.data_options),
             device=args.device,
             eval_particles=args.eval_particles,
-            resume=plan.folder.exists() and not args.overwrite,
+            resume=(plan.folder / CONFIG_FILE).is_file() and not args.overwrite,
             overwrite=args.overwrite,
             progress=not args.quiet,
             callbacks=callbacks_of(args, plan.folder),
@@ -129,9 +145,16 @@ def _possible(
         UserError: for what was typed and cannot be, and where nothing is left.
     """
     refused: dict[str, UserError] = {}
+    known: dict[str, str] = {}
     for plan in [p for p in plans if p.training.seed == args.seeds[0]]:
         try:
-            check_run(plan.guide, data, plan.options, plan.training)
+            settings = check_run(plan.guide, data, plan.options, plan.training)
+            first = known.setdefault(repr(settings), plan.folder.name)
+            if first != plan.folder.name:
+                raise UserError(
+                    f"{first} and {plan.folder.name} come to the same settings; leave "
+                    "one of them out"
+                )
         except UserError as error:
             if args.guides or args.model:
                 raise
@@ -148,7 +171,7 @@ def _possible(
 def _size(args: argparse.Namespace, plans: Sequence[Plan]) -> str:
     """How much there is to do, in a line."""
     swept = [f"{name} over {', '.join(map(str, v))}" for name, v in args.sweep]
-    there = sum(plan.folder.exists() for plan in plans)
+    there = sum((plan.folder / CONFIG_FILE).is_file() for plan in plans)
     done = f", {there} of them started" if there and not args.overwrite else ""
     return (
         f"{len(plans)} runs{done}: {len({p.guide for p in plans})} guides, "

@@ -32,7 +32,7 @@ _PLACES = ("prior", "likelihood", "encoder", "decoder", "model")
 _TRAINING = tuple(option.name for option in declared(TrainOptions))
 _PAIR = (*(option.name for option in declared(PairOptions)), "num_flows", *_PLACES)
 # What a run's own file says beside its flags, since it follows from them and the data.
-_FOLLOWS = ("variant", "vae")
+_FOLLOWS = ("variant", "vae", "fingerprint")
 _SIZES = ("total_count", "num_classes")  # options which `create` reads off the data
 _FOLLOWS_IN_VAE = ("guide", "event_shape", "likelihood", "prior", "encoder", "decoder")
 _SECTIONS = ("training", "places", "options", "source", *_FOLLOWS)
@@ -162,7 +162,7 @@ def _yaml(path: Path) -> Any:
             "file as JSON"
         ) from None
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_bytes())  # which says how it is encoded
     except FileNotFoundError:
         raise DataFileError(f"file {path} not found") from None
     except (yaml.YAMLError, ValueError) as error:

@@ -37,7 +37,7 @@ from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report.summary import describe, filled, summary
 from pyro_vae_zoo.runs.cautions import cautions_of
-from pyro_vae_zoo.runs.folder import open_run
+from pyro_vae_zoo.runs.folder import fingerprint_of, open_run
 from pyro_vae_zoo.runs.records import Result, RunConfig
 from pyro_vae_zoo.runs.references import references_of
 from pyro_vae_zoo.runs.run import result_of
@@ -217,6 +217,11 @@ def found_data(args: argparse.Namespace, config: RunConfig) -> Dataset:
     is_own = source_of(name) == source_of(source) and options == read_as
     if is_own and config.get("train_size"):
         data = data.first(config["train_size"])
+    if is_own and config.get("fingerprint") not in (None, fingerprint_of(data)):
+        raise UserError(
+            f"{name} has changed since the run was trained; put the data back, or give "
+            "others under another name, by --data"
+        )
     if data.standardisation is None:
         return data
     if is_own:

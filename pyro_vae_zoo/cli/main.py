@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 training met a number that is not finite or a process of s
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -24,6 +25,9 @@ __all__ = ["main", "terminated_like_interrupted"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     command = ""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter of ours
+            stream.reconfigure(errors="replace")
     try:
         parser = make_parser()
         if "_ARGCOMPLETE" in os.environ:  # a shell asks for what could be typed

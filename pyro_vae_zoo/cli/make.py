@@ -33,6 +33,11 @@ def sample_command(args: argparse.Namespace) -> None:
     data = None
     if vae.likelihood not in _AS_GIVEN:
         data = found_data(args, config)
+    elif args.data or args.data_options:
+        raise UserError(
+            f"--data and --data-option would be ignored: samples of a {vae.likelihood} "
+            "have no scale to be put back; leave them out"
+        )
     with _seeded(args.seed):
         x = vae.sample(args.num_samples, mean=args.mean)
     x = x if data is None else data.pixels(x)

@@ -10,7 +10,7 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.data.sources import expanded
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.errors import UserError, own_code
 from pyro_vae_zoo.files import resolve
 from pyro_vae_zoo.models.create import find_guide, guide_options
 from pyro_vae_zoo.models.parts import PLACES
@@ -130,9 +130,15 @@ def _next(args: argparse.Namespace, folder: Path, result: Result) -> str:
     if khat is not None and khat > 0.5:
         return f"check log p(x) by annealing: {typed('diagnose', [folder])}"
     if args.guide == "mean_field" and not args.model:
-        words = ["--data", args.data, "--guides", "mean_field", "iaf"]
+        words = ["--data", args.data]
+        for key, value in args.data_options:
+            words += ["--data-option", f"{key}={value}"]
+        words += ["--guides", "mean_field", "iaf"]
         return f"compare with a richer posterior: {typed('compare', words)}"
-    return f"look at its latent space: {typed('explore', [folder])}"
+    sizes = [int(text.partition("/")[2]) for text in result["active_units"].values()]
+    if len(sizes) == 1 and sizes[0] > 1:
+        return f"look at its latent space: {typed('explore', [folder])}"
+    return f"put it beside other runs: {typed('compare', [folder, 'OTHER_RUN'])}"
 
 
 def training_of(args: argparse.Namespace, seed: int) -> TrainOptions:
@@ -151,8 +157,11 @@ def callbacks_of(args: argparse.Namespace, folder: Path) -> list[Callback]:
         "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
         "wandb": lambda: WandB(name=folder.name, folder=folder),
     }
-    own = [resolve(text, "callback") for text in args.callbacks]
-    made = [callback() if isinstance(callback, type) else callback for callback in own]
+    own = {text: resolve(text, "callback") for text in args.callbacks}
+    made = [
+        own_code(f"callback {text}", found) if isinstance(found, type) else found
+        for text, found in own.items()
+    ]
     return [loggers[name]() for name in args.log] + made
 
 
@@ -167,4 +176,8 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in names}
     # A density model has no places.
     given |= {name: getattr(args, name, None) for name in (*PLACES, "model")}
-    return {k: v for k, v in given.items() if v is not None} | dict(args.option)
+    options = dict(args.option)
+    for name in ("guide", "data", "event_shape"):
+        if name in options:
+            raise UserError(f"--option {name}: it is no option of a guide")
+    return {k: v for k, v in given.items() if v is not None} | options

@@ -38,6 +38,7 @@ from pyro_vae_zoo.evaluation.particle_curve import ParticleCurve, curve_of
 from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.pair.door import Data, units_of
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runtime import check_seed
 
 __all__ = [
     "DIAGNOSTICS_FILE",
@@ -89,6 +90,7 @@ def diagnose(
     vae: VAE, x: Data, options: DiagnoseOptions, *, progress: bool = False
 ) -> Diagnosis:
     """Every diagnostic of a pair on some data; of a `Dataset` on its test split."""
+    check_seed(options.seed)
     skipped: dict[str, str] = {}
     seconds: dict[str, float] = {}
     seed, steps, lr = options.seed, options.steps, options.lr
@@ -145,6 +147,7 @@ def _best(
 
 def subset(x: Tensor, num_data: int, seed: int) -> Tensor:
     """So many of the data, drawn without replacement; all of them where that is less."""
+    check_seed(seed)
     if num_data < 1:
         raise UserError(f"num_data must be at least 1, got {num_data}")
     chosen = permutation(len(x), seed)[:num_data].sort().values

@@ -52,6 +52,7 @@ from pyro_vae_zoo.pair.door import apart, sides_and_data, units_of
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runtime import check_seed
 
 __all__ = ["explore", "page_contents", "page_of"]
 
@@ -139,6 +140,7 @@ def page_contents(
     """
     from pyro_vae_zoo.plots import figure_title
 
+    check_seed(seed)
     num_data = count("num_data", num_data)
     num_samples = count("num_samples", num_samples)
     if labels is None and isinstance(data, Dataset):

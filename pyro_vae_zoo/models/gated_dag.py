@@ -318,7 +318,7 @@ def gated_dag(**options: Any) -> VAE:
 def gated_dag_iaf(
     *, num_flows: int = 2, flow_hidden_dims: Sequence[int] = (32, 32), **options: Any
 ) -> VAE:
-    """Benaim & Moradi: a `gated_dag` with an inverse autoregressive flow a node.
+    """Benaim & Moradi 2021: a `gated_dag` with an inverse autoregressive flow a node.
 
     Options:
         num_flows: flow steps at each node.

@@ -324,7 +324,7 @@ def recursive_phases(
         if got not in known:
             raise unknown_name(name, got, known)
     criterion = criterion or Criterion()
-    everyone = range(guide.num_components)
+    size = guide.num_components
     make = partial(RecursiveELBO, criterion=criterion, weight_step=weight_step)
     make(size=1, fit=True)  # which checks the step
 
@@ -344,15 +344,13 @@ def recursive_phases(
         return Phase(f"component {m}", 2.0, loss, moved, begin(m + 1))
 
     def fit_weights(m: int) -> Phase:
-        return Phase(
-            f"weights {m}", 0.5, refresh(m + 1), (guide.weights,), begin(m + 1)
-        )
+        moved = (guide.weights,)
+        return Phase(f"weights {m}", 0.5, refresh(m + 1), moved, begin(m + 1))
 
-    size = len(everyone)
     if schedule == "together":
         loss = refresh(size, fit=True)
         return warm_up(1.0), Phase("refresh", 3.0, loss, start=begin(size))
-    rest = [phase(m) for m in everyone[1:] for phase in (fit_component, fit_weights)]
+    rest = [phase(m) for m in range(1, size) for phase in (fit_component, fit_weights)]
     moved = model, guide.weights
     rest.append(Phase("decoder", 2.0, refresh(size), moved, begin(size)))
     # What the decoder knows it has learned before, for the most part.
@@ -396,7 +394,7 @@ def boosted(
     return _recursively(mixture(**options), Criterion(kl_bound, entropy_weight), **how)
 
 
-def _recursively(vae: VAE, criterion: Criterion, **how: Any) -> VAE:
-    sides = vae.model, cast(MixtureGuide, vae.guide)
-    vae.phases = recursive_phases(*sides, criterion=criterion, **how)
+def _recursively(vae: VAE, of: Criterion, **how: Any) -> VAE:
+    guide = cast(MixtureGuide, vae.guide)
+    vae.phases = recursive_phases(vae.model, guide, criterion=of, **how)
     return vae

@@ -81,7 +81,7 @@ def draw(
     for name, figure in figures.items():
         try:
             plots.save_figure(figure(), folder / f"{name}.png")
-        except UserError as error:  # a picture is not worth the run
+        except (UserError, ValueError) as error:  # a picture is not worth the run
             print(f"{name}.png was not drawn: {error}", file=sys.stderr)
 
 

@@ -93,7 +93,8 @@ def make_figure(width: float, height: float, title: str | None) -> Figure:
     fig = NotebookFigure(figsize=(width, height), layout="constrained")
     if title:
         title = wrap_title(title, width)
-        fig.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+        # Names of a user's are in it, whose dollars are no formulas.
+        fig.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK, parse_math=False)
     return fig
 
 

@@ -177,7 +177,8 @@ def _draw_curve(
 
 
 def _best_epoch(records: Sequence[Record]) -> int | None:
-    """The epoch that is best on validation, by the bound that was trained."""
+    """The epoch of the last phase that is best on validation, by the bound it trained."""
+    records = [r for r in records if r.get("phase") == records[-1].get("phase")]
     key = "valid_bound"
     if not any(r.get(key) is not None for r in records):
         key = "valid_elbo"

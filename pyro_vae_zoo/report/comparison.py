@@ -8,7 +8,7 @@ setting that differs into the label of its row. Seeds of one row are averaged.
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -224,7 +224,7 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
         runs[row["label"]] = [records for records in metrics if records]
     title = (
         f"{first['data']}: {first['variant']}\n{first['split']} split, "
-        f"{first['num_particles']} particles, {planned_epochs(first)} epochs"
+        f"{tables.effort(results)}, {planned_epochs(first)} epochs"
     )
     fig = plot_results(rows, runs if any(runs.values()) else None, title=title)
     text = "\n".join(
@@ -242,11 +242,11 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     Guides have defaults of their own: that these differ is not said.
     """
     usual = [
-        guide_options(r["guide"]) if r["guide"] in list_guides() else {}
+        _hashed(guide_options(r["guide"]) if r["guide"] in list_guides() else {})
         for r in results
     ]
     settings = [
-        own | r["options"] | r["training"]
+        own | _hashed(r["options"] | r["training"])
         for own, r in zip(usual, results, strict=True)
     ]
     for own, one in zip(usual, settings, strict=True):
@@ -270,6 +270,11 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     return labels
 
 
+def _hashed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options whose lists, as JSON has them, are tuples again."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+
+
 def _differs(key: str, settings: Sequence[dict], usual: Sequence[dict]) -> bool:
     """True where two runs have other values, not both of them their guide's default."""
     pairs = [(s[key], u) for s, u in zip(settings, usual, strict=True) if key in s]
@@ -291,8 +296,11 @@ def _is_given_to_some(
 def _clearly_best(rows: Sequence[dict[str, Any]]) -> bool:
     if len(rows) < 2:
         return False
-    parts = ("std_error", "mc_error", "seed_error")
-    errors = [row[f"log_likelihood_{part}"] or 0 for row in rows[:2] for part in parts]
+    errors = []
+    for row in rows[:2]:
+        parts = ("std_error", "seed_error", "mc_error")
+        exact = not row["latent_units"]
+        errors += [row[f"log_likelihood_{part}"] or 0 for part in parts[: 3 - exact]]
     return rows[0]["log_likelihood"] - rows[1]["log_likelihood"] > 2 * math.hypot(
         *errors
     )

@@ -185,7 +185,8 @@ def plural(word: str, count: int) -> str:
 
 def settings(results: Sequence[Result]) -> str:
     """The data, split, draws, budget and seeds of all rows, in a sentence."""
-    first = next((r for r in results if r["active_units"]), results[0])
+    latents = [r for r in results if r["active_units"]]
+    first = latents[0] if latents else results[0]
     seeds = sorted({r["seed"] for r in results})
     training = _common(r["training"] for r in results)
     budget = [f"{planned_epochs(first)} epochs"]
@@ -194,10 +195,16 @@ def settings(results: Sequence[Result]) -> str:
     return (
         f"Data: {first['data']} ({first['variant']}), {first['split']} split, "
         f"{first['num_data']} data. Numbers in nats per datum, larger is better; the "
-        f"log-likelihood by importance sampling with {first['num_particles']} "
-        f"particles. Budget: {', '.join(budget)}; {first['weights']} weights; "
+        f"log-likelihood {'by importance sampling with ' if latents else ''}"
+        f"{effort(results)}. Budget: {', '.join(budget)}; {first['weights']} weights; "
         f"{plural('seed', len(seeds))} {', '.join(map(str, seeds))}."
     )
+
+
+def effort(results: Sequence[Result]) -> str:
+    """The particles by which log-likelihoods are estimated, where any is."""
+    counts = [r["num_particles"] for r in results if r["active_units"]]
+    return f"{counts[0]} particles" if counts else "exact"
 
 
 def hardware(results: Sequence[Result]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.names import name_now
 from pyro_vae_zoo.data.own.archives import REMARKS
 from pyro_vae_zoo.errors import DataFileError, UserError
@@ -45,9 +46,13 @@ _FILES = (
     *("diagnostics.json", "particles.png", "gaps.png", "correlations.png"),
     *("explore.html", "metrics.csv", "codes.npz", "samples.npz"),
 )
+# What a resumed run adds to; all else there is of the run as it was.
+_GOES_ON = (METRICS_FILE, CHECKPOINT_FILE, "metrics.csv")
+# A file that a process was writing when it was killed.
+_HALF_WRITTEN = "*." + 16 * "[0-9a-f]" + ".tmp"
 # A run may go on under another value of these; all else must be as it was. The size of the
 # training part is in the variant, too.
-_FREE = ("epochs", "eval_particles", "source", "train_size", "compile")
+_FREE = ("epochs", "eval_particles", "source", "train_size", "compile", "fingerprint")
 
 
 def look(
@@ -60,7 +65,7 @@ def look(
     """Refuse a folder that the run may not be in; one that is finished gives its result."""
     is_run = (folder / CONFIG_FILE).is_file()
     if folder.exists() and not is_run:
-        if not folder.is_dir() or {p.name for p in folder.iterdir()} - {LOCK_FILE}:
+        if not folder.is_dir() or any(map(_is_not_ours, folder.iterdir())):
             raise UserError(
                 f"{folder} exists and is not a run (it has no {CONFIG_FILE}); "
                 "choose another --out"
@@ -78,11 +83,22 @@ def look(
     return None
 
 
+def _is_not_ours(path: Path) -> bool:
+    """False for what a process leaves that was killed before it wrote anything."""
+    return path.name != LOCK_FILE and not path.match(_HALF_WRITTEN)
+
+
+def fingerprint_of(data: Dataset) -> str:
+    """A digest of all splits, by which data are known to be those of a run."""
+    return data.fingerprint(("train", "valid", "test"))
+
+
 def begin(folder: Path, config: RunConfig, resume: bool) -> None:
     """Remove what is not to be there any more, and say what the run is."""
-    for name in (RESULT_FILE,) if resume else _FILES:
+    kept = _GOES_ON if resume else ()
+    for name in [name for name in _FILES if name not in kept]:
         (folder / name).unlink(missing_ok=True)
-    unwanted = ["*.tmp"]  # what a process was writing when it was killed
+    unwanted = [_HALF_WRITTEN]
     if not resume:
         unwanted.append("tensorboard/events.out.tfevents.*")
     for path in [path for pattern in unwanted for path in folder.glob(pattern)]:

@@ -35,6 +35,7 @@ class RunConfig(TypedDict):
     source: str  # what finds the data again
     data_options: NotRequired[dict[str, Any]]  # and how they are read
     train_size: NotRequired[Count]  # where not all of the training data take part
+    fingerprint: NotRequired[str]  # of a user's data
     vae: PairConfig
     places: NotRequired[dict[str, str]]  # what stands there, a name or FILE.py:Name
     training: Training

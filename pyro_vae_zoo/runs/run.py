@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from pyro_vae_zoo.data.datasets import Dataset
+from pyro_vae_zoo.data.names import DATASETS
 from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.evaluation.evaluate import evaluate
 from pyro_vae_zoo.evaluation.probe import probe_scores
@@ -21,11 +22,13 @@ from pyro_vae_zoo.files import (
     resolve,
     write_json,
 )
-from pyro_vae_zoo.models.create import PairConfig, create, find_guide
+from pyro_vae_zoo.models.create import PairConfig, create, find_guide, guide_options
 from pyro_vae_zoo.models.parts import PLACES
+from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.options import plain
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runs.cautions import cautions_of
-from pyro_vae_zoo.runs.folder import begin, kept_of, look
+from pyro_vae_zoo.runs.folder import begin, fingerprint_of, kept_of, look
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.runs.references import references_of
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
@@ -96,6 +99,8 @@ def make_run(
     }
     if data_options:
         config["data_options"] = data_options
+    if config["source"] not in DATASETS:
+        config["fingerprint"] = fingerprint_of(data)
     if train_size is not None:
         config["train_size"] = train_size
     if places := _places(options):
@@ -126,16 +131,25 @@ def make_run(
 
 def check_run(
     guide: str, data: Dataset, options: dict[str, Any], training: TrainOptions
-) -> None:
+) -> dict[str, Any]:
     """Find what `make_run` would find wrong with a pair and its training.
+
+    Returns:
+        All settings that the run would have.
 
     Raises:
         UserError: for bad options, and for a pair that does not run on the data.
     """
     torch.manual_seed(training.seed)
     vae = build(guide, data, options)
-    training = settled(training, vae, len(data.train)).resolved()
-    _check_runs(guide, vae, data, training)
+    training = settled(training, vae, len(data.train))
+    _check_runs(guide, vae, data, training.resolved())
+    of_pair = {k: v for k, v in (vae.config or {}).items() if k != "options"}
+    own = guide_options(guide) if guide in list_guides() else {}
+    own = {
+        k: plain(v) for k, v in (own | (vae.config or {}).get("options", {})).items()
+    }
+    return {**of_pair, **own, **training.recorded()}
 
 
 def build(guide: str, data: Dataset, options: dict[str, Any]) -> VAE:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.errors import UserError, own_code
 from pyro_vae_zoo.files import resolve
-from pyro_vae_zoo.options import Option, normalise, real
+from pyro_vae_zoo.options import Option, names_a_file, normalise, real
 
 __all__ = [
     "BARE",
@@ -292,7 +292,7 @@ class TrainOptions:
 
     def _own_factor(self, epoch: int, epochs: int) -> float:
         name = f"schedule {name_of(self.schedule)}, at epoch {epoch}"
-        factor = real(name, cast(Callable, self.schedule)(epoch, epochs))
+        factor = real(name, own_code(name, self.schedule, epoch, epochs))
         if not 0 <= factor < math.inf:
             raise UserError(f"{name}: expected a factor of at least 0, got {factor}")
         return factor
@@ -322,7 +322,7 @@ class TrainOptions:
         """The same, with what `FILE.py:Name` names in its place; the file is run."""
         own = {}
         for name in ("optimizer", "schedule"):
-            if isinstance(text := getattr(self, name), str) and ".py" in text:
+            if isinstance(text := getattr(self, name), str) and names_a_file(text):
                 own[name] = resolve(text, name)
         return replace(self, **own) if own else self
 
