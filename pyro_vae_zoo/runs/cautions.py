@@ -10,6 +10,8 @@
 |            | 0.5 % of its size and three times its scatter about a line                |
 | `fell`     | in the last epoch the validation ELBO is below its best by more than that |
 |            | one's size, and by more than 10 nats                                       |
+| `overfits` | the best epoch is in the first two thirds, and the last fifth of the       |
+|            | validation ELBOs lies below it by more than 1 % and three times its noise |
 
 "Without latents" is `references.baseline`, what the decoder can do by its biases alone.
 """
@@ -35,6 +37,7 @@ _LITTLE_KL, _FEW_UNITS = 0.1, 0.1  # nats, share of the latents
 _FEW_DRAWS, _ONE_DRAW = 10, 2.0
 _SHARE, _SIZE, _LEAST, _SCATTER = 5, 0.005, 0.05, 3.0  # of epochs, of a rise
 _FALL = 10.0  # nats
+_EARLY, _BELOW = 2 / 3, 0.01  # of the epochs; of the size of the best ELBO
 
 
 def cautions_of(
@@ -47,7 +50,8 @@ def cautions_of(
 
     Args:
         result: as in `result.json`.
-        records: of the epochs, as in `metrics.jsonl`; needed for `rising` and `fell`.
+        records: of the epochs, as in `metrics.jsonl`; needed for `rising`, `fell` and
+            `overfits`.
         data: the data set; needed for `absurd` and `scale`.
         x: the data that were evaluated; needed for `absurd`.
 
@@ -63,6 +67,8 @@ def cautions_of(
         "rising": _rising(result, records),
         "fell": _fell(records),
     }
+    if not found["fell"]:
+        found["overfits"] = _overfits(result, records)
     return {name: text for name, text in found.items() if text}
 
 
@@ -149,8 +155,7 @@ def _rising(
     result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> str | None:
     """A line through the validation ELBOs of the last phase's last epochs still rises."""
-    planned = result.get("training", {}).get("epochs", len(records))
-    if not records or len(records) < planned:  # stopped early: it waited in vain
+    if _stopped_early(result, records):
         return None
     last = [r for r in records if r.get("phase") == records[-1].get("phase")]
     recorded = [r.get("valid_elbo") for r in last[-max(len(last) // _SHARE, 3) :]]
@@ -171,6 +176,14 @@ def _rising(
     )
 
 
+def _stopped_early(
+    result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> bool:
+    """True where a training had waited in vain, or has no records."""
+    planned = result.get("training", {}).get("epochs", len(records))
+    return not records or len(records) < planned
+
+
 def _fell(records: Sequence[Mapping[str, Any]]) -> str | None:
     """The last validation ELBO is far below the best one: no overfitting is so fast."""
     known = [(r["valid_elbo"], r["epoch"]) for r in records if r.get("valid_elbo")]
@@ -182,6 +195,30 @@ def _fell(records: Sequence[Mapping[str, Any]]) -> str | None:
     return (
         f"the validation ELBO fell from {best:.1f} nats in epoch {epoch} to {last:.3g}: "
         "the training came apart; try --clip-norm 100 or a smaller --lr"
+    )
+
+
+def _overfits(
+    result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """The training went on long after the epoch that is best on the validation data."""
+    if _stopped_early(result, records):
+        return None
+    last = [r for r in records if r.get("phase") == records[-1].get("phase")]
+    values = [r.get("valid_elbo") for r in last]
+    known = [v if v is not None and math.isfinite(v) else -math.inf for v in values]
+    at_end = known[-max(len(known) // _SHARE, 1) :]
+    if not known or math.inf in map(abs, at_end):
+        return None
+    best, end = max(known), sum(at_end) / len(at_end)
+    number, noise = known.index(best), _SCATTER * float(np.std(at_end))
+    least = max(_LEAST, _BELOW * abs(best))
+    if number >= _EARLY * len(known) or best - end <= least + noise:
+        return None
+    return (
+        f"the validation ELBO was best in epoch {last[number]['epoch']} of "
+        f"{len(records)}, and {best - end:.1f} nats lower at the end: the training "
+        "overfits; --patience 20 stops in time"
     )
 
 

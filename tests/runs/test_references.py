@@ -15,7 +15,11 @@ from pyro_vae_zoo.training.options import TrainOptions
 RESULTS = Path(__file__).parents[2] / "results"
 STORED = references._stored()
 # Shape of a datum and number of training data: the files of others may not be there.
-SIZES = {"digits": ((8, 8), 1297), "frey_faces": ((28, 20), 1565)}
+SIZES = {
+    "digits": ((8, 8), 1297),
+    "caltech_silhouettes": ((28, 28), 4100),
+    "frey_faces": ((28, 20), 1565),
+}
 
 
 @pytest.mark.parametrize("name", STORED)
