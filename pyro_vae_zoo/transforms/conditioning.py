@@ -17,6 +17,7 @@ datum, not once per particle.
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import torch
@@ -44,6 +45,18 @@ __all__ = [
 ]
 
 
+@dataclass
+class _Kept:
+    """What the last pass of a transform leaves, by which its result is scored.
+
+    In an object of its own: it changes in each run, and is no setting of the transform.
+    """
+
+    scored: tuple[Tensor, Tensor] | None = None
+    has_graph: bool = False  # it was computed with gradients
+    stamp: list[tuple[int, int, bool]] | None = None  # of the parameters
+
+
 class ConditionedTransform(Transform):
     """A bijection of vectors that keeps the log-determinant it computed on the way.
 
@@ -59,8 +72,7 @@ class ConditionedTransform(Transform):
 
     def __init__(self):
         super().__init__(cache_size=1)
-        self._scored: tuple[Tensor, Tensor] | None = None
-        self._has_graph = False  # what is kept was computed with gradients
+        self._kept = _Kept()
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -73,25 +85,25 @@ class ConditionedTransform(Transform):
 
     def _call(self, x: Tensor) -> Tensor:
         y, log_det = self._forward(x)
-        self._scored, self._has_graph = (x, log_det), torch.is_grad_enabled()
+        self._kept.scored, self._kept.has_graph = (x, log_det), torch.is_grad_enabled()
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
         _, known = self._cached_x_y
         drawn = known is not None and detach_provenance(y) is detach_provenance(known)
-        if not drawn or self._has_graph or not torch.is_grad_enabled():
+        if not drawn or self._kept.has_graph or not torch.is_grad_enabled():
             return super()._inv_call(y)
-        kept = self._cached_x_y, self._scored
+        kept = self._cached_x_y, self._kept.scored
         self._forget()  # values without a graph would cut off the parameters
         try:
             return super()._inv_call(y)
         except NotImplementedError:
-            self._cached_x_y, self._scored = kept
-            if self._scored is not None:
-                x, log_det = self._scored
+            self._cached_x_y, self._kept.scored = kept
+            if self._kept.scored is not None:
+                x, log_det = self._kept.scored
                 anchor = torch.zeros((), device=x.device, requires_grad=True)
-                self._scored = x, _Graphless.apply(log_det, anchor)
-            self._has_graph = True  # of a kind
+                self._kept.scored = x, _Graphless.apply(log_det, anchor)
+            self._kept.has_graph = True  # of a kind
             return super()._inv_call(y)
 
     def _inverse(self, y: Tensor) -> Tensor:
@@ -100,20 +112,20 @@ class ConditionedTransform(Transform):
         if known is not None and detach_provenance(y) is detach_provenance(known):
             return track_provenance(x, get_provenance(y))
         x, log_det = self._backward(y)
-        self._scored, self._has_graph = (x, log_det), torch.is_grad_enabled()
+        self._kept.scored, self._kept.has_graph = (x, log_det), torch.is_grad_enabled()
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns `log|det dy/dx|`, of shape `(*particles, *batch)`."""
-        has_graph = self._has_graph or not torch.is_grad_enabled()
-        if self._scored is not None and self._scored[0] is x and has_graph:
-            return self._scored[1]
+        has_graph = self._kept.has_graph or not torch.is_grad_enabled()
+        if self._kept.scored is not None and self._kept.scored[0] is x and has_graph:
+            return self._kept.scored[1]
         log_det = self._forward(x)[1]
-        self._scored, self._has_graph = (x, log_det), torch.is_grad_enabled()
+        self._kept.scored, self._kept.has_graph = (x, log_det), torch.is_grad_enabled()
         return log_det
 
     def _forget(self) -> None:
-        self._cached_x_y, self._scored = (None, None), None
+        self._cached_x_y, self._kept.scored = (None, None), None
 
 
 class _Graphless(torch.autograd.Function):
@@ -172,11 +184,10 @@ class LearnedTransform(ConditionedTransform, TransformModule):
         super().__init__()
         self.nn = parameters
         self.build = build
-        self._stamp: list[tuple[int, int, bool]] | None = None
 
     def __getstate__(self) -> dict:
         # Cached tensors carry a graph, which neither deepcopy nor pickle accepts.
-        caches = {"_cached_x_y": (None, None), "_scored": None, "_stamp": None}
+        caches = {"_cached_x_y": (None, None), "_kept": _Kept()}
         return super().__getstate__() | caches
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -203,8 +214,8 @@ class LearnedTransform(ConditionedTransform, TransformModule):
             (id(p), 0 if p.is_inference() else p._version, p.requires_grad)
             for p in self.parameters()
         ]
-        if stamp != self._stamp:
-            self._stamp = stamp
+        if stamp != self._kept.stamp:
+            self._kept.stamp = stamp
             self._forget()
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ class ConditionedRankOneAffine(ConditionedTransform):
         return log_det.expand(torch.broadcast_shapes(x.shape[:-1], log_det.shape))
 
     def _call(self, x: Tensor) -> Tensor:
-        self._has_graph = torch.is_grad_enabled()
+        self._kept.has_graph = torch.is_grad_enabled()
         along = (self.u * x).sum(-1, keepdim=True)
         return self.loc + self.diag * x + self.u * along
 
