@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from pyro_vae_zoo.cli.arguments import typed
 from pyro_vae_zoo.cli.config import parse
@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
     _wait_briefly()
     # PyTorch takes seconds to import, and help and version need none of it.
     from pyro_vae_zoo.cli import compare, inspect, listing, make, train
-    from pyro_vae_zoo.runtime import joined
+    from pyro_vae_zoo.runtime import Ranks, joined
 
     commands: dict[str, Callable[[argparse.Namespace], None]] = {
         "train": train.train_command,
@@ -65,7 +65,10 @@ def _run(args: argparse.Namespace) -> int:
     if getattr(args, "help_options", False):
         listing.print_options(args.guide, train.options_of(args))
         return 0
-    with joined(getattr(args, "device", "auto")) as ranks:
+    # A cluster may set WORLD_SIZE for other reasons: only torchrun sets a RANK beside it.
+    shares = args.command in _SHARED or "RANK" in os.environ
+    where = joined(getattr(args, "device", "auto")) if shares else nullcontext(Ranks())
+    with where as ranks:
         if ranks.several and args.command not in _SHARED:
             raise UserError(
                 f"{args.command} runs in one process, got {ranks.size}; use torchrun "

@@ -228,6 +228,7 @@ def test_half_of_what_torchrun_sets(size, missing, npz, tmp_path, capsys, monkey
         monkeypatch.delenv(name, raising=False)
     line = told(capsys, "train", "--data", npz, "--out", tmp_path / "run", *FAST)
     assert f"WORLD_SIZE is {size}, but {missing}" in line
+    assert cli.main(["list", "priors"]) == 0
 
 
 def test_what_is_next_is_possible(npz, tmp_path, capsys):

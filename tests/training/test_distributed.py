@@ -209,6 +209,7 @@ def test_what_is_for_one_process_alone(monkeypatch, capsys):
         def __init__(self):
             self.rank, self.size = 0, 2
 
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(runtime, "joined", lambda device: contextlib.nullcontext(Two()))
     assert cli.main(["explore", "nothing"]) == 2
     assert "explore runs in one process, got 2" in capsys.readouterr().err
@@ -256,8 +257,10 @@ def test_shares_are_the_batch(num_data, size):
 
 
 def test_too_many_processes_for_the_devices(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    of_torchrun = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    of_torchrun |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in of_torchrun.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(zoo.UserError, match="expected at most 1 processes"), joined():
