@@ -12,13 +12,14 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae_zoo.errors import message_of
 from pyro_vae_zoo.inference.compiled import CompiledELBO
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.training.averages import Average
 from pyro_vae_zoo.training.fused_adam import is_watched
+from pyro_vae_zoo.training.optimisers import clip_gradients
 
 __all__ = ["DeviceSteps", "Replay", "waits_for_nothing"]
 
@@ -143,7 +144,7 @@ class DeviceSteps:
         if self.max_norm is not None:
             groups = self.optimizer.param_groups
             parameters = [p for group in groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.max_norm)
+            clip_gradients(parameters, self.max_norm)
         with torch.no_grad():
             finite = (loss + elbo).isfinite()
             self.failed.copy_(torch.maximum(self.failed, (~finite).to(torch.float)))

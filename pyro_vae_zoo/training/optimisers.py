@@ -9,7 +9,7 @@ import copy
 import inspect
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any, cast
 
@@ -29,7 +29,13 @@ from pyro_vae_zoo.training.options import (
     takes_lr,
 )
 
-__all__ = ["Rates", "check_storable", "load_optimizer", "make_optimizer"]
+__all__ = [
+    "Rates",
+    "check_storable",
+    "clip_gradients",
+    "load_optimizer",
+    "make_optimizer",
+]
 
 # What optimisers with a name keep of a parameter: numbers, and tensors of its shape.
 _KEPT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -346,3 +352,31 @@ def check_storable(**parts: Any) -> None:
 def _emptied(value: Any) -> Any:
     """A plain tensor without its numbers, so that to look at a state costs nothing."""
     return value.new_empty(0) if type(value) is torch.Tensor else value
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> None:
+    """PyTorch's `clip_grad_norm_`, for gradients whose squares overflow too.
+
+    It divides by their norm, which is infinite then: all of them become zero, and a
+    training that a single batch has thrown off never comes back.
+
+    >>> p = nn.Parameter(torch.zeros(2))
+    >>> p.grad = torch.tensor([3e30, 4e30])
+    >>> clip_gradients([p], 5.0)
+    >>> p.grad.round()
+    tensor([3., 4.])
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
+    total = nn.utils.get_total_norm(gradients)
+    if (
+        total.is_cuda or not total.isfinite()
+    ):  # no graph waits for what is on the device
+        largest = torch.stack([g.abs().amax() for g in gradients if g.numel()]).amax()
+        too_large = ~total.isfinite() & largest.isfinite()
+        divisor = (largest / max_norm).clamp(max=torch.finfo(largest.dtype).max)
+        divisor = torch.where(too_large, divisor, torch.ones_like(divisor))
+        torch._foreach_div_(gradients, divisor)
+        total = torch.where(too_large, nn.utils.get_total_norm(gradients), total)
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, total)

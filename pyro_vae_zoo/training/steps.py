@@ -22,6 +22,7 @@ from pyro_vae_zoo.training.losses import compilable, make_loss
 from pyro_vae_zoo.training.optimisers import (
     Rates,
     check_storable,
+    clip_gradients,
     load_optimizer,
     make_optimizer,
 )
@@ -246,7 +247,7 @@ class Steps:
             value.backward()
         self.ranks.add_gradients(self.parameters)
         if (limit := self._max_norm(size)) is not None:
-            nn.utils.clip_grad_norm_(self.parameters, limit)
+            clip_gradients(self.parameters, limit)
         self._move(bound)
         clear_denormals(self.optimizer)
         if self.average is not None:
