@@ -95,6 +95,8 @@ def own_code(what: str, function: Any, *args: Any) -> Any:
     """
     try:
         return function(*args)
+    except UserError:
+        raise
     except Exception as error:  # whatever the user's code may raise
         raise UserError(f"{what} failed: {type(error).__name__}: {error}") from error
 

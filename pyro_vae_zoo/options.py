@@ -9,7 +9,7 @@ import functools
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import (
     Annotated,
@@ -264,7 +264,8 @@ def sizes_of(event_shape: Any) -> tuple[int, ...]:
     ((8, 8), (5,))
     """
     sizes = plain(event_shape)
-    sizes = sizes if isinstance(sizes, list | tuple) else (sizes,)
+    if not isinstance(sizes, Iterable) or isinstance(sizes, str):
+        sizes = (sizes,)
     return tuple(count("event_shape", size) for size in sizes)
 
 

@@ -194,18 +194,19 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
             gradients go by NCCL; on the CPU they go by gloo.
 
     Raises:
-        UserError: for more processes on a machine than it has CUDA devices.
+        UserError: for more processes on a machine than it has CUDA devices, and for half
+            of what torchrun sets.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1" or dist.is_initialized():
         yield Ranks()
         return
-    wanted = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    cuda = torch.cuda.is_available() and device != "cpu"
+    wanted = ["RANK", "MASTER_ADDR", "MASTER_PORT"] + ["LOCAL_RANK"] * cuda
     if missing := [name for name in wanted if not os.environ.get(name)]:
         raise UserError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not "
             "set; start by torchrun, which sets all of them, or unset WORLD_SIZE"
         )
-    cuda = torch.cuda.is_available() and device != "cpu"
     if cuda:
         local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= there:

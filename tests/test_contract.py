@@ -203,6 +203,16 @@ class BatchStatistics(Guide):
         return super().posterior((x - x.mean()) / (x.std() + 0.1))
 
 
+class NextRow(Guide):
+    def posterior(self, x):
+        return super().posterior(x + x.roll(-1, 0))
+
+
+class LastRow(Guide):
+    def posterior(self, x):
+        return super().posterior(x + x.roll(1, 0))
+
+
 class WithoutDensity(Guide):
     def posterior(self, x):
         return dist.Delta(self.encoder(x)[..., :2]).to_event(1)
@@ -249,7 +259,8 @@ class Infinite(Guide):
 
 BROKEN_GUIDES = (
     NoSite, AnotherSite, OutsideThePlate, BatchNorm, BatchMean, BatchStatistics,
-    WithoutDensity, Unused, Detached, NoEvent, MissingEvent, NotANumber, Infinite,
+    NextRow, LastRow, WithoutDensity, Unused, Detached, NoEvent, MissingEvent,
+    NotANumber, Infinite,
 )  # fmt: skip
 
 

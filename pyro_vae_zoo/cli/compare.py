@@ -149,16 +149,17 @@ def _possible(
     for plan in [p for p in plans if p.training.seed == args.seeds[0]]:
         try:
             settings = check_run(plan.guide, data, plan.options, plan.training)
-            first = known.setdefault(repr(settings), plan.folder.name)
-            if first != plan.folder.name:
-                raise UserError(
-                    f"{first} and {plan.folder.name} come to the same settings; leave "
-                    "one of them out"
-                )
         except UserError as error:
             if args.guides or args.model:
                 raise
             refused.setdefault(plan.guide, error)
+            continue
+        first = known.setdefault(repr(settings), plan.folder.name)
+        if first != plan.folder.name:
+            raise UserError(
+                f"{first} and {plan.folder.name} come to the same settings; leave one of "
+                "them out"
+            )
     left = [plan for plan in plans if plan.guide not in refused]
     if not left:
         raise next(iter(refused.values()))

@@ -25,9 +25,8 @@ __all__ = ["main", "terminated_like_interrupted"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     command = ""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter of ours
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a letter of ours
+        sys.stdout.reconfigure(errors="replace")
     try:
         parser = make_parser()
         if "_ARGCOMPLETE" in os.environ:  # a shell asks for what could be typed

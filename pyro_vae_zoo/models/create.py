@@ -211,15 +211,7 @@ def create(
             raise UserError(
                 "model= makes the whole VAE: leave out the guide and other parts"
             )
-        if (
-            asked is not None
-            and "likelihood" not in inspect.signature(model).parameters
-        ):
-            raise UserError(
-                f"likelihood={asked!r} would be ignored: {model.__name__} has no argument "
-                "likelihood"
-            )
-        return whole(model, event_shape, likelihood, options)
+        return whole(model, event_shape, likelihood, options, asked=asked is not None)
     if guide is None:
         raise UserError("create needs a guide or model=, got neither")
     known = guide_options(guide)

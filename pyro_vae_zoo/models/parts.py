@@ -260,10 +260,20 @@ def whole(
     event_shape: tuple[int, ...],
     likelihood: Place,
     options: dict[str, Any],
+    asked: bool,
 ) -> VAE:
-    """A VAE that a function of the user's makes as a whole."""
+    """A VAE that a function of the user's makes as a whole.
+
+    Raises:
+        UserError: for an option that it has not, a likelihood that was `asked` for and
+            that it does not take, and for another result than a VAE of that shape.
+    """
     name = getattr(make, "__name__", type(make).__name__)
     own, known = whole_options(make), inspect.signature(make).parameters
+    if asked and "likelihood" not in known:
+        raise UserError(
+            f"likelihood={likelihood!r} would be ignored: {name} has no argument likelihood"
+        )
     for option in options:
         if option not in own:
             raise unknown_name(f"option of model {name!r}:", option, own)

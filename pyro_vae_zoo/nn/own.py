@@ -107,8 +107,8 @@ def check_apart(network: nn.Module, x: Tensor, what: str) -> Tensor:
         )
     if not out.isfinite().all():
         raise UserError(
-            f"the {what} returns values that are not finite, for an input of shape "
-            f"{tuple(x.shape)} within [0, 1]"
+            f"the {what} returns values that are not finite, for {tuple(x.shape)} random "
+            "numbers of the size of its usual input"
         )
     if not torch.allclose(out[0], again[0], rtol=1e-4, atol=1e-5):
         raise UserError(f"{type(network).__name__} cannot be the {what}: {reason}")

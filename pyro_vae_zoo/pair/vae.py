@@ -362,9 +362,10 @@ def _take_over(module: PyroModule) -> None:
     for former in [store.param_name(p) for p in own.values()]:
         if former is not None:
             del store[former]
-    for name in [name for name, p in own.items() if not p.requires_grad]:
-        with module._pyro_context:
-            getattr(module, name).requires_grad_(False)
+    for name, p in own.items():
+        if p.is_floating_point() and not p.requires_grad:
+            with module._pyro_context:
+                getattr(module, name).requires_grad_(False)
 
 
 def _forget(prefix: str) -> None:

@@ -111,7 +111,5 @@ def _classes(
             f"{int(values.min())} to {highest}; more than {_MOST} classes are too many "
             "for a picture"
         )
-    names = [
-        name.replace("$", r"\$") for name in names
-    ]  # whose dollars are no formulas
+    names = [name.replace("$", r"\$") for name in names]  # dollars make no formulas
     return {name: values == i for i, name in enumerate(names) if (values == i).any()}

@@ -242,11 +242,11 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     Guides have defaults of their own: that these differ is not said.
     """
     usual = [
-        _hashed(guide_options(r["guide"]) if r["guide"] in list_guides() else {})
+        _with_tuples(guide_options(r["guide"]) if r["guide"] in list_guides() else {})
         for r in results
     ]
     settings = [
-        own | _hashed(r["options"] | r["training"])
+        own | _with_tuples(r["options"] | r["training"])
         for own, r in zip(usual, results, strict=True)
     ]
     for own, one in zip(usual, settings, strict=True):
@@ -270,7 +270,7 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     return labels
 
 
-def _hashed(options: Mapping[str, Any]) -> dict[str, Any]:
+def _with_tuples(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options whose lists, as JSON has them, are tuples again."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
 
@@ -298,9 +298,10 @@ def _clearly_best(rows: Sequence[dict[str, Any]]) -> bool:
         return False
     errors = []
     for row in rows[:2]:
-        parts = ("std_error", "seed_error", "mc_error")
-        exact = not row["latent_units"]
-        errors += [row[f"log_likelihood_{part}"] or 0 for part in parts[: 3 - exact]]
+        parts = ["std_error", "seed_error"]
+        if row["latent_units"]:  # else the number is exact
+            parts.append("mc_error")
+        errors += [row[f"log_likelihood_{part}"] or 0 for part in parts]
     return rows[0]["log_likelihood"] - rows[1]["log_likelihood"] > 2 * math.hypot(
         *errors
     )

@@ -9,13 +9,16 @@ result.json          its evaluation; written last, so it marks a finished run
 .lock                held by the process that is at work here
 """
 
-from collections.abc import Callable
+import hashlib
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.names import name_now
 from pyro_vae_zoo.data.own.archives import REMARKS
+from pyro_vae_zoo.data.streamed.rows import Rows
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.files import (
     CHECKPOINT_FILE,
@@ -32,22 +35,24 @@ from pyro_vae_zoo.models.create import find_guide, options_then
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.training.options import BARE, KEPT, TrainOptions, training_then
 
-__all__ = ["begin", "kept_of", "look", "open_run"]
+__all__ = ["begin", "fingerprint_of", "kept_of", "look", "open_run", "renew"]
 
 PICTURES = (
     *("samples", "reconstructions", "training", "traversal", "posterior"),
     *("components", "growth", "layers", "gates", "graph", "embedding"),
 )
+# The model of a run as it was before it was resumed, until the resumed one has its own.
+_BEFORE = "model.before.safetensors"
 # All but the configuration, by which a folder is known to be a run.
 _FILES = (
-    *(RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE),
+    *(RESULT_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE, _BEFORE),
     *(f"{name}.png" for name in PICTURES),
     # What `diagnose`, `explore` and a logger have left there of the run before.
     *("diagnostics.json", "particles.png", "gaps.png", "correlations.png"),
     *("explore.html", "metrics.csv", "codes.npz", "samples.npz"),
 )
 # What a resumed run adds to; all else there is of the run as it was.
-_GOES_ON = (METRICS_FILE, CHECKPOINT_FILE, "metrics.csv")
+_GOES_ON = (METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE, "metrics.csv")
 # A file that a process was writing when it was killed.
 _HALF_WRITTEN = "*." + 16 * "[0-9a-f]" + ".tmp"
 # A run may go on under another value of these; all else must be as it was. The size of the
@@ -89,21 +94,43 @@ def _is_not_ours(path: Path) -> bool:
 
 
 def fingerprint_of(data: Dataset) -> str:
-    """A digest of all splits, by which data are known to be those of a run."""
-    return data.fingerprint(("train", "valid", "test"))
+    """A digest of all splits, by which data are known to be those of a run.
+
+    Unlike `Dataset.fingerprint` it does not ask when a file was written, which a copy
+    changes; of what is not in memory it takes the shape and a sample.
+    """
+    digest = hashlib.blake2b(repr((data.likelihood, data.dynamic, data.logit)).encode())
+    for x in (data.train, data.valid, data.test):
+        digest.update(repr(tuple(x.shape)).encode())
+        held = x.sample() if isinstance(x, Rows) else x.cpu()
+        digest.update(held.contiguous().numpy().data)
+    return digest.hexdigest()[:32]
 
 
 def begin(folder: Path, config: RunConfig, resume: bool) -> None:
     """Remove what is not to be there any more, and say what the run is."""
-    kept = _GOES_ON if resume else ()
-    for name in [name for name in _FILES if name not in kept]:
-        (folder / name).unlink(missing_ok=True)
+    if resume:  # what is there stays until `renew`, but is no result of these settings
+        (folder / RESULT_FILE).unlink(missing_ok=True)
+        if (folder / MODEL_FILE).exists():
+            os.replace(folder / MODEL_FILE, folder / _BEFORE)
+    else:
+        _remove(folder, _FILES)
     unwanted = [_HALF_WRITTEN]
     if not resume:
         unwanted.append("tensorboard/events.out.tfevents.*")
     for path in [path for pattern in unwanted for path in folder.glob(pattern)]:
         path.unlink()
     write_json(folder / CONFIG_FILE, config)
+
+
+def renew(folder: Path) -> None:
+    """Remove what was made of the model before this one, now that this one is saved."""
+    _remove(folder, [name for name in _FILES if name not in _GOES_ON])
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _look_at_the_past(
@@ -171,8 +198,10 @@ def open_run(folder: Path) -> RunConfig:
     if not (folder / CONFIG_FILE).is_file():
         raise DataFileError(f"{folder} is not a run: expected {folder / CONFIG_FILE}")
     if not (folder / MODEL_FILE).is_file():
+        there = (folder / _BEFORE).is_file()
+        before = f" ({_BEFORE} is of before it was resumed)" if there else ""
         raise DataFileError(
-            f"the run in {folder} has no {MODEL_FILE} yet; --resume finishes it"
+            f"the run in {folder} has no {MODEL_FILE} yet; --resume finishes it{before}"
         )
     return _read_config(folder)
 

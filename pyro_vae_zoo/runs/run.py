@@ -18,6 +18,7 @@ from pyro_vae_zoo.evaluation.totals import Evaluation
 from pyro_vae_zoo.files import (
     CHECKPOINT_FILE,
     RESULT_FILE,
+    finite,
     locked,
     resolve,
     write_json,
@@ -28,7 +29,7 @@ from pyro_vae_zoo.models.registry import list_guides
 from pyro_vae_zoo.options import plain
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runs.cautions import cautions_of
-from pyro_vae_zoo.runs.folder import begin, fingerprint_of, kept_of, look
+from pyro_vae_zoo.runs.folder import begin, fingerprint_of, kept_of, look, renew
 from pyro_vae_zoo.runs.records import Result, RunConfig, Training
 from pyro_vae_zoo.runs.references import references_of
 from pyro_vae_zoo.runtime import Ranks, hardware, pick_device
@@ -174,6 +175,7 @@ def _finish(
     ranks = Ranks()
     history = fit(vae, data, **training.keywords())
     ranks.from_first(lambda: save(vae, folder))
+    ranks.from_first(lambda: renew(folder))
     ev = evaluate(
         vae,
         data,
@@ -258,7 +260,7 @@ def result_of(
         "variant": data.variant,
         "split": split,
         **values,
-        "bits_per_dim": data.bits_per_dim(values["log_likelihood"], x),
+        "bits_per_dim": finite(data.bits_per_dim(evaluation.log_likelihood, x)),
         "khat": khat,
         "num_parameters": sum(p.numel() for p in vae.parameters()),
         "seed": config["training"]["seed"],

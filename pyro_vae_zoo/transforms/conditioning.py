@@ -52,8 +52,8 @@ class _Kept:
     In an object of its own: it changes in each run, and is no setting of the transform.
     """
 
-    scored: tuple[Tensor, Tensor] | None = None
-    has_graph: bool = False  # it was computed with gradients
+    scored: tuple[Tensor, Tensor, bool] | None = None  # x, its log-det, with a graph?
+    has_graph: bool = False  # the cached pair (x, y) was computed with gradients
     stamp: list[tuple[int, int, bool]] | None = None  # of the parameters
 
 
@@ -85,7 +85,8 @@ class ConditionedTransform(Transform):
 
     def _call(self, x: Tensor) -> Tensor:
         y, log_det = self._forward(x)
-        self._kept.scored, self._kept.has_graph = (x, log_det), torch.is_grad_enabled()
+        self._keep(x, log_det)
+        self._kept.has_graph = torch.is_grad_enabled()
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
@@ -100,9 +101,9 @@ class ConditionedTransform(Transform):
         except NotImplementedError:
             self._cached_x_y, self._kept.scored = kept
             if self._kept.scored is not None:
-                x, log_det = self._kept.scored
+                x, log_det, _ = self._kept.scored
                 anchor = torch.zeros((), device=x.device, requires_grad=True)
-                self._kept.scored = x, _Graphless.apply(log_det, anchor)
+                self._keep(x, _Graphless.apply(log_det, anchor))
             self._kept.has_graph = True  # of a kind
             return super()._inv_call(y)
 
@@ -112,17 +113,22 @@ class ConditionedTransform(Transform):
         if known is not None and detach_provenance(y) is detach_provenance(known):
             return track_provenance(x, get_provenance(y))
         x, log_det = self._backward(y)
-        self._kept.scored, self._kept.has_graph = (x, log_det), torch.is_grad_enabled()
+        self._keep(x, log_det)
+        self._kept.has_graph = torch.is_grad_enabled()
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns `log|det dy/dx|`, of shape `(*particles, *batch)`."""
-        has_graph = self._kept.has_graph or not torch.is_grad_enabled()
-        if self._kept.scored is not None and self._kept.scored[0] is x and has_graph:
-            return self._kept.scored[1]
+        known, log_det, has_graph = self._kept.scored or (None, None, False)
+        if known is x and log_det is not None:
+            if has_graph or not torch.is_grad_enabled():
+                return log_det
         log_det = self._forward(x)[1]
-        self._kept.scored, self._kept.has_graph = (x, log_det), torch.is_grad_enabled()
+        self._keep(x, log_det)
         return log_det
+
+    def _keep(self, x: Tensor, log_det: Tensor) -> None:
+        self._kept.scored = x, log_det, torch.is_grad_enabled()
 
     def _forget(self) -> None:
         self._cached_x_y, self._kept.scored = (None, None), None
@@ -190,6 +196,9 @@ class LearnedTransform(ConditionedTransform, TransformModule):
         caches = {"_cached_x_y": (None, None), "_kept": _Kept()}
         return super().__getstate__() | caches
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({"_kept": _Kept()} | state)  # version 0.1.0 has none
+
     def __call__(self, x: Tensor) -> Tensor:
         """Returns `y` under the present parameters."""
         self._forget_if_changed()
@@ -198,10 +207,10 @@ class LearnedTransform(ConditionedTransform, TransformModule):
 
     def _inv_call(self, y: Tensor) -> Tensor:
         self._forget_if_changed()
-        kept = self._cached_x_y
+        drawn = self._cached_x_y, self._kept.has_graph
         x = super()._inv_call(y)
         # What was inverted is inverted anew next time, for it may be a fixed datum.
-        self._cached_x_y = kept
+        self._cached_x_y, self._kept.has_graph = drawn
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from pyro_vae_zoo import plots, report
 from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.plots.training import _best_epoch
 from pyro_vae_zoo.runs import folder as run_folder
+from pyro_vae_zoo.runs.cautions import cautions_of
+from pyro_vae_zoo.runs.run import result_of
 
 FAST = [
     "--latent-dim", "2", "--hidden-dims", "8", "--epochs", "1",
@@ -73,15 +76,42 @@ def test_data_that_have_changed_are_not_evaluated(tmp_path, capsys):
     assert "x.npy has changed since the run was trained" in line
 
 
+def test_a_copy_of_data_on_disk_is_not_taken_for_others(tmp_path, capsys):
+    """Its time of writing is another, and nothing else."""
+    path, run = tmp_path / "x.npy", tmp_path / "run"
+    np.save(path, np.random.default_rng(0).normal(size=(40, 3)))
+    assert train(path, run, "--data-option", "in_memory=false") == 0
+    os.utime(path, ns=(1, 1))
+    assert cli.main(["evaluate", str(run), "--num-particles", "5", "--quiet"]) == 0
+    np.save(path, np.random.default_rng(1).normal(size=(40, 3)))
+    assert "has changed" in told(capsys, "evaluate", run, "--quiet")
+
+
+def test_a_result_without_a_finite_number_is_written_down():
+    data = zoo.load_dataset("digits_binary").first(20)
+    vae = zoo.create("mean_field", data, latent_dim=2, hidden_dims=(4,))
+    found = replace(zoo.evaluate(vae, data, 5), log_likelihood=float("nan"))
+    config = {"guide": "mean_field", "training": {"seed": 0}, "vae": vae.config}
+    values = result_of(vae, found, config, data, "test", data.test)
+    assert values["log_likelihood"] is values["bits_per_dim"] is None
+    assert "not finite" in cautions_of(values, (), data, data.test)["absurd"]
+
+
 def test_an_interrupted_resumption_has_no_model_of_other_settings(npz, mine, capsys):
     run = mine.parent / "run"
     assert train(npz, run) == 0
     (run / "explore.html").write_text("of the run as it was")
     stop = ["--resume", "--epochs", "3", "--callbacks", f"{mine}:stops_in_the_second"]
     assert train(npz, run, *stop) == 2
-    assert not (run / "explore.html").exists()
     capsys.readouterr()
-    assert "has no model.safetensors yet; --resume" in told(capsys, "evaluate", run)
+    line = told(capsys, "evaluate", run)
+    assert "has no model.safetensors yet; --resume finishes it" in line
+    assert "(model.before.safetensors is of before it was resumed)" in line
+    assert zoo.load(run / "model.before.safetensors").event_shape  # nothing is lost
+    assert train(npz, run, "--resume", "--epochs", "3") == 0
+    assert not (run / "model.before.safetensors").exists()
+    assert not (run / "explore.html").exists()  # which is of the other model
+    assert cli.main(["evaluate", str(run), "--num-particles", "5", "--quiet"]) == 0
 
 
 def test_equal_settings_are_one_row_however_they_were_given():
@@ -220,7 +250,7 @@ def test_seeds_beyond_64_bits(command, npz, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("size", "missing"), [("2", "RANK, LOCAL_RANK"), ("x", "RANK, LOCAL_RANK")]
+    ("size", "missing"), [("2", "RANK, MASTER_ADDR"), ("x", "RANK, MASTER_ADDR")]
 )
 def test_half_of_what_torchrun_sets(size, missing, npz, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", size)

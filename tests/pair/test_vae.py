@@ -1,6 +1,7 @@
 """The pair: names in Pyro's store, copies, generation; building, saving, loading."""
 
 import copy
+import functools
 import gc
 import json
 import os
@@ -341,3 +342,35 @@ def test_stock_svi_leaves_frozen_parameters_alone(copied):
         svi.step(torch.rand(9, 4).round())
     assert torch.equal(vae.model.prior.pseudo_inputs, before)
     assert not vae.model.prior.pseudo_inputs.requires_grad
+
+
+def test_whole_numbers_that_are_parameters_stay_what_they_are():
+    """They have no gradient to be frozen from."""
+    like = zoo.create("mean_field", event_shape=(3,), latent_dim=2)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = like.model
+            self.order = nn.Parameter(torch.arange(2), requires_grad=False)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    vae = zoo.VAE(Model(), like.guide, (3,))
+    assert copy.deepcopy(vae).model.order.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "shape", [range(2, 4), (n for n in (2, 3)), torch.Size([2, 3])]
+)
+def test_a_shape_is_any_sizes_in_a_row(shape):
+    assert zoo.create("mean_field", event_shape=shape).event_shape == (2, 3)
+
+
+def test_a_whole_model_is_checked_before_it_is_asked_for_arguments():
+    made = functools.partial(whole)
+    with pytest.raises(zoo.UserError, match="partial has no argument likelihood"):
+        zoo.create(model=made, event_shape=(3,), likelihood="poisson")
+    with pytest.raises(zoo.UserError, match="expected a function that makes a VAE"):
+        zoo.create(model="iaf", event_shape=(3,), likelihood="poisson")

@@ -844,14 +844,36 @@ def test_a_sample_without_gradients_is_scored_with_them(name):
     assert any(g.abs().sum() > 0 for g in gradients[0])
 
 
+@pytest.mark.parametrize("name", ["planar", "spline_coupling", "masked_autoregressive"])
+def test_a_plain_flow_scores_such_a_sample_more_than_once(name):
+    flow = trained(PLAIN[name](3))
+    base = dist.Normal(torch.zeros(4, 3, dtype=torch.float64), 1.0).to_event(1)
+    q = dist.TransformedDistribution(base, [flow])
+    z, parameters = q.sample(), tuple(flow.parameters())
+    scored = [torch.autograd.grad(q.log_prob(z).sum(), parameters) for _ in range(3)]
+    expected = torch.autograd.grad(q.log_prob(z.clone()).sum(), parameters)
+    for got in scored:
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_a_log_determinant_alone_does_not_vouch_for_the_cached_pair():
+    flow, x = trained(PLAIN["planar"](2)), double(4, 2)
+    with torch.no_grad():
+        y = flow(x)
+    flow.log_abs_det_jacobian(x, y)
+    assert flow.inv(y).requires_grad
+
+
 def test_a_sample_without_gradients_and_inverse_refuses_to_have_one():
     flow = trained(make("sylvester_orthogonal", 2)).condition(double(4, CONTEXT))
     base = dist.Normal(torch.zeros(4, 2, dtype=torch.float64), 1.0).to_event(1)
     q = dist.TransformedDistribution(base, [flow])
     log_q = q.log_prob(q.sample())
     assert log_q.isfinite().all()
-    with pytest.raises(UserError, match="drawn without gradients"):
-        log_q.sum().backward()
+    for again in (log_q, q.log_prob(q.sample())):
+        with pytest.raises(UserError, match="drawn without gradients"):
+            again.sum().backward()
 
 
 def test_two_backward_passes_over_one_datum():
