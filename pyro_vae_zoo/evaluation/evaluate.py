@@ -140,9 +140,8 @@ def evaluate(
         for rows, columns, chunk in chunks:
             totals.add(rows, columns, chunk)
     found = totals.evaluation(math.prod(x.shape[1:]))
-    if (
-        isinstance(given, Dataset) and given.logit is not None
-    ):  # bits of the grey levels
+    if isinstance(given, Dataset) and given.logit is not None:
+        # Those of the grey levels, not of their logits.
         bits = given.bits_per_dim(found.log_likelihood, given.test)
         found = replace(found, bits_per_dim=bits)
     return found

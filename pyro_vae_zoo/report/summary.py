@@ -150,7 +150,7 @@ def describe(result: dict) -> str:
         lines.append(f"  (gaps from log p(x) by {found['log_prob_from']} to the ELBO)")
     if "covariances" in result:
         found = result["covariances"]
-        values = [_shown(v) for v in found["mean_abs_correlation"]]
+        values = [digits(v) for v in found["mean_abs_correlation"]]
         shown = values if len(values) <= 5 else [*values[:2], "...", *values[-2:]]
         steps = " to ".join(dict.fromkeys(found["steps"][i] for i in (0, -1)))
         lines.append(
@@ -190,9 +190,4 @@ _DIFFERENCES = {
 
 
 def _number(values: dict, name: str, error: str) -> str:
-    return f"{_shown(values[name]):>9} +- {_shown(values[error])}"
-
-
-def _shown(value: float | None) -> str:
-    """Three digits; JSON has None for what is no number."""
-    return "nan" if value is None else f"{value:.3f}"
+    return f"{digits(values[name]):>9} +- {digits(values[error])}"
