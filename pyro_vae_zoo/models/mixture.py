@@ -14,7 +14,10 @@ with the sum over the components taken exactly, not sampled. This is blind mixtu
 estimation, the baseline of Kim & Pavlovic (*Recursive Inference for Variational
 Autoencoders*, 2020). For a fixed decoder a mixture of M is at most log M nats ahead of its
 best component. Blind training often gains less: a component that falls behind loses its
-weight, with the weight its gradient, and never catches up.
+weight, with the weight its gradient, and never catches up. `weights="uniform"` leaves it
+no way to fall behind; so do Hotti et al. (*Efficient Mixture Learning in Black-Box
+Variational Inference*, 2024), whose components are one network that reads a one-hot code
+beside the features of x, `one_hot=True`: a component more costs a bias.
 
 | symbol    | code name            | shape                  |
 |-----------|----------------------|------------------------|
@@ -25,7 +28,8 @@ weight, with the weight its gradient, and never catches up.
 Differences from the paper, whose public text leaves the form of the weights open: the
 logit of a component is linear in the features of its encoder, which are detached, so that
 the weights train no encoder; `weights="constant"` is one set of weights for all data;
-components may be other than diagonal Gaussians.
+components may be other than diagonal Gaussians. Hotti et al. also sum over a few
+components that are drawn; here the sum is over all.
 """
 
 import warnings
@@ -89,13 +93,46 @@ class ConstantWeights(nn.Module):
         return self.logits
 
 
+class UniformWeights(nn.Module):
+    """The same weight for every component, whatever it is worth."""
+
+    logits: Tensor
+
+    def __init__(self, context_dim: int, num_components: int) -> None:
+        super().__init__()
+        self.register_buffer("logits", torch.zeros(num_components), persistent=False)
+
+    def forward(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Logits `(M,)`, all zero."""
+        return self.logits
+
+
+class OneHotLayer(nn.Module):
+    r"""Hotti et al. 2024: features of each component, \(f(V h + C e_m)\).
+
+    Of shared features h and the one-hot code \(e_m\).
+    """
+
+    def __init__(self, context_dim: int, num_components: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(context_dim, context_dim)
+        self.code = nn.Linear(num_components, context_dim, bias=False)
+
+    def forward(self, context: Tensor) -> list[Tensor]:
+        """A tensor of the features' shape for each component."""
+        h = self.linear(context)  # once for all
+        return [nn.functional.elu(h + code) for code in self.code.weight.T]
+
+
 class MixtureGuide(PyroModule):
     """q(z|x): a mixture, each component with an encoder of its own or on a shared one.
 
     Args:
         encoders: one for each component, or a single one that all share.
-        posteriors: maps from features to the components' distributions.
+        posteriors: maps from features to the components' distributions; one for each
+            component, or a single one that reads what `codes` makes.
         weights: maps the list of features to the components' logits.
+        codes: maps the features of a single encoder to those of each component.
     """
 
     active: Tensor
@@ -105,20 +142,25 @@ class MixtureGuide(PyroModule):
         encoders: Sequence[nn.Module],
         posteriors: Sequence[nn.Module],
         weights: nn.Module,
+        codes: OneHotLayer | None = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
         self.posteriors = nn.ModuleList(posteriors)
         self.weights = weights
-        self.num_components = len(posteriors)
+        self.codes = codes
+        size = len(posteriors) if codes is None else codes.code.in_features
+        self.num_components = size
         # Which of them take part; in training they come in one by one.
-        self.register_buffer("active", torch.ones(len(posteriors), dtype=torch.bool))
+        self.register_buffer("active", torch.ones(size, dtype=torch.bool))
 
     def distribution(self, x: Tensor) -> Mixture:
         """q(z|x), of batch shape `(len(x),)`."""
-        encoders, posteriors = list(self.encoders), list(self.posteriors)
-        contexts = [encoder(x) for encoder in encoders]
+        contexts = [encoder(x) for encoder in self.encoders]
+        if self.codes is not None:
+            contexts = self.codes(contexts[0])
         contexts *= self.num_components // len(contexts)
+        posteriors = [*self.posteriors] * (self.num_components // len(self.posteriors))
         logits = self.weights(contexts).masked_fill(~self.active, -torch.inf)
         components = [q(h) for q, h in zip(posteriors, contexts, strict=True)]
         return Mixture(logits.log_softmax(-1), components)
@@ -130,7 +172,16 @@ class MixtureGuide(PyroModule):
             return pyro.sample("z", q)
 
     def component(self, m: int) -> tuple[nn.Module, ...]:
-        """The modules of one component; a shared encoder counts as the first's."""
+        """The modules of one component; a shared encoder counts as the first's.
+
+        Raises:
+            UserError: where the components are one network, with a code for each.
+        """
+        if self.codes is not None:
+            raise UserError(
+                "components that a one-hot code tells apart are one network, which cannot "
+                "learn them one by one; leave out one_hot, or take guide 'mixture'"
+            )
         own = self.encoders[m : m + 1]
         return (*own, self.posteriors[m])
 
@@ -165,6 +216,11 @@ _FLOWS: dict[str, str | MakeSteps] = {
     "masked_autoregressive": masked_autoregressive,
 }
 NUM_FLOWS = 2  # of a component that has any
+WEIGHTS = {
+    "amortized": AmortizedWeights,
+    "constant": ConstantWeights,
+    "uniform": UniformWeights,
+}
 _GAUSSIANS = {"gaussian": DiagonalGaussian, "full_rank": FullRankGaussian}
 COMPONENTS = (*_GAUSSIANS, *_FLOWS)
 
@@ -200,6 +256,7 @@ def mixture(
     num_components: int = 3,
     weights: str = "amortized",
     shared_trunk: bool = False,
+    one_hot: bool = False,
     component: str = "gaussian",
     num_flows: int = NUM_FLOWS,
 ) -> VAE:
@@ -210,16 +267,16 @@ def mixture(
 
     Options:
         num_components: number of components.
-        weights: mixture weights: `amortized`, for each datum, or `constant`.
+        weights: mixture weights: `amortized`, for each datum, or `constant`, or `uniform`.
         shared_trunk: one encoder for all components, each with a head of its own.
+        one_hot: one encoder and one head for all, which a one-hot code tells apart.
         component: `gaussian`, or a flow that can score the other components' draws.
         num_flows: flow steps of each component.
     """
     if num_components < 1:
         raise UserError(f"num_components must be at least 1, got {num_components}")
-    kinds = {"amortized": AmortizedWeights, "constant": ConstantWeights}
-    if weights not in kinds:
-        raise unknown_name("weights", weights, kinds)
+    if weights not in WEIGHTS:
+        raise unknown_name("weights", weights, WEIGHTS)
     make_posterior = _make_posterior(component, num_flows)
     parts = parts or Parts()
     model = standard_model(
@@ -227,13 +284,15 @@ def mixture(
     )
     made = [
         parts.make_encoder(network, event_shape, hidden_dims, activation)
-        for _ in range(1 if shared_trunk else num_components)
+        for _ in range(1 if shared_trunk or one_hot else num_components)
     ]
     context_dim = made[0][1]
+    num_heads = 1 if one_hot else num_components
     guide = MixtureGuide(
         [encoder for encoder, _ in made],
-        [make_posterior(context_dim, latent_dim) for _ in range(num_components)],
-        kinds[weights](context_dim, num_components),
+        [make_posterior(context_dim, latent_dim) for _ in range(num_heads)],
+        WEIGHTS[weights](context_dim, num_components),
+        OneHotLayer(context_dim, num_components) if one_hot else None,
     )
     blind = Phase(loss=AnnealedELBO)  # which sums over the components
     return VAE(model, guide, event_shape, phases=(blind,))

@@ -317,12 +317,10 @@ def recursive_phases(
     Raises:
         UserError: for an unknown schedule or start.
     """
-    for name, got, known in (
-        ("schedule", schedule, ("together", "sequential")),
-        ("start", start, ("copy", "own")),
-    ):
-        if got not in known:
-            raise unknown_name(name, got, known)
+    known = {"schedule": ("together", "sequential"), "start": ("copy", "own")}
+    for name, got in (("schedule", schedule), ("start", start)):
+        if got not in known[name]:
+            raise unknown_name(name, got, known[name])
     criterion = criterion or Criterion()
     size = guide.num_components
     make = partial(RecursiveELBO, criterion=criterion, weight_step=weight_step)
@@ -350,7 +348,9 @@ def recursive_phases(
     if schedule == "together":
         loss = refresh(size, fit=True)
         return warm_up(1.0), Phase("refresh", 3.0, loss, start=begin(size))
-    rest = [phase(m) for m in range(1, size) for phase in (fit_component, fit_weights)]
+    learn = [*guide.weights.parameters()] != []
+    kinds = [fit_component, fit_weights] if learn else [fit_component]
+    rest = [phase(m) for m in range(1, size) for phase in kinds]
     moved = model, guide.weights
     rest.append(Phase("decoder", 2.0, refresh(size), moved, begin(size)))
     # What the decoder knows it has learned before, for the most part.

@@ -14,7 +14,7 @@ from torch import nn
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.inference.terms import score_latents
-from pyro_vae_zoo.models.mixture import COMPONENTS
+from pyro_vae_zoo.models.mixture import COMPONENTS, WEIGHTS
 from pyro_vae_zoo.models.recursive_mixture import mixture_of
 
 
@@ -182,6 +182,65 @@ def test_permuting_components_changes_nothing():
     assert ((ours.log_prob - theirs.log_prob).abs() < 5 * error).all()
 
 
+# ------------------------------------------------- components that share their network
+
+
+def coded(**options):
+    torch.manual_seed(0)
+    vae = small("mixture", num_components=3, one_hot=True, **options).double()
+    perturb(vae)
+    return vae
+
+
+@pytest.mark.parametrize("component", ["gaussian", "affine_coupling"])
+def test_a_one_hot_code_is_an_input_beside_the_features(component):
+    """Hotti et al. 2024: one network of features and code, whichever the component."""
+    vae, x = coded(component=component), bits()
+    (encoder,), (head,) = vae.guide.encoders, vae.guide.posteriors
+    layer, h = vae.guide.codes, encoder(x)
+    both = torch.cat([layer.linear.weight, layer.code.weight], 1)
+    z = torch.randn(4, 2).double()
+    for m, q in enumerate(mixture_of(vae.guide, x).components):
+        code = torch.eye(3).double()[m].expand(len(x), -1)
+        features = torch.cat([h, code], 1) @ both.T + layer.linear.bias
+        expected = head(nn.functional.elu(features))
+        torch.testing.assert_close(q.log_prob(z), expected.log_prob(z))
+
+
+def test_a_component_more_costs_a_bias():
+    three, four = (
+        small("mixture", num_components=n, one_hot=True, weights="uniform")
+        for n in (3, 4)
+    )
+    count = [sum(p.numel() for p in vae.parameters()) for vae in (three, four)]
+    assert count[1] - count[0] == three.guide.codes.linear.out_features
+
+
+def test_permuting_the_codes_permutes_the_components():
+    vae, x = coded(), bits()
+    before = mixture_of(vae.guide, x).components
+    with torch.no_grad():
+        code = vae.guide.codes.code.weight
+        code.copy_(code[:, [2, 0, 1]])
+    after = mixture_of(vae.guide, x).components
+    for q, p in zip(after, [before[m] for m in (2, 0, 1)], strict=True):
+        torch.testing.assert_close(q.mean, p.mean)
+
+
+def test_uniform_weights_stay_uniform():
+    data = zoo.Dataset(torch.rand(30, 2, 3).bernoulli())
+    vae = small("mixture", num_components=3, one_hot=True, weights="uniform")
+    zoo.fit(vae, data, epochs=2, kl_warmup=0, progress=False)
+    q = mixture_of(vae.guide, data.train[:4])
+    torch.testing.assert_close(q.log_weights.exp(), torch.full((3,), 1 / 3))
+    assert not any("weights" in name for name in vae.state_dict())
+
+
+def test_unknown_weights():
+    with pytest.raises(zoo.UserError, match="unknown weights 'even'; known: amortized"):
+        small("mixture", weights="even")
+
+
 # ------------------------------------------------------- the bound over the components
 
 
@@ -236,7 +295,7 @@ def test_trace_elbo_and_the_sum_over_components_have_one_gradient(weights):
         {"joint_weight": 0.5},
     ],
 )
-@pytest.mark.parametrize("weights", ["amortized", "constant"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_objectives_are_sums_over_the_components(weights, options):
     """Against the definition, written out for the same draws."""
     torch.manual_seed(0)
@@ -289,7 +348,7 @@ def test_sticking_the_landing_has_the_same_gradient_on_average():
         assert differ(plain[name], stl[name]) < 5, name
 
 
-@pytest.mark.parametrize("weights", ["amortized", "constant"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_evaluation_says_what_each_component_weighs(weights):
     torch.manual_seed(0)
     vae = small("mixture", num_components=3, weights=weights).double()

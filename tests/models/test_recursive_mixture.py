@@ -435,6 +435,28 @@ def test_phases_resume_bit_for_bit(schedule, images, tmp_path, monkeypatch):
     check_resumes_in_every_phase(pair, images, options, tmp_path, monkeypatch)
 
 
+def test_uniform_weights_have_no_phase():
+    vae = small("recursive_mixture", weights="uniform", schedule="sequential")
+    names = [phase.name for phase in vae.phases]
+    assert names == ["warm-up", "component 1", "component 2", "decoder"]
+
+
+@pytest.mark.parametrize("schedule", ["together", "sequential"])
+def test_uniform_weights_stay_uniform(schedule):
+    torch.manual_seed(0)
+    data = zoo.Dataset(torch.rand(30, 2, 3).bernoulli())
+    vae = small("recursive_mixture", weights="uniform", schedule=schedule)
+    zoo.fit(vae, data, epochs=12, kl_warmup=0, progress=False)
+    q = mixture_of(vae.guide, data.train[:4])
+    torch.testing.assert_close(q.log_weights.exp(), torch.full((3,), 1 / 3))
+
+
+@pytest.mark.parametrize("guide", ["recursive_mixture", "boosted"])
+def test_components_of_one_network_cannot_learn_one_by_one(guide):
+    with pytest.raises(zoo.UserError, match="are one network, .*; leave out one_hot"):
+        small(guide, one_hot=True)
+
+
 @pytest.mark.parametrize("shared_trunk", [False, True])
 def test_a_phase_moves_its_own_modules_only(shared_trunk, images, monkeypatch):
     """RM6 in `fit`: what moved, phase by phase of the sequential schedule."""
