@@ -1,4 +1,4 @@
-"""The tables of the source papers, row by row; the recipes are in `recipes.py`.
+"""The tables of the source papers, row by row; the recipes are in `recipes/`.
 
     python -m studies.reproduce --table flows --budget cpu --jobs 2
 
@@ -27,7 +27,7 @@ from pyro_vae_zoo.evaluation.local import local_log_likelihood
 from pyro_vae_zoo.evaluation.statistics import error_over_data
 from pyro_vae_zoo.files import read_json, resolve, write_json
 from pyro_vae_zoo.models.create import guide_options
-from pyro_vae_zoo.nn.options import with_network
+from pyro_vae_zoo.nn.options import completed
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report import read_metrics
 from pyro_vae_zoo.report.summary import summary
@@ -46,7 +46,7 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
     data = _data(table, row, budget, args)
     training, steps_per_epoch = _training(row, budget, data, seed)
     known = guide_options(resolve(row.guide))
-    options = with_network(known, row.options | budget.options, then=True)
+    options = completed(known, row.options | budget.options, then=True)
     folder = args.runs_dir / f"{args.table}-{args.budget}" / f"{row_name}-s{seed}"
     result = make_run(
         folder,
@@ -67,8 +67,8 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         result["log_likelihood_with"] = {str(particles): ll.log_prob.mean().item()}
     if table.by_split:
         result["elbo_by_split"] = _bounds(vae(), data, seed) | {"test": result["elbo"]}
-    if table.local:
-        result |= _local(vae(), data, table.local, seed)
+    if budget.local:
+        result |= _local(vae(), data, budget.local, seed)
     published = not (
         args.data or budget.data or budget.train_size
     )  # else it is of other data
@@ -306,9 +306,10 @@ def _parse() -> argparse.Namespace:
     add("--table", choices=TABLES, required=True, help="which rows")
     add(
         "--budget",
-        choices=("smoke", "cpu", "full"),
+        choices=("smoke", "cpu", "long", "full"),
         default="smoke",
-        help="smoke: does it run (default); cpu: hours on two cores; full: for a GPU",
+        help="smoke: does it run (default); cpu: minutes a row on one core; long: an hour "
+        "or two a row; full: for a GPU",
     )
     add("--rows", nargs="+", metavar="ROW", help="some rows (default: all)")
     add("--seed", type=int, metavar="N", help="one random seed (default: the row's)")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Budget", "Row", "Table"]
+__all__ = ["BF16", "SMOKE", "Budget", "Row", "Table"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Budget:
     data: str | None = None  # in place of the table's
     options: dict[str, Any] = field(default_factory=dict)  # on top of a row's
     train_size: int | None = None  # at most
+    local: int = 0  # test data whose log p is estimated by a q of each, too
 
 
 @dataclass(frozen=True)
@@ -45,4 +46,7 @@ class Table:
     budgets: dict[str, Budget]
     by_split: bool = False  # bounds on train and valid besides those on test
     curves: bool = False  # in one picture, where the rows are few
-    local: int = 0  # test data whose log p is estimated by a q of each, too
+
+
+BF16 = {"precision": "bf16"}
+SMOKE = Budget({"epochs": 2}, eval_particles=10, data="digits_binary")

@@ -23,7 +23,7 @@ from pyro_vae_zoo.models.parts import (
     with_prior,
 )
 from pyro_vae_zoo.nn.likelihoods import make_likelihood, sizes_in
-from pyro_vae_zoo.nn.options import PairOptions, with_network
+from pyro_vae_zoo.nn.options import PairOptions, completed
 from pyro_vae_zoo.options import plain, sizes_of
 from pyro_vae_zoo.pair.door import check_dataset
 from pyro_vae_zoo.pair.modes import taking_turns
@@ -217,7 +217,7 @@ def create(
     known = guide_options(guide)
     for name in [name for name in given if name in known]:
         options[name] = given.pop(name)  # of a hierarchy, whose priors are its own
-    options = with_network(known, options)
+    options = completed(known, options)
     prior = given.get("prior")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):
@@ -368,7 +368,7 @@ def options_then(guide: str, options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(options)
     names = registry.list_guides() + registry.list_density_models()
     known = guide_options(guide) if guide in names else _keywords(PairOptions)
-    return with_network(known, options, then=True)
+    return completed(known, options, then=True)
 
 
 def _keywords(builder: Callable) -> dict[str, Any]:

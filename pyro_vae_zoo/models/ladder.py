@@ -5,30 +5,39 @@ Casper Kaae Sonderby, Tapani Raiko, Lars Maaloe, Soren Kaae Sonderby, Ole Winthe
 
 Generative process, from the top layer L down:
 
-\[z_L \sim N(0, I), \quad z_l \sim N(\mu_l(z_{l+1}), \mathrm{diag}\,
-  \sigma_l(z_{l+1})^2), \quad x \sim p(\cdot|z_1).\]
+\[z_L \sim N(0, I), \quad z_l \sim N(\mu_l(z_{>l}), \mathrm{diag}\,
+  \sigma_l(z_{>l})^2), \quad x \sim p(\cdot|z_1, \ldots, z_L),\]
 
-Inference: a deterministic pass upwards, \(d_0 = x\), \(d_l = \mathrm{net}(d_{l-1})\),
+where each network reads all layers above it. In the paper it reads only the next:
+\(z_{l+1}\), and x reads \(z_1\). Whatever x needs then passes through \(z_1\), and the
+layers above are no more than a prior for it.
+
+Inference: a deterministic pass upwards, \(d_1 = \mathrm{net}(x)\),
+\(d_l = d_{l-1} + \mathrm{net}(d_{l-1})\), in the paper without the sum,
 gives each layer a Gaussian \(N(\hat\mu_l(d_l), \mathrm{diag}\,\hat\sigma_l(d_l)^2)\) from
 the data. A stochastic pass downwards combines it with the prior's, by their precisions:
 
-\[q(z_l|z_{l+1}, x) = N\Big(\frac{\hat\mu_l \hat\sigma_l^{-2} + \mu_l \sigma_l^{-2}}
+\[q(z_l|z_{>l}, x) = N\Big(\frac{\hat\mu_l \hat\sigma_l^{-2} + \mu_l \sigma_l^{-2}}
   {\hat\sigma_l^{-2} + \sigma_l^{-2}}, \frac{1}{\hat\sigma_l^{-2} + \sigma_l^{-2}}
   \Big), \qquad q(z_L|x) = N(\hat\mu_L, \mathrm{diag}\,\hat\sigma_L^2).\]
 
 | symbol          | code name           | shape                 | where         |
 |-----------------|---------------------|-----------------------|---------------|
 | z_l             | `"z_1"`, ...        | `(batch, latent_dim)` | both sides    |
+| z_{>l}          | `read`              | of all layers above   | both sides    |
 | mu_l, sigma_l   | `priors()[l - 1]`   | `latent_dim` each     | both sides    |
 | d_l             | `upward[l - 1]`     | `(batch, hidden_dims[-1])` | upward pass |
 | mu-hat, sigma-hat | `evidence[l - 1]` | `latent_dim` each     | upward pass   |
 | q(z_l)          | `weigh`             | `latent_dim` each     | downward pass |
 
 Differences from the paper: no batch normalisation, which would make the bound of a
-datum depend on its batch; networks between layers read z, and on the way up d, through
-asinh (`LatentBlock` in `nn/networks.py`), and their last layers start at a tenth of the
-usual size; units are ELU; all layers have one size, 5 x 20 by default. The ladder in the
-table of Apostolopoulou et al. 2020 has 128 latents in its five layers together.
+datum depend on its batch. Without it the upper layers of the paper's model collapse to
+the prior; skip connections upwards and downwards keep them in use, and `skip=False`
+leaves them out. Networks between layers read z, and on the way up d, through asinh
+(`LatentBlock` in `nn/networks.py`), and their last layers start at a tenth of the usual
+size; units are ELU; all layers have one size, 5 x 20 by default. The paper's get narrower
+upwards, as by `latent_dims=(64, 32, 16, 8, 4)`; the ladder in the table of
+Apostolopoulou et al. 2020 has 128 latents in its five layers together.
 """
 
 from collections.abc import Sequence
@@ -71,10 +80,11 @@ class LadderModel(PyroModule):
     """p(x, z): Gaussians from the top down.
 
     Args:
-        priors: `Shared` layers; the l-th maps z_{l+1} to loc and scale of z_l.
-        decoder: maps z_1 to the flat parameters of the likelihood.
+        priors: `Shared` layers; the l-th maps the z above to loc and scale of z_l.
+        decoder: maps all z, or z_1, to the flat parameters of the likelihood.
         likelihood: maps those to a distribution.
-        latent_dim: size of each z_l.
+        latent_dim: size of the top one.
+        skip: all z above a layer are read, not the next alone.
     """
 
     def __init__(
@@ -83,22 +93,26 @@ class LadderModel(PyroModule):
         decoder: nn.Module,
         likelihood: nn.Module,
         latent_dim: int,
+        skip: bool = True,
     ) -> None:
         super().__init__()
         self.priors = priors
         self.decoder = decoder
         self.likelihood = likelihood
         self.latent_dim = latent_dim
+        self.skip = skip
 
     def forward(self, x: Tensor) -> Tensor:
         """Draw z from the top down, then observe x (or draw it)."""
-        priors = self.priors()
+        priors, above = self.priors(), list[Tensor]()
         loc, scale = x.new_zeros(len(x), self.latent_dim), 1.0  # p(z_L)
         with pyro.plate("data", len(x), dim=-1):
             for l in range(len(priors), -1, -1):
-                z = pyro.sample(f"z_{l + 1}", dist.Normal(loc, scale).to_event(1))
+                q = dist.Normal(loc, scale).to_event(1)
+                above.append(pyro.sample(f"z_{l + 1}", q))
+                z = read(above, self.skip)
                 if l > 0:
-                    loc, scale = priors[l - 1](z)  # p(z_l | z_{l+1})
+                    loc, scale = priors[l - 1](z)  # p(z_l | z above)
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
 
@@ -106,31 +120,44 @@ class LadderGuide(PyroModule):
     """q(z|x): upwards without noise, then downwards, weighed with the prior.
 
     Args:
-        upward: the l-th network maps d_{l-1} to d_l; d_0 is x.
+        upward: the first network maps x to d_1, the l-th d_{l-1} to d_l.
         evidence: the l-th layer maps d_l to what the data say about z_l.
         priors: those of the model.
+        skip: that of the model; d_l is added to, not replaced.
     """
 
     def __init__(
-        self, upward: Sequence[nn.Module], evidence: Sequence[nn.Module], priors: Shared
+        self,
+        upward: Sequence[nn.Module],
+        evidence: Sequence[nn.Module],
+        priors: Shared,
+        skip: bool = True,
     ) -> None:
         super().__init__()
         self.upward = nn.ModuleList(upward)
         self.evidence = nn.ModuleList(evidence)
         self.priors = priors
+        self.skip = skip
 
     def forward(self, x: Tensor) -> None:
         """Draw z given x."""
-        priors, says, d = self.priors(), [], x
-        for net, layer in zip(self.upward, self.evidence, strict=True):
-            d = net(d)
+        priors, says, above, d = self.priors(), [], list[Tensor](), x
+        for l, (net, layer) in enumerate(zip(self.upward, self.evidence, strict=True)):
+            d = d + net(d) if self.skip and l > 0 else net(d)
             says.append(layer(d))
         loc, scale = says[-1]  # q(z_L | x)
         with pyro.plate("data", len(x), dim=-1):
             for l in range(len(priors), -1, -1):
-                z = pyro.sample(f"z_{l + 1}", dist.Normal(loc, scale).to_event(1))
+                q = dist.Normal(loc, scale).to_event(1)
+                above.append(pyro.sample(f"z_{l + 1}", q))
                 if l > 0:
-                    loc, scale = weigh(*says[l - 1], *priors[l - 1](z))
+                    p = priors[l - 1](read(above, self.skip))
+                    loc, scale = weigh(*says[l - 1], *p)
+
+
+def read(above: Sequence[Tensor], skip: bool) -> Tensor:
+    """The z of all layers so far, from the top down, side by side; or the last alone."""
+    return torch.cat([*above], -1) if skip else above[-1]
 
 
 def weigh(
@@ -155,6 +182,8 @@ def ladder(
     likelihood: str = "bernoulli",
     num_layers: int = 5,
     latent_dim: int = 20,
+    latent_dims: Sequence[int] = (),
+    skip: bool = True,
     hidden_dims: Sequence[int] = (512, 512),
     network: str = "mlp",
     activation: str = "elu",
@@ -167,30 +196,30 @@ def ladder(
     Options:
         num_layers: number L of layers.
         latent_dim: size of each layer's z.
+        latent_dims: sizes from the bottom up, in place of `num_layers` and `latent_dim`.
+        skip: connections past a layer, up and down; the paper has none.
     """
-    if num_layers < 1 or latent_dim < 1:
+    if num_layers < 1 or latent_dim < 1 or any(n < 1 for n in latent_dims):
         raise UserError(
-            "num_layers and latent_dim must be at least 1, got "
-            f"{num_layers} and {latent_dim}"
+            "num_layers, latent_dim and latent_dims must be at least 1, got "
+            f"{num_layers}, {latent_dim} and {tuple(latent_dims)}"
         )
+    dims = tuple(latent_dims) or (latent_dim,) * num_layers
+    read_dims = [sum(dims[l:]) if skip else dims[l] for l in range(len(dims))]
     check_network(network, hidden_dims, activation)
     kind = hidden_dims, network, activation
     width = hidden_dims[-1]
     p_x = make_likelihood(likelihood, event_shape)
     decoder = make_decoder(
-        network, latent_dim, event_shape, p_x.num_params, hidden_dims, activation
+        network, read_dims[0], event_shape, p_x.num_params, hidden_dims, activation
     )
     encoder, _ = make_encoder(network, event_shape, hidden_dims, activation)
     priors = Shared(
-        GaussianLayer(LatentBlock([latent_dim], 2 * latent_dim, *kind))
-        for _ in range(num_layers - 1)
+        GaussianLayer(LatentBlock([read_dims[l + 1]], 2 * n, *kind))
+        for l, n in enumerate(dims[:-1])
     )
-    upward = [encoder] + [
-        LatentBlock([width], width, *kind) for _ in range(num_layers - 1)
-    ]
-    evidence = [
-        GaussianLayer(nn.Linear(width, 2 * latent_dim)) for _ in range(num_layers)
-    ]
-    model = LadderModel(priors, decoder, p_x, latent_dim)
-    guide = LadderGuide(upward, evidence, priors)
+    upward = [encoder] + [LatentBlock([width], width, *kind) for _ in dims[1:]]
+    evidence = [GaussianLayer(nn.Linear(width, 2 * n)) for n in dims]
+    model = LadderModel(priors, decoder, p_x, dims[-1], skip)
+    guide = LadderGuide(upward, evidence, priors, skip)
     return VAE(model, guide, event_shape, clip_norm=CLIP_NORM)

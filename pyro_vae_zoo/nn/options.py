@@ -7,7 +7,10 @@ from typing import Annotated, Any
 from pyro_vae_zoo.nn.names import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.options import Option, normalise
 
-__all__ = ["PairOptions", "with_network"]
+__all__ = ["PairOptions", "completed"]
+
+# Options that came after version 0.1.0, with what it did.
+_THEN = {"skip": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +38,25 @@ class PairOptions:
         normalise(self)
 
 
-def with_network(
+def completed(
     known: Mapping[str, Any], options: Mapping[str, Any], *, then: bool = False
 ) -> dict[str, Any]:
-    """A guide's options with the network that it has if none is given.
+    """A guide's options with those that version 0.1.0 had not, or had otherwise.
+
+    A record has to say these.
 
     Args:
         known: its options with their defaults.
         options: those that were given.
         then: take what version 0.1.0 did, whose records leave it out.
 
-    >>> with_network({"network": "gated_mlp"}, {"latent_dim": 8})
+    >>> completed({"network": "gated_mlp"}, {"latent_dim": 8})
     {'network': 'gated_mlp', 'latent_dim': 8}
-    >>> with_network({"network": "gated_mlp"}, {"activation": "elu"})
+    >>> completed({"network": "gated_mlp"}, {"activation": "elu"})
     {'network': 'mlp', 'activation': 'elu'}
     """
-    if known.get("network") != PairOptions.network:  # the guide has none, or its own
-        return dict(options)
-    is_plain = then or "activation" in options
-    return {"network": "mlp" if is_plain else PairOptions.network, **options}
+    unsaid = {k: v if then else known[k] for k, v in _THEN.items() if k in known}
+    if known.get("network") == PairOptions.network:  # else it has none, or its own
+        is_plain = then or "activation" in options
+        unsaid["network"] = "mlp" if is_plain else PairOptions.network
+    return {**unsaid, **options}

@@ -78,10 +78,15 @@ def test_equal_priors_and_evidence_halve_the_variance():
 # --------------------------------------------------------------------- structure
 
 
+@pytest.fixture(params=[True, False], ids=["skip", "as in the paper"])
+def skip(request):
+    return request.param
+
+
 @pytest.fixture
-def run():
+def run(skip):
     """One datum through guide and model, with gradients to x and to every z."""
-    vae, x = trained(), bits().requires_grad_()
+    vae, x = trained(skip=skip), bits().requires_grad_()
     z = {
         f"z_{l}": torch.randn(1, 2).double().requires_grad_()
         for l in range(1, DEPTH + 1)
@@ -94,8 +99,8 @@ def run():
 
 
 @pytest.mark.parametrize("layer", range(1, DEPTH + 1))
-def test_the_model_runs_from_the_top_down(run, layer):
-    """p(z_l) depends on z_{l+1} alone, the top one on nothing; x on z_1 alone."""
+def test_the_model_runs_from_the_top_down(run, skip, layer):
+    """p(z_l) depends on all above, or on z_{l+1} alone; x on all, or on z_1 alone."""
     x, z, model, _ = run
     ours = parameters(model[f"z_{layer}"])
     depends = {
@@ -103,19 +108,24 @@ def test_the_model_runs_from_the_top_down(run, layer):
         for l in range(1, DEPTH + 1)
         if ours.requires_grad and nonzero(ours, z[f"z_{l}"])
     }
-    assert depends == ({layer + 1} if layer < DEPTH else set())
+    assert depends == above(layer, skip)
     assert not (ours.requires_grad and nonzero(ours, x))
     logits = model["x"]["fn"].base_dist.logits
-    assert nonzero(logits, z[f"z_{layer}"]) == (layer == 1)
+    assert nonzero(logits, z[f"z_{layer}"]) == (skip or layer == 1)
+
+
+def above(layer, skip):
+    """The layers that one reads."""
+    return set(range(layer + 1, DEPTH + 1 if skip else min(layer + 1, DEPTH) + 1))
 
 
 @pytest.mark.parametrize("layer", range(1, DEPTH + 1))
-def test_the_guide_sees_x_and_the_layer_above(run, layer):
+def test_the_guide_sees_x_and_the_layers_above(run, skip, layer):
     x, z, _, guide = run
     ours = parameters(guide[f"z_{layer}"])
     assert nonzero(ours, x)
     depends = {l for l in range(1, DEPTH + 1) if nonzero(ours, z[f"z_{l}"])}
-    assert depends == ({layer + 1} if layer < DEPTH else set())
+    assert depends == above(layer, skip)
 
 
 def test_the_guide_weighs_evidence_with_the_models_own_prior(run):
@@ -160,6 +170,31 @@ def test_one_layer_is_mean_field():
     )
 
 
+def test_layers_may_have_sizes_of_their_own():
+    """From the bottom up, whatever the number of layers and their size say."""
+    vae, x = trained(latent_dims=(5, 3, 1), latent_dim=7), bits(6)
+    nodes = poutine.trace(vae.guide).get_trace(x).nodes
+    sizes = {name: tuple(nodes[name]["value"].shape) for name in ("z_1", "z_2", "z_3")}
+    assert sizes == {"z_1": (6, 5), "z_2": (6, 3), "z_3": (6, 1)}
+    assert "z_4" not in nodes
+    assert zoo.evaluate(vae, x, 10).log_likelihood < 0
+
+
+def test_upper_layers_are_in_use_where_the_papers_collapse(skip):
+    """Data of three binary causes, each of them of four bits of x."""
+    torch.manual_seed(0)
+    causes = torch.rand(400, 3).bernoulli()
+    x = causes.repeat_interleave(4, 1)
+    x = torch.where(torch.rand(x.shape) < 0.05, 1 - x, x)
+    options = {"num_layers": 3, "latent_dim": 2, "hidden_dims": (32,), "skip": skip}
+    vae = zoo.create("ladder", event_shape=(12,), **options)
+    data = zoo.Dataset(x, valid=x[:100], test=x[:100])
+    zoo.fit(vae, data, epochs=60, lr=3e-3, kl_warmup=6, progress=False)
+    kl = zoo.evaluate(vae, x, 10).kl_per_site
+    assert sum(kl.values()) > 1
+    assert (kl["z_2"] + kl["z_3"] > 0.5) == skip
+
+
 def test_it_is_comparable_with_the_hierarchy():
     """As many latents, and within a tenth as many parameters."""
     sizes, latents = [], []
@@ -177,6 +212,7 @@ def test_it_is_comparable_with_the_hierarchy():
     [
         ({"num_layers": 0}, "must be at least 1"),
         ({"latent_dim": 0}, "must be at least 1"),
+        ({"latent_dims": (3, 0)}, "must be at least 1"),
         ({"hidden_dims": ()}, "hidden_dims must be positive"),
     ],
 )
