@@ -279,7 +279,7 @@ def _show(jobs: list[tuple[str, int]], args: argparse.Namespace) -> None:
     table = TABLES[args.table]
     paths = {job: results_folder(args) / f"{job[0]}-s{job[1]}.json" for job in jobs}
     print(f"\n{table.source}; nats, budget {args.budget}\n")
-    print(f"{'':36}{'ELBO':>9}{'paper':>9}{'log p(x)':>10}{'paper':>9}")
+    print(f"{'':42}{'ELBO':>9}{'paper':>9}{'log p(x)':>10}{'paper':>9}")
     for (name, seed), path in paths.items():
         if not path.exists():
             continue
@@ -289,7 +289,10 @@ def _show(jobs: list[tuple[str, int]], args: argparse.Namespace) -> None:
         shown = (result["elbo"], bounds.get("test"))
         shown += (result["log_likelihood"], result["published"])
         numbers = "".join(map(_or_dash, shown, (9, 9, 10, 9)))
-        print(f"{label:36}{numbers}")
+        if len(label) > 42:
+            print(label)
+            label = ""
+        print(f"{label:42}{numbers}")
         if result["note"]:
             print(f"  ({result['note']})")
 

@@ -10,7 +10,7 @@ from studies.recipes.hierarchies import SELF_REFLECTIVE
 from studies.recipes.levers import LEVERS
 from studies.recipes.mixtures import RECURSIVE_MIXTURE
 from studies.recipes.pretrained import PRETRAINED
-from studies.recipes.priors import PRIORS
+from studies.recipes.priors import PRIOR_POSTERIOR, PRIORS
 
 __all__ = ["TABLES"]
 
@@ -24,4 +24,5 @@ TABLES = {
     "self_reflective_maf": SELF_REFLECTIVE_MAF,
     "levers": LEVERS,
     "priors": PRIORS,
+    "prior_posterior": PRIOR_POSTERIOR,
 }

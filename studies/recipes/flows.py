@@ -27,7 +27,7 @@ def _published_flows() -> dict[str, Row]:
     rows = {}
     for flow, bounds in _FREE_ENERGIES.items():
         for num_flows, bound in zip(_LENGTHS, bounds, strict=True):
-            several = (flow, num_flows) in (("iaf", 2), ("planar", 10))
+            several = f"{flow}_{num_flows}" in ("iaf_2", "planar_10", "householder_10")
             rows[f"{flow}_{num_flows}"] = Row(
                 flow,
                 {"num_flows": num_flows},
@@ -94,6 +94,10 @@ FLOWS = Table(
         "cpu": Budget(
             {"epochs": 50, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 10},
             eval_particles=500,
+        ),
+        "long": Budget(
+            {"epochs": 400, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 20} | BF16,
+            local=200,
         ),
         "smoke": SMOKE,
     },

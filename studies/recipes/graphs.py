@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from studies.tables import Budget, Row, Table
+from studies.tables import BF16, Budget, Row, Table
 
 __all__ = ["GATED_DAG"]
 
@@ -67,6 +67,17 @@ GATED_DAG = Table(
                 "kl_warmup": 2,
                 "clip_norm": 5.0,
             },
+            fewer_particles=100,
+        ),
+        "long": Budget(
+            {
+                "epochs": 150,
+                "lr": 1e-3,
+                "schedule": "cosine",
+                "kl_warmup": 15,
+                "clip_norm": 5.0,
+            }
+            | BF16,
             fewer_particles=100,
         ),
         "smoke": Budget(

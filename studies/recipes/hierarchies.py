@@ -15,6 +15,10 @@ SELF_REFLECTIVE = Table(
         "self_reflective": Row("self_reflective", {}, -81.17),
         "self_reflective_iaf": Row("self_reflective_iaf", {}, -81.96),
         "ladder": Row("ladder", {}, -81.84),
+        # With 128 latents in all, as the paper's, and skip connections.
+        "ladder_skip": Row(
+            "ladder", {"skip": True, "latent_dims": (64, 32, 16, 8, 8)}, -81.84
+        ),
         "iaf": Row("iaf", _ONE_LAYER, -83.04),
         "bottom_up": Row("bottom_up", {}, -84.53),
         "mean_field": Row("mean_field", _ONE_LAYER),
@@ -45,6 +49,17 @@ SELF_REFLECTIVE = Table(
                 "analytic_kl": True,
             },
             eval_particles=200,
+        ),
+        "long": Budget(
+            {
+                "epochs": 110,
+                "lr": 1e-3,
+                "schedule": "cosine",
+                "kl_warmup": 20,
+                "clip_norm": 100.0,
+                "analytic_kl": True,
+            }
+            | BF16,
         ),
         "smoke": Budget(
             {"epochs": 1, "lr": 1e-3, "clip_norm": 100.0, "analytic_kl": True},

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from studies.tables import SMOKE, Budget, Row, Table
+from studies.tables import BF16, SMOKE, Budget, Row, Table
 
 __all__ = ["RECURSIVE_MIXTURE"]
 
@@ -15,6 +15,16 @@ _GUIDES = {
     **{
         f"recursive_mixture_{m}": Row("recursive_mixture", {"num_components": m})
         for m in (2, 3, 5)
+    },
+    "recursive_mixture_3_constant": Row(
+        "recursive_mixture", {"num_components": 3, "weights": "constant"}
+    ),
+    # Hotti et al. 2024: one network with a one-hot code, and weights that stay uniform.
+    **{
+        f"mixture_{m}_one_hot": Row(
+            "mixture", {"num_components": m, "one_hot": True, "weights": "uniform"}
+        )
+        for m in (3, 10)
     },
     "boosted_2": Row("boosted", {"num_components": 2}),
     "iaf": Row("iaf"),
@@ -47,7 +57,7 @@ RECURSIVE_MIXTURE = Table(
     data="mnist_static",
     # The paper's figures are not at hand. Networks, rate and batch are those of the
     # study whose set-up it takes over (Park et al. 2019).
-    rows=_each(_GUIDES, ("mnist_gray", "mnist_static"), (20, 50)),
+    rows=_each(_GUIDES, ("mnist_gray", "mnist_static", "fashion_dynamic"), (20, 50)),
     budgets={
         "full": Budget(
             {"epochs": 2000, "batch_size": 128, "lr": 5e-4},
@@ -57,6 +67,17 @@ RECURSIVE_MIXTURE = Table(
         "cpu": Budget(
             {"epochs": 8, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
             eval_particles=100,
+        ),
+        "long": Budget(
+            {
+                "epochs": 60,
+                "batch_size": 128,
+                "lr": 1e-3,
+                "schedule": "cosine",
+                "kl_warmup": 6,
+            }
+            | BF16,
+            eval_particles=500,
         ),
         "smoke": SMOKE,
     },

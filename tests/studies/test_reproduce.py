@@ -46,7 +46,7 @@ SMOKE = {
     "pretrained": ("full_rank", "boosted", "gated_dag_iaf"),
     "recursive_mixture": (
         "recursive_mixture_2-mnist_gray-z20",
-        "mixture_2-mnist_static-z50",
+        "mixture_3_one_hot-mnist_static-z50",
         "semi_amortized_1-mnist_static-z20",
     ),
     "gated_dag": (
@@ -58,6 +58,10 @@ SMOKE = {
     "precision": ("mean_field_bf16", "iaf_2_bf16"),
     "levers": ("mean_field_gated_average", "iaf_residual"),
     "priors": ("mean_field_vamp", "iaf_flow", "mean_field_mixture"),
+    "prior_posterior": (
+        "householder_vamp-frey_faces",
+        "sylvester_flow-caltech_silhouettes",
+    ),
 }
 
 
