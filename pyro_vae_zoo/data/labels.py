@@ -210,6 +210,11 @@ def classes_of(
 
 def _array(given: Given, what: str, size: int) -> np.ndarray:
     """Labels as an array of whole numbers or words."""
+    if isinstance(given, str):
+        raise UserError(
+            f"{what}: expected the class of each datum, got {given!r}; a likelihood is "
+            f"given as likelihood={given!r}"
+        )
     given = given.cpu().numpy() if isinstance(given, Tensor) else given
     array = given if isinstance(given, np.ma.MaskedArray) else np.asarray(given)
     if array.shape != (size,):

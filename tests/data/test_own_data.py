@@ -304,6 +304,7 @@ def test_large_counts_are_refused_where_they_would_be_rounded():
     ("labels", "words"),
     [
         ([1] * 40, "at least two classes, got only '1'"),
+        ("gaussian", "got .gaussian.; a likelihood is given as likelihood=.gaussian."),
         ([1, 2], "expected 40, one for each datum"),
         ([0.5] * 40, "whole numbers or words, got float64"),
         (["a"] * 39 + [None], "row 39, got None"),
