@@ -13,11 +13,13 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.loading import load_dataset
@@ -86,11 +88,7 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         "command": _command(args, row_name, seed),
         "train_size": len(data.train),
         "curve": [
-            {
-                "step": steps_per_epoch * record["epoch"],
-                "train_elbo": record["train_elbo"],
-                "valid_elbo": record["valid_elbo"],
-            }
+            {"step": steps_per_epoch * record["epoch"]} | _terms(record)
             for record in read_metrics(folder)
         ],
     }
@@ -98,6 +96,15 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"{row_name}-s{seed}.json", result)
     return result
+
+
+def _terms(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a curve shows of an epoch, to a thousandth of a nat."""
+    keys = ["train_elbo", "valid_elbo"]
+    if record.get("log_det") is not None:  # of a flow
+        keys += ["kl", "initial_log_density", "final_log_density", "log_det"]
+    found = {key: record[key] for key in keys}
+    return {k: v if v is None else round(v, 3) for k, v in found.items()}
 
 
 def _data(table: Table, row: Row, budget: Budget, args: argparse.Namespace) -> Dataset:
