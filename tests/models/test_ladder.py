@@ -9,6 +9,7 @@ from pairs import perturb, small
 from pyro import poutine
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo.models.create import options_then
 from pyro_vae_zoo.models.ladder import weigh
 
 DEPTH = 4
@@ -193,6 +194,15 @@ def test_upper_layers_are_in_use_where_the_papers_collapse(skip):
     kl = zoo.evaluate(vae, x, 10).kl_per_site
     assert sum(kl.values()) > 1
     assert (kl["z_2"] + kl["z_3"] > 0.5) == skip
+
+
+def test_a_record_says_whether_it_has_skip_connections(tmp_path):
+    """One of version 0.1.0 says nothing, and has none."""
+    vae = small("ladder", num_layers=2)
+    assert vae.config["options"]["skip"] is True
+    assert options_then("ladder", {"num_layers": 2}) == {"skip": False, "num_layers": 2}
+    path = zoo.save(small("ladder", num_layers=2, skip=False), tmp_path / "vae")
+    assert zoo.load(path).model.skip is False
 
 
 def test_it_is_comparable_with_the_hierarchy():
