@@ -162,6 +162,12 @@ CLAIMS = {
             ],
         ),
     ],
+    "docs/systems/ladder.md": [
+        (
+            "it is [{:.1f} nats ahead of `mean_field`]",
+            lambda: lead("defaults_digits", "ladder")[:1],
+        ),
+    ],
     "docs/systems/semi_amortized.md": [
         (
             "two to eight cost {:.0f} to {:.0f} times the inference of `mean_field`",
