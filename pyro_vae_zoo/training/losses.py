@@ -46,9 +46,12 @@ def settled(options: TrainOptions, vae: VAE, num_data: int) -> TrainOptions:
     """
     epochs, warmup = options.epochs, options.kl_warmup
     if epochs is None:
-        least, most = STEPS
+        least, most, of_many = STEPS
         steps = min(max(STEPS_PER_NUMBER * math.prod(vae.event_shape), least), most)
-        epochs = max(LEAST_EPOCHS, -(-steps // -(-num_data // options.batch_size)))
+        per_epoch = -(-num_data // options.batch_size)
+        few, many = LEAST_EPOCHS
+        fit = min(max(of_many // per_epoch, few), many)
+        epochs = max(-(-steps // per_epoch), fit)
     if warmup is None:
         is_elbo = options.bound == "elbo" and not options.tempering_steps
         takes_one = is_elbo and all(_weighs_kl(phase.loss) for phase in vae.phases)

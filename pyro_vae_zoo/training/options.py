@@ -46,8 +46,8 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 }
 
 # A training whose length goes by its data has so many steps for each number of a datum,
-# within these bounds, and so many epochs at least.
-STEPS_PER_NUMBER, STEPS, LEAST_EPOCHS = 30, (2_000, 10_000), 20
+# within two bounds; at least 50 epochs, or the third of steps; and at least 20 epochs.
+STEPS_PER_NUMBER, STEPS, LEAST_EPOCHS = 30, (2_000, 10_000, 25_000), (20, 50)
 WARMUP, EMA = 0.1, 0.999  # of the epochs; decay of the average
 # What version 0.1.0 took where it was not told; records of its runs go on meaning this.
 BARE: dict[str, Any] = {
@@ -74,9 +74,9 @@ class TrainOptions:
         Option(
             "passes over the data; by default enough for "
             f"{STEPS_PER_NUMBER} steps per element of a datum, within {STEPS[0]:,} to "
-            f"{STEPS[1]:,} steps, and at least {LEAST_EPOCHS} passes. They are divided "
-            "among the VAE's phases of training; with fewer epochs than phases, some "
-            "phases are left out.",
+            f"{STEPS[1]:,} steps; of many data at least {LEAST_EPOCHS[1]} passes or "
+            f"{STEPS[2]:,} steps, and {LEAST_EPOCHS[0]} passes. They are divided among "
+            "the VAE's phases; with fewer epochs than phases, some are left out.",
             above=0,
         ),
     ] = None
@@ -255,7 +255,7 @@ class TrainOptions:
         if callable(self.optimizer):
             self._check_settings(self.optimizer)
         if self.has_own_rate:
-            self._own_factor(0, self.epochs or LEAST_EPOCHS)
+            self._own_factor(0, self.epochs or LEAST_EPOCHS[0])
 
     def _check_settings(self, make: Callable) -> None:
         """Refuse options that an optimiser of the user's would not be told of."""

@@ -505,11 +505,28 @@ def _done(bucket):
 
 
 @pytest.mark.parametrize(
+    ("num_data", "epochs", "steps"),
+    [
+        (100, 2000, 2000),
+        (50_000, 50, 25_000),
+        (60_000, 41, 24_600),
+        (10**6, 20, 200_000),
+    ],
+)
+def test_many_data_are_seen_for_as_long_as_is_affordable(num_data, epochs, steps):
+    """Fifty epochs, or 25,000 steps, and at least twenty epochs."""
+    vae = zoo.create("mean_field", event_shape=(2, 3), latent_dim=2)
+    assert settled(TrainOptions(), vae, num_data).epochs == epochs
+    assert epochs * num_data / 100 == steps
+
+
+@pytest.mark.parametrize(
     ("given", "epochs", "warmup"),
     [
         ({}, 154, 15.4),
         ({"epochs": 5}, 5, 0.5),
         ({"batch_size": 1}, 20, 2),
+        ({"batch_size": 40}, 61, 6.1),
         ({"kl_warmup": 3}, 154, 3),
         ({"kl_warmup": 0}, 154, 0),
         ({"bound": "iwae", "num_particles": 2}, 154, 0),
