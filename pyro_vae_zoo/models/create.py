@@ -101,6 +101,8 @@ def depth(options: Mapping[str, Any]) -> dict[str, int]:
         "M": "num_components",
         "K": "num_flows",
     }
+    if options.get("latent_dims"):  # which say how many layers there are
+        return {"L": len(options["latent_dims"])}
     for symbol, key in keys.items():
         if key in options:
             return {symbol: options[key]}

@@ -9,7 +9,7 @@ from pairs import perturb, small
 from pyro import poutine
 
 import pyro_vae_zoo as zoo
-from pyro_vae_zoo.models.create import options_then
+from pyro_vae_zoo.models.create import depth, options_then
 from pyro_vae_zoo.models.ladder import weigh
 
 DEPTH = 4
@@ -178,6 +178,7 @@ def test_layers_may_have_sizes_of_their_own():
     sizes = {name: tuple(nodes[name]["value"].shape) for name in ("z_1", "z_2", "z_3")}
     assert sizes == {"z_1": (6, 5), "z_2": (6, 3), "z_3": (6, 1)}
     assert "z_4" not in nodes
+    assert depth(vae.config["options"]) == {"L": 3}
     assert zoo.evaluate(vae, x, 10).log_likelihood < 0
 
 
