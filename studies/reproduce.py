@@ -48,7 +48,7 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
     data = _data(table, row, budget, args)
     training, steps_per_epoch = _training(row, budget, data, seed)
     known = guide_options(resolve(row.guide))
-    options = completed(known, row.options | budget.options, then=True)
+    options = completed(row.guide, known, row.options | budget.options, then=True)
     folder = args.runs_dir / f"{args.table}-{args.budget}" / f"{row_name}-s{seed}"
     result = make_run(
         folder,
@@ -199,6 +199,12 @@ def main() -> int:
     args = _parse()
     table = TABLES[args.table]
     rows = list(dict.fromkeys(args.rows or table.rows))
+    if args.budget not in table.budgets:
+        error = unknown_name(
+            f"budget of table {args.table}", args.budget, table.budgets
+        )
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for name in rows:
         if name not in table.rows:
             error = unknown_name(f"row of table {args.table}", name, table.rows)

@@ -101,10 +101,11 @@ def depth(options: Mapping[str, Any]) -> dict[str, int]:
         "M": "num_components",
         "K": "num_flows",
     }
-    if options.get("latent_dims"):  # which say how many layers there are
-        return {"L": len(options["latent_dims"])}
     for symbol, key in keys.items():
         if key in options:
+            sizes = options.get("latent_dims")  # which say how many layers there are
+            if symbol == "L" and isinstance(sizes, tuple | list) and sizes:
+                return {symbol: len(sizes)}
             return {symbol: options[key]}
     return {}
 
@@ -219,7 +220,7 @@ def create(
     known = guide_options(guide)
     for name in [name for name in given if name in known]:
         options[name] = given.pop(name)  # of a hierarchy, whose priors are its own
-    options = completed(known, options)
+    options = completed(guide, known, options)
     prior = given.get("prior")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):
@@ -370,7 +371,7 @@ def options_then(guide: str, options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(options)
     names = registry.list_guides() + registry.list_density_models()
     known = guide_options(guide) if guide in names else _keywords(PairOptions)
-    return completed(known, options, then=True)
+    return completed(guide, known, options, then=True)
 
 
 def _keywords(builder: Callable) -> dict[str, Any]:

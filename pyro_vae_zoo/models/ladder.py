@@ -23,12 +23,12 @@ the data. A stochastic pass downwards combines it with the prior's, by their pre
 
 | symbol          | code name           | shape                 | where         |
 |-----------------|---------------------|-----------------------|---------------|
-| z_l             | `"z_1"`, ...        | `(batch, latent_dim)` | both sides    |
+| z_l             | `"z_1"`, ...        | `(batch, latent_dims[l - 1])` | both sides |
 | z_{>l}          | `read`              | of all layers above   | both sides    |
-| mu_l, sigma_l   | `priors()[l - 1]`   | `latent_dim` each     | both sides    |
+| mu_l, sigma_l   | `priors()[l - 1]`   | as z_l                | both sides    |
 | d_l             | `upward[l - 1]`     | `(batch, hidden_dims[-1])` | upward pass |
-| mu-hat, sigma-hat | `evidence[l - 1]` | `latent_dim` each     | upward pass   |
-| q(z_l)          | `weigh`             | `latent_dim` each     | downward pass |
+| mu-hat, sigma-hat | `evidence[l - 1]` | as z_l                | upward pass   |
+| q(z_l)          | `weigh`             | as z_l                | downward pass |
 
 Differences from the paper: no batch normalisation, which would make the bound of a
 datum depend on its batch. Without it the upper layers of the paper's model collapse to
@@ -58,6 +58,7 @@ from pyro_vae_zoo.nn.networks import (
     make_decoder,
     make_encoder,
 )
+from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.vae import CLIP_NORM, VAE, Shared
 
 __all__ = ["LadderGuide", "LadderModel", "weigh"]
@@ -93,7 +94,7 @@ class LadderModel(PyroModule):
         decoder: nn.Module,
         likelihood: nn.Module,
         latent_dim: int,
-        skip: bool = True,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.priors = priors
@@ -131,7 +132,7 @@ class LadderGuide(PyroModule):
         upward: Sequence[nn.Module],
         evidence: Sequence[nn.Module],
         priors: Shared,
-        skip: bool = True,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.upward = nn.ModuleList(upward)
@@ -175,13 +176,35 @@ def weigh(
     return prior_loc + share * (loc - prior_loc), scale / both * prior_scale
 
 
+NUM_LAYERS, LATENT_DIM = 5, 20
+
+
+def _sizes(num_layers: int, latent_dim: int, sizes: Sequence[int]) -> list[int]:
+    """The sizes of the layers, from the bottom up."""
+    if num_layers < 1 or latent_dim < 1:
+        raise UserError(
+            "num_layers and latent_dim must be at least 1, got "
+            f"{num_layers} and {latent_dim}"
+        )
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        raise UserError(f"latent_dims: expected a size for each layer, got {sizes!r}")
+    if not sizes:
+        return [latent_dim] * num_layers
+    if num_layers not in (NUM_LAYERS, len(sizes)) or latent_dim != LATENT_DIM:
+        raise UserError(
+            f"latent_dims={tuple(sizes)} says the number of layers and their sizes; "
+            "leave out num_layers and latent_dim"
+        )
+    return [count("latent_dims", size) for size in sizes]
+
+
 @register("ladder")
 def ladder(
     *,
     event_shape: Sequence[int],
     likelihood: str = "bernoulli",
-    num_layers: int = 5,
-    latent_dim: int = 20,
+    num_layers: int = NUM_LAYERS,
+    latent_dim: int = LATENT_DIM,
     latent_dims: Sequence[int] = (),
     skip: bool = True,
     hidden_dims: Sequence[int] = (512, 512),
@@ -199,12 +222,7 @@ def ladder(
         latent_dims: sizes from the bottom up, in place of `num_layers` and `latent_dim`.
         skip: connections past a layer, up and down; the paper has none.
     """
-    if num_layers < 1 or latent_dim < 1 or any(n < 1 for n in latent_dims):
-        raise UserError(
-            "num_layers, latent_dim and latent_dims must be at least 1, got "
-            f"{num_layers}, {latent_dim} and {tuple(latent_dims)}"
-        )
-    dims = tuple(latent_dims) or (latent_dim,) * num_layers
+    dims = _sizes(num_layers, latent_dim, latent_dims)
     read_dims = [sum(dims[l:]) if skip else dims[l] for l in range(len(dims))]
     check_network(network, hidden_dims, activation)
     kind = hidden_dims, network, activation

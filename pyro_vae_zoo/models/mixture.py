@@ -17,7 +17,7 @@ best component. Blind training often gains less: a component that falls behind l
 weight, with the weight its gradient, and never catches up. `weights="uniform"` leaves it
 no way to fall behind; so do Hotti et al. (*Efficient Mixture Learning in Black-Box
 Variational Inference*, 2024), whose components are one network that reads a one-hot code
-beside the features of x, `one_hot=True`: a component more costs a bias.
+beside the features of x, `one_hot=True`: with such weights a component more costs a bias.
 
 | symbol    | code name            | shape                  |
 |-----------|----------------------|------------------------|
@@ -275,8 +275,10 @@ def mixture(
     """
     if num_components < 1:
         raise UserError(f"num_components must be at least 1, got {num_components}")
-    if weights not in WEIGHTS:
-        raise unknown_name("weights", weights, WEIGHTS)
+    if not isinstance(weights, str) or weights not in WEIGHTS:
+        raise unknown_name("weights", str(weights), WEIGHTS)
+    if one_hot and shared_trunk:
+        raise UserError("one_hot has one encoder for all; leave out shared_trunk")
     make_posterior = _make_posterior(component, num_flows)
     parts = parts or Parts()
     model = standard_model(

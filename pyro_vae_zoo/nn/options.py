@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from pyro_vae_zoo.nn.names import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.options import Option, normalise
 
-__all__ = ["PairOptions", "completed"]
+__all__ = ["LATE", "PairOptions", "completed"]
 
-# Options that came after version 0.1.0, with what it did.
-_THEN = {"skip": False}
+# Options of guides that came after version 0.1.0, with what it did.
+LATE: dict[str, dict[str, Any]] = {"ladder": {"skip": False}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +39,29 @@ class PairOptions:
 
 
 def completed(
-    known: Mapping[str, Any], options: Mapping[str, Any], *, then: bool = False
+    guide: Any,
+    known: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    then: bool = False,
 ) -> dict[str, Any]:
     """A guide's options with those that version 0.1.0 had not, or had otherwise.
 
     A record has to say these.
 
     Args:
+        guide: its name, or a guide of the user's.
         known: its options with their defaults.
         options: those that were given.
         then: take what version 0.1.0 did, whose records leave it out.
 
-    >>> completed({"network": "gated_mlp"}, {"latent_dim": 8})
+    >>> completed("iaf", {"network": "gated_mlp"}, {"latent_dim": 8})
     {'network': 'gated_mlp', 'latent_dim': 8}
-    >>> completed({"network": "gated_mlp"}, {"activation": "elu"})
+    >>> completed("iaf", {"network": "gated_mlp"}, {"activation": "elu"})
     {'network': 'mlp', 'activation': 'elu'}
     """
-    unsaid = {k: v if then else known[k] for k, v in _THEN.items() if k in known}
+    late = LATE.get(guide, {}) if isinstance(guide, str) else {}
+    unsaid = {name: value if then else known[name] for name, value in late.items()}
     if known.get("network") == PairOptions.network:  # else it has none, or its own
         is_plain = then or "activation" in options
         unsaid["network"] = "mlp" if is_plain else PairOptions.network

@@ -25,6 +25,7 @@ from pyro_vae_zoo.files import (
 from pyro_vae_zoo.models.create import depth, guide_options
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.models.registry import list_guides
+from pyro_vae_zoo.nn.options import LATE
 from pyro_vae_zoo.pair.vae import CLIP_NORM
 from pyro_vae_zoo.report import tables
 from pyro_vae_zoo.report.averages import (
@@ -96,7 +97,8 @@ def _checked(result: Any, file: Path) -> Result:
     checked(result, kinds.Result, file, "result of a run")
     file = file.resolve()  # of `.` there is no name
     run = file.parent.name if file.name == RESULT_FILE else file.stem
-    return result | {"folder": str(file.parent), "run": run}
+    options = LATE.get(result["guide"], {}) | result["options"]
+    return result | {"folder": str(file.parent), "run": run, "options": options}
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict]:

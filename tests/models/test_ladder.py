@@ -173,7 +173,8 @@ def test_one_layer_is_mean_field():
 
 def test_layers_may_have_sizes_of_their_own():
     """From the bottom up, whatever the number of layers and their size say."""
-    vae, x = trained(latent_dims=(5, 3, 1), latent_dim=7), bits(6)
+    vae = small("ladder", latent_dims=(5, 3, 1), latent_dim=20).double()
+    x = bits(6)
     nodes = poutine.trace(vae.guide).get_trace(x).nodes
     sizes = {name: tuple(nodes[name]["value"].shape) for name in ("z_1", "z_2", "z_3")}
     assert sizes == {"z_1": (6, 5), "z_2": (6, 3), "z_3": (6, 1)}
@@ -223,10 +224,31 @@ def test_it_is_comparable_with_the_hierarchy():
     [
         ({"num_layers": 0}, "must be at least 1"),
         ({"latent_dim": 0}, "must be at least 1"),
-        ({"latent_dims": (3, 0)}, "must be at least 1"),
         ({"hidden_dims": ()}, "hidden_dims must be positive"),
     ],
 )
 def test_sizes_are_checked(options, message):
     with pytest.raises(zoo.UserError, match=message):
         small("ladder", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_dims": (3, 0)}, "latent_dims must be at least 1"),
+        ({"latent_dims": (2.5,)}, "latent_dims: expected a whole number, got 2.5"),
+        ({"latent_dims": "ab"}, "expected a size for each layer, got 'ab'"),
+        ({"latent_dims": None}, "expected a size for each layer, got None"),
+        (
+            {"latent_dims": (3, 2), "num_layers": 3},
+            "leave out num_layers and latent_dim",
+        ),
+        (
+            {"latent_dims": (3, 2), "latent_dim": 3},
+            "leave out num_layers and latent_dim",
+        ),
+    ],
+)
+def test_sizes_of_the_layers_are_checked(options, message):
+    with pytest.raises(zoo.UserError, match=message):
+        zoo.create("ladder", event_shape=(2, 3), hidden_dims=(4,), **options)

@@ -236,9 +236,15 @@ def test_uniform_weights_stay_uniform():
     assert not any("weights" in name for name in vae.state_dict())
 
 
-def test_unknown_weights():
-    with pytest.raises(zoo.UserError, match="unknown weights 'even'; known: amortized"):
-        small("mixture", weights="even")
+@pytest.mark.parametrize("weights", ["even", None, ["uniform"]])
+def test_unknown_weights(weights):
+    with pytest.raises(zoo.UserError, match="unknown weights .* known: amortized"):
+        small("mixture", weights=weights)
+
+
+def test_two_ways_to_share_an_encoder():
+    with pytest.raises(zoo.UserError, match="leave out shared_trunk"):
+        small("mixture", one_hot=True, shared_trunk=True)
 
 
 # ------------------------------------------------------- the bound over the components

@@ -237,3 +237,15 @@ def test_runs_of_ones_own_guide_by_other_options_are_other_rows():
     assert [row["num_seeds"] for row in report.summarise([one, other])] == [1, 1]
     again = result("custom:Mine", 1, -91.0, options={})
     assert report.labels_of([one, again]) == 2 * ["custom:Mine"]
+
+
+def test_a_ladder_that_says_nothing_of_skip_connections_had_none(tmp_path):
+    """As in the results of version 0.1.0, which are no seeds of later ones."""
+    options = ({"skip": True}, {"skip": False}, {})
+    for name, given in zip("abc", options, strict=True):
+        run = result("ladder", options=given, seed="abc".index(name))
+        (tmp_path / f"{name}.json").write_text(json.dumps(run))
+    found = report.collect([tmp_path / f"{name}.json" for name in "abc"])
+    new, off, old = report.comparison.labels_of(found)
+    assert old == off == "ladder (L = 5, skip = False)"
+    assert new == "ladder (L = 5, skip = True)"

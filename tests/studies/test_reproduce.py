@@ -91,9 +91,16 @@ def test_some_rows_of_a_table(table, tmp_path):
             assert set(bounds) == {"train", "valid", "test"}
             assert bounds["test"] == result["elbo"]
             assert abs(bounds["valid"] - bounds["test"]) < 3
-        if table == "priors":  # two epochs leave what a q of each datum makes good
-            assert result["local"]["num_data"] == 200
+        if table.startswith("prior"):  # two epochs leave what a local q makes good
+            assert result["local"]["num_data"] == {"priors": 200}.get(table, 20)
             assert result["local_log_likelihood"] > result["elbo"]
+
+
+def test_a_budget_that_a_table_has_not(tmp_path, monkeypatch, capsys):
+    argv = ("--table", "pretrained", "--budget", "long")
+    assert reproduce_here(tmp_path, monkeypatch, *argv) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: unknown budget of table pretrained 'long'; known")
 
 
 @pytest.mark.slow

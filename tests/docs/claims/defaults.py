@@ -41,6 +41,8 @@ CLAIMS = {
         ),
         ("are {:.1f} and {:.1f} nats behind on the same", gained),
         ("are {:.1f} and {:.1f} nats behind, for", lambda: gained(CALTECH)),
+        ("are {:.0f} and {:.0f} nats behind, for `mean_field`", lambda: gained(FREY)),
+        ("their {} epochs are 320 steps", lambda: epochs(f"{FREY}_old")),
         ("`mean_field`, by {}. They stop", lambda: [behind(lead(CALTECH_OLD, "iaf"))]),
         ("stop after {} epochs, today's after {}.", lambda: epochs(BEFORE, NOW)),
         (
@@ -48,14 +50,15 @@ CLAIMS = {
             lambda: [-lead(FREY, name)[0] for name in ("affine_coupling", "full_rank")],
         ),
         (
-            "ahead by {:.0f} nats, `self_reflective` by {:.0f}, `semi_amortized` by {:.0f} "
-            "and `gated_dag` by {:.0f},",
+            "ahead by {:.0f} nats, `self_reflective` by {:.0f}, `semi_amortized` by "
+            "{:.0f}, `ladder` by {:.0f} and `gated_dag` by {:.0f},",
             lambda: [
                 lead(FREY, name)[0]
                 for name in (
                     "bottom_up",
                     "self_reflective",
                     "semi_amortized",
+                    "ladder",
                     "gated_dag",
                 )
             ],
@@ -79,6 +82,14 @@ CLAIMS = {
         (
             "`full_rank` is {:.1f} nats behind.",
             lambda: [-lead(CALTECH, "full_rank")[0]],
+        ),
+        (
+            "`self_reflective` by {:.1f} nats, `bottom_up` by {:.1f} and "
+            "`self_reflective_iaf` by {:.1f}, one",
+            lambda: [
+                lead(CALTECH, name)[0]
+                for name in ("self_reflective", "bottom_up", "self_reflective_iaf")
+            ],
         ),
         (
             "is number {} to {} of {};",

@@ -273,6 +273,17 @@ CLAIMS = {
             ],
         ),
         (
+            "With skip connections `ladder` is ahead by {} nats",
+            lambda: [
+                shown(
+                    lead(
+                        "ladder_skip",
+                        *(f"ladder (L = 5, skip = {skip})" for skip in (True, False)),
+                    )
+                )
+            ],
+        ),
+        (
             "leads one Gaussian layer by {:.1f} nats, `bottom_up` by {:.1f}.",
             lambda: [
                 layers_lead("mean_field", label)[0]
