@@ -92,6 +92,10 @@ CLAIMS = {
             ],
         ),
         (
+            "`ladder` came apart after epoch {}, its best",
+            lambda: [row(CALTECH, "ladder")["seeds"][0]["best_epoch"]],
+        ),
+        (
             "is number {} to {} of {};",
             lambda: [*ends(best_epochs(CALTECH)), *epochs(CALTECH)],
         ),
