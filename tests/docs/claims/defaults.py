@@ -6,6 +6,8 @@ NOW, BEFORE = "defaults_digits", "defaults_digits_old"
 FREY = "defaults_frey_faces"
 LONG, CALTECH = "defaults_digits_462", "defaults_caltech_silhouettes"
 CALTECH_OLD = f"{CALTECH}_old"
+MNIST = "defaults_mnist_static"
+SCORES = ("log_likelihood", "elbo")
 
 
 def gained(now=NOW):
@@ -26,6 +28,14 @@ def rising():
     """The runs whose bound still rose, and all of them."""
     runs = folders()[NOW]
     return sum("rising" in run["cautions"] for run in runs), len(runs)
+
+
+def spread(name):
+    """How far the seeds of one guide are apart at most, in log p."""
+    by_guide = {}
+    for run in folders()[name]:
+        by_guide.setdefault(run["guide"], []).append(run["log_likelihood"])
+    return max(max(values) - min(values) for values in by_guide.values())
 
 
 def best_epochs(name):
@@ -91,6 +101,11 @@ CLAIMS = {
                 for name in ("self_reflective", "bottom_up", "self_reflective_iaf")
             ],
         ),
+        (
+            "`iaf` leads `mean_field` by {} nats of log p, and by {} in the ELBO",
+            lambda: [shown(lead(MNIST, "iaf", key=key)) for key in SCORES],
+        ),
+        ("The seeds of one guide differ by up to {:.1f} nats", lambda: [spread(MNIST)]),
         (
             "`ladder` came apart after epoch {}, its best",
             lambda: [row(CALTECH, "ladder")["seeds"][0]["best_epoch"]],
