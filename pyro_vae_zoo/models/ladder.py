@@ -109,8 +109,8 @@ class LadderModel(PyroModule):
         loc, scale = x.new_zeros(len(x), self.latent_dim), 1.0  # p(z_L)
         with pyro.plate("data", len(x), dim=-1):
             for l in range(len(priors), -1, -1):
-                q = dist.Normal(loc, scale).to_event(1)
-                above.append(pyro.sample(f"z_{l + 1}", q))
+                p = dist.Normal(loc, scale).to_event(1)
+                above.append(pyro.sample(f"z_{l + 1}", p))
                 z = read(above, self.skip)
                 if l > 0:
                     loc, scale = priors[l - 1](z)  # p(z_l | z above)
