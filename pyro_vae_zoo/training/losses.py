@@ -55,7 +55,9 @@ def settled(options: TrainOptions, vae: VAE, num_data: int) -> TrainOptions:
     if warmup is None:
         is_elbo = options.bound == "elbo" and not options.tempering_steps
         takes_one = is_elbo and all(_weighs_kl(phase.loss) for phase in vae.phases)
-        warmup = WARMUP * epochs if takes_one else 0
+        tenth, ten, fifth = WARMUP
+        found = min(max(tenth * epochs, ten), fifth * epochs)
+        warmup = found if takes_one else 0
     ema = EMA if options.ema is None else options.ema
     clip = vae.clip_norm if options.clip_norm is None else options.clip_norm
     return replace(

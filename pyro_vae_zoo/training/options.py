@@ -48,7 +48,7 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 # A training whose length goes by its data has so many steps for each number of a datum,
 # within two bounds; at least 50 epochs, or the third of steps; and at least 20 epochs.
 STEPS_PER_NUMBER, STEPS, LEAST_EPOCHS = 30, (2_000, 10_000, 25_000), (20, 50)
-WARMUP, EMA = 0.1, 0.999  # of the epochs; decay of the average
+WARMUP, EMA = (0.1, 10, 0.2), 0.999  # share, epochs, share; decay of the average
 # What version 0.1.0 took where it was not told; records of its runs go on meaning this.
 BARE: dict[str, Any] = {
     **{"epochs": 20, "schedule": "constant"},
@@ -139,9 +139,9 @@ class TrainOptions:
     kl_warmup: Annotated[
         float | None,
         Option(
-            "epochs over which the KL's weight grows from 0 to beta; by default a tenth "
-            "of all epochs. The default is 0 under `iwae`, under tempering, and for a "
-            "guide whose own objective has no weight of the KL.",
+            "epochs over which the KL's weight grows from 0 to beta; by default ten, but "
+            "at least a tenth and at most a fifth of all. It is 0 under `iwae`, under "
+            "tempering, and for a guide whose own objective has no weight of the KL.",
             least=0,
         ),
     ] = None

@@ -140,7 +140,7 @@ def test_a_phase_begins_with_the_weights_that_were_judged(data):
 def test_a_resumed_training_goes_on_with_its_average(guide, tmp_path):
     whole, parts = make(guide), make(guide)
     data = data_of(whole.likelihood)
-    fit(whole, data, epochs=4, ema=0.9, keep="last", kl_warmup=0.2)
+    fit(whole, data, epochs=4, ema=0.9, keep="last", kl_warmup=0.4)
     fit(parts, data, epochs=2, ema=0.9, keep="last", out=tmp_path)
     again = make(guide)
     fit(again, data, epochs=4, ema=0.9, keep="last", out=tmp_path, resume=True)

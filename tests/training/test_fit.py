@@ -149,9 +149,9 @@ def test_resume_continues_bit_for_bit(options, stop_at, data, tmp_path, monkeypa
 
 
 def test_resume_with_more_epochs_is_one_long_training(data, tmp_path):
-    """With the warm-up that it began with, a tenth of two epochs."""
+    """With the warm-up that it began with, a fifth of two epochs."""
     whole = make()
-    zoo.fit(whole, data, epochs=5, kl_warmup=0.2, keep="last", progress=False)
+    zoo.fit(whole, data, epochs=5, kl_warmup=0.4, keep="last", progress=False)
     parts = make()
     zoo.fit(parts, data, epochs=2, keep="last", out=tmp_path, progress=False)
     zoo.fit(
