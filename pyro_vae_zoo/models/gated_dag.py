@@ -281,7 +281,7 @@ def dag(
     gates = Gates(num_nodes, structure, gate_penalty)
     top_down = TopDown(gates, [make_layer(k) for k in range(1, num_nodes)])
     nodes = [make_node() for _ in range(num_nodes)]
-    phases = structure_phases(structure_share, final_temperature)
+    phases = structure_phases(structure_share, final_temperature, penalty=gate_penalty)
     return VAE(
         GatedDAGModel(top_down, decoder, p_x, latent_dim),
         GatedDAGGuide(encoder, nodes, top_down),

@@ -192,6 +192,7 @@ def structure_phases(
     share: float = 0.25,
     final_temperature: float = FINAL_TEMPERATURE,
     modules: tuple[nn.Module, ...] | None = None,
+    penalty: float = 0.0,
 ) -> tuple[Phase, ...]:
     """The two phases in which `fit` trains a pair whose structure is learned.
 
@@ -202,6 +203,8 @@ def structure_phases(
         share: of the epochs that goes to the structure; with 1 the gates stay random.
         final_temperature: of the relaxation, which falls to it from 1, geometrically.
         modules: what is trained; None means everything.
+        penalty: that of the gates. With one, the second phase begins where the first
+            ends, and not with its best bound, which has more edges.
 
     Raises:
         UserError: for values outside (0, 1].
@@ -213,7 +216,8 @@ def structure_phases(
         if not 0 < value <= 1:
             raise UserError(f"{name} must be in (0, 1], got {value}")
     anneal = partial(_anneal, final_temperature=final_temperature)
-    learn = Phase("structure", share, SparseELBO, modules, _learn, anneal)
+    keep = "last" if penalty else "best"
+    learn = Phase("structure", share, SparseELBO, modules, _learn, anneal, keep)
     retrain = Phase("retrain", 1 - share, None, modules, _freeze)
     return (learn, retrain) if share < 1 else (learn,)
 

@@ -64,9 +64,12 @@ class Phase:
             buffers, but no other attribute that it may set.
         each_epoch: called with the VAE and the part of the phase that is done, in [0, 1),
             as each of its epochs begins or is resumed.
+        keep: the weights that it hands on: of its epoch that is best on validation, or
+            of the last one. All phases hand on the last under `fit`'s `keep="last"`.
 
     Raises:
-        UserError: for a negative share, a loss that is none, and modules that are none.
+        UserError: for a negative share, a loss that is none, modules that are none, and
+            another `keep`.
 
     The decoder alone, then everything, for twice as long:
 
@@ -82,8 +85,11 @@ class Phase:
     modules: tuple[nn.Module, ...] | None = None
     start: Callable[["VAE"], None] | None = None
     each_epoch: Callable[["VAE", float], None] | None = None
+    keep: str = "best"
 
     def __post_init__(self) -> None:
+        if self.keep not in ("best", "last"):
+            raise UserError(f"keep of a phase must be best or last, got {self.keep!r}")
         if not self.share >= 0:
             raise UserError(f"share of a phase must not be negative, got {self.share}")
         makes_one = callable(self.loss) and not isinstance(self.loss, nn.Module)

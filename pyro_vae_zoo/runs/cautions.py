@@ -8,8 +8,8 @@
 | `ess`      | of ten particles or more the effective number is below 2                  |
 | `rising`   | the validation ELBO rose over the last fifth of the epochs, by more than   |
 |            | 0.5 % of its size and three times its scatter about a line                |
-| `fell`     | in the last epoch the validation ELBO is below its best by more than that |
-|            | one's size, and by more than 10 nats                                       |
+| `fell`     | in the last epoch the training ELBO is below its best by more than a      |
+|            | quarter of that one's size, and by more than 10 nats                       |
 | `overfits` | the best epoch is in the first two thirds, and the last fifth of the       |
 |            | validation ELBOs lies below it by more than 1 % and three times its noise |
 
@@ -36,7 +36,7 @@ _UNEQUAL = 10.0  # times the scale of the middle feature
 _LITTLE_KL, _FEW_UNITS = 0.1, 0.1  # nats, share of the latents
 _FEW_DRAWS, _ONE_DRAW = 10, 2.0
 _SHARE, _SIZE, _LEAST, _SCATTER = 5, 0.005, 0.05, 3.0  # of epochs, of a rise
-_FALL = 10.0  # nats
+_FALL, _QUARTER = 10.0, 0.25  # nats; of the size of the best training ELBO
 _EARLY, _BELOW = 2 / 3, 0.01  # of the epochs; of the size of the best ELBO
 
 
@@ -65,7 +65,7 @@ def cautions_of(
         "collapse": _collapse(result),
         "ess": _ess(result),
         "rising": _rising(result, records),
-        "fell": _fell(records),
+        "fell": _fell(result, records),
     }
     if not found["fell"]:
         found["overfits"] = _overfits(result, records)
@@ -184,17 +184,23 @@ def _stopped_early(
     return not records or len(records) < planned
 
 
-def _fell(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """The last validation ELBO is far below the best one: no overfitting is so fast."""
-    known = [(r["valid_elbo"], r["epoch"]) for r in records if r.get("valid_elbo")]
+def _fell(
+    result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """The training ELBO ended far below its best; where a model overfits, it rises."""
+    last = [r for r in records if r.get("phase") == records[-1].get("phase")]
+    bounds = [(r.get("train_bound", r.get("train_elbo")), r["epoch"]) for r in last]
+    known = [(value, epoch) for value, epoch in bounds if value is not None]
     if not known:
         return None
-    (best, epoch), (last, _) = max(known), known[-1]
-    if not best - last > max(_FALL, abs(best)):
+    (best, epoch), (end, _) = max(known), known[-1]
+    if not best - end > max(_FALL, _QUARTER * abs(best)):
         return None
+    clipped = result.get("training", {}).get("clip_norm")
+    advice = "a smaller --lr" if clipped else "--clip-norm 100 or a smaller --lr"
     return (
-        f"the validation ELBO fell from {best:.1f} nats in epoch {epoch} to {last:.3g}: "
-        "the training came apart; try --clip-norm 100 or a smaller --lr"
+        f"the training ELBO fell from {best:.1f} nats in epoch {epoch} to {end:.3g}: "
+        f"the training came apart; try {advice}"
     )
 
 

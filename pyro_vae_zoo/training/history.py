@@ -1,6 +1,7 @@
 """`History`: the course of a training, epoch by epoch."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["Epoch", "History", "Number", "append_record", "validated_by"]
+__all__ = [
+    "Epoch",
+    "History",
+    "Number",
+    "append_record",
+    "bounds",
+    "validated_by",
+]
 
 Number = float | None  # JSON has null for what is not finite
 
@@ -56,6 +64,16 @@ def validated_by(record: Mapping[str, Any]) -> str:
     return "valid_bound" if record.get("valid_bound") is not None else "valid_elbo"
 
 
+def bounds(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The bounds that a training is watched by: of its steps, and on validation.
+
+    >>> bounds({"train_elbo": -92.0, "valid_elbo": -91.0})
+    (-92.0, -91.0)
+    """
+    trained = record.get("train_bound", record["train_elbo"])
+    return trained, record[validated_by(record)]
+
+
 @dataclass
 class History:
     """The course of a training, as `fit` returns it.
@@ -91,6 +109,18 @@ class History:
     def seconds(self) -> float:
         """Time spent in training and validation."""
         return sum(record.get("seconds", 0.0) for record in self.epochs)
+
+    def ends_best(self, since: int = 0) -> bool:
+        """True where the last epoch is the best on validation, of those after `since`.
+
+        >>> History([{"valid_elbo": -91.0}, {"valid_elbo": -90.0}]).ends_best()
+        True
+        """
+        records: list[dict[str, Any]] = [{**r} for r in self.epochs[since:]]
+        name = validated_by(records[-1])
+        # Version 0.1.0 had no `valid_bound`.
+        *before, last = (r.get(name, -math.inf) for r in records)
+        return last > max(before, default=-math.inf)
 
     def __repr__(self) -> str:
         return str(self._summary())

@@ -43,7 +43,7 @@ from pyro_vae_zoo.training.checkpoint import (
     save_checkpoint,
 )
 from pyro_vae_zoo.training.feed import Feed
-from pyro_vae_zoo.training.history import Epoch, History, append_record, validated_by
+from pyro_vae_zoo.training.history import Epoch, History, append_record, bounds
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.phases import PhasePlan
 from pyro_vae_zoo.training.steps import Steps, all_finite, what_failed
@@ -100,11 +100,7 @@ class Loop:
                 self._end_epoch(bar)
                 self._stop_if(interrupted)
         self._save(force=True)
-        if self.options.keep == "best" and self.best is not None:
-            self.vae.load_state_dict(self.best)
-            self.history.weights = "best"
-        elif self.average is not None:
-            self.average.take_over()
+        self.history.weights = self._end_phase()
         self.vae.eval()
         self.callbacks.fit_end(self)
 
@@ -226,21 +222,19 @@ class Loop:
         with self._averaged():
             record = self._judge(start)
             self.history.epochs.append(cast(Epoch, record))
-            trained = record.get("train_bound", record["train_elbo"])
-            valid = record[validated_by(record)]
+            trained, valid = bounds(record)
             name = bound_name(self.steps.loss)
             bar.set_postfix_str(f"{name} {trained:.2f} valid {valid:.2f}")
             self.epoch, self.step = self.epoch + 1, 0
             self.elbo_sum = self.seconds = 0.0
-            self._keep_best(record)
+            self._keep_best()
             self.steps.rates.end_epoch(valid)
             failed = self.callbacks.epoch_end(self)
         if self.folder is not None and self.ranks.is_first:
             append_record(self.folder / METRICS_FILE, record)
         new_phase = self.plan.begins(self.epoch) and not self.history.stopped_early
         if new_phase:
-            if self.average is not None:  # what was judged is what a phase begins with
-                self.average.take_over()
+            self._end_phase()  # what was judged is what a phase begins with
             self.begin_phase()
         self._save(force=new_phase or failed is not None)
         if failed is not None:
@@ -276,19 +270,14 @@ class Loop:
             record = self.vae.monitor(self.vae) | record
         return record
 
-    def _keep_best(self, record: dict) -> None:
-        """Best epoch and patience, which are about the last phase alone."""
-        history = self.history
-        if self.epoch <= self.plan.last_start:
-            return
-        name, best = validated_by(record), -math.inf
-        if history.best_epoch:  # of 0.1.0 it may lack this
-            so_far: dict[str, Any] = {**history.epochs[history.best_epoch - 1]}
-            best = so_far.get(name, best)
-        if not history.best_epoch or record[name] > best:
+    def _keep_best(self) -> None:
+        """The phase's best epoch; and patience, which is about the last phase alone."""
+        history, first = self.history, self.plan.start(self.plan.number(self.epoch - 1))
+        if history.ends_best(since=first):
             history.best_epoch = self.epoch
-            state = self.vae.state_dict()
-            self.best = {name: t.detach().clone() for name, t in state.items()}
+            self.best = {n: t.clone() for n, t in self.vae.state_dict().items()}
+        if first < self.plan.last_start:
+            return
         patience = self.options.patience
         waited = self.epoch - max(history.best_epoch, self.options.kl_warmup or 0)
         history.stopped_early = patience is not None and waited >= patience
@@ -306,8 +295,19 @@ class Loop:
         """The phase that the present epoch belongs to."""
         return self.vae.phases[self.phase_number]
 
+    def _end_phase(self) -> str:
+        """Give the pair the weights that are kept of the phase: `best` or `last`."""
+        ended = self.vae.phases[self.plan.number(self.epoch - 1)]
+        if self.best is not None and self.options.keep == ended.keep == "best":
+            self.vae.load_state_dict(self.best)
+            return "best"
+        if self.average is not None:
+            self.average.take_over()
+        return "last"
+
     def begin_phase(self) -> None:
         """Make ready for the phase that begins here."""
+        self.best, self.history.best_epoch = None, 0
         if self.phase.start is not None:
             self.phase.start(self.vae)
         self.ranks.same(self.vae)

@@ -209,17 +209,40 @@ def test_the_last_phase_alone_counts():
     ("best", "last", "is_said"),
     [
         (-95.4, -54_407.0, True),
-        (-95.4, -140.0, False),  # overfitting
+        (-1560.4, -2521.5, True),
+        (-95.4, -115.0, False),
         (-0.5, -4.0, False),  # a few nats of a small number
         (2000.0, -50.0, True),  # a density
     ],
 )
-def test_a_training_that_came_apart(best, last, is_said):
-    records = curve([best - 30, best - 5, best, last, last])
+@pytest.mark.parametrize("key", ["train_elbo", "train_bound"])
+def test_a_training_that_came_apart(best, last, is_said, key):
+    bounds = [best - 30, best - 5, best, last, last]
+    records = [r | {key: v} for r, v in zip(saturated(5), bounds, strict=True)]
     found = cautions_of(HEALTHY, records)
     assert ("fell" in found) == is_said
     if is_said:
         assert f"{best:.1f} nats in epoch 3 to {last:.3g}" in found["fell"]
+
+
+def test_what_overfits_did_not_come_apart():
+    """The validation ELBO falls to a third; the training ELBO rises, but for one batch."""
+    valid = np.r_[np.linspace(-200, -130, 30), np.linspace(-131, -400, 70)]
+    train = np.linspace(-190, -40, 100)
+    train[60] = -1e5
+    pairs = zip(curve(valid), train, strict=True)
+    assert list(cautions_of(HEALTHY, [r | {"train_elbo": t} for r, t in pairs])) == [
+        "overfits"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("norm", "advice"), [(0, "--clip-norm 100 or"), (100, "try a")]
+)
+def test_what_is_clipped_is_not_told_to_clip(norm, advice):
+    records = [r | {"train_elbo": -90.0 - 40 * (r["epoch"] > 9)} for r in saturated(20)]
+    clipped = HEALTHY | {"training": {"clip_norm": norm, "epochs": 20}}
+    assert advice in cautions_of(clipped, records)["fell"]
 
 
 @pytest.mark.parametrize(

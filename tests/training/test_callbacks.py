@@ -119,7 +119,7 @@ def test_one_that_stops_is_obeyed_and_remembered(data, tmp_path):
     history = zoo.fit(vae, data, out=tmp_path, callbacks=callbacks, **HOW)
     assert history.stopped_early
     assert watch.calls == ["epoch", "epoch", "fit"]
-    warmup = 0.1 * HOW["epochs"]
+    warmup = 0.2 * HOW["epochs"]
     zoo.fit(short, data, **HOW | {"epochs": 2, "kl_warmup": warmup})
     assert_same(weights(vae), weights(short))
     again = Watch()

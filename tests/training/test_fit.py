@@ -433,6 +433,42 @@ def test_phases_share_the_epochs_and_move_their_modules(data):
             assert not torch.equal(t, before[name]), name
 
 
+@pytest.mark.parametrize(
+    ("keep", "of_phase", "handed_on"),
+    [("best", "best", 1), ("best", "last", 3), ("last", "best", 3)],
+)
+def test_a_phase_hands_on_its_best_epoch(keep, of_phase, handed_on, data, tmp_path):
+    """Also of a training that was stopped in between; else what overfits stays so."""
+    begun = []
+
+    def worse(vae, done):
+        with torch.no_grad():
+            next(vae.parameters()).mul_(1 + 30 * done)
+
+    def pair():
+        vae = make("mean_field")
+        vae.monitor = lambda vae: judged.append(weights(vae)) or {}
+        vae.phases = (
+            zoo.Phase("one", share=3, each_epoch=worse, keep=of_phase),
+            zoo.Phase("two", share=1, start=lambda vae: begun.append(weights(vae))),
+        )
+        return vae
+
+    def stop(state):
+        if state.epoch["epoch"] == 2:
+            raise KeyError("stop")
+
+    judged = []
+    how = {"epochs": 4, "out": tmp_path, "keep": keep, "progress": False}
+    with pytest.raises(zoo.UserError, match="stop"):
+        zoo.fit(pair(), data, callbacks=[stop], **how)
+    again = pair()
+    history = zoo.fit(again, data, resume=True, **how)
+    assert_same(begun[-1], judged[handed_on - 1])
+    assert history.best_epoch == 4
+    assert_same(weights(again), judged[-1])
+
+
 class Recorded(zoo.AnnealedELBO):
     """A loss that knows two of the options."""
 
@@ -544,6 +580,7 @@ def test_what_a_phase_freezes_stays_frozen_when_it_is_resumed(
         ({"modules": ["model"]}, "expected a tuple of modules"),
         ({"loss": nn.MSELoss()}, r"loss of a phase: expected an ELBO .* got MSELoss"),
         ({"loss": "elbo"}, "loss of a phase: expected an ELBO .* got 'elbo'"),
+        ({"keep": "first"}, "keep of a phase must be best or last, got 'first'"),
     ],
 )
 def test_phases_that_make_no_sense_are_refused(options, words):

@@ -107,7 +107,7 @@ CLAIMS = {
         ),
         ("The seeds of one guide differ by up to {:.1f} nats", lambda: [spread(MNIST)]),
         (
-            "`ladder` came apart after epoch {}, its best",
+            "it overfits soonest, after epoch {}.",
             lambda: [row(CALTECH, "ladder")["seeds"][0]["best_epoch"]],
         ),
         (
