@@ -33,7 +33,7 @@ the data. A stochastic pass downwards combines it with the prior's, by their pre
 Differences from the paper: no batch normalisation, which would make the bound of a
 datum depend on its batch. Without it the upper layers of the paper's model collapse to
 the prior; skip connections upwards and downwards keep them in use, and `skip=False`
-leaves them out. Networks between layers read z, and on the way up d, through asinh
+leaves them out. With them all scales below the top layer are above 0.01. Networks between layers read z, and on the way up d, through asinh
 (`LatentBlock` in `nn/networks.py`), and their last layers start at a tenth of the usual
 size; units are ELU; all layers have one size, 5 x 20 by default. The paper's get narrower
 upwards, as by `latent_dims=(64, 32, 16, 8, 4)`; the ladder in the table of
@@ -65,16 +65,22 @@ __all__ = ["LadderGuide", "LadderModel", "weigh"]
 
 
 class GaussianLayer(nn.Module):
-    """A network to loc and scale of a diagonal Gaussian."""
+    """A network to loc and scale of a diagonal Gaussian.
 
-    def __init__(self, net: nn.Module) -> None:
+    Args:
+        net: maps features to loc and raw scale, side by side.
+        least: a number that every scale is above.
+    """
+
+    def __init__(self, net: nn.Module, least: float = 0.0) -> None:
         super().__init__()
         self.net = net
+        self.least = least
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Loc and scale, each `(..., latent_dim)`."""
         loc, raw_scale = self.net(h).chunk(2, dim=-1)
-        return loc, positive(raw_scale)
+        return loc, positive(raw_scale) + self.least
 
 
 class LadderModel(PyroModule):
@@ -177,6 +183,9 @@ def weigh(
 
 
 NUM_LAYERS, LATENT_DIM = 5, 20
+# The scale of an unused latent below the top is free to vanish: q follows its prior. A
+# step that moves their means apart then costs 10^13 nats.
+LEAST_SCALE = 0.01
 
 
 def _sizes(num_layers: int, latent_dim: int, sizes: Sequence[int]) -> list[int]:
@@ -232,12 +241,15 @@ def ladder(
         network, read_dims[0], event_shape, p_x.num_params, hidden_dims, activation
     )
     encoder, _ = make_encoder(network, event_shape, hidden_dims, activation)
+    least = [LEAST_SCALE if skip else 0.0] * (len(dims) - 1) + [0.0]
     priors = Shared(
-        GaussianLayer(LatentBlock([read_dims[l + 1]], 2 * n, *kind))
+        GaussianLayer(LatentBlock([read_dims[l + 1]], 2 * n, *kind), least[l])
         for l, n in enumerate(dims[:-1])
     )
     upward = [encoder] + [LatentBlock([width], width, *kind) for _ in dims[1:]]
-    evidence = [GaussianLayer(nn.Linear(width, 2 * n)) for n in dims]
+    evidence = [
+        GaussianLayer(nn.Linear(width, 2 * n), least[l]) for l, n in enumerate(dims)
+    ]
     model = LadderModel(priors, decoder, p_x, dims[-1], skip)
     guide = LadderGuide(upward, evidence, priors, skip)
     return VAE(model, guide, event_shape, clip_norm=CLIP_NORM)

@@ -53,6 +53,8 @@ def summary(result: Mapping[str, Any], *, which: str = "") -> str:
             lines.append(f"  {text} of the labels (chance {chance})")
     if result.get("pretrained"):
         lines += _pretrained(result["pretrained"], k, khat["above_0.7"])
+    if stop := _stop(result):
+        lines.append(filled(stop))
     for name, text in (result.get("cautions") or {}).items():
         lines.append(filled(f"{'error' if name == 'absurd' else 'caution'}: {text}"))
     return "\n".join(lines)
@@ -73,6 +75,18 @@ def _references(result: Mapping[str, Any]) -> Iterator[str]:
         if epochs := known[name].get("epochs"):
             where += f" ({known[name]['seeds']} seeds, {epochs} epochs)"
         yield f"  {text:<14}  {digits(reference):>9}  {where}"
+
+
+def _stop(result: Mapping[str, Any]) -> str:
+    """What the patience has saved, or nothing."""
+    training, done = result.get("training") or {}, result.get("epochs") or 0
+    best, patience = result.get("best_epoch") or 0, training.get("patience")
+    if not patience or not done - best >= patience or done >= training["epochs"]:
+        return ""
+    return (
+        f"stopped after epoch {done} of {training['epochs']}: none after epoch {best} "
+        "was better on validation; --resume --patience 0 goes on"
+    )
 
 
 _NAMES = {"independent": "no latents", "mean_field": "mean_field"}

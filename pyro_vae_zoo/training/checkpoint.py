@@ -191,10 +191,11 @@ def check_resumable(
             f"got {fingerprint}; resume with the same data or start anew"
         )
     saved, now = training_then(state["options"]), options.recorded()
-    # Nothing but the end depends on the number of epochs, with some exceptions.
+    # Nothing but the end depends on the number of epochs, with some exceptions, and on
+    # the patience.
     rate = options.schedule == "cosine" or options.has_own_rate
     bound = rate or len(phases) > 1 or phases[0].each_epoch
-    free = set() if bound else {"epochs"}
+    free = {"patience"} if bound else {"epochs", "patience"}
     if options.compile is False:  # the way out where there is no compiler any more
         free.add("compile")
     for name in now.keys() - free:

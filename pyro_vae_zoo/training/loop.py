@@ -44,7 +44,7 @@ from pyro_vae_zoo.training.checkpoint import (
 )
 from pyro_vae_zoo.training.feed import Feed
 from pyro_vae_zoo.training.history import Epoch, History, append_record, bounds
-from pyro_vae_zoo.training.options import TrainOptions
+from pyro_vae_zoo.training.options import TrainOptions, training_then
 from pyro_vae_zoo.training.phases import PhasePlan
 from pyro_vae_zoo.training.steps import Steps, all_finite, what_failed
 from pyro_vae_zoo.training.validation import bound_name, validated
@@ -278,9 +278,9 @@ class Loop:
             self.best = {n: t.clone() for n, t in self.vae.state_dict().items()}
         if first < self.plan.last_start:
             return
-        patience = self.options.patience
+        patience = self.options.patience or 0
         waited = self.epoch - max(history.best_epoch, self.options.kl_warmup or 0)
-        history.stopped_early = patience is not None and waited >= patience
+        history.stopped_early = 0 < patience <= waited
 
     # ---------------------------------------------------------------- the phases
 
@@ -372,6 +372,8 @@ class Loop:
         if self.best is not None:
             self.best = best_weights(self.vae, self.best, of=state["vae"])
         self.history = History(**state["history"])
+        if self.options.patience != training_then(state["options"])["patience"]:
+            self.history.stopped_early = False
         never = dict.fromkeys(range(len(self.vae.phases)), False)
         self.compiled = state["compiled"] if self.options.compile else never
         self.enter_phase()

@@ -16,12 +16,14 @@ from pyro_vae_zoo.training.options import (
     LEAST_EPOCHS,
     STEPS,
     STEPS_PER_NUMBER,
-    WARMUP,
     TrainOptions,
 )
 
 __all__ = ["checked_loss", "compilable", "make_loss", "settled"]
 
+# A warm-up has ten epochs, but at least a tenth and at most a fifth of them all.
+_WARMUP = 0.1, 10, 0.2
+_PATIENCE = 0.2, 10  # of the epochs; epochs at least
 _OF_THE_LOSS = (
     *("num_particles", "bound", "free_bits", "sticking_the_landing", "analytic_kl"),
 )
@@ -46,23 +48,40 @@ def settled(options: TrainOptions, vae: VAE, num_data: int) -> TrainOptions:
     """
     epochs, warmup = options.epochs, options.kl_warmup
     if epochs is None:
-        least, most, of_many = STEPS
-        steps = min(max(STEPS_PER_NUMBER * math.prod(vae.event_shape), least), most)
-        per_epoch = -(-num_data // options.batch_size)
-        few, many = LEAST_EPOCHS
-        fit = min(max(of_many // per_epoch, few), many)
-        epochs = max(-(-steps // per_epoch), fit)
+        epochs = _epochs(options, vae, num_data)
     if warmup is None:
         is_elbo = options.bound == "elbo" and not options.tempering_steps
         takes_one = is_elbo and all(_weighs_kl(phase.loss) for phase in vae.phases)
-        tenth, ten, fifth = WARMUP
-        found = min(max(tenth * epochs, ten), fifth * epochs)
-        warmup = found if takes_one else 0
+        tenth, ten, fifth = _WARMUP
+        warmup = min(max(tenth * epochs, ten), fifth * epochs) if takes_one else 0
     ema = EMA if options.ema is None else options.ema
     clip = vae.clip_norm if options.clip_norm is None else options.clip_norm
-    return replace(
+    found = replace(
         options, epochs=epochs, kl_warmup=round(warmup, 6), ema=ema, clip_norm=clip
     )
+    return (
+        found if found.patience is not None else replace(found, patience=_wait(found))
+    )
+
+
+def _epochs(options: TrainOptions, vae: VAE, num_data: int) -> int:
+    """Epochs for as many steps as the dimensions of x are worth, and the data."""
+    least, most, of_many = STEPS
+    steps = min(max(STEPS_PER_NUMBER * math.prod(vae.event_shape), least), most)
+    per_epoch = -(-num_data // options.batch_size)
+    few, many = LEAST_EPOCHS
+    return max(-(-steps // per_epoch), min(max(of_many // per_epoch, few), many))
+
+
+def _wait(options: TrainOptions) -> int:
+    """Epochs to wait for a better one; 0 where the bound may fall and then rise again.
+
+    It may under a rate that falls and under tempering; without an average it wavers.
+    """
+    is_steady = options.schedule == "constant" and not options.tempering_steps
+    share, least = _PATIENCE
+    waits = is_steady and options.ema and options.keep == "best"
+    return max(round(share * options.num_epochs), least) if waits else 0
 
 
 def _weighs_kl(of: Loss) -> bool:

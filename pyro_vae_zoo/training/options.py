@@ -21,7 +21,6 @@ __all__ = [
     "SCHEDULES",
     "STEPS",
     "STEPS_PER_NUMBER",
-    "WARMUP",
     "TrainOptions",
     "makes_scheduler",
     "name_of",
@@ -48,13 +47,10 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 # A training whose length goes by its data has so many steps for each number of a datum,
 # within two bounds; at least 50 epochs, or the third of steps; and at least 20 epochs.
 STEPS_PER_NUMBER, STEPS, LEAST_EPOCHS = 30, (2_000, 10_000, 25_000), (20, 50)
-WARMUP, EMA = (0.1, 10, 0.2), 0.999  # share, epochs, share; decay of the average
+EMA = 0.999  # decay of the average
+KEPT = ("kl_warmup", "ema", "clip_norm", "patience")  # by a training that is resumed
 # What version 0.1.0 took where it was not told; records of its runs go on meaning this.
-BARE: dict[str, Any] = {
-    **{"epochs": 20, "schedule": "constant"},
-    **{"kl_warmup": 0, "ema": 0, "clip_norm": 0},
-}
-KEPT = ("kl_warmup", "ema", "clip_norm")  # by a training that is resumed
+BARE: dict[str, Any] = {"epochs": 20, "schedule": "constant"} | dict.fromkeys(KEPT, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +195,10 @@ class TrainOptions:
     patience: Annotated[
         int | None,
         Option(
-            "stop after this many epochs without a better validation bound.", above=0
+            "stop after this many epochs without a better validation bound; 0: never. By "
+            "default after a fifth of all, at least ten; never under another schedule "
+            "than constant, tempering, no average, or `keep` last.",
+            least=0,
         ),
     ] = None
     keep: Annotated[
@@ -334,8 +333,8 @@ class TrainOptions:
 
 def training_then(record: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a record, as the version that wrote it took them."""
-    clip = record.get("clip_norm")  # null was none in 0.1.0
-    return BARE | dict(record) | ({"clip_norm": 0} if clip is None else {})
+    null = {n: 0 for n in ("clip_norm", "patience") if record.get(n) is None}
+    return BARE | dict(record) | null  # which was none in 0.1.0
 
 
 def name_of(what: Any) -> str:

@@ -252,3 +252,15 @@ def test_sizes_are_checked(options, message):
 def test_sizes_of_the_layers_are_checked(options, message):
     with pytest.raises(zoo.UserError, match=message):
         zoo.create("ladder", event_shape=(2, 3), hidden_dims=(4,), **options)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_scales_below_the_top_cannot_vanish(skip):
+    """A latent that is not used would get one of 1e-6, which no step survives."""
+    vae = zoo.create("ladder", event_shape=(3, 4), latent_dim=2, skip=skip)
+    with torch.no_grad():
+        for p in vae.parameters():
+            p.fill_(-3.0)
+    trace = poutine.trace(vae.model).get_trace(torch.zeros(5, 3, 4))
+    scales = [trace.nodes[f"z_{l}"]["fn"].base_dist.scale.min() for l in range(1, 5)]
+    assert (min(scales) >= 0.01) == skip

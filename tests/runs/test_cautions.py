@@ -237,6 +237,18 @@ def test_what_overfits_did_not_come_apart():
 
 
 @pytest.mark.parametrize(
+    ("patience", "epochs", "is_said"),
+    [(20, 53, True), (0, 244, False), (20, 244, False)],
+)
+def test_a_summary_says_where_a_training_stopped(patience, epochs, is_said):
+    training = {"epochs": 244, "patience": patience}
+    run = {"training": training, "best_epoch": 33, "epochs": epochs, "cautions": {}}
+    words = " ".join(summary(full(HEALTHY | run)).split())
+    said = "stopped after epoch 53 of 244: none after epoch 33 was better"
+    assert (said in words) == is_said
+
+
+@pytest.mark.parametrize(
     ("norm", "advice"), [(0, "--clip-norm 100 or"), (100, "try a")]
 )
 def test_what_is_clipped_is_not_told_to_clip(norm, advice):

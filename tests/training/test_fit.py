@@ -332,6 +332,16 @@ def test_patience_stops_early(data):
     assert len(history.epochs) == history.best_epoch + 2 < 50
 
 
+def test_one_that_stopped_goes_on_without_patience(data, tmp_path):
+    how = {"epochs": 20, "lr": 0.05, "out": tmp_path, "progress": False}
+    stopped = zoo.fit(make(), data, patience=2, **how)
+    assert stopped.stopped_early
+    assert zoo.fit(make(), data, resume=True, **how) == stopped
+    history = zoo.fit(make(), data, resume=True, patience=0, **how)
+    assert (len(history.epochs), history.stopped_early) == (20, False)
+    assert history.epochs[: len(stopped.epochs)] == stopped.epochs
+
+
 def test_the_applied_rate_is_the_schedules(data):
     """The decay reaches the optimiser, not only the log."""
     rates = []

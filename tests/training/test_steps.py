@@ -543,6 +543,25 @@ def test_what_is_not_said_goes_by_the_data(given, epochs, warmup):
 
 
 @pytest.mark.parametrize(
+    ("given", "patience"),
+    [
+        ({}, 31),
+        ({"epochs": 20}, 10),
+        ({"patience": 7}, 7),
+        ({"patience": 0}, 0),
+        ({"schedule": "cosine"}, 0),
+        ({"schedule": lambda epoch, epochs: 1.0}, 0),
+        ({"tempering_steps": 9}, 0),
+        ({"ema": 0}, 0),
+        ({"keep": "last"}, 0),
+    ],
+)
+def test_a_training_stops_where_its_best_epoch_is_long_past(given, patience):
+    vae = zoo.create("mean_field", event_shape=(2, 3), latent_dim=2)
+    assert settled(TrainOptions(**given), vae, 1297).patience == patience
+
+
+@pytest.mark.parametrize(
     ("guide", "norm"), [("mean_field", 0), ("ladder", 100), ("gated_dag", 100)]
 )
 def test_gradients_are_clipped_where_the_vae_asks_for_it(guide, norm):
