@@ -17,7 +17,7 @@ best component. Blind training often gains less: a component that falls behind l
 weight, with the weight its gradient, and never catches up. `weights="uniform"` leaves it
 no way to fall behind; so do Hotti et al. (*Efficient Mixture Learning in Black-Box
 Variational Inference*, 2024), whose components are one network that reads a one-hot code
-beside the features of x, `one_hot=True`: with such weights a component more costs a bias.
+beside the features of x, `one_hot=True`: a further component then adds one bias vector.
 
 | symbol    | code name            | shape                  |
 |-----------|----------------------|------------------------|

@@ -53,6 +53,7 @@ EXEMPT = {
         "a variance of more than 0.01": DEFINITION,
         "| below 0.5 |": DEFINITION,
         "| 0.5 to 0.7 |": DEFINITION,
+        "| 0.7 to 1 |": DEFINITION,
         "tail's k is exactly 0.9": DEFINITION,
         "At 0.9, ten times": DEFINITION,
         "2,000 at 0.7 and 10 billion at 0.9": DEFINITION,

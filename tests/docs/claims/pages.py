@@ -76,7 +76,7 @@ CLAIMS = {
             lambda: map(short, ("mean_field", "iaf_2")),
         ),
         (
-            "with the same generative model, by {:.1f} nats only",
+            "which has the same generative model, by only {:.1f} nats",
             lambda: layers_lead("bottom_up")[:1],
         ),
         (
