@@ -9,15 +9,21 @@ of them where it may be. The weights that turn h into flows stay as they are.
 
 Of any other guide, a mixture or one of the user's, nothing is known but its draws: there
 \(q = N(m + a, S M M^\top S)\), M lower triangular, m and S mean and scales of its draws.
+
+Where the latents are several, as in a hierarchy, each Gaussian of the guide keeps its mean
+and scale, which depend on the latents before it, and has a shift and an M of its own.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
@@ -28,7 +34,7 @@ from pyro_vae_zoo.models.standard import AmortizedGuide
 from pyro_vae_zoo.options import count, real
 from pyro_vae_zoo.pair.door import Data, apart, sides_and_data, units_of
 from pyro_vae_zoo.pair.modes import evaluating
-from pyro_vae_zoo.pair.sites import check_one_vector, latent_sites
+from pyro_vae_zoo.pair.sites import Site, check_one_vector, in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runtime import tqdm
 
@@ -71,8 +77,9 @@ def local_log_likelihood(
         progress: show a progress bar.
 
     Raises:
-        UserError: for pairs of other latents than one real vector, for data that the
-            likelihood cannot score, and for numbers out of range.
+        UserError: for a single latent that is no real vector, for one of several whose q
+            is no Gaussian and no flow on one, for data that the likelihood cannot score,
+            and for numbers out of range.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
@@ -112,7 +119,8 @@ def weights_of_each(
     num_particles, fit = _checked(num_particles, fit)
     found = []
     with evaluating(model, guide, device, seed):
-        _check_one_vector(model, guide, x[:1].to(device))
+        if amortised or set(_latents(guide, x[:1].to(device))) == {"z"}:
+            _check_one_vector(model, guide, x[:1].to(device))
         rows = chunk_rows_for(model, guide, x[:2].to(device))
         draws = max(fit.step_particles, PARTICLES_PER_CHUNK // 4)
         batches = x.split(max(rows // draws, 1))
@@ -205,16 +213,46 @@ class LocalGuide(nn.Module):
 
     def moved(self, q: TorchDistributionMixin) -> TorchDistributionMixin:
         """The distribution with its base shifted and scaled."""
-        base = _base(q)
-        loc = base.mean + self.shift
-        if self.lower is None:
-            scale = base.stddev * self.log_scale.exp()
-            base = dist.Normal(loc, scale).to_event(1)
-        else:
-            factor = self.lower.tril(-1) + self.log_scale.exp().diag_embed()
-            base = dist.MultivariateNormal(loc, scale_tril=_scale_tril(base) @ factor)
-        steps = getattr(q, "transforms", None)
-        return dist.TransformedDistribution(base, steps) if steps else base
+        return _moved(q, self.shift, self.log_scale, self.lower)
+
+
+class LocalLayers(nn.Module):
+    """The guide, with the Gaussian of each of its latents shifted and scaled.
+
+    Args:
+        guide: with several latents.
+        x: the data, one lambda for each.
+    """
+
+    def __init__(self, guide: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.guide = guide
+        self.moves: dict[str, tuple[nn.Parameter, ...]] = {}
+        for name, site in _latents(guide, x).items():
+            zeros = torch.zeros_like(_base(site["fn"]).mean)
+            square = zeros.new_zeros(*zeros.shape, zeros.shape[-1])
+            self.moves[name] = (*map(nn.Parameter, (zeros, zeros.clone(), square)),)
+
+    def parameters_of_the_data(self) -> list[nn.Parameter]:
+        """The parameters that are optimised, shift, log scale and M of each latent."""
+        return [p for move in self.moves.values() for p in move]
+
+    def forward(self, x: Tensor) -> Any:
+        """Draw the latents."""
+        with _Moves(self.moves):
+            return self.guide(x)
+
+
+class _Moves(Messenger):
+    """Shifts and scales the distributions of some sites, by name."""
+
+    def __init__(self, moves: Mapping[str, tuple[nn.Parameter, ...]]) -> None:
+        super().__init__()
+        self.moves = moves
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if (move := self.moves.get(msg["name"] or "")) is not None:
+            msg["fn"] = _moved(cast(TorchDistributionMixin, msg["fn"]), *move)
 
 
 class LocalGaussian(nn.Module):
@@ -248,14 +286,43 @@ class LocalGaussian(nn.Module):
             return pyro.sample("z", q)
 
 
-def _local(guide: nn.Module, x: Tensor, full: bool) -> LocalGuide | LocalGaussian:
+Local = LocalGuide | LocalGaussian | LocalLayers
+
+
+def _local(guide: nn.Module, x: Tensor, full: bool) -> Local:
     """The q of each datum that a guide's kind allows."""
+    if set(_latents(guide, x[:1])) != {"z"}:
+        return LocalLayers(guide, x)
     if isinstance(guide, AmortizedGuide):
         try:
             return LocalGuide(guide, x, full)
         except UserError:  # no flow and no Gaussian
             pass
     return LocalGaussian(guide, x)
+
+
+def _latents(guide: nn.Module, x: Tensor) -> dict[str, Site]:
+    """The sites of a guide with a draw for each datum; random numbers stay the same."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        trace = poutine.trace(guide).get_trace(x)
+    return {n: s for n, s in latent_sites(trace).items() if in_data_plate(s)}
+
+
+def _moved(
+    q: TorchDistributionMixin, shift: Tensor, log_scale: Tensor, lower: Tensor | None
+) -> TorchDistributionMixin:
+    """A distribution with its base shifted and scaled."""
+    base = _base(q)
+    loc = base.mean + shift
+    if lower is None:
+        scale = base.stddev * log_scale.exp()
+        base = dist.Normal(loc, scale).to_event(1)
+    else:
+        factor = lower.tril(-1) + log_scale.exp().diag_embed()
+        base = dist.MultivariateNormal(loc, scale_tril=_scale_tril(base) @ factor)
+    steps = getattr(q, "transforms", None)
+    return dist.TransformedDistribution(base, steps) if steps else base
 
 
 def _scale_tril(base: TorchDistributionMixin) -> Tensor:
@@ -278,7 +345,7 @@ def _base(q: TorchDistributionMixin) -> TorchDistributionMixin:
 
 def _optimise(
     model: nn.Module,
-    q: LocalGuide | LocalGaussian,
+    q: Local,
     x: Tensor,
     fit: Fit,
     bar: tqdm,

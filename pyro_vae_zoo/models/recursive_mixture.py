@@ -36,8 +36,8 @@ the network \(\alpha(x)\). The loss, the cross-entropy to \(\alpha^+\) divided b
 has the gradient of -L for small \(\eta\), and a bounded one if a component is many nats
 behind. Noise in the advantages \(a_m\) makes the target too uniform on average. Where the
 difference of two advantages has the variance \(s^2\) over the draws, the weight
-\(\alpha\) of one component settles when it is ahead by about
-\(\eta s^2 (\alpha - 1/2)\) nats, not when both are equal. Keep \(\eta\) small, or draw more particles.
+\(\alpha\) of one component settles when it is ahead by about \(\eta s^2 (\alpha - 1/2)\)
+nats, not when both are equal. Keep \(\eta\) small, or draw more particles.
 
 Weights shared by all data, `weights="constant"`, would take one step by the advantages'
 mean over the data. A batch estimates it poorly: components that suit different data

@@ -92,7 +92,7 @@ def test_what_does_not_apply_is_left_out_and_named(make_run, capsys):
     assert cli.main(["diagnose", str(folder), "--quiet", *ARGS]) == 0
     out = capsys.readouterr().out
     result = json.loads((folder / "diagnostics.json").read_text())
-    assert set(result["skipped"]) == {"annealing", "local", "gaps", "covariances"}
+    assert set(result["skipped"]) == {"annealing", "gaps", "covariances"}
     assert "'z_1'" in result["skipped"]["annealing"]
     assert "no annealing: " in out
     assert not {"annealing", "gaps", "covariances", "bidirectional"} & result.keys()
