@@ -38,6 +38,7 @@ from pyro_vae_zoo.report.averages import (
 from pyro_vae_zoo.report.tables import COLUMNS
 from pyro_vae_zoo.runs import records as kinds
 from pyro_vae_zoo.training.history import Epoch, validated_by
+from pyro_vae_zoo.training.losses import usual_patience
 
 __all__ = [
     "caption",
@@ -251,10 +252,13 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         own | _with_tuples(r["options"] | r["training"])
         for own, r in zip(usual, results, strict=True)
     ]
-    for own, one in zip(usual, settings, strict=True):
+    for own, one, r in zip(usual, settings, results, strict=True):
         one.pop("seed", None)
         one["clip_norm"] = one.get("clip_norm") or 0.0
         own["clip_norm"] = CLIP_NORM if {"L", "N"} & {*depth(one)} else 0.0
+        # The usual one keeps the weights that none would keep, until now in every run.
+        if one.get("patience") in (None, usual_patience(planned_epochs(r))):
+            one["patience"] = 0
     keys = dict.fromkeys(key for one in settings for key in one)
     differing = [
         key

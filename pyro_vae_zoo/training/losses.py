@@ -19,7 +19,7 @@ from pyro_vae_zoo.training.options import (
     TrainOptions,
 )
 
-__all__ = ["checked_loss", "compilable", "make_loss", "settled"]
+__all__ = ["checked_loss", "compilable", "make_loss", "settled", "usual_patience"]
 
 # A warm-up has ten epochs, but at least a tenth and at most a fifth of them all.
 _WARMUP = 0.1, 10, 0.2
@@ -79,9 +79,18 @@ def _wait(options: TrainOptions) -> int:
     It may under a rate that falls and under tempering; without an average it wavers.
     """
     is_steady = options.schedule == "constant" and not options.tempering_steps
-    share, least = _PATIENCE
     waits = is_steady and options.ema and options.keep == "best"
-    return max(round(share * options.num_epochs), least) if waits else 0
+    return usual_patience(options.num_epochs) if waits else 0
+
+
+def usual_patience(num_epochs: int) -> int:
+    """Epochs that a training of so many waits for a better one, unless it is told.
+
+    >>> usual_patience(154), usual_patience(20)
+    (31, 10)
+    """
+    share, least = _PATIENCE
+    return max(round(share * num_epochs), least)
 
 
 def _weighs_kl(of: Loss) -> bool:

@@ -120,6 +120,16 @@ def test_defaults_of_guides_are_not_in_the_labels():
     }
 
 
+@pytest.mark.parametrize(
+    ("other", "label"),
+    [(None, "iaf (K = 4)"), (10, "iaf (K = 4)"), (3, "iaf (K = 4, patience = 3)")],
+)
+def test_the_usual_patience_is_as_good_as_none(other, label):
+    runs = [result(seed=0), result(seed=1)]
+    runs[1]["training"] |= {"patience": other}
+    assert label in [row["label"] for row in report.summarise(runs)]
+
+
 def test_one_run_given_twice_is_refused():
     with pytest.raises(UserError, match="seed comes twice"):
         report.summarise([result(), result()])

@@ -19,6 +19,7 @@ SIZES = {
     "digits": ((8, 8), 1297),
     "caltech_silhouettes": ((28, 28), 4100),
     "frey_faces": ((28, 20), 1565),
+    "mnist_static": ((28, 28), 50_000),
 }
 
 
