@@ -6,6 +6,7 @@ decided in `datasets`.
 
 import io
 import os
+import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -266,6 +267,12 @@ def npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         raise DataFileError(
             f"{path}: expected an array 'train' and optionally 'valid', 'test' and "
             f"'labels', or one array of any name, got {_names(keys)}; missing 'train'"
+        )
+    if unused := [key for key in alone if key not in SPLITS and len(alone) > 1]:
+        known = _names([*SPLITS, *of_labels])
+        warnings.warn(
+            f"{path} has arrays that are not used: {_names(unused)}; known are {known}",
+            stacklevel=2,
         )
     labels = {}
     for key in (key for key in of_labels if key in keys):

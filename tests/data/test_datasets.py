@@ -763,6 +763,13 @@ def test_npz_shapes_and_valid(tmp_path):
     assert load_dataset(npz(tmp_path, train=rows, test=rows)).event_shape == (7,)
 
 
+def test_arrays_of_an_npz_that_are_not_used_are_named(tmp_path):
+    rows = np.zeros((4, 7), bool)
+    path = npz(tmp_path, train=rows, tset=rows, labels=np.zeros(4))
+    with pytest.warns(UserWarning, match="not used: 'tset'; known are 'train'"):
+        load_dataset(path)
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
