@@ -59,8 +59,8 @@ def train(compile: bool, args: argparse.Namespace) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("error", message="steps are launched one by one")
         zoo.fit(
-            vae, data, epochs=epochs, compile=compile, out=folder, device=args.device,
-            progress=False,
+            vae, data, epochs=epochs, patience=0, compile=compile, out=folder,
+            device=args.device, progress=False,
         )  # fmt: skip
     return taken
 

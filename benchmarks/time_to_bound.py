@@ -101,7 +101,7 @@ def train(pipe, name, network, epochs, threads):
     """The same for a recipe of ours; `fit` keeps the time of steps and of validation."""
     confine(threads)
     guide, options = NETWORKS[network]
-    recipe = {"epochs": epochs, "kl_warmup": 0, "ema": 0} | RECIPES[name]
+    recipe = {"epochs": epochs, "kl_warmup": 0, "ema": 0, "patience": 0} | RECIPES[name]
     options = options | {"network": recipe.pop("network", "mlp")}
     data, vae = zoo.load_dataset("mnist_static"), make(guide, **options)
     start = time.perf_counter()

@@ -68,7 +68,7 @@ def make_vae(seed: int, penalty: float) -> zoo.VAE:
     model = GatedDAGModel(top_down, nn.Identity(), likelihood, SIZE)
     nodes = [NodePosterior(nn.Linear(3 * SIZE, 2 * SIZE)) for _ in range(3)]
     guide = GatedDAGGuide(nn.Identity(), nodes, top_down)
-    phases = structure_phases(share=0.5, modules=(guide,))  # the likelihood stays
+    phases = structure_phases(0.5, modules=(guide,), penalty=top_down.gates.penalty)
     return zoo.VAE(model, guide, (3 * SIZE,), phases=phases, monitor=monitor)
 
 

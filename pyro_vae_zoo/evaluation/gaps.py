@@ -167,7 +167,7 @@ def inference_gaps(
             f"expected log_prob of shape {(num_data,)}, got {tuple(log_prob.shape)}"
         )
     fit = Fit(num_steps, lr, step_particles)
-    both = weights_of_each(
+    both, _ = weights_of_each(
         vae, x, num_particles, fit, seed, progress, amortised=True, full=False
     )
     amortised, local = (torch.cat(parts) for parts in zip(*both, strict=True))

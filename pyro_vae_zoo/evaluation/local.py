@@ -15,6 +15,8 @@ and scale, which depend on the latents before it, and has a shift and an M of it
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, cast
 
 import pyro
@@ -62,9 +64,10 @@ def local_log_likelihood(
     r"""Log p(x) by importance sampling from a q that is optimised for each datum.
 
     From the guide's output on, over context, shift and scale of the module's equations,
-    with a lower triangular M whatever the guide: the base's covariance is full. Where the
-    guide's own draws are too few, which a k-hat above 0.7 tells, these are often enough,
-    at the price of `num_steps` steps of Adam for each datum.
+    with a lower triangular M whatever the guide: the base's covariance is full. Of several
+    latents each has a shift and an M; how they depend on each other stays the guide's.
+    Where the guide's own draws are too few, which a k-hat above 0.7 tells, these are often
+    enough, at the price of `num_steps` steps of Adam for each datum.
 
     Args:
         vae: as in `inference_gaps`.
@@ -78,8 +81,8 @@ def local_log_likelihood(
 
     Raises:
         UserError: for a single latent that is no real vector, for one of several whose q
-            is no Gaussian and no flow on one, for data that the likelihood cannot score,
-            and for numbers out of range.
+            is not a Gaussian of a vector or a flow on one, for data that the likelihood
+            cannot score, and for numbers out of range.
 
     >>> import pyro_vae_zoo as zoo
     >>> vae = zoo.create("mean_field", event_shape=(8, 8), latent_dim=2)
@@ -88,10 +91,12 @@ def local_log_likelihood(
     (torch.Size([3]), 100)
     """
     fit = Fit(num_steps, lr, step_particles)
-    found = weights_of_each(
+    found, shared = weights_of_each(
         vae, x, num_particles, fit, seed, progress, amortised=False, full=True
     )
-    return summarise(torch.cat([local for (local,) in found]))
+    ends = [0, *accumulate(len(local) for (local,) in found)]
+    groups = [slice(*rows) for rows in pairwise(ends)] if shared else []
+    return summarise(torch.cat([local for (local,) in found]), groups)
 
 
 class Fit(NamedTuple):
@@ -112,14 +117,15 @@ def weights_of_each(
     *,
     amortised: bool,
     full: bool,
-) -> list[list[Tensor]]:
-    """Log-weights of each datum's q, batch by batch, behind the guide's if asked for."""
+) -> tuple[list[list[Tensor]], bool]:
+    """Log-weights of each batch, the guide's and its q's; and whether data share draws."""
     units = units_of(x)
     model, guide, x, device = sides_and_data(vae, x)
     num_particles, fit = _checked(num_particles, fit)
     found = []
     with evaluating(model, guide, device, seed):
-        if amortised or set(_latents(guide, x[:1].to(device))) == {"z"}:
+        latents, shared = _latents(guide, x[:1].to(device))
+        if amortised or len(latents) < 2:
             _check_one_vector(model, guide, x[:1].to(device))
         rows = chunk_rows_for(model, guide, x[:2].to(device))
         draws = max(fit.step_particles, PARTICLES_PER_CHUNK // 4)
@@ -137,7 +143,7 @@ def weights_of_each(
                     for side in sides
                 )
                 found.append([w + units for w in weights])
-    return found
+    return found, shared
 
 
 def local_draws(
@@ -182,6 +188,8 @@ def local_draws(
 class LocalGuide(nn.Module):
     """q(z; lambda) for these data, at first the guide's; see the module's equations.
 
+    As those below it has a list of what is optimised, `of_the_data`.
+
     Args:
         guide: whose encoder says where to start.
         x: the data, one lambda for each.
@@ -200,11 +208,8 @@ class LocalGuide(nn.Module):
         if full or isinstance(base, dist.MultivariateNormal):
             size = base.event_shape[-1]
             self.lower = nn.Parameter(base.mean.new_zeros(*base.mean.shape, size))
-
-    def parameters_of_the_data(self) -> list[nn.Parameter]:
-        """The parameters that are optimised, lambda."""
-        found = [self.context, self.shift, self.log_scale]
-        return found if self.lower is None else [*found, self.lower]
+        found = self.context, self.shift, self.log_scale, self.lower
+        self.of_the_data = [p for p in found if p is not None]
 
     def forward(self, x: Tensor) -> Tensor:
         """Draw z."""
@@ -228,14 +233,15 @@ class LocalLayers(nn.Module):
         super().__init__()
         self.guide = guide
         self.moves: dict[str, tuple[nn.Parameter, ...]] = {}
-        for name, site in _latents(guide, x).items():
+        for name, site in _latents(guide, x)[0].items():
+            if len(shape := tuple(site["fn"].event_shape)) != 1:
+                raise UserError(
+                    f"a q for each datum needs vectors, got {name!r} of event shape {shape}"
+                )
             zeros = torch.zeros_like(_base(site["fn"]).mean)
             square = zeros.new_zeros(*zeros.shape, zeros.shape[-1])
             self.moves[name] = (*map(nn.Parameter, (zeros, zeros.clone(), square)),)
-
-    def parameters_of_the_data(self) -> list[nn.Parameter]:
-        """The parameters that are optimised, shift, log scale and M of each latent."""
-        return [p for move in self.moves.values() for p in move]
+        self.of_the_data = [p for move in self.moves.values() for p in move]
 
     def forward(self, x: Tensor) -> Any:
         """Draw the latents."""
@@ -251,8 +257,9 @@ class _Moves(Messenger):
         self.moves = moves
 
     def _pyro_sample(self, msg: Message) -> None:
-        if (move := self.moves.get(msg["name"] or "")) is not None:
-            msg["fn"] = _moved(cast(TorchDistributionMixin, msg["fn"]), *move)
+        if (name := msg["name"] or "") in self.moves:
+            q = cast(TorchDistributionMixin, msg["fn"])
+            msg["fn"] = _moved(q, *self.moves[name])
 
 
 class LocalGaussian(nn.Module):
@@ -272,10 +279,7 @@ class LocalGaussian(nn.Module):
         self.loc = nn.Parameter(z.mean(0))
         self.log_scale = nn.Parameter(scale.log())
         self.lower = nn.Parameter(torch.zeros(*scale.shape, scale.shape[-1]).to(scale))
-
-    def parameters_of_the_data(self) -> list[nn.Parameter]:
-        """The parameters that are optimised."""
-        return [self.loc, self.log_scale, self.lower]
+        self.of_the_data = [self.loc, self.log_scale, self.lower]
 
     def forward(self, x: Tensor) -> Tensor:
         """Draw z."""
@@ -291,7 +295,7 @@ Local = LocalGuide | LocalGaussian | LocalLayers
 
 def _local(guide: nn.Module, x: Tensor, full: bool) -> Local:
     """The q of each datum that a guide's kind allows."""
-    if set(_latents(guide, x[:1])) != {"z"}:
+    if len(_latents(guide, x[:1])[0]) > 1:
         return LocalLayers(guide, x)
     if isinstance(guide, AmortizedGuide):
         try:
@@ -301,12 +305,18 @@ def _local(guide: nn.Module, x: Tensor, full: bool) -> Local:
     return LocalGaussian(guide, x)
 
 
-def _latents(guide: nn.Module, x: Tensor) -> dict[str, Site]:
-    """The sites of a guide with a draw for each datum; random numbers stay the same."""
+def _latents(guide: nn.Module, x: Tensor) -> tuple[dict[str, Site], bool]:
+    """The sites of a guide with a draw for each datum; and whether there are others."""
+    with _draws_aside(x):
+        found = latent_sites(poutine.trace(guide).get_trace(x))
+    each = {name: site for name, site in found.items() if in_data_plate(site)}
+    return each, len(each) < len(found)
+
+
+def _draws_aside(x: Tensor) -> AbstractContextManager[None]:
+    """Draws in the block leave those that count the same."""
     devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        trace = poutine.trace(guide).get_trace(x)
-    return {n: s for n, s in latent_sites(trace).items() if in_data_plate(s)}
+    return torch.random.fork_rng(devices=devices)
 
 
 def _moved(
@@ -320,15 +330,11 @@ def _moved(
         base = dist.Normal(loc, scale).to_event(1)
     else:
         factor = lower.tril(-1) + log_scale.exp().diag_embed()
-        base = dist.MultivariateNormal(loc, scale_tril=_scale_tril(base) @ factor)
+        is_full = isinstance(base, dist.MultivariateNormal)
+        tril = base.scale_tril if is_full else base.stddev.diag_embed()
+        base = dist.MultivariateNormal(loc, scale_tril=tril @ factor)
     steps = getattr(q, "transforms", None)
     return dist.TransformedDistribution(base, steps) if steps else base
-
-
-def _scale_tril(base: TorchDistributionMixin) -> Tensor:
-    if isinstance(base, dist.MultivariateNormal):
-        return base.scale_tril
-    return base.stddev.diag_embed()
 
 
 def _base(q: TorchDistributionMixin) -> TorchDistributionMixin:
@@ -350,7 +356,7 @@ def _optimise(
     fit: Fit,
     bar: tqdm,
 ) -> None:
-    free = q.parameters_of_the_data()
+    free = q.of_the_data
     adam = torch.optim.Adam(free, lr=fit.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(fit.num_steps, 1))
     for _ in range(fit.num_steps):
@@ -378,8 +384,7 @@ def _log_weights(
 
 
 def _check_one_vector(model: nn.Module, guide: nn.Module, x: Tensor) -> None:
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # the draws that count stay the same
+    with _draws_aside(x):
         terms = bound_terms(model, guide, x)
     check_one_vector(terms.model_trace, "a q for each datum")
 

@@ -204,7 +204,7 @@ def structure_phases(
         final_temperature: of the relaxation, which falls to it from 1, geometrically.
         modules: what is trained; None means everything.
         penalty: that of the gates. With one, the second phase begins where the first
-            ends, and not with its best bound, which has more edges.
+            ends, and not with its best bound, which has more edges than are worth it.
 
     Raises:
         UserError: for values outside (0, 1].
@@ -216,8 +216,8 @@ def structure_phases(
         if not 0 < value <= 1:
             raise UserError(f"{name} must be in (0, 1], got {value}")
     anneal = partial(_anneal, final_temperature=final_temperature)
-    keep = "last" if penalty else "best"
-    learn = Phase("structure", share, SparseELBO, modules, _learn, anneal, keep)
+    hands_on = "last" if penalty else "best"
+    learn = Phase("structure", share, SparseELBO, modules, _learn, anneal, hands_on)
     retrain = Phase("retrain", 1 - share, None, modules, _freeze)
     return (learn, retrain) if share < 1 else (learn,)
 

@@ -33,12 +33,12 @@ the data. A stochastic pass downwards combines it with the prior's, by their pre
 Differences from the paper: no batch normalisation, which would make the bound of a
 datum depend on its batch. Without it the upper layers of the paper's model collapse to
 the prior; skip connections upwards and downwards keep them in use, and `skip=False`
-leaves them out. With them all scales below the top layer are above 0.01. Networks
-between layers read z, and on the way up d, through asinh (`LatentBlock` in
-`nn/networks.py`), and their last layers start at a tenth of the usual size; units are
-ELU; all layers have one size, 5 x 20 by default. The paper's get narrower upwards, as
-by `latent_dims=(64, 32, 16, 8, 4)`; the ladder in the table of Apostolopoulou et al.
-2020 has 128 latents in its five layers together.
+leaves them out. With them prior and evidence of the layers below the top have scales
+above 0.01. Networks between layers read z, and on the way up d, through asinh
+(`LatentBlock` in `nn/networks.py`), and their last layers start at a tenth of the usual
+size; units are ELU; all layers have one size, 5 x 20 by default. The paper's get
+narrower upwards, as by `latent_dims=(64, 32, 16, 8, 4)`; the ladder in the table of
+Apostolopoulou et al. 2020 has 128 latents in its five layers together.
 """
 
 from collections.abc import Sequence

@@ -64,12 +64,13 @@ class Phase:
             buffers, but no other attribute that it may set.
         each_epoch: called with the VAE and the part of the phase that is done, in [0, 1),
             as each of its epochs begins or is resumed.
-        keep: the weights that it hands on: of its epoch that is best on validation, or
-            of the last one. All phases hand on the last under `fit`'s `keep="last"`.
+        hands_on: the weights that the next phase begins with: `last`, of its last epoch,
+            or `best`, of the one with the highest validation ELBO, where this is what the
+            phase trains. Under `fit`'s `keep="last"` all hand on the last.
 
     Raises:
         UserError: for a negative share, a loss that is none, modules that are none, and
-            another `keep`.
+            other weights to hand on.
 
     The decoder alone, then everything, for twice as long:
 
@@ -85,11 +86,13 @@ class Phase:
     modules: tuple[nn.Module, ...] | None = None
     start: Callable[["VAE"], None] | None = None
     each_epoch: Callable[["VAE", float], None] | None = None
-    keep: str = "best"
+    hands_on: str = "last"
 
     def __post_init__(self) -> None:
-        if self.keep not in ("best", "last"):
-            raise UserError(f"keep of a phase must be best or last, got {self.keep!r}")
+        if self.hands_on not in ("best", "last"):
+            raise UserError(
+                f"hands_on of a phase must be best or last, got {self.hands_on!r}"
+            )
         if not self.share >= 0:
             raise UserError(f"share of a phase must not be negative, got {self.share}")
         makes_one = callable(self.loss) and not isinstance(self.loss, nn.Module)

@@ -256,9 +256,9 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         one.pop("seed", None)
         one["clip_norm"] = one.get("clip_norm") or 0.0
         own["clip_norm"] = CLIP_NORM if {"L", "N"} & {*depth(one)} else 0.0
-        # The usual one keeps the weights that none would keep, until now in every run.
-        if one.get("patience") in (None, usual_patience(planned_epochs(r))):
-            one["patience"] = 0
+        # To wait as long as is usual is to keep the weights that a whole run would.
+        if one.get("patience") in (None, 0, usual_patience(planned_epochs(r))):
+            one["patience"] = None
     keys = dict.fromkeys(key for one in settings for key in one)
     differing = [
         key
@@ -270,7 +270,8 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         shown: dict[str, Any] = {n: r[n] for n in PLACES if n in r}
         shown |= depth(one)
         said = "num_layers" if "L" in shown else "num_flows"
-        shown |= {k: one[k] for k in differing if k in one and k != said}
+        unsaid = {said} if one["patience"] else {said, "patience"}
+        shown |= {k: one[k] for k in differing if k in one and k not in unsaid}
         extra = ", ".join(f"{key} = {value}" for key, value in shown.items())
         labels.append(r["guide"] + (f" ({extra})" if extra else ""))
     return labels

@@ -224,7 +224,7 @@ def _overfits(
     return (
         f"the validation ELBO was best in epoch {last[number]['epoch']} of "
         f"{len(records)}, and {best - end:.1f} nats lower at the end: the training "
-        "overfits; --patience 20 stops in time"
+        "overfits; --patience 20 would have stopped it"
     )
 
 

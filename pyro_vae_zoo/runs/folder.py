@@ -57,7 +57,10 @@ _GOES_ON = (METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE, "metrics.csv")
 _HALF_WRITTEN = "*." + 16 * "[0-9a-f]" + ".tmp"
 # A run may go on under another value of these; all else must be as it was. The size of the
 # training part is in the variant, too.
-_FREE = ("epochs", "eval_particles", "source", "train_size", "compile", "fingerprint")
+_FREE = (
+    *("epochs", "patience", "compile", "eval_particles"),
+    *("source", "train_size", "fingerprint"),
+)
 
 
 def look(

@@ -191,8 +191,7 @@ def check_resumable(
             f"got {fingerprint}; resume with the same data or start anew"
         )
     saved, now = training_then(state["options"]), options.recorded()
-    # Nothing but the end depends on the number of epochs, with some exceptions, and on
-    # the patience.
+    # Only the end depends on the patience, and on the number of epochs, but for some.
     rate = options.schedule == "cosine" or options.has_own_rate
     bound = rate or len(phases) > 1 or phases[0].each_epoch
     free = {"patience"} if bound else {"epochs", "patience"}

@@ -110,17 +110,18 @@ class History:
         """Time spent in training and validation."""
         return sum(record.get("seconds", 0.0) for record in self.epochs)
 
-    def ends_best(self, since: int = 0) -> bool:
-        """True where the last epoch is the best on validation, of those after `since`.
+    def ends_best(self) -> bool:
+        """True where the last epoch is better on validation than `best_epoch`, if any.
 
-        >>> History([{"valid_elbo": -91.0}, {"valid_elbo": -90.0}]).ends_best()
+        >>> History([{"valid_elbo": -91.0}, {"valid_elbo": -90.0}], 1).ends_best()
         True
         """
-        records: list[dict[str, Any]] = [{**r} for r in self.epochs[since:]]
-        name = validated_by(records[-1])
-        # Version 0.1.0 had no `valid_bound`.
-        *before, last = (r.get(name, -math.inf) for r in records)
-        return last > max(before, default=-math.inf)
+        if not self.best_epoch:
+            return True
+        last: dict[str, Any] = {**self.epochs[-1]}
+        best: dict[str, Any] = {**self.epochs[self.best_epoch - 1]}
+        name = validated_by(last)
+        return last[name] > best.get(name, -math.inf)  # 0.1.0 had no `valid_bound`
 
     def __repr__(self) -> str:
         return str(self._summary())

@@ -82,8 +82,6 @@ class Loop:
         self.compiled: dict[int, bool] = {}  # what was decided, by number of phase
         self.callbacks = Callbacks()
 
-    # ------------------------------------------------------------------ the loop
-
     def train(self, interrupted: threading.Event, progress: bool) -> None:
         """Go on from here to the end, or until interrupted."""
         total = self.options.num_epochs * self.steps_per_epoch
@@ -100,7 +98,7 @@ class Loop:
                 self._end_epoch(bar)
                 self._stop_if(interrupted)
         self._save(force=True)
-        self.history.weights = self._end_phase()
+        self.history.weights = self._keep(self.options.keep)
         self.vae.eval()
         self.callbacks.fit_end(self)
 
@@ -234,7 +232,8 @@ class Loop:
             append_record(self.folder / METRICS_FILE, record)
         new_phase = self.plan.begins(self.epoch) and not self.history.stopped_early
         if new_phase:
-            self._end_phase()  # what was judged is what a phase begins with
+            ended = self.vae.phases[self.plan.number(self.epoch - 1)]
+            self._keep(self.options.keep, ended.hands_on)  # as they were judged
             self.begin_phase()
         self._save(force=new_phase or failed is not None)
         if failed is not None:
@@ -271,16 +270,16 @@ class Loop:
         return record
 
     def _keep_best(self) -> None:
-        """The phase's best epoch; and patience, which is about the last phase alone."""
-        history, first = self.history, self.plan.start(self.plan.number(self.epoch - 1))
-        if history.ends_best(since=first):
-            history.best_epoch = self.epoch
+        """The phase's best epoch so far; and whether it was too long ago."""
+        if self.history.ends_best():
+            self.history.best_epoch = self.epoch
             self.best = {n: t.clone() for n, t in self.vae.state_dict().items()}
-        if first < self.plan.last_start:
-            return
-        patience = self.options.patience or 0
-        waited = self.epoch - max(history.best_epoch, self.options.kl_warmup or 0)
-        history.stopped_early = 0 < patience <= waited
+        self.history.stopped_early = self._waited_for(self.options.patience or 0)
+
+    def _waited_for(self, patience: int) -> bool:
+        """True where the last phase had no better epoch for as long, after the warm-up."""
+        waited = self.epoch - max(self.history.best_epoch, self.options.kl_warmup or 0)
+        return 0 < patience <= waited and self.epoch > self.plan.last_start
 
     # ---------------------------------------------------------------- the phases
 
@@ -295,10 +294,9 @@ class Loop:
         """The phase that the present epoch belongs to."""
         return self.vae.phases[self.phase_number]
 
-    def _end_phase(self) -> str:
-        """Give the pair the weights that are kept of the phase: `best` or `last`."""
-        ended = self.vae.phases[self.plan.number(self.epoch - 1)]
-        if self.best is not None and self.options.keep == ended.keep == "best":
+    def _keep(self, *asked: str) -> str:
+        """Give the pair the phase's `best` weights, if all ask for them, or its `last`."""
+        if self.best is not None and {*asked} == {"best"}:
             self.vae.load_state_dict(self.best)
             return "best"
         if self.average is not None:
@@ -372,8 +370,9 @@ class Loop:
         if self.best is not None:
             self.best = best_weights(self.vae, self.best, of=state["vae"])
         self.history = History(**state["history"])
-        if self.options.patience != training_then(state["options"])["patience"]:
-            self.history.stopped_early = False
+        before = training_then(state["options"])["patience"]
+        if self.options.patience != before and self._waited_for(before):
+            self.history.stopped_early = False  # for no other reason had it stopped
         never = dict.fromkeys(range(len(self.vae.phases)), False)
         self.compiled = state["compiled"] if self.options.compile else never
         self.enter_phase()

@@ -76,7 +76,8 @@ def _epochs(options: TrainOptions, vae: VAE, num_data: int) -> int:
 def _wait(options: TrainOptions) -> int:
     """Epochs to wait for a better one; 0 where the bound may fall and then rise again.
 
-    It may under a rate that falls and under tempering; without an average it wavers.
+    So it may where the rate falls, and under tempering; and without averaged weights it
+    wavers.
     """
     is_steady = options.schedule == "constant" and not options.tempering_steps
     waits = is_steady and options.ema and options.keep == "best"

@@ -195,9 +195,9 @@ class TrainOptions:
     patience: Annotated[
         int | None,
         Option(
-            "stop after this many epochs without a better validation bound; 0: never. By "
-            "default after a fifth of all, at least ten; never under another schedule "
-            "than constant, tempering, no average, or `keep` last.",
+            "stop after so many epochs of the last phase without a better validation "
+            "bound; 0: never. By default a fifth of all, at least ten; never under another "
+            "schedule than constant, tempering, no average, or `keep` last.",
             least=0,
         ),
     ] = None

@@ -162,6 +162,20 @@ def test_resume_with_more_epochs_goes_on(run, npz, tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_that_stopped_goes_on_as_its_summary_says(npz, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run"), "--quiet"]
+    words = ["--guide", "mean_field", "--data", npz, "--lr", "0.3", "--epochs", "30"]
+    assert cli.main(["train", *words, "--patience", "1", *out]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "was better on validation; --resume --patience 0 goes on" in said
+    path = tmp_path / "run" / "metrics.jsonl"
+    assert len(path.read_text().splitlines()) < 30
+    assert cli.main(["train", "--resume", "--patience", "0", *out]) == 0
+    assert len(path.read_text().splitlines()) == 30
+    assert "goes on" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_resume_of_a_run_that_has_no_checkpoint_yet_starts_it(run):
     argv, folder = run
     before = json.loads((folder / "result.json").read_text())

@@ -521,7 +521,12 @@ def test_a_q_for_each_layer_is_the_exact_posterior():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("bottom_up", {}), ("ladder", {}), ("gated_dag_iaf", {"structure": "chain"})],
+    [
+        ("bottom_up", {}),
+        ("self_reflective", {}),
+        ("ladder", {}),
+        ("gated_dag_iaf", {"structure": "chain"}),
+    ],
 )
 def test_a_q_of_several_latents_is_scored_right(name, options):
     vae = small(name, **options).double()
@@ -548,6 +553,45 @@ def test_latents_of_which_one_is_no_gaussian_are_refused():
         UserError, match="a flow on a Gaussian, got Independent of Gamma"
     ):
         zoo.local_log_likelihood((module_of(model), module_of(guide)), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("ndim", [0, 2])
+def test_several_latents_that_are_no_vectors_are_refused(ndim):
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            for name in ("a", "b"):
+                loc = x.new_zeros(len(x), *(2,) * ndim)
+                pyro.sample(name, dist.Normal(loc, 1.0).to_event(ndim))
+
+    def model(x):
+        guide(x)
+        with pyro.plate("again", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(x, 1.0).to_event(1), obs=x)
+
+    pair = module_of(model), module_of(guide)
+    with pytest.raises(UserError, match="needs vectors, got 'a' of event shape"):
+        zoo.local_log_likelihood(pair, torch.ones(2, 3))
+
+
+def test_a_model_without_latents_is_refused():
+    vae, x = small("maf"), torch.randn(4, 2, 3)
+    with pytest.raises(UserError, match="a real vector 'z' for each datum, got none"):
+        zoo.local_log_likelihood(vae, x, 20, 3)
+    few = {"temps": 2, "leapfrog": 1, "simulated": 1, "steps": 2}
+    found = diagnose(vae, x, DiagnoseOptions(num_particles=30, chains=2, **few))
+    assert "local" in found.skipped
+
+
+def test_an_own_q_counts_what_data_share(truth):
+    """Gates that are still random are drawn once for a batch, not for each datum."""
+    vae, x = small("gated_dag"), torch.rand(6, 2, 3).bernoulli()
+    own = zoo.local_log_likelihood(vae, x, 200, 0)
+    alone = own.std_error.square().sum().sqrt() / 6
+    assert own.mc_error != pytest.approx(alone.item())
+    chain = small("gated_dag", structure="chain")
+    own = zoo.local_log_likelihood(chain, x, 200, 0)
+    alone = own.std_error.square().sum().sqrt() / 6
+    assert own.mc_error == pytest.approx(alone.item())
 
 
 def test_a_known_log_p_may_be_of_numpy(truth):

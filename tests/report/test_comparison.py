@@ -121,13 +121,20 @@ def test_defaults_of_guides_are_not_in_the_labels():
 
 
 @pytest.mark.parametrize(
-    ("other", "label"),
-    [(None, "iaf (K = 4)"), (10, "iaf (K = 4)"), (3, "iaf (K = 4, patience = 3)")],
+    ("others", "labels"),
+    [
+        ((None, 0), {"iaf (K = 4)"}),
+        ((10, None), {"iaf (K = 4)"}),
+        ((10, 3), {"iaf (K = 4)", "iaf (K = 4, patience = 3)"}),
+        ((4, 3), {"iaf (K = 4, patience = 4)", "iaf (K = 4, patience = 3)"}),
+    ],
 )
-def test_the_usual_patience_is_as_good_as_none(other, label):
+def test_the_usual_patience_is_as_good_as_none(others, labels):
+    """Which is ten of ten epochs."""
     runs = [result(seed=0), result(seed=1)]
-    runs[1]["training"] |= {"patience": other}
-    assert label in [row["label"] for row in report.summarise(runs)]
+    for run, patience in zip(runs, others, strict=True):
+        run["training"] |= {"patience": patience}
+    assert {row["label"] for row in report.summarise(runs)} == labels
 
 
 def test_one_run_given_twice_is_refused():

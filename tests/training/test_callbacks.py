@@ -149,6 +149,16 @@ def test_a_stop_where_a_phase_ends_begins_no_other(data, tmp_path):
     assert_same(weights(vae), weights(resumed))
 
 
+def test_a_stop_of_a_callback_is_not_lifted_by_another_patience(data, tmp_path):
+    how = HOW | {"out": tmp_path, "epochs": 6}
+    vae = make()
+    vae.phases = zoo.Phase("one"), zoo.Phase("two")
+    stopped = zoo.fit(vae, data, callbacks=[stop_at(3)], patience=2, **how)
+    again = make()
+    again.phases = vae.phases
+    assert zoo.fit(again, data, resume=True, patience=0, **how) == stopped
+
+
 class Fails:
     def on_epoch_end(self, state):
         if state.epoch["epoch"] == 2:

@@ -445,7 +445,12 @@ def test_phases_share_the_epochs_and_move_their_modules(data):
 
 @pytest.mark.parametrize(
     ("keep", "of_phase", "handed_on"),
-    [("best", "best", 1), ("best", "last", 3), ("last", "best", 3)],
+    [
+        ("best", "best", 1),
+        ("best", "last", 3),
+        ("last", "best", 3),
+        ("last", "last", 3),
+    ],
 )
 def test_a_phase_hands_on_its_best_epoch(keep, of_phase, handed_on, data, tmp_path):
     """Also of a training that was stopped in between; else what overfits stays so."""
@@ -459,7 +464,7 @@ def test_a_phase_hands_on_its_best_epoch(keep, of_phase, handed_on, data, tmp_pa
         vae = make("mean_field")
         vae.monitor = lambda vae: judged.append(weights(vae)) or {}
         vae.phases = (
-            zoo.Phase("one", share=3, each_epoch=worse, keep=of_phase),
+            zoo.Phase("one", share=3, each_epoch=worse, hands_on=of_phase),
             zoo.Phase("two", share=1, start=lambda vae: begun.append(weights(vae))),
         )
         return vae
@@ -590,7 +595,10 @@ def test_what_a_phase_freezes_stays_frozen_when_it_is_resumed(
         ({"modules": ["model"]}, "expected a tuple of modules"),
         ({"loss": nn.MSELoss()}, r"loss of a phase: expected an ELBO .* got MSELoss"),
         ({"loss": "elbo"}, "loss of a phase: expected an ELBO .* got 'elbo'"),
-        ({"keep": "first"}, "keep of a phase must be best or last, got 'first'"),
+        (
+            {"hands_on": "first"},
+            "hands_on of a phase must be best or last, got 'first'",
+        ),
     ],
 )
 def test_phases_that_make_no_sense_are_refused(options, words):
