@@ -1,11 +1,10 @@
 r"""Normalising-flow posteriors on the standard VAE's one latent vector.
 
 Isaac Henrion, Sean Welleck: *Richer posteriors with flow-based variational
-autoencoders*, which compares planar, inverse autoregressive and Householder flows;
-with the flows of Rezende & Mohamed 2015 (planar, radial), Kingma et al. 2016 (IAF),
-Tomczak & Welling 2016 (Householder), van den Berg et al. 2018 (Sylvester),
-Huang et al. 2018 (neural autoregressive), Dinh et al. 2017 and Durkan et al. 2019
-(couplings).
+autoencoders*, which compares planar, inverse autoregressive and Householder flows; with
+the flows of Rezende & Mohamed 2015 (planar, radial), Kingma et al. 2016 (IAF), Tomczak
+& Welling 2016 (Householder), van den Berg et al. 2018 (Sylvester), Huang et al. 2018
+(neural autoregressive), Dinh et al. 2017 and Durkan et al. 2019 (couplings).
 
 Generative process: that of `standard`. Inference: from features h of x
 
@@ -23,8 +22,8 @@ Generative process: that of `standard`. Inference: from features h of x
 
 Differences from the study. Its public code has five faults that are corrected here: the
 planar map is constrained to be invertible; autoregressive steps reverse the order of
-the latents from one to the next; every step sees h; Householder vectors are
-normalised; the last layer of a network is linear, with no ReLU behind it.
+the latents from one to the next; every step sees h; Householder vectors are normalised;
+the last layer of a network is linear, with no ReLU behind it.
 
 Differences in form: the study's IAF step is \((z - \mu) / \sigma\). `affine_autoregressive`
 is \(\mu + \sigma z\), the same family, with \(\log\sigma\) clamped by Pyro to -5..3; `iaf`
@@ -49,7 +48,7 @@ from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import DiagonalGaussian, Parts, standard_vae
 from pyro_vae_zoo.nn.options import PairOptions
-from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.pair.vae import CLIP_NORM, VAE
 from pyro_vae_zoo.transforms.conditioning import condition_all
 from pyro_vae_zoo.transforms.made import alternating_order
 
@@ -280,8 +279,7 @@ class AmortizedFlow(nn.Module):
         options: of that flow, keyword arguments of its function in this file.
 
     Raises:
-        UserError: for unknown names, sizes out of range, and couplings of one
-            latent dimension.
+        UserError: for unknown names, sizes out of range, and couplings of one latent.
 
     Example:
         >>> posterior = AmortizedFlow(16, 3, "planar", num_flows=4)
@@ -390,10 +388,12 @@ def _check_coupling(latent_dim: int, num_flows: int) -> None:
 def _flow_vae(
     flow: str, *, num_flows: int = 2, parts: Parts | None = None, **options: Any
 ) -> VAE:
-    """The standard model with a flow as guide."""
+    """The standard model with a flow as guide; a spline's steep pieces need clipping."""
     own = {name: options.pop(name) for name in flow_options(flow) if name in options}
     posterior = partial(AmortizedFlow, flow=flow, num_flows=num_flows, **own)
-    return standard_vae(posterior, parts=parts, **options)
+    vae = standard_vae(posterior, parts=parts, **options)
+    vae.clip_norm = CLIP_NORM if flow == "spline_coupling" else 0.0
+    return vae
 
 
 for _name, _steps_of in FLOWS.items():

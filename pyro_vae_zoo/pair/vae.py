@@ -39,7 +39,7 @@ from pyro_vae_zoo.pair.modes import local_context, ordinary
 
 __all__ = ["CLIP_NORM", "VAE", "Phase", "Shared"]
 
-CLIP_NORM = 100.0  # of hierarchies and graphs
+CLIP_NORM = 100.0  # of hierarchies, graphs and splines
 
 _numbers = itertools.count()
 

@@ -255,7 +255,8 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     for own, one, r in zip(usual, settings, results, strict=True):
         one.pop("seed", None)
         one["clip_norm"] = one.get("clip_norm") or 0.0
-        own["clip_norm"] = CLIP_NORM if {"L", "N"} & {*depth(one)} else 0.0
+        clips = {"L", "N"} & {*depth(one)} or r["guide"] == "spline_coupling"
+        own["clip_norm"] = CLIP_NORM if clips else 0.0
         # To wait as long as is usual is to keep the weights that a whole run would.
         if one.get("patience") in (None, 0, usual_patience(planned_epochs(r))):
             one["patience"] = None

@@ -159,8 +159,8 @@ class TrainOptions:
     clip_norm: Annotated[
         float | None,
         Option(
-            "norm to clip the gradient of the mean loss to; by default the VAE's own, "
-            "which is 100 for hierarchies and graphs, and none for others; 0: none.",
+            "norm to clip the gradient of the mean loss to; by default the VAE's own: 100 "
+            "for hierarchies, graphs and spline_coupling, none for others; 0: none.",
             least=0,
         ),
     ] = None

@@ -562,7 +562,7 @@ def test_a_training_stops_where_its_best_epoch_is_long_past(given, patience):
 
 
 @pytest.mark.parametrize(
-    ("guide", "norm"), [("mean_field", 0), ("ladder", 100), ("gated_dag", 100)]
+    ("guide", "norm"), [("mean_field", 0), ("ladder", 100), ("spline_coupling", 100)]
 )
 def test_gradients_are_clipped_where_the_vae_asks_for_it(guide, norm):
     vae = make(guide)
