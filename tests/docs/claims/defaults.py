@@ -8,6 +8,11 @@ LONG, CALTECH = "defaults_digits_462", "defaults_caltech_silhouettes"
 CALTECH_OLD = f"{CALTECH}_old"
 MNIST = "defaults_mnist_static"
 SCORES = ("log_likelihood", "elbo")
+AHEAD = (
+    *("sylvester_triangular", "sylvester_orthogonal", "sylvester_householder"),
+    *("affine_autoregressive", "affine_coupling"),
+)
+LEVEL = ("radial", "spline_coupling", "householder", "planar")
 
 
 def gained(now=NOW):
@@ -104,6 +109,25 @@ CLAIMS = {
         (
             "`iaf` is ahead of `mean_field` by {} nats of log p, and by {} in the ELBO",
             lambda: [shown(lead(MNIST, "iaf", key=key)) for key in SCORES],
+        ),
+        (
+            "flows and `affine_coupling` are ahead by {:.1f} to {:.1f} nats;",
+            lambda: ends(lead(MNIST, name)[0] for name in AHEAD),
+        ),
+        (
+            "lead `mean_field` by at most {:.1f} nats,",
+            lambda: [max(lead(MNIST, name)[0] for name in LEVEL)],
+        ),
+        (
+            "undo whole epochs, and it ends {:.1f} nats behind.",
+            lambda: [
+                scored(MNIST, "mean_field")[0]
+                - scored("mnist_no_clip", "spline_coupling")[0]
+            ],
+        ),
+        (
+            "and `full_rank` is {:.1f} nats behind.",
+            lambda: [-lead(MNIST, "full_rank")[0]],
         ),
         (
             "it overfits soonest, after epoch {}.",
