@@ -269,9 +269,9 @@ def npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
             f"'labels', or one array of any name, got {_names(keys)}; missing 'train'"
         )
     if unused := [key for key in alone if key not in SPLITS and len(alone) > 1]:
-        known = _names([*SPLITS, *of_labels])
         warnings.warn(
-            f"{path} has arrays that are not used: {_names(unused)}; known are {known}",
+            f"{path} has arrays that are not used: {_names(unused)}; known are 'train', "
+            "'valid', 'test', and labels, such as 'test_labels'",
             stacklevel=2,
         )
     labels = {}

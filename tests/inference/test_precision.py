@@ -189,7 +189,7 @@ def test_evaluation_is_in_float32():
 
 
 def test_it_resumes_bit_for_bit_and_is_named(tmp_path):
-    whole, _, history = digits(precision="bf16", epochs=2, kl_warmup=0.1)
+    whole, _, history = digits(precision="bf16", epochs=2, kl_warmup=0.2)
     assert history.precision == "bf16"
     digits(precision="bf16", epochs=1, out=tmp_path)
     half, _, _ = digits(precision="bf16", epochs=2, out=tmp_path, resume=True)
