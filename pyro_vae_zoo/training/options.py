@@ -196,8 +196,8 @@ class TrainOptions:
         int | None,
         Option(
             "stop after so many epochs of the last phase without a better validation "
-            "bound; 0: never. By default a fifth of all, at least ten; never under another "
-            "schedule than constant, tempering, no average, or `keep` last.",
+            "bound; by default a fifth of all, at least ten; 0: never. The default is 0 "
+            "under a schedule that is not constant, tempering, `ema` 0 or `keep` last.",
             least=0,
         ),
     ] = None
