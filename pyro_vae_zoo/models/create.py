@@ -23,7 +23,7 @@ from pyro_vae_zoo.models.parts import (
     with_prior,
 )
 from pyro_vae_zoo.nn.likelihoods import make_likelihood, sizes_in
-from pyro_vae_zoo.nn.options import PairOptions, completed
+from pyro_vae_zoo.nn.options import PairOptions, completed, warn_of_unused
 from pyro_vae_zoo.options import plain, sizes_of
 from pyro_vae_zoo.pair.door import check_dataset
 from pyro_vae_zoo.pair.modes import taking_turns
@@ -221,6 +221,8 @@ def create(
     for name in [name for name in given if name in known]:
         options[name] = given.pop(name)  # of a hierarchy, whose priors are its own
     options = completed(guide, known, options)
+    if isinstance(guide, str) and not given.keys() & {"encoder", "decoder"}:
+        warn_of_unused({**known, **options}, known)
     prior = given.get("prior")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):

@@ -1,5 +1,6 @@
 """`PairOptions`: the options that all guides of the standard model have."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 from pyro_vae_zoo.nn.names import ACTIVATIONS, NETWORKS
 from pyro_vae_zoo.options import Option, normalise
 
-__all__ = ["LATE", "PairOptions", "completed"]
+__all__ = ["LATE", "PairOptions", "completed", "warn_of_unused"]
 
 # Options of guides that came after version 0.1.0, with what it did.
 LATE: dict[str, dict[str, Any]] = {"ladder": {"skip": False}}
@@ -66,3 +67,17 @@ def completed(
         is_plain = then or "activation" in options
         unsaid["network"] = "mlp" if is_plain else PairOptions.network
     return {**unsaid, **options}
+
+
+def warn_of_unused(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Warn of an activation for networks that have gates in its place."""
+    network, activation = options.get("network"), options.get("activation")
+    gated = {"gated_mlp"}
+    if known.get("network") == PairOptions.network:  # else dense networks stand beside it
+        gated.add("conv")
+    if network in gated and activation != known["activation"]:
+        warnings.warn(
+            f"activation={activation} has no effect: the networks {network} have gates "
+            "in its place; choose network mlp or resnet, or leave out activation",
+            stacklevel=3,
+        )

@@ -42,6 +42,20 @@ def test_the_batch_is_independent(network):
     torch.testing.assert_close(encoder(x)[:1], encoder(x[:1]))
 
 
+@pytest.mark.parametrize("network", ["gated_mlp", "conv"])
+def test_an_activation_beside_gates_is_warned_of(network):
+    with pytest.warns(UserWarning, match=f"activation=elu has no effect: .* {network}"):
+        zoo.create("iaf", event_shape=(8, 8), network=network, activation="elu")
+
+
+@pytest.mark.parametrize(
+    ("guide", "options"),
+    [("iaf", {"network": "resnet"}), ("iaf", {}), ("gated_dag", {"network": "conv"})],
+)
+def test_an_activation_that_is_used_is_not(guide, options):
+    zoo.create(guide, event_shape=(8, 8), activation="tanh", **options)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_differ(activation):
     encoder, _ = make_encoder("mlp", (4,), (6, 6), activation)
