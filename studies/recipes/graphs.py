@@ -79,6 +79,7 @@ GATED_DAG = Table(
             }
             | BF16,
             fewer_particles=100,
+            local=200,
         ),
         "smoke": Budget(
             {"epochs": 4, "clip_norm": 5.0},

@@ -60,6 +60,7 @@ SELF_REFLECTIVE = Table(
                 "analytic_kl": True,
             }
             | BF16,
+            local=200,
         ),
         "smoke": Budget(
             {"epochs": 1, "lr": 1e-3, "clip_norm": 100.0, "analytic_kl": True},

@@ -78,6 +78,7 @@ RECURSIVE_MIXTURE = Table(
             }
             | BF16,
             eval_particles=500,
+            local=200,
         ),
         "smoke": SMOKE,
     },
