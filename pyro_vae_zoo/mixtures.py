@@ -75,7 +75,7 @@ class GaussianMixture(dist.TorchDistribution):
         forms = forms + (loc.square() * precision).sum(-1)
         log_norm = log_scale.sum(-1) + loc.shape[-1] / 2 * math.log(2 * math.pi)
         terms = self.log_weights.double() - log_norm - forms / 2
-        return terms.logsumexp(-1).to(value.dtype)
+        return _broadcast(terms.logsumexp(-1).to(value.dtype), self.batch_shape)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -122,7 +122,8 @@ class UniformMixture(dist.TorchDistribution):
         """Log-density in nats."""
         (k,) = self.q.batch_shape
         each = value.unsqueeze(-2).expand(*value.shape[:-1], k, -1)
-        return self.q.log_prob(each).logsumexp(-1) - math.log(k)
+        score = self.q.log_prob(each).logsumexp(-1) - math.log(k)
+        return _broadcast(score, self.batch_shape)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -139,3 +140,8 @@ class UniformMixture(dist.TorchDistribution):
         turn = torch.empty_like(chosen)
         turn[order] = torch.arange(len(chosen)) - first[chosen[order]]
         return draws[turn, chosen].reshape(shape)
+
+
+def _broadcast(score: Tensor, batch_shape: torch.Size) -> Tensor:
+    """A value that all of a batch share counts for each of it."""
+    return score.expand(torch.broadcast_shapes(score.shape, batch_shape))

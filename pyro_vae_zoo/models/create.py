@@ -220,9 +220,10 @@ def create(
     known = guide_options(guide)
     for name in [name for name in given if name in known]:
         options[name] = given.pop(name)  # of a hierarchy, whose priors are its own
-    options = completed(guide, known, options)
-    if isinstance(guide, str) and not given.keys() & {"encoder", "decoder"}:
-        warn_of_unused({**known, **options}, known)
+    asked_of, options = options, completed(guide, known, options)
+    if isinstance(guide, str):  # one of the user's may use what it declares
+        networks = {k: given[k] for k in ("encoder", "decoder") if k in given}
+        warn_of_unused(asked_of, options.get("network"), known, networks)
     prior = given.get("prior")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):
@@ -336,7 +337,8 @@ def _checked_options(
         known |= names
     for name, value in options.items():
         if name not in known:
-            who = repr(guide) if isinstance(guide, str) else guide.__name__
+            who = place_name(guide).removeprefix("custom:")
+            who = repr(who) if isinstance(guide, str) else who
             raise unknown_name(f"option of guide {who}:", name, known)
         if isinstance(known[name], bool) and not isinstance(value, bool):
             raise UserError(f"option {name}: expected True or False, got {value!r}")

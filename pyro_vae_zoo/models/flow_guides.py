@@ -316,7 +316,7 @@ class AmortizedFlow(nn.Module):
         base = self.base(context)
         if not self.flows:
             return base
-        return dist.TransformedDistribution(base, condition_all(self.flows, context))
+        return zt.Transformed(base, condition_all(self.flows, context))
 
 
 class Reverse(ConditionalTransformModule):

@@ -78,6 +78,7 @@ from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import LatentBlock, make_decoder, make_encoder
 from pyro_vae_zoo.pair.vae import CLIP_NORM, VAE, Phase
 from pyro_vae_zoo.transforms.conditioning import condition_all
+from pyro_vae_zoo.transforms.transformed import Transformed
 
 __all__ = [
     "GatedDAGGuide",
@@ -184,7 +185,7 @@ class NodePosterior(nn.Module):
         q = dist.Normal(loc, scale).to_event(1)
         if not self.flow:
             return q
-        return dist.TransformedDistribution(q, condition_all(self.flow, h[0]))
+        return Transformed(q, condition_all(self.flow, h[0]))
 
 
 class GatedDAGGuide(PyroModule):

@@ -86,6 +86,7 @@ _SIZES = ("event_shape", "latent_dim", "hidden_dims", "num_params", "guide")
 def _maker(place: str, part: Place) -> nn.Module | Callable[..., nn.Module] | None:
     """The module that stands in a place, or what makes it; None for a kind of network."""
     if not isinstance(part, str):
+        _check_maker(place, part)
         return part
     if place in ("encoder", "decoder"):
         if part not in NETWORKS:
@@ -95,6 +96,14 @@ def _maker(place: str, part: Place) -> nn.Module | Callable[..., nn.Module] | No
     if part not in known:
         raise unknown_name(place, part, known)
     return known[part]
+
+
+def _check_maker(place: str, part: Any) -> None:
+    if not callable(part):
+        raise UserError(
+            f"expected the {place} as a name, a module, or a class or function that makes "
+            f"one, got {part!r}"
+        )
 
 
 def with_prior(
@@ -213,6 +222,7 @@ _GUIDE_ARGUMENTS = ("event_shape", "latent_dim", "hidden_dims")
 
 def custom_options(guide: Callable[..., nn.Module]) -> dict[str, Any]:
     """Options of the standard model and those a user's guide declares for itself."""
+    _check_maker("guide", guide)
     return own_options(PairOptions, ()) | own_options(guide, _GUIDE_ARGUMENTS)
 
 

@@ -241,7 +241,7 @@ class FlowPrior(nn.Module):
         base = self.base()
         # Made anew each time: what transforms keep of a pass ends with them.
         steps = [step.condition(None) for step in self.steps]  # type: ignore[operator]
-        return dist.TransformedDistribution(base, steps) if steps else base
+        return zt.Transformed(base, steps) if steps else base
 
 
 def _affine_couplings(

@@ -98,8 +98,9 @@ class SemiAmortizedGuide(PyroModule):
         decoder, likelihood = self.generator.decoder, self.generator.likelihood
         # The steps need gradients in evaluation too, where there are none around.
         with torch.inference_mode(False), torch.enable_grad():
-            if x.is_inference():
-                x, parameters = x.clone(), [p.clone() for p in parameters]
+            x, *parameters = (
+                t.clone() if t.is_inference() else t for t in (x, *parameters)
+            )
             for _ in range(self.num_steps):
                 if not (through and parameters[0].requires_grad):
                     parameters = [p.detach().requires_grad_() for p in parameters]
@@ -137,7 +138,8 @@ def clip(slopes: Sequence[Tensor], max_norm: float) -> list[Tensor]:
     """
     first, *rest = (slope.square().sum(-1, keepdim=True) for slope in slopes)
     # The root only where it is used: at zero it has no derivative.
-    factor = max_norm * sum(rest, first).clamp(min=max_norm**2).rsqrt()
+    relative = sum(rest, first) / max_norm / max_norm
+    factor = relative.clamp(min=1).rsqrt()
     return [factor * slope for slope in slopes]
 
 
@@ -160,13 +162,15 @@ def semi_amortized(
     Options:
         num_steps: number of gradient steps; with 0 it is `mean_field` exactly.
         step_size: size of a gradient step.
-        max_norm: largest norm of a datum's gradient, which is clipped to it.
+        max_norm: largest norm of a datum's gradient, which is clipped to it; inf: none.
     """
     if num_steps < 0:
         raise UserError(f"num_steps must not be negative, got {num_steps}")
     for name, value in (("step_size", step_size), ("max_norm", max_norm)):
         if not value > 0:
             raise UserError(f"{name} must be positive, got {value}")
+    if step_size == math.inf:
+        raise UserError("step_size must be finite, got inf")
     parts = parts or Parts()
     model = standard_model(
         event_shape, likelihood, latent_dim, hidden_dims, network, activation, parts

@@ -13,6 +13,11 @@ __all__ = ["LATE", "PairOptions", "completed", "warn_of_unused"]
 # Options of guides that came after version 0.1.0, with what it did.
 LATE: dict[str, dict[str, Any]] = {"ladder": {"skip": False}}
 
+_DENSE = (
+    "mlp",
+    "resnet",
+)  # networks with an activation; others have gates in its place
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions:
@@ -69,15 +74,32 @@ def completed(
     return {**unsaid, **options}
 
 
-def warn_of_unused(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Warn of an activation for networks that have gates in its place."""
-    network, activation = options.get("network"), options.get("activation")
-    gated = {"gated_mlp"}
-    if known.get("network") == PairOptions.network:  # else dense networks stand beside it
-        gated.add("conv")
-    if network in gated and activation != known["activation"]:
-        warnings.warn(
-            f"activation={activation} has no effect: the networks {network} have gates "
-            "in its place; choose network mlp or resnet, or leave out activation",
-            stacklevel=3,
-        )
+def warn_of_unused(
+    given: Mapping[str, Any],
+    network: Any,
+    known: Mapping[str, Any],
+    parts: Mapping[str, Any],
+) -> None:
+    """Warn of options that no network of a pair takes.
+
+    Args:
+        given: the options that were given.
+        network: the kind of the networks that the pair makes itself.
+        known: the guide's options with their defaults.
+        parts: what stands in the places of encoder and decoder, by place.
+    """
+    kinds = [parts.get(place, network) for place in ("encoder", "decoder")]
+    # A guide of several sites has dense networks beside its convolutions.
+    beside = "conv" in kinds and known.get("network") != PairOptions.network
+    is_dense = beside or any(isinstance(k, str) and k in _DENSE for k in kinds)
+    are_made = all(hasattr(k, "parameters") and not isinstance(k, type) for k in kinds)
+    reasons = {
+        "network": len(parts) == 2 and "encoder and decoder are given",
+        "activation": not is_dense
+        and f"it is that of networks {' and '.join(_DENSE)}, and there are none here",
+        "hidden_dims": are_made and "encoder and decoder are modules already",
+    }
+    for name, reason in reasons.items():
+        if reason and name in known and given.get(name, known[name]) != known[name]:
+            message = f"{name}={given[name]} has no effect: {reason}"
+            warnings.warn(message, stacklevel=3)

@@ -90,10 +90,7 @@ def check_apart(network: nn.Module, x: Tensor, what: str) -> Tensor:
     others = torch.cat([x[:1], 1 - x[1:].flip(0)])
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=cuda):
-            seed_generators(0, x.device)
-            out = network(x)
-            seed_generators(0, x.device)
-            again = network(others)
+            out, again = (_from_one_state(network, each) for each in (x, others))
     except Exception as error:  # whatever the user's code may raise
         raise UserError(
             f"the {what} does not run on input of shape {tuple(x.shape)}: "
@@ -112,4 +109,14 @@ def check_apart(network: nn.Module, x: Tensor, what: str) -> Tensor:
         )
     if not torch.allclose(out[0], again[0], rtol=1e-4, atol=1e-5):
         raise UserError(f"{type(network).__name__} cannot be the {what}: {reason}")
+    return out
+
+
+def _from_one_state(network: nn.Module, x: Tensor) -> Tensor:
+    """The output under one seed; a state that a pass moves, such as a norm, is put back."""
+    state = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    seed_generators(0, x.device)
+    out = network(x)
+    for buffer, before in state:
+        buffer.copy_(before)
     return out

@@ -12,7 +12,8 @@
 | rank_one.py              | Apostolopoulou 2020      | batched, cheap inverse     |
 | made.py                  | Germain et al. 2015      | context once per datum     |
 
-`conditioning.py` gives each its plain and its conditional form.
+`conditioning.py` gives each its plain and its conditional form; `transformed.py` has
+the distribution of what they make of a draw.
 Pyro's affine autoregressive and affine coupling transforms are right: use them
 with `MADE` and `CouplingNet`.
 """
@@ -68,6 +69,7 @@ from pyro_vae_zoo.transforms.sylvester import (
     orthonormal_columns,
     sylvester,
 )
+from pyro_vae_zoo.transforms.transformed import Transformed
 
 __all__ = [
     "MADE",
@@ -86,6 +88,7 @@ __all__ = [
     "Head",
     "LearnedTransform",
     "Reflections",
+    "Transformed",
     "conditional_householder",
     "conditional_masked_autoregressive",
     "conditional_neural_autoregressive",

@@ -83,6 +83,12 @@ class ConditionedTransform(Transform):
             "only score the tensor that its own last forward pass returned"
         )
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns `y`, with a graph where one is asked for."""
+        if torch.is_grad_enabled() and not self._kept.has_graph:
+            self._forget()
+        return super().__call__(x)
+
     def _call(self, x: Tensor) -> Tensor:
         y, log_det = self._forward(x)
         self._keep(x, log_det)

@@ -105,6 +105,19 @@ def test_density_and_draws_agree(name):
     assert torch.allclose(torch.cov(seen.T), covariance, atol=0.05 * scale)
 
 
+@pytest.mark.parametrize("prior", ["standard", *SMALL_PRIORS])
+def test_a_latent_that_all_data_share_counts_for_each(prior):
+    vae = zoo.create(
+        "mean_field", event_shape=(4,), latent_dim=2, hidden_dims=(6,), prior=prior
+    )
+    z, x = torch.tensor([0.3, -0.2]), torch.zeros(10, 4)
+    shared, each = (
+        pyro.poutine.trace(pyro.poutine.condition(vae.model, {"z": value})).get_trace(x)
+        for value in (z, z.expand(10, 2))
+    )
+    torch.testing.assert_close(shared.log_prob_sum(), each.log_prob_sum())
+
+
 def test_a_gaussian_mixture_is_the_mixture_of_gaussians():
     torch.manual_seed(0)
     loc, scale = 3 * torch.randn(5, 4), torch.rand(5, 4) * 0.1 + 0.01

@@ -111,3 +111,24 @@ def test_sticking_the_landing_is_refused_however_small_the_steps(step_size):
     loss = zoo.AnnealedELBO(sticking_the_landing=True)
     with pytest.raises(zoo.UserError, match="draws more than its latent sites"):
         loss.differentiable_loss(vae.model, vae.guide, torch.ones(3, 2, 3))
+
+
+def test_no_bound_on_the_steps():
+    far, none = (
+        small("semi_amortized", max_norm=bound) for bound in (1e20, float("inf"))
+    )
+    none.load_state_dict(far.state_dict())
+    x = torch.ones(3, *far.event_shape)
+    codes = []
+    for vae in (far, none):
+        torch.manual_seed(0)
+        codes.append(vae.encode(x))
+    assert codes[0].isfinite().all()
+    assert torch.equal(*codes)
+
+
+def test_a_guide_runs_in_inference_mode():
+    vae = small("semi_amortized")
+    with torch.inference_mode():
+        z = vae.guide(torch.ones(3, *vae.event_shape))
+    assert z.isfinite().all()

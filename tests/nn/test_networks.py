@@ -1,5 +1,6 @@
 """Networks of every kind for every shape of the data sets; likelihoods as laws."""
 
+import functools
 import math
 
 import pyro
@@ -44,7 +45,9 @@ def test_the_batch_is_independent(network):
 
 @pytest.mark.parametrize("network", ["gated_mlp", "conv"])
 def test_an_activation_beside_gates_is_warned_of(network):
-    with pytest.warns(UserWarning, match=f"activation=elu has no effect: .* {network}"):
+    with pytest.warns(
+        UserWarning, match="activation=elu has no effect: .*mlp and resn"
+    ):
         zoo.create("iaf", event_shape=(8, 8), network=network, activation="elu")
 
 
@@ -190,3 +193,22 @@ def test_grey_images_meet_no_bernoulli_silently():
         zoo.Dataset(grey, grey, grey)
     with pytest.raises(ValueError, match="support"):  # under stock Pyro too
         pyro.infer.Trace_ELBO().loss(vae.model, vae.guide, grey)
+
+
+def test_options_of_networks_that_are_given_are_warned_of():
+    parts = {
+        "encoder": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 5)),
+        "decoder": torch.nn.Linear(2, 16),
+    }
+    make = functools.partial(zoo.create, "mean_field", event_shape=(4, 4), latent_dim=2)
+    make(**parts)
+    options = {"network": "conv", "hidden_dims": (7,), "activation": "tanh"}
+    with pytest.warns(UserWarning, match="has no effect") as warned:
+        make(**parts, **options)
+    assert [str(w.message).partition("=")[0] for w in warned] == [
+        "network",
+        "activation",
+        "hidden_dims",
+    ]
+    # The one part of the pair's own has all three.
+    make(encoder=parts["encoder"], network="resnet", hidden_dims=(7,), activation="elu")

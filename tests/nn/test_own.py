@@ -1,5 +1,6 @@
 """Likelihoods, encoders and decoders: of counts, of the user's, and what is refused."""
 
+import functools
 import itertools
 
 import pyro.distributions as dist
@@ -286,11 +287,37 @@ NORMED = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5))
         ("decoder", nn.Linear(2, 7), "to 1 x 6 = 6 numbers for each datum"),
         ("decoder", nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6)), "BatchNorm1d"),
         ("decoder", lambda: None, "expected the decoder to be an nn.Module, got No"),
+        ("prior", 3, "expected the prior as a name, a module, or .* makes one, got 3"),
+        (
+            "encoder",
+            torch.zeros(2),
+            "expected the encoder as a name, a module, or a cl",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(place, part, words):
     with pytest.raises(zoo.UserError, match=words):
         small("mean_field", **{place: part})
+
+
+def test_a_layer_whose_state_moves_in_a_pass_mixes_no_data():
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 50))
+    before = [b.clone() for b in spectral.buffers()]
+    small("mean_field", encoder=nn.Sequential(nn.Flatten(), spectral))
+    assert all(map(torch.equal, spectral.buffers(), before))
+
+
+def test_an_unknown_option_of_a_partial_class():
+    guide = functools.partial(ActiveWidth, width=4)
+    with pytest.raises(
+        zoo.UserError, match="guide partial: 'latnet_dim'; did you mean"
+    ):
+        zoo.create(guide, event_shape=(6,), latnet_dim=2)
+
+
+class ActiveWidth(nn.Module):
+    def __init__(self, *, event_shape, latent_dim, hidden_dims, width=3):
+        super().__init__()
 
 
 class Encoder(nn.Sequential):
