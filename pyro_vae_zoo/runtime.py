@@ -58,6 +58,19 @@ _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 _SEED_STEP = 0x9E3779B97F4A7C15  # odd and large: keeps the seeds of ranks apart
 
 
+def laid_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy of as many numbers in the order in memory of a parameter.
+
+    Fused optimisers read gradients and averages as they lie.
+
+    >>> parameter = torch.zeros(2, 3).T
+    >>> laid_as(parameter, torch.arange(6.0)).stride() == parameter.stride()
+    True
+    """
+    copy = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+    return copy.copy_(value.view(parameter.shape) if value.ndim == 1 else value)
+
+
 class Ranks:
     """The processes of this training: those of `torch.distributed`, or this one alone.
 
@@ -125,7 +138,7 @@ class Ranks:
         _collective(dist.all_reduce, bucket)
         *sums, has = bucket.split([*(p.numel() for p in parameters), len(parameters)])
         for parameter, total, held in zip(parameters, sums, has.tolist(), strict=True):
-            parameter.grad = total.view_as(parameter) if held else None
+            parameter.grad = laid_as(parameter, total) if held else None
 
     def same(self, module: nn.Module, others: Iterable[Tensor] = ()) -> None:
         """Give all ranks the parameters and buffers of the first, and other tensors."""

@@ -54,7 +54,8 @@ def save(
             half the size, which loads as float32 again; as they are by default.
 
     Raises:
-        UserError: for an option that JSON cannot hold.
+        UserError: for an option that JSON cannot hold, for a dtype that is no floating
+            one, and for weights that are too large for it.
 
     A VAE that `create` has not made is saved with a warning: weights alone.
 
@@ -66,6 +67,10 @@ def save(
     >>> again.config == vae.config
     True
     """
+    if not (
+        dtype is None or isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    ):
+        raise UserError(f"dtype: expected such as torch.float16, got {dtype!r}")
     text = _config_text(vae)
     path = Path(path)
     if path.suffix != ".safetensors" or path.is_dir():
@@ -73,7 +78,11 @@ def save(
         path = path / MODEL_FILE
     own = _tensors(vae)
     first = {id(t): name for name, t in reversed(own.items())}.values()
-    tensors = {name: _cast(own[name].detach(), dtype).clone() for name in first}
+    contiguous = torch.contiguous_format  # the file has no other
+    tensors = {
+        name: _cast(name, own[name].detach(), dtype).clone(memory_format=contiguous)
+        for name in first
+    }
     write_atomically(path, to_safetensors(tensors, {_KEY: text}))
     return path
 
@@ -113,8 +122,13 @@ def _tensors(vae: VAE) -> dict[str, Tensor]:
     return vae.state_dict(keep_vars=True)
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    cast = tensor.to(dtype)
+    if (cast.isinf() & tensor.isfinite()).any():
+        raise UserError(f"weights of {name} are too large for {dtype}; leave out dtype")
+    return cast
 
 
 def load_model(
@@ -190,13 +204,13 @@ def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
     Raises:
         UserError: for weights that do not fit, or are not finite; it names `path`.
     """
+    own = _tensors(vae)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not _is_finite(tensor, own.get(name)):
             raise UserError(
                 f"the weights in {path} are not finite: {name}; did the training "
                 "diverge?"
             )
-    own = _tensors(vae)
     by_place = {id(t): tensors[name] for name, t in own.items() if name in tensors}
     shared = {name: by_place[id(t)] for name, t in own.items() if id(t) in by_place}
     try:
@@ -205,6 +219,15 @@ def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
         reasons = " ".join(" ".join(str(error).splitlines()[1:]).split())
         raise UserError(f"the weights in {path} do not fit: {reasons}") from None
     return vae
+
+
+def _is_finite(tensor: Tensor, own: Tensor | None) -> bool:
+    """False for a number that is not, but in a buffer that is made so, such as a mask."""
+    if not tensor.is_floating_point():
+        return True
+    if isinstance(own, nn.Parameter) or own is None or own.shape != tensor.shape:
+        return bool(tensor.isfinite().all())
+    return bool((tensor.isfinite() | ~own.isfinite().to(tensor.device)).all())
 
 
 def _which(place: str, name: str | None, given: Any, path: Path) -> Any:

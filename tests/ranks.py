@@ -100,6 +100,17 @@ def unused_parameter(ranks):
     return [both.grad.tolist(), one.grad.tolist(), none.grad]
 
 
+def strides(ranks):
+    """A gradient's, of a parameter with channels last: fused optimisers read as it lies."""
+    weight = torch.zeros(3, 2, 2, 2).to(memory_format=torch.channels_last)
+    parameter = torch.nn.Parameter(weight)
+    parameter.grad = torch.arange(24.0).reshape(3, 2, 2, 2)
+    ranks.add_gradients([parameter])
+    expected = 2 * torch.arange(24.0).reshape(3, 2, 2, 2)
+    alike = parameter.grad.stride() == parameter.stride()
+    return [torch.equal(parameter.grad, expected), alike]
+
+
 def differing_start(ranks):
     vae = torch.nn.Linear(2, 2)
     vae.register_buffer("rank", torch.tensor([float(ranks.rank)]))
@@ -142,6 +153,7 @@ def main(folder, *words):
             "densities": exact_densities(),
             "refused": refused(ranks),
             "unused": unused_parameter(ranks),
+            "strides": strides(ranks),
             "start": differing_start(ranks),
             "any": [ranks.any(False), ranks.any(ranks.rank == 1)],
             "gather": ranks.gather(ranks.rank),

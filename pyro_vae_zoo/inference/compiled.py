@@ -54,6 +54,7 @@ from pyro_vae_zoo.inference.tracing import (
     trace,
 )
 from pyro_vae_zoo.pair.door import check_scorable
+from pyro_vae_zoo.pair.modes import floating_of
 from pyro_vae_zoo.pair.sites import ObservedSites
 
 __all__ = ["CompiledELBO", "CompiledTrace_ELBO"]
@@ -232,8 +233,9 @@ class _CompiledPair:
         """The arguments of a graph: parameters, buffers and data; and weights."""
         if self.places.state() != self.places.found:
             self.look(model, guide)
+        dtype = floating_of(x, model, guide)
         weights = {
-            name: torch.as_tensor(weight, dtype=x.dtype, device=x.device)
+            name: torch.as_tensor(weight, dtype=dtype, device=x.device)
             for name, weight in loss.scheduled.items()
         }
         return self.places.tensors() | {_DATA: x.contiguous()}, weights

@@ -7,8 +7,8 @@ Within `networks_in("bf16")` every linear layer and convolution of float32 tenso
 whose sums are float32; its gradients are products of factors that are rounded alike
 (Micikevicius et al. 2018, with bfloat16 in place of float16, so that no loss is to be
 scaled). Latents, densities, log-determinants, sums, parameters and their gradients never
-are bfloat16. A flow's own matrices, which are no network, are not rounded; neither is
-anything in float64.
+are bfloat16. A flow's own matrices, which are no network, are not rounded; neither are
+attention and recurrent layers of PyTorch's, or anything in float64.
 
 Processors without bfloat16 multiply the rounded factors in float32: the same numbers but
 for the order of their sums, and no gain.
@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyro_vae_zoo.errors import UserError
+
 __all__ = ["PRECISIONS", "chosen", "has_bfloat16", "networks_in"]
 
 PRECISIONS = ("float32", "bf16")
@@ -31,8 +33,10 @@ _PRODUCTS = {
     F.linear: 0,  # dimensions of an output behind that of the bias
     torch.conv1d: 1,
     torch.conv2d: 2,
+    torch.conv3d: 3,
     torch.conv_transpose1d: 1,
     torch.conv_transpose2d: 2,
+    torch.conv_transpose3d: 3,
 }
 
 
@@ -48,15 +52,21 @@ def networks_in(precision: str) -> AbstractContextManager:
     return Bfloat16Networks() if precision == "bf16" else nullcontext()
 
 
-def chosen(precision: str, device: torch.device) -> str:
+def chosen(precision: str, device: torch.device, dtype: torch.dtype) -> str:
     """A precision, where `auto` is bf16 if the device multiplies faster in it.
 
-    >>> chosen("float32", torch.device("cpu"))
+    Raises:
+        UserError: for `bf16` of a VAE that is not of float32: nothing would be rounded.
+
+    >>> chosen("auto", torch.device("cpu"), torch.float64)
     'float32'
     """
+    is_single = dtype == torch.float32
+    if precision == "bf16" and not is_single:
+        raise UserError(f"precision bf16 is for a VAE of float32, got one of {dtype}")
     if precision != "auto":
         return precision
-    pays = has_bfloat16(device) and _pays(device)
+    pays = is_single and has_bfloat16(device) and _pays(device)
     return "bf16" if pays else "float32"
 
 

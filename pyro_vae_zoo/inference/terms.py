@@ -18,6 +18,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.errors import UserError
+from pyro_vae_zoo.pair.modes import floating_of
 from pyro_vae_zoo.pair.sites import (
     DATA_DIM,
     Site,
@@ -152,7 +153,8 @@ def bound_terms(
         _without_scales(guide_trace)
     log_shares = log_shares.reshape(-1, len(x))
     traces = guide_trace, model_trace
-    terms = BoundTerms(x.new_zeros(()), {}, {}, {}, log_shares, scales, *traces)
+    zero = log_shares.new_zeros(())
+    terms = BoundTerms(zero, {}, {}, {}, log_shares, scales, *traces)
     for name, site in _observed_sites(model_trace).items():
         log_prob = each_datum(name, site_log_prob(site), shape)
         terms.log_likelihood = terms.log_likelihood + log_prob
@@ -182,7 +184,12 @@ def _run(
 ) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
     """Traces of the guide and of the model on its draws, and each draw's log-share."""
     guide_trace = poutine.trace(with_particles).get_trace(guide, x, num_particles)
-    log_shares = x.new_full((num_particles, len(x)), -math.log(num_particles))
+    log_shares = torch.full(
+        (num_particles, len(x)),
+        -math.log(num_particles),
+        dtype=floating_of(x, model, guide),
+        device=x.device,
+    )
     num_components = None
     mixture = only_mixture(guide_trace) if by_component else None
     if mixture is not None:

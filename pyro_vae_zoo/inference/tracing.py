@@ -138,10 +138,12 @@ class TensorPlaces:
         numbers, words, or tuples, lists and dictionaries of them. Asked for at each step,
         and quick for that.
         """
-        state = []
+        state: list[Any] = []
         try:
-            for module, plain, several in self._modules:
-                attributes = module().__dict__
+            for reference, plain, several in self._modules:
+                module = reference()
+                attributes = module.__dict__
+                state.append(type(module))  # ids of modules that are gone come again
                 state += plain(attributes)
                 state += [contents(attributes[name]) for name in several]
                 state.append(len(attributes))

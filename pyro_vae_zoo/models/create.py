@@ -222,8 +222,8 @@ def create(
         options[name] = given.pop(name)  # of a hierarchy, whose priors are its own
     asked_of, options = options, completed(guide, known, options)
     if isinstance(guide, str):  # one of the user's may use what it declares
-        networks = {k: given[k] for k in ("encoder", "decoder") if k in given}
-        warn_of_unused(asked_of, options.get("network"), known, networks)
+        taken = {k: v for k, v in given.items() if k in ("encoder", "decoder")}
+        warn_of_unused(asked_of, options.get("network"), known, taken)
     prior = given.get("prior")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):

@@ -125,8 +125,10 @@ def decoded(vae: "VAE", z: Tensor) -> Tensor:
 
     with evaluating(vae.model, vae.guide, vae.device, seed=None):
         size = tuple(_prior_of(vae, 1).event_shape)
-    if z.ndim != 2 or tuple(z.shape[1:]) != size:
-        raise UserError(f"expected z of shape (n, {size[0]}), got {tuple(z.shape)}")
+    if z.ndim != 2 or tuple(z.shape[1:]) != size or not len(z):
+        raise UserError(
+            f"expected z of shape (n, {size[0]}), n at least 1, got {tuple(z.shape)}"
+        )
     return _in_parts(vae, z, run, torch.cat)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "dtype_of",
     "evaluating",
     "evaluation_mode",
+    "floating_of",
     "local_context",
     "ordinary",
     "taking_turns",
@@ -58,6 +59,17 @@ def dtype_of(model: nn.Module, guide: nn.Module) -> torch.dtype | None:
     """
     held = tensors_of(model, guide)
     return next((t.dtype for t in held if t.is_floating_point()), None)
+
+
+def floating_of(x: Tensor, model: nn.Module, guide: nn.Module) -> torch.dtype:
+    """The dtype of numbers beside data x, which may be integers: its own, or the pair's.
+
+    >>> floating_of(torch.ones(2, dtype=torch.uint8), nn.Linear(1, 1), nn.Linear(1, 1))
+    torch.float32
+    """
+    if x.is_floating_point():
+        return x.dtype
+    return dtype_of(model, guide) or torch.get_default_dtype()
 
 
 @contextmanager

@@ -101,13 +101,16 @@ class Phase:
                 "loss of a phase: expected an ELBO of Pyro, or what makes one, got "
                 f"{self.loss!r}"
             )
-        modules = () if self.modules is None else self.modules
-        several = isinstance(modules, Iterable)
-        if not (several and all(isinstance(m, nn.Module) for m in modules)):
+        if self.modules is None:
+            return
+        given = self.modules
+        modules = tuple(given) if isinstance(given, Iterable) else (None,)
+        if not all(isinstance(m, nn.Module) for m in modules):
             raise UserError(
                 "modules of a phase: expected a tuple of modules, as (vae.model,), got "
-                f"{type(modules).__name__}"
+                f"{type(given).__name__}"
             )
+        object.__setattr__(self, "modules", modules)  # it may be a generator
 
 
 class Shared(PyroModule):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +11,15 @@ from msgspec import Meta
 from typing_extensions import NotRequired, TypedDict
 
 from pyro_vae_zoo.data.display import Summary, digits, figure, frame
-from pyro_vae_zoo.errors import DataFileError
+from pyro_vae_zoo.errors import DataFileError, UserError
+from pyro_vae_zoo.files import finite, write_atomically
+from pyro_vae_zoo.options import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+    from pyro_vae_zoo.pair.vae import VAE
 
 __all__ = [
     "Epoch",
@@ -23,7 +27,9 @@ __all__ = [
     "Number",
     "append_record",
     "bounds",
+    "monitored",
     "validated_by",
+    "write_records",
 ]
 
 Number = float | None  # JSON has null for what is not finite
@@ -170,6 +176,31 @@ def _columns(epochs: Sequence[Epoch]) -> dict[str, list]:
     return {name: [record.get(name) for record in epochs] for name in names}
 
 
+def monitored(vae: "VAE") -> dict[str, Any]:
+    """What a VAE's `monitor` records of it: numbers, words, lists and dictionaries.
+
+    Raises:
+        UserError: for an entry that is something else.
+    """
+    found = {} if vae.monitor is None else vae.monitor(vae)
+    try:
+        return json.loads(json.dumps(finite(found), default=plain))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            "vae.monitor: expected a dictionary of numbers, words, or lists and "
+            f"dictionaries of them, got {found!r}"
+        ) from error
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write `metrics.jsonl` anew."""
+    write_atomically(path, "".join(map(_line, records)).encode())
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(finite(record), allow_nan=False) + "\n"
+
+
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write the record of an epoch to the end of `metrics.jsonl`, the first to a new one.
 
@@ -178,7 +209,7 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
     """
     try:
         with open(path, "w" if record["epoch"] == 1 else "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_line(record))
     except OSError as error:
         raise DataFileError(
             f"cannot write {path} ({error.strerror}): is the disk full or the folder "

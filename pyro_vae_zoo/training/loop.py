@@ -6,7 +6,6 @@ state: the order of the data and their binarisation are functions of (seed, epoc
 continues bit for bit on the CPU, from the middle of an epoch too.
 """
 
-import json
 import math
 import threading
 import time
@@ -21,7 +20,7 @@ from torch import Tensor
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.errors import DivergedError
-from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE, write_atomically
+from pyro_vae_zoo.files import CHECKPOINT_FILE, METRICS_FILE
 from pyro_vae_zoo.inference.precision import chosen
 from pyro_vae_zoo.pair.modes import evaluation_mode
 from pyro_vae_zoo.pair.vae import VAE, Phase
@@ -43,7 +42,14 @@ from pyro_vae_zoo.training.checkpoint import (
     save_checkpoint,
 )
 from pyro_vae_zoo.training.feed import Feed
-from pyro_vae_zoo.training.history import Epoch, History, append_record, bounds
+from pyro_vae_zoo.training.history import (
+    Epoch,
+    History,
+    append_record,
+    bounds,
+    monitored,
+    write_records,
+)
 from pyro_vae_zoo.training.options import TrainOptions, training_then
 from pyro_vae_zoo.training.phases import PhasePlan
 from pyro_vae_zoo.training.steps import Steps, all_finite, what_failed
@@ -51,10 +57,11 @@ from pyro_vae_zoo.training.validation import bound_name, validated
 
 __all__ = ["Loop"]
 
-STEPS_WORTH_COMPILING = 5000  # README has what compiling costs, and what it saves
+STEPS_WORTH_COMPILING = (
+    5000  # docs/speed.md has what compiling costs, and what it saves
+)
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
-# Attributes of a loop that a checkpoint holds as they are.
-_PLACE = ("epoch", "step", "elbo_sum", "seconds", "best")
+_PLACE = ("epoch", "step", "elbo_sum", "seconds", "best")  # a checkpoint has them so
 
 
 class Loop:
@@ -69,7 +76,8 @@ class Loop:
         self.folder = folder
         self.fingerprint = None if folder is None else data.fingerprint()
         self.ranks = Ranks()
-        precision = self.ranks.from_first(lambda: chosen(options.precision, vae.device))
+        asked = options.precision, vae.device, vae.dtype
+        precision = self.ranks.from_first(lambda: chosen(*asked))
         self.history = History(precision=precision)
         self.best: dict[str, Tensor] | None = None
         self.average: Average | None = None
@@ -84,15 +92,13 @@ class Loop:
 
     def train(self, interrupted: threading.Event, progress: bool) -> None:
         """Go on from here to the end, or until interrupted."""
-        total = self.options.num_epochs * self.steps_per_epoch
-        done = self.epoch * self.steps_per_epoch + self.step
+        epochs = self.options.num_epochs
         with tqdm(
-            total=total,
-            initial=done,
+            total=epochs * self.steps_per_epoch,
+            initial=self.epoch * self.steps_per_epoch + self.step,
             disable=not (progress and self.ranks.is_first),
             **BAR,
         ) as bar:
-            epochs = self.options.num_epochs
             while self.epoch < epochs and not self.history.stopped_early:
                 self._train_epoch(bar, interrupted)
                 self._end_epoch(bar)
@@ -265,9 +271,7 @@ class Loop:
             "kl_weight": options.kl_weight(self.epoch + 1),
             "seconds": round(self.seconds, 4),
         }
-        if self.vae.monitor is not None:
-            record = self.vae.monitor(self.vae) | record
-        return record
+        return monitored(self.vae) | record
 
     def _keep_best(self) -> None:
         """The phase's best epoch so far; and whether it was too long ago."""
@@ -395,5 +399,4 @@ class Loop:
         with readable(path):
             self.load_state_dict(state, path)
         if self.ranks.is_first:
-            lines = "".join(json.dumps(r) + "\n" for r in self.history.epochs)
-            write_atomically(folder / METRICS_FILE, lines.encode())
+            write_records(folder / METRICS_FILE, self.history.epochs)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 
 from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.files import MISFITS
+from pyro_vae_zoo.runtime import laid_as
 from pyro_vae_zoo.training.checkpoint import refused
 from pyro_vae_zoo.training.options import (
     OPTIMIZERS,
@@ -145,6 +146,8 @@ def load_optimizer(
             for name, value in kept.items():
                 if torch.is_tensor(value) and (is_own or not value.ndim):
                     of_it[name] = value.to(of_it[name].device, copy=True)
+                if torch.is_tensor(value) and value.shape == parameters[i].shape:
+                    of_it[name] = laid_as(parameters[i], of_it[name])
 
     if is_own:  # nobody knows what it keeps
         load(copy.deepcopy(state))

@@ -305,6 +305,11 @@ def _moved_in(vae: VAE, phase: Phase) -> list[nn.Parameter]:
         raise UserError(
             f"phase {phase.name!r} has nothing to train: its modules have no parameters"
         )
+    if not {*map(id, moved)} <= {*map(id, vae.parameters())}:
+        raise UserError(
+            f"phase {phase.name!r} trains parameters that this VAE has not; a copy of a "
+            "VAE needs phases of its own modules"
+        )
     return moved
 
 

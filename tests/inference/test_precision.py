@@ -40,6 +40,7 @@ def layers():
         "without bias": (torch.nn.Linear(6, 5, bias=False), torch.randn(4, 7, 6)),
         "conv1d": (torch.nn.Conv1d(2, 3, 3, padding=1), row),
         "conv2d": (torch.nn.Conv2d(2, 3, 3, stride=2, padding=1), image),
+        "conv3d": (torch.nn.Conv3d(2, 3, 3), torch.randn(3, 2, 4, 5, 3)),
         "transposed": (torch.nn.ConvTranspose2d(2, 3, 4, stride=2, padding=1), image),
     }
 
@@ -204,12 +205,21 @@ def test_auto_measures_once_and_goes_on_with_what_it_chose(tmp_path, monkeypatch
     for has, pays in ((False, True), (True, False), (True, True)):
         monkeypatch.setattr(precision, "has_bfloat16", lambda device, h=has: h)
         monkeypatch.setattr(precision, "_pays", lambda device, p=pays: p)
-        assert chosen("auto", cpu) == ("bf16" if has and pays else "float32")
+        auto = chosen("auto", cpu, torch.float32)
+        assert auto == ("bf16" if has and pays else "float32")
+        assert chosen("auto", cpu, torch.float64) == "float32"
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
     digits(precision="auto", out=tmp_path)
     monkeypatch.setattr(precision, "_pays", lambda device: False)
     _, _, history = digits(precision="auto", epochs=2, out=tmp_path, resume=True)
     assert history.precision == "bf16"
+
+
+def test_a_pair_of_float64_has_nothing_to_round():
+    with pytest.raises(
+        zoo.UserError, match="for a VAE of float32, got one of torch.fl"
+    ):
+        chosen("bf16", torch.device("cpu"), torch.float64)
 
 
 def test_the_measurement_runs():

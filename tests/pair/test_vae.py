@@ -180,6 +180,50 @@ def test_a_custom_guide_loads_only_with_its_class(tmp_path):
     assert torch.equal(again.guide.linear.weight, vae.guide.linear.weight)
 
 
+class Masked(nn.Linear):
+    """A layer with a mask that is rightly infinite, as attention has."""
+
+    def __init__(self, latent_dim, event_shape):
+        super().__init__(latent_dim, torch.Size(event_shape).numel())
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+
+def test_a_buffer_may_be_infinite_where_it_is_made_so(tmp_path):
+    data = zoo.Dataset(torch.ones(6, 2, 3).bernoulli(), test=torch.ones(2, 2, 3))
+    vae = small("mean_field", decoder=Masked)
+    zoo.fit(vae, data, epochs=1, out=tmp_path, progress=False)
+    zoo.fit(vae, data, epochs=2, out=tmp_path, resume=True, progress=False)
+    again = zoo.load(zoo.save(vae, tmp_path / "saved"), decoder=Masked)
+    assert torch.equal(again.model.decoder.net[0].mask, torch.tensor([0, -torch.inf]))
+    with torch.no_grad():
+        next(vae.parameters()).fill_(torch.nan)
+    with pytest.raises(zoo.UserError, match="not finite: .*; did the training diverge"):
+        zoo.load(zoo.save(vae, tmp_path / "saved"), decoder=Masked)
+
+
+def test_weights_are_saved_however_they_lie(tmp_path):
+    vae = small("mean_field", event_shape=(8, 8), network="conv")
+    vae = vae.to(memory_format=torch.channels_last)
+    again = zoo.load(zoo.save(vae, tmp_path))
+    for a, b in zip(vae.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, "float16"])
+def test_weights_are_saved_in_floating_numbers(dtype, tmp_path):
+    with pytest.raises(zoo.UserError, match="dtype: expected such as torch.float16"):
+        zoo.save(make(), tmp_path, dtype=dtype)
+
+
+def test_weights_that_a_dtype_cannot_hold(tmp_path):
+    vae = make()
+    with torch.no_grad():
+        next(vae.parameters()).fill_(7e4)
+    with pytest.raises(zoo.UserError, match="too large for torch.float16"):
+        zoo.save(vae, tmp_path, dtype=torch.float16)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00" * 50, b"not safetensors at all"])
 def test_a_corrupt_model_is_named(content, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(content)

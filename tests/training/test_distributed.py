@@ -124,6 +124,10 @@ def test_gradients_that_some_or_none_have(found):
     assert found[0]["unused"] == found[1]["unused"] == [[2, 2], [1, 1], None]
 
 
+def test_gradients_lie_as_their_parameters(found):
+    assert found[0]["strides"] == found[1]["strides"] == [True, True]
+
+
 def test_callbacks_run_in_the_first_and_stop_all(found):
     """One that evaluates would wait for the others for ever, if it were not alone."""
     assert [f["watched"] for f in found] == [[2, 2, True], [0, 2, True]]

@@ -5,6 +5,7 @@ import json
 import math
 import os
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -69,6 +70,38 @@ def test_a_monitor_adds_to_the_record_and_changes_nothing_in_it(data):
     vae.monitor = lambda vae: {"epoch": 99, "norm": 1.5}
     record = zoo.fit(vae, data, epochs=1, progress=False).epochs[0]
     assert (record["epoch"], record["norm"]) == (1, 1.5)
+
+
+def test_a_monitor_may_give_tensors_and_what_is_not_finite(data, tmp_path):
+    vae = make()
+    vae.monitor = lambda vae: {
+        "norm": torch.tensor(1.5),
+        "each": np.array([1, 2]),
+        "none": float("nan"),
+    }
+    zoo.fit(vae, data, epochs=1, out=tmp_path, progress=False)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    record = json.loads(line, parse_constant=pytest.fail)
+    assert [record[name] for name in ("norm", "each", "none")] == [1.5, [1, 2], None]
+
+
+def test_a_monitor_that_gives_something_else_is_named(data):
+    vae = make()
+    vae.monitor = lambda vae: {"guide": vae.guide}
+    with pytest.raises(
+        zoo.UserError, match="vae.monitor: expected a dictionary of num"
+    ):
+        zoo.fit(vae, data, epochs=1, progress=False)
+
+
+def test_a_phase_of_another_pair_is_refused(data):
+    vae = make()
+    vae.phases = (zoo.Phase(modules=(child for child in [vae.model])),)
+    zoo.fit(vae, data, epochs=1, progress=False)
+    other = copy.deepcopy(vae)
+    other.phases = vae.phases
+    with pytest.raises(zoo.UserError, match="trains parameters that this VAE has not"):
+        zoo.fit(other, data, epochs=1, progress=False)
 
 
 @pytest.mark.parametrize("guide", quick(others(), *FAMILIES))

@@ -144,6 +144,27 @@ def test_resumed_is_as_undisturbed(name, data, tmp_path, monkeypatch):
     check_resumes(data, tmp_path, monkeypatch, **OWN[name])
 
 
+@pytest.mark.parametrize(("begun", "then"), [(True, False), (False, True)])
+def test_resumed_with_weights_that_lie_otherwise(begun, then, tmp_path):
+    """The averages of Adam lie as the weights do, whichever way they were written."""
+    x = torch.rand(20, 8, 8).bernoulli().double()
+    data = zoo.Dataset(x[:16], valid=x[16:])
+    options = {"batch_size": 8, "progress": False, "keep": "last"}
+    options |= {"ema": 0, "kl_warmup": 0}
+
+    def images(last):
+        torch.manual_seed(0)
+        vae = small("mean_field", (8, 8), network="conv").double()
+        return vae.to(memory_format=torch.channels_last) if last else vae
+
+    whole, half = images(False), images(then)
+    zoo.fit(whole, data, epochs=3, **options)
+    zoo.fit(images(begun), data, epochs=2, out=tmp_path, **options)
+    zoo.fit(half, data, epochs=3, out=tmp_path, resume=True, **options)
+    for p, q in zip(whole.parameters(), half.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-9)  # a step is of 1e-3
+
+
 @pytest.mark.parametrize("name", quick(["adamw", "plateau", "cycle", "beta"], "beta"))
 def test_so_it_is_compiled(name, data, tmp_path, monkeypatch):
     graphs = graphs_as_traced(monkeypatch, compiled)
