@@ -304,8 +304,8 @@ def test_a_layer_of_another_class_at_the_same_place_has_a_graph_of_its_own(monke
     loss = compiled()
     number = lambda it: 1 if isinstance(it, nn.Module) else id(it)  # noqa: E731
     monkeypatch.setattr(tracing, "id", number, raising=False)
-    for activation in (nn.Tanh(), nn.Softsign(), nn.Sigmoid()):
-        layers[2] = activation
+    for activation in (nn.Tanh, nn.Softsign, nn.Sigmoid):
+        layers[2] = activation()
         losses = []
         for objective in (loss, zoo.AnnealedELBO()):
             torch.manual_seed(0)
