@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,7 +190,8 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
         specs.append((model, {"model": model}))
     points = _points(args.sweep)
     for guide, own in specs:
-        _refuse_two_values(guide, own, args.sweep)
+        _refuse_two_values({k: f"{guide}:{k}=..." for k in own}, args.sweep)
+    _refuse_two_values(_typed(args), args.sweep)
     swept = [(guide, own, point) for guide, own in specs for point in points]
     known = [_known(guide, given | own | point, data) for guide, own, point in swept]
     everything = sorted(set().union(*known))
@@ -247,14 +248,23 @@ def _points(sweep: Sequence[tuple[str, Sequence[Any]]]) -> list[Options]:
     return [dict(zip(names, values, strict=True)) for values in grid]
 
 
+def _typed(args: argparse.Namespace) -> dict[str, str]:
+    """How flags and options were typed, by name; those of a `--config` were not."""
+    usual = args.flags.get_default
+    flags = [name for name in vars(args) if getattr(args, name) != usual(name)]
+    options = args.option[len(usual("option") or ()) :]
+    typed = {name: f"--{name.replace('_', '-')}" for name in flags}
+    return typed | {name: f"--option {name}=..." for name, _ in options}
+
+
 def _refuse_two_values(
-    guide: str, own: Collection[str], sweep: Sequence[tuple[str, Sequence[Any]]]
+    said: Mapping[str, str], sweep: Sequence[tuple[str, Sequence[Any]]]
 ) -> None:
     for name, _ in sweep:
-        if name in own:
+        if name in said:
             raise UserError(
-                f"--sweep {name} and {guide}:{name}=... set the same option; leave one "
-                "of them out"
+                f"--sweep {name} and {said[name]} set the same option; leave one of them "
+                "out"
             )
 
 

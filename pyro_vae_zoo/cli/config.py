@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae_zoo.cli.arguments import key_values, number, numbers
+from pyro_vae_zoo.cli.arguments import key_value, key_values, number, numbers
 from pyro_vae_zoo.data.names import name_now
 from pyro_vae_zoo.errors import DataFileError, UserError, unknown_name
 from pyro_vae_zoo.files import CONFIG_FILE, read_json
@@ -199,7 +199,7 @@ def _defaults(
             words.setdefault(name, options.pop(name))
         elif name in words and name not in known:
             options[name] = words.pop(name)
-    found: dict[str, Any] = {"option": [(k, _marked(v)) for k, v in options.items()]}
+    found: dict[str, Any] = {"option": [(k, _option(v)) for k, v in options.items()]}
     for name, value in words.items():
         if name not in known and f"{name}s" in known:  # `compare` takes several
             action = known[f"{name}s"]
@@ -274,7 +274,9 @@ def _value(action: argparse.Action, value: Any, name: str) -> Any:
 
 
 def _said(value: Any) -> Any:
-    """A value of a sweep, of which nothing is typed as `none`."""
+    """A value as it would be typed: nothing as `none`, 1e-3 as YAML's word for it."""
+    if isinstance(value, str):
+        return key_value(f"={value}")[1]
     return "none" if value is None else value
 
 
@@ -293,6 +295,10 @@ def _typed(action: argparse.Action, text: str, name: str, value: Any) -> Any:
     if action.choices and found not in action.choices:
         raise UserError(f"{name}: {unknown_name('value', text, action.choices)}")
     return _marked(found)
+
+
+def _option(value: Any) -> Any:
+    return value if value is None else _marked(_said(value))
 
 
 def _marked(value: Any) -> Any:

@@ -36,7 +36,7 @@ from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.options import declared
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report.summary import describe, filled, summary
-from pyro_vae_zoo.runs.cautions import cautions_of
+from pyro_vae_zoo.runs.cautions import OF_TRAINING, cautions_of
 from pyro_vae_zoo.runs.folder import fingerprint_of, open_run
 from pyro_vae_zoo.runs.records import Result, RunConfig
 from pyro_vae_zoo.runs.references import references_of
@@ -80,8 +80,10 @@ def evaluate_command(args: argparse.Namespace) -> None:
     result = known | result_of(vae, ev, config, data, args.split, x)
     result["eval_seed"] = seed
     result["references"] = references_of(result, data, x)
-    rose = {k: v for k, v in known.get("cautions", {}).items() if k == "rising"}
-    result["cautions"] = cautions_of(result, data=data, x=x) | rose
+    of_training = {
+        k: v for k, v in known.get("cautions", {}).items() if k in OF_TRAINING
+    }
+    result["cautions"] = cautions_of(result, data=data, x=x) | of_training
     result.pop("probe", None)  # of other data, it may be
     if Ranks().is_first and (probe := probe_scores(vae, data, seed)):
         result["probe"] = probe

@@ -17,6 +17,7 @@ from pyro_vae_zoo.cli.inspect import data_of, found_data, images_of, pair_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.files import write_atomically, written
 from pyro_vae_zoo.nn.names import COUNTS
+from pyro_vae_zoo.pair.draws import means_of
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.runtime import check_seed
 
@@ -30,6 +31,10 @@ def sample_command(args: argparse.Namespace) -> None:
     """Draws of x from the model, or means of p(x|z), on the scale of the data."""
     vae, config, published = pair_of(args)
     out = _file(args, published, "samples.npz", (".npz", ".csv", ".png"))
+    if args.mean and not means_of(vae)[1]:
+        raise UserError(
+            "--mean: p(x|z) has no mean in closed form; leave it out for draws of x"
+        )
     data = None
     if vae.likelihood not in _AS_GIVEN:
         data = found_data(args, config)
@@ -72,11 +77,14 @@ def _codes(vae: VAE, x: Tensor, num_samples: int, seed: int) -> dict[str, Tensor
     if num_samples < 0:
         raise UserError(f"num_samples must not be negative, got {num_samples}")
     x = vae.check_data(x)
-    if not num_samples and isinstance(sites := vae.encode(x[:1]), dict):
-        raise UserError(
-            "the mean of q(z|x) needs a guide of one latent vector, got latents "
-            f"{', '.join(sites) or 'none'}; give --num-samples 1 for draws of q(z|x)"
-        )
+    if isinstance(sites := vae.encode(x[:1]), dict):
+        if not sites:
+            raise UserError("a density model has no latents to encode data to")
+        if not num_samples:
+            raise UserError(
+                "the mean of q(z|x) needs a guide of one latent vector, got latents "
+                f"{', '.join(sites)}; give --num-samples 1 for draws of q(z|x)"
+            )
     with _seeded(seed):
         found = vae.encode(x, num_samples) if num_samples else vae.embed(x)
     return {"z": found} if isinstance(found, Tensor) else found

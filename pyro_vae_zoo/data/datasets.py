@@ -229,7 +229,8 @@ class Dataset:
         >>> Dataset(x, x, x).fingerprint() == Dataset(x, x, 1 - x).fingerprint()
         True
         """
-        what = self.likelihood, self.dynamic, self.logit
+        units = [] if self.standardisation is None else [self.standardisation.words()]
+        what = self.likelihood, self.dynamic, self.logit, *units
         digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
         for x in (self.train, self.valid):
             if isinstance(x, Rows):

@@ -275,7 +275,10 @@ def npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
             stacklevel=2,
         )
     labels = {}
-    for key in (key for key in of_labels if key in keys):
+    kept = [key for key in of_labels if key in keys]
+    if len({of_labels[key] for key in kept}) < len(kept):
+        raise DataFileError(f"{path}: labels of one split twice: {_names(kept)}")
+    for key in kept:
         try:
             labels[of_labels[key]] = read_npz(path, [key])[0][key]
         except BROKEN:  # of objects, or of another kind that is no label

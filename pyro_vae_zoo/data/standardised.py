@@ -56,6 +56,12 @@ class Standardisation:
         """The scale of each element of a datum, `(numel,)`."""
         return self.scale.expand(self.event_shape).flatten()
 
+    def words(self) -> str:
+        """Mean and scale, to tell one standardisation from another."""
+        return " ".join(
+            f"{v:.6g}" for t in (self.mean, self.scale) for v in t.flatten()
+        )
+
     def standardise(self, x: Tensor) -> Tensor:
         """The y of x, float32."""
         return ((x.double() - self.mean.to(x.device)) / self.scale.to(x.device)).float()
@@ -113,7 +119,7 @@ def _moments(train: Tensor | Rows, over: tuple[int, ...]) -> tuple[Tensor, Tenso
         x = train.double().cpu()
         scale, mean = torch.std_mean(x, over, correction=0, keepdim=True)
         return scale[0], mean[0]
-    num, squares, mean = 0, torch.zeros(()), torch.zeros(())
+    num, squares, mean = 0, *(torch.zeros((), device="cpu") for _ in range(2))
     for x in train.split(max(_MOST_VALUES // math.prod(train.shape[1:]), 1)):
         scale, own = torch.std_mean(x.double(), over, correction=0, keepdim=True)
         scale, own = scale[0], own[0]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.data.display import Summary, digits, figure, frame
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import stream
+from pyro_vae_zoo.gaussians import flow_in
 from pyro_vae_zoo.inference.terms import with_particles
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, data_of
@@ -75,7 +76,8 @@ class PosteriorCovariances:
         Without the bias that N draws of a Gaussian give it (Wishart's law).
         """
         dim, free = self.covariance.shape[-1], self.num_particles - 1
-        half = (free - torch.arange(dim, dtype=torch.double)) / 2
+        device = self.covariance.device
+        half = (free - torch.arange(dim, dtype=torch.double, device=device)) / 2
         bias = torch.digamma(half).sum() - dim * math.log(free / 2)
         return torch.logdet(self.covariance) - bias
 
@@ -192,7 +194,7 @@ def _states(guide_trace: poutine.Trace) -> Sequence[Tensor]:
         raise UserError(
             f"expected a guide that draws one vector 'z', got {sorted(sites) or 'none'}"
         )
-    z, fn = sites["z"]["value"], sites["z"]["fn"]
+    z, fn = sites["z"]["value"], flow_in(sites["z"]["fn"])
     states = [z]
     for step in reversed(getattr(fn, "transforms", ())):
         z = step.inv(z)

@@ -18,12 +18,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.evaluation.chunks import How, stream_over_ranks
 from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
 from pyro_vae_zoo.evaluation.totals import Evaluation, Totals, empty_weights
+from pyro_vae_zoo.gaussians import flow_in
 from pyro_vae_zoo.inference.terms import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, data_of, units_of
@@ -232,9 +232,7 @@ def _flow_densities(terms: BoundTerms) -> list[Tensor]:
         return []
     ((name, final),) = terms.log_guide.items()
     site = latent_sites(terms.guide_trace)[name]
-    z, fn = site["value"], site["fn"]
-    if isinstance(fn, Independent):  # of a flow of numbers, one for each latent
-        fn = fn.base_dist
+    z, fn = site["value"], flow_in(site["fn"])
     if not hasattr(fn, "transforms"):
         return [torch.stack([final, final]).double().flatten(1)]
     for transform in reversed(fn.transforms):

@@ -7,13 +7,15 @@ the context h, at first as the encoder gave it, and shift a and scale M of the G
 base: M is diagonal for a diagonal Gaussian and lower triangular for a full one, or for all
 of them where it may be. The weights that turn h into flows stay as they are.
 
-Of any other guide, a mixture or one of the user's, nothing is known but its draws: there
+A guide that is built otherwise keeps what it draws from, a Gaussian or a flow, and has a
+and M. Of a mixture, or what else it draws from, nothing is known but the draws: there
 \(q = N(m + a, S M M^\top S)\), M lower triangular, m and S mean and scales of its draws.
 
 Where the latents are several, as in a hierarchy, each Gaussian of the guide keeps its mean
 and scale, which depend on the latents before it, and has a shift and an M of its own.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from itertools import accumulate, pairwise
@@ -31,6 +33,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import PARTICLES_PER_CHUNK, chunk_rows_for
 from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
+from pyro_vae_zoo.gaussians import Move, at_rest, given, moved, of_vectors
 from pyro_vae_zoo.inference.terms import bound_terms, with_particles
 from pyro_vae_zoo.models.standard import AmortizedGuide
 from pyro_vae_zoo.options import count, real
@@ -199,17 +202,10 @@ class LocalGuide(nn.Module):
     def __init__(self, guide: AmortizedGuide, x: Tensor, full: bool = False) -> None:
         super().__init__()
         context = guide.encoder(x)
-        base = _base(guide.posterior(context))
         self.posterior = guide.posterior
         self.context = nn.Parameter(context.detach().clone())
-        self.shift = nn.Parameter(torch.zeros_like(base.mean))
-        self.log_scale = nn.Parameter(torch.zeros_like(base.mean))
-        self.lower = None
-        if full or isinstance(base, dist.MultivariateNormal):
-            size = base.event_shape[-1]
-            self.lower = nn.Parameter(base.mean.new_zeros(*base.mean.shape, size))
-        found = self.context, self.shift, self.log_scale, self.lower
-        self.of_the_data = [p for p in found if p is not None]
+        self.move = at_rest(guide.posterior(context), full)
+        self.of_the_data = [self.context, *given(self.move)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Draw z."""
@@ -218,30 +214,29 @@ class LocalGuide(nn.Module):
 
     def moved(self, q: TorchDistributionMixin) -> TorchDistributionMixin:
         """The distribution with its base shifted and scaled."""
-        return _moved(q, self.shift, self.log_scale, self.lower)
+        return moved(q, self.move)
 
 
 class LocalLayers(nn.Module):
     """The guide, with the Gaussian of each of its latents shifted and scaled.
 
     Args:
-        guide: with several latents.
+        guide: whose latents are Gaussians, or flows on them.
         x: the data, one lambda for each.
+        full: whether M is lower triangular for a diagonal Gaussian, too.
     """
 
-    def __init__(self, guide: nn.Module, x: Tensor) -> None:
+    def __init__(self, guide: nn.Module, x: Tensor, full: bool = True) -> None:
         super().__init__()
         self.guide = guide
-        self.moves: dict[str, tuple[nn.Parameter, ...]] = {}
+        self.moves: dict[str, Move] = {}
         for name, site in _latents(guide, x)[0].items():
             if len(shape := tuple(site["fn"].event_shape)) != 1:
                 raise UserError(
                     f"a q for each datum needs vectors, got {name!r} of event shape {shape}"
                 )
-            zeros = torch.zeros_like(_base(site["fn"]).mean)
-            square = zeros.new_zeros(*zeros.shape, zeros.shape[-1])
-            self.moves[name] = (*map(nn.Parameter, (zeros, zeros.clone(), square)),)
-        self.of_the_data = [p for move in self.moves.values() for p in move]
+            self.moves[name] = at_rest(site["fn"], full)
+        self.of_the_data = [p for move in self.moves.values() for p in given(move)]
 
     def forward(self, x: Tensor) -> Any:
         """Draw the latents."""
@@ -252,42 +247,42 @@ class LocalLayers(nn.Module):
 class _Moves(Messenger):
     """Shifts and scales the distributions of some sites, by name."""
 
-    def __init__(self, moves: Mapping[str, tuple[nn.Parameter, ...]]) -> None:
+    def __init__(self, moves: Mapping[str, Move]) -> None:
         super().__init__()
         self.moves = moves
 
     def _pyro_sample(self, msg: Message) -> None:
         if (name := msg["name"] or "") in self.moves:
             q = cast(TorchDistributionMixin, msg["fn"])
-            msg["fn"] = _moved(q, *self.moves[name])
+            msg["fn"] = moved(q, self.moves[name])
 
 
 class LocalGaussian(nn.Module):
-    """A full Gaussian for each datum, at first of the mean and the scales of q's draws.
+    """A Gaussian for each datum.
 
     Args:
-        guide: whose draws they are.
-        x: the data.
-        num_draws: of the guide, for each datum.
+        start: that it is at first.
+        full: whether M is lower triangular for a diagonal one, too.
     """
 
-    def __init__(self, guide: nn.Module, x: Tensor, num_draws: int = 200) -> None:
+    def __init__(self, start: TorchDistributionMixin, full: bool) -> None:
         super().__init__()
-        trace = poutine.trace(with_particles).get_trace(guide, x, num_draws)
-        z = latent_sites(trace)["z"]["value"]
-        scale = z.std(0).clamp(min=1e-4)
-        self.loc = nn.Parameter(z.mean(0))
-        self.log_scale = nn.Parameter(scale.log())
-        self.lower = nn.Parameter(torch.zeros(*scale.shape, scale.shape[-1]).to(scale))
-        self.of_the_data = [self.loc, self.log_scale, self.lower]
+        self.start = start
+        self.move = at_rest(start, full)
+        self.of_the_data = given(self.move)
 
     def forward(self, x: Tensor) -> Tensor:
         """Draw z."""
-        ones = torch.ones_like(self.log_scale).diag_embed()
-        factor = self.log_scale.exp().unsqueeze(-1) * (self.lower.tril(-1) + ones)
         with pyro.plate("data", len(x), dim=-1):
-            q = dist.MultivariateNormal(self.loc, scale_tril=factor)
-            return pyro.sample("z", q)
+            return pyro.sample("z", moved(self.start, self.move))
+
+
+def _of_draws(guide: nn.Module, x: Tensor, num_draws: int = 200) -> LocalGaussian:
+    """The full Gaussian, at first of the mean and the scales of a guide's draws."""
+    trace = poutine.trace(with_particles).get_trace(guide, x, num_draws)
+    z = latent_sites(trace)["z"]["value"]
+    start = dist.Normal(z.mean(0), z.std(0).clamp(min=1e-4)).to_event(1)
+    return LocalGaussian(start, full=True)
 
 
 Local = LocalGuide | LocalGaussian | LocalLayers
@@ -295,14 +290,18 @@ Local = LocalGuide | LocalGaussian | LocalLayers
 
 def _local(guide: nn.Module, x: Tensor, full: bool) -> Local:
     """The q of each datum that a guide's kind allows."""
-    if len(_latents(guide, x[:1])[0]) > 1:
+    sites = _latents(guide, x)[0]
+    if len(sites) > 1:
         return LocalLayers(guide, x)
-    if isinstance(guide, AmortizedGuide):
-        try:
+    try:
+        if isinstance(guide, AmortizedGuide):
             return LocalGuide(guide, x, full)
-        except UserError:  # no flow and no Gaussian
-            pass
-    return LocalGaussian(guide, x)
+        (q,) = (of_vectors(site["fn"]) for site in sites.values())
+        if getattr(q, "transforms", None):
+            return LocalLayers(guide, x, full)
+        return LocalGaussian(q, full)
+    except UserError:  # no flow and no Gaussian
+        return _of_draws(guide, x)
 
 
 def _latents(guide: nn.Module, x: Tensor) -> tuple[dict[str, Site], bool]:
@@ -317,36 +316,6 @@ def _draws_aside(x: Tensor) -> AbstractContextManager[None]:
     """Draws in the block leave those that count the same."""
     devices = [x.device] if x.device.type == "cuda" else []
     return torch.random.fork_rng(devices=devices)
-
-
-def _moved(
-    q: TorchDistributionMixin, shift: Tensor, log_scale: Tensor, lower: Tensor | None
-) -> TorchDistributionMixin:
-    """A distribution with its base shifted and scaled."""
-    base = _base(q)
-    loc = base.mean + shift
-    if lower is None:
-        scale = base.stddev * log_scale.exp()
-        base = dist.Normal(loc, scale).to_event(1)
-    else:
-        factor = lower.tril(-1) + log_scale.exp().diag_embed()
-        is_full = isinstance(base, dist.MultivariateNormal)
-        tril = base.scale_tril if is_full else base.stddev.diag_embed()
-        base = dist.MultivariateNormal(loc, scale_tril=tril @ factor)
-    steps = getattr(q, "transforms", None)
-    return dist.TransformedDistribution(base, steps) if steps else base
-
-
-def _base(q: TorchDistributionMixin) -> TorchDistributionMixin:
-    """The Gaussian under a flow, or q itself."""
-    base = q.base_dist if getattr(q, "transforms", None) else q
-    inner = getattr(base, "base_dist", base)
-    if isinstance(inner, dist.Normal) or isinstance(base, dist.MultivariateNormal):
-        return base
-    kinds = dict.fromkeys((type(base).__name__, type(inner).__name__))
-    raise UserError(
-        f"expected a Gaussian or a flow on a Gaussian, got {' of '.join(kinds)}"
-    )
 
 
 def _optimise(
@@ -392,7 +361,7 @@ def _check_one_vector(model: nn.Module, guide: nn.Module, x: Tensor) -> None:
 def _checked(num_particles: int, fit: Fit) -> tuple[int, Fit]:
     steps = count("num_steps", fit.num_steps, least=0)
     step_particles = count("step_particles", fit.step_particles)
-    if not real("lr", fit.lr) > 0:
-        raise UserError(f"lr must be positive, got {fit.lr}")
+    if not 0 < real("lr", fit.lr) < math.inf:
+        raise UserError(f"lr must be positive and finite, got {fit.lr}")
     num_particles = count("num_particles", num_particles, least=2)
     return num_particles, Fit(steps, fit.lr, step_particles)

@@ -26,8 +26,10 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.display import Summary, digits, figure, frame
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.options import count
+from pyro_vae_zoo.pair.door import check_dataset
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.vae import VAE
+from pyro_vae_zoo.runtime import check_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -259,6 +261,8 @@ def _embedded(
     vae: VAE, data: Dataset, split: str, num_data: int, num_samples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings and classes of some of a split, float64 and int64."""
+    check_dataset(data)
+    check_seed(seed)
     labels = (data.labels or {}).get(split)
     if labels is None:
         raise UserError(

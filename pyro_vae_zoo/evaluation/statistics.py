@@ -73,7 +73,8 @@ def principal_axes(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     codes = codes.double()
     if codes.shape[1] == 2:
-        return codes.new_zeros(2), torch.eye(2).double(), codes.std(0, correction=0)
+        axes = torch.eye(2, dtype=codes.dtype, device=codes.device)
+        return codes.new_zeros(2), axes, codes.std(0, correction=0)
     centre = codes.mean(0)
     covariance = (codes - centre).T @ (codes - centre) / len(codes)
     variances, columns = torch.linalg.eigh(covariance)  # rising

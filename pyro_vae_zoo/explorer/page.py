@@ -49,6 +49,7 @@ from pyro_vae_zoo.explorer.tables import decoded, table_of
 from pyro_vae_zoo.files import finite, write_atomically
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import apart, sides_and_data, units_of
+from pyro_vae_zoo.pair.draws import means_of
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
@@ -180,7 +181,7 @@ def page_contents(
         "about": _about(data, split, codes),
         "shape": shape if len(shape) == 1 else [1, *shape][-3:],
         "limits": list(scale),
-        "decoded": _name_of_mean(data),
+        "decoded": _name_of_mean(vae, data),
         "note": range_note(scale, tuple(shape)),
         "layers": layers,
         "table": table,
@@ -309,8 +310,11 @@ def _about(data: Dataset | str | None, split: str, codes: Tensor) -> str:
     )
 
 
-def _name_of_mean(data: Dataset | str | None) -> str:
+def _name_of_mean(vae: VAE, data: Dataset | str | None) -> str:
     """The name of a decoded mean; the pixel of one, of dequantised data, is a median."""
+    with evaluating(vae.model, vae.guide, vae.device, 0):
+        if not means_of(vae)[1]:
+            return "draw of x | z"
     dequantised = isinstance(data, Dataset) and data.logit is not None
     return "median of x | z" if dequantised else "E[x | z]"
 

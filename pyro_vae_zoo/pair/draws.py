@@ -34,6 +34,7 @@ __all__ = [
     "codes",
     "decoded",
     "embeddings",
+    "means_of",
     "prior_draws",
     "reconstructions",
     "samples",
@@ -149,6 +150,19 @@ def _prior_of(vae: "VAE", n: int) -> TorchDistributionMixin:
             f"{', '.join(map(repr, sites)) or 'none'}"
         )
     return sites["z"]["fn"]
+
+
+def means_of(vae: "VAE") -> tuple[int, bool]:
+    """The number of parts that x is drawn in, and whether all have a mean in closed form.
+
+    Of a flow none is known: there a draw stands for E[x|z].
+    """
+    trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(vae._blank(1))
+    sites = data_sites(trace).values()
+    try:
+        return len([site["fn"].mean for site in sites]), True
+    except NotImplementedError:
+        return len(sites), False
 
 
 def _in_parts(

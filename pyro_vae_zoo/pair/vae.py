@@ -276,10 +276,11 @@ class VAE(nn.Module, Generic[Codes]):
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
         """`n` data from the model: z ~ p(z), x ~ p(x|z), shape `(n, *event_shape)`.
 
-        With `mean=True` E[x|z] in place of the last draw: what pictures show. A model
-        that draws x block by block gives E[x_l|z_l, x_{l-1}], each block's mean given the
-        block that was *drawn* before it. Where a model draws something once for all data,
-        as a graph does while its gates are learned, all n have it in common.
+        With `mean=True` E[x|z] in place of the last draw: what pictures show. Where p(x|z)
+        has no mean in closed form, as of a flow, it is the draw after all. A model that
+        draws x block by block gives E[x_l|z_l, x_{l-1}], each block's mean given the block
+        that was *drawn* before it. Where a model draws something once for all data, as a
+        graph does while its gates are learned, all n have it in common.
 
         Raises:
             UserError: for fewer than one sample.

@@ -61,6 +61,7 @@ def plot_embedding(
     >>> plot_embedding(vae, data.test, data=data).axes[0].get_xlabel()[:18]
     'principal axis 1: '
     """
+    x = vae.check_data(x)
     classes = _classes(labels, names, len(x))
     with evaluating(vae.model, vae.guide, vae.device, seed):
         codes = vae.embed(x, num_samples).cpu()

@@ -16,8 +16,9 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.scales import Scale, scale_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.options import count
+from pyro_vae_zoo.pair.draws import means_of
 from pyro_vae_zoo.pair.modes import evaluating
-from pyro_vae_zoo.pair.sites import data_sites
+from pyro_vae_zoo.pair.sites import data_sites, mean_or_draw
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.plots.raster import fit_columns, image_figure
 from pyro_vae_zoo.plots.style import Look, figure_title, key_of
@@ -158,7 +159,7 @@ def plot_traversal(
         z = z.flatten(0, 1)
         decode = poutine.condition(poutine.uncondition(vae.model), data={"z": z})
         trace = poutine.trace(decode).get_trace(vae._blank(len(z)))
-        images = pixels_of(data_sites(trace)["x"]["fn"].mean, data)
+        images = pixels_of(mean_or_draw(data_sites(trace)["x"]), data)
     title = "Traversal: " + figure_title(vae, data)
     known = known_of(data, pixels_of(x, data))
     scale = scale_of(known, images, likelihood=vae.likelihood)
@@ -200,12 +201,10 @@ def known_of(data: Dataset | str | None, x: Tensor) -> Dataset | Tensor:
 
 def _name_of_mean(vae: VAE, data: Dataset | str | None) -> str:
     """The name of what `vae.reconstruct` gives, as `pixels_of` shows it."""
-    trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(vae._blank(1))
-    try:
-        means = [site["fn"].mean for site in data_sites(trace).values()]
-    except NotImplementedError:  # a flow
+    parts, known = means_of(vae)
+    if not known:
         return r"draw of $x\,|\,z$"
-    if len(means) > 1:  # those of a block are given a draw of the block before
+    if parts > 1:  # those of a block are given a draw of the block before
         return r"$E[x_l\,|\,z_l, x_{l-1}]$"
     dequantised = isinstance(data, Dataset) and data.logit is not None
     return r"median of $x\,|\,z$" if dequantised else r"$E[x\,|\,z]$"

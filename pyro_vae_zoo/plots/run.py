@@ -17,6 +17,7 @@ from pyro_vae_zoo.evaluation.ais import AnnealedLikelihood
 from pyro_vae_zoo.evaluation.diagnose import Diagnosis
 from pyro_vae_zoo.evaluation.importance import LogLikelihood
 from pyro_vae_zoo.evaluation.probe import labels_for
+from pyro_vae_zoo.files import MISFITS
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 
@@ -81,7 +82,7 @@ def draw(
     for name, figure in figures.items():
         try:
             plots.save_figure(figure(), folder / f"{name}.png")
-        except (UserError, ValueError) as error:  # a picture is not worth the run
+        except (UserError, *MISFITS) as error:  # a picture is not worth the run
             print(f"{name}.png was not drawn: {error}", file=sys.stderr)
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "Result",
     "Row",
     "average",
+    "has_latents",
     "planned_epochs",
     "rank",
     "refuse_unlike",
@@ -34,7 +35,7 @@ def refuse_unlike(results: Sequence[Result], where: str = "") -> None:
         UserError: that names the setting and its values.
     """
     for key in SAME:
-        those = [r for r in results if key != "num_particles" or r["active_units"]]
+        those = [r for r in results if key != "num_particles" or has_latents(r)]
         of = planned_epochs if key == "epochs" else lambda r, key=key: r[key]
         values = list(dict.fromkeys(map(of, those)))
         if len(values) > 1:
@@ -43,6 +44,11 @@ def refuse_unlike(results: Sequence[Result], where: str = "") -> None:
                 f"{where}results of different {key} ({shown}) cannot be in one table; "
                 "compare them in separate tables"
             )
+
+
+def has_latents(result: Result) -> bool:
+    """True where log p is an estimate; one datum has latents, and no active ones."""
+    return bool(result.get("kl_per_site", result["active_units"]))
 
 
 def planned_epochs(result: Result) -> int:

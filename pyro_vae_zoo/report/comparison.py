@@ -242,24 +242,40 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike) -> Path:
 def labels_of(results: Sequence[Result]) -> list[str]:
     """For each result the guide, its depth, and what else differs between the runs.
 
-    Guides have defaults of their own: that these differ is not said.
+    Guides have defaults of their own: that these differ is not said. A patience or a limit
+    on gradients that comes to the same is said only where runs differ in nothing else.
     """
     usual = [
         _with_tuples(guide_options(r["guide"]) if r["guide"] in list_guides() else {})
         for r in results
     ]
     settings = [
-        own | _with_tuples(r["options"] | r["training"])
+        own | _with_tuples(r["options"] | r["training"]) | {"seed": None}
         for own, r in zip(usual, results, strict=True)
     ]
-    for own, one, r in zip(usual, settings, results, strict=True):
-        one.pop("seed", None)
-        one["clip_norm"] = one.get("clip_norm") or 0.0
-        clips = {"L", "N"} & {*depth(one)} or r["guide"] == "spline_coupling"
+    for own, r in zip(usual, results, strict=True):
+        clips = {"L", "N"} & {*depth(own | r["options"])} or r[
+            "guide"
+        ] == "spline_coupling"
         own["clip_norm"] = CLIP_NORM if clips else 0.0
-        # To wait as long as is usual is to keep the weights that a whole run would.
-        if one.get("patience") in (None, 0, usual_patience(planned_epochs(r))):
-            one["patience"] = None
+    alike = [_alike(one, r) for one, r in zip(settings, results, strict=True)]
+    labels = _labels(results, usual, alike)
+    runs = {(label, r["seed"]) for label, r in zip(labels, results, strict=True)}
+    return labels if len(runs) == len(results) else _labels(results, usual, settings)
+
+
+def _alike(settings: Mapping[str, Any], result: Result) -> dict[str, Any]:
+    """Settings of which those that come to the same are the same."""
+    one = {**settings, "clip_norm": settings.get("clip_norm") or 0.0}
+    # To wait as long as is usual is to keep the weights that a whole run would.
+    if one.get("patience") in (None, 0, usual_patience(planned_epochs(result))):
+        one["patience"] = None
+    return one
+
+
+def _labels(
+    results: Sequence[Result], usual: Sequence[dict], settings: Sequence[dict]
+) -> list[str]:
     keys = dict.fromkeys(key for one in settings for key in one)
     differing = [
         key
@@ -271,7 +287,7 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         shown: dict[str, Any] = {n: r[n] for n in PLACES if n in r}
         shown |= depth(one)
         said = "num_layers" if "L" in shown else "num_flows"
-        unsaid = {said} if one["patience"] else {said, "patience"}
+        unsaid = {said} if one.get("patience") else {said, "patience"}
         shown |= {k: one[k] for k in differing if k in one and k not in unsaid}
         extra = ", ".join(f"{key} = {value}" for key, value in shown.items())
         labels.append(r["guide"] + (f" ({extra})" if extra else ""))

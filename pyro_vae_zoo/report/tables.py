@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pyro_vae_zoo.report.averages import Result, Row, planned_epochs
+from pyro_vae_zoo.report.averages import Result, Row, has_latents, planned_epochs
 
 __all__ = [
     "AVERAGED",
@@ -185,7 +185,7 @@ def plural(word: str, count: int) -> str:
 
 def settings(results: Sequence[Result]) -> str:
     """The data, split, draws, budget and seeds of all rows, in a sentence."""
-    latents = [r for r in results if r["active_units"]]
+    latents = [r for r in results if has_latents(r)]
     first = latents[0] if latents else results[0]
     seeds = sorted({r["seed"] for r in results})
     training = _common(r["training"] for r in results)
@@ -203,7 +203,7 @@ def settings(results: Sequence[Result]) -> str:
 
 def effort(results: Sequence[Result]) -> str:
     """The particles by which log-likelihoods are estimated, where any is."""
-    counts = [r["num_particles"] for r in results if r["active_units"]]
+    counts = [r["num_particles"] for r in results if has_latents(r)]
     return f"{counts[0]} particles" if counts else "exact"
 
 

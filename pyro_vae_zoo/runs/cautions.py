@@ -27,7 +27,9 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.runs.references import baseline, has_baseline
 
-__all__ = ["cautions_of"]
+__all__ = ["OF_TRAINING", "cautions_of"]
+
+OF_TRAINING = ("rising", "fell", "overfits")  # which an evaluation cannot see again
 
 _ENOUGH = 10_000  # data, of those that are not in memory
 _ERRORS = 3  # standard errors by which a fit is worse than none

@@ -70,6 +70,7 @@ class Result(TypedDict):
     options: dict[str, Any]
     training: Training
     active_units: dict[str, Units]
+    kl_per_site: NotRequired[dict[str, Number]]
     khat: dict[str, Number] | None
     ess: NotRequired[Number]
     num_threads: NotRequired[Count | None]

@@ -101,6 +101,77 @@ def test_data_without_labels_and_several_latents(npz, tmp_path, capsys):
     assert rows(table)[0] == ["datum", "draw", "z_2_0", "z_2_1", "z_1_0", "z_1_1"]
 
 
+def test_a_density_model_has_no_codes(tmp_path, capsys):
+    data = zoo.Dataset(torch.randn(40, 3), likelihood="gaussian")
+    np.savez(tmp_path / "x.npz", data.train)
+    words = ["--data", tmp_path / "x.npz", "--out", tmp_path / "run", "--quiet"]
+    words += ["--epochs", 1, "--option"]
+    words += ["flow_hidden_dims=4,", "--model", "maf"]
+    assert run("density", *words) == 0
+    for samples in (0, 2):
+        capsys.readouterr()
+        assert run("encode", tmp_path / "run", "--num-samples", samples) == 2
+        assert "a density model has no latents" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "codes.npz").exists()
+
+
+NO_MEAN = """
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+class Bounded(nn.Module):
+    num_params = 1
+
+    def __init__(self, event_shape):
+        super().__init__()
+        self.event_shape = event_shape
+
+    def forward(self, params):
+        loc = params.unflatten(-1, self.event_shape)
+        steps = [dist.transforms.TanhTransform()]
+        return dist.TransformedDistribution(dist.Normal(loc, 1.0), steps).to_event(1)
+"""
+
+
+def test_a_likelihood_without_a_mean_is_drawn(tmp_path, capsys):
+    """Pictures show draws, and say so; what asks for a mean is refused."""
+    (tmp_path / "own.py").write_text(NO_MEAN)
+    np.savez(
+        tmp_path / "x.npz", 0.5 * np.tanh(np.random.default_rng(0).normal(size=(40, 3)))
+    )
+    own = ["--likelihood", f"{tmp_path}/own.py:Bounded"]
+    words = ["--data", tmp_path / "x.npz", "--out", tmp_path / "run", "--quiet", *own]
+    words += ["--epochs", 1, "--latent-dim", 2, "--hidden-dims", 4]
+    assert run("train", *words, "--eval-particles", 5) == 0
+    assert "was not drawn" not in capsys.readouterr().err
+    assert {"result.json", "traversal.png"} <= {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
+    assert run("sample", tmp_path / "run", *own, "-n", 2) == 0
+    assert run("sample", tmp_path / "run", *own, "-n", 2, "--mean") == 2
+    assert "no mean in closed form" in capsys.readouterr().err
+    assert run("explore", tmp_path / "run", *own, "--out", tmp_path / "e.html") == 0
+    assert "draw of x | z" in (tmp_path / "e.html").read_text()
+
+
+def test_an_evaluation_keeps_what_was_said_of_the_training(tmp_path):
+    (tmp_path / "run").mkdir()
+    for path in SAVED.iterdir():
+        (tmp_path / "run" / path.name).write_bytes(path.read_bytes())
+    result = tmp_path / "run" / "result.json"
+    said = {name: name for name in ("rising", "fell", "overfits", "absurd")}
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"cautions": said}))
+    words = ["--num-particles", 2, "--quiet", "--out", tmp_path / "again.json"]
+    assert run("evaluate", tmp_path / "run", *words) == 0
+    cautions = json.loads((tmp_path / "again.json").read_text())["cautions"]
+    assert {k: v for k, v in cautions.items() if k == v} == {
+        "rising": "rising",
+        "fell": "fell",
+        "overfits": "overfits",
+    }
+
+
 def run_of(path, folder, **options):
     """A VAE and its data, standardised by these options, in the folder of a run."""
     options |= {"standardise": True}

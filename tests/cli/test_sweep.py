@@ -126,12 +126,15 @@ def test_places_and_objectives_are_swept(argv, tmp_path):
         (["latent_dim=2,big"], "option latent_dim: expected a number, got 'big'"),
         (["lr=1e-3,-1"], "lr must be positive, got -1"),
         (["gate_bias=1,2"], "--sweep gate_bias and iaf:gate_bias=... set the same option"),
+        (["hidden_dims=(8,),(4,)"], "--sweep hidden_dims and --hidden-dims set the same"),
+        (["prior_components=1,2"], "and --option prior_components=... set the same opt"),
     ],
 )  # fmt: skip
 def test_all_of_a_grid_is_checked_before_the_first_run(
     sweep, expected, argv, tmp_path, capsys
 ):
     argv += ["--guides", "mean_field", "iaf:gate_bias=1"]
+    argv += ["--prior", "mixture", "--option", "prior_components=3"]
     argv += [word for text in sweep for word in ("--sweep", text)]
     try:
         code = main(argv)

@@ -507,3 +507,41 @@ def test_a_place_between_columns_is_none(tmp_path):
     path = table(tmp_path / "t.csv", "a,b", *(f"{i}.5,{i}.25" for i in range(30)))
     with pytest.raises(zoo.UserError, match=r"unknown column '1\.5'"):
         zoo.load_dataset(path, options={"drop": 1.5})
+
+
+def test_the_same_numbers_in_other_units_are_other_data():
+    """Log p differs by the logarithm of the unit, though what is trained on does not."""
+    x = torch.rand(40, 3)
+    a, again, b = (
+        zoo.Dataset(k * x, likelihood="gaussian", standardise=True) for k in (1, 1, 10)
+    )
+    assert torch.allclose(a.train, b.train, atol=1e-5)
+    assert a.fingerprint() == again.fingerprint() != b.fingerprint()
+
+
+def test_rows_are_standardised_under_any_default_device(tmp_path):
+    np.save(tmp_path / "x.npy", REAL)
+    try:
+        torch.set_default_device("meta")
+        rows = np.load(tmp_path / "x.npy", mmap_mode="r")
+        data = zoo.Dataset(rows, likelihood="gaussian", standardise=True)
+    finally:
+        torch.set_default_device(None)
+    assert data.standardisation.mean.device.type == "cpu"
+
+
+def test_labels_of_one_split_twice(tmp_path):
+    labels = np.arange(len(REAL)) % 2
+    np.savez(tmp_path / "a.npz", train=REAL, labels=labels, train_labels=labels)
+    with pytest.raises(
+        zoo.DataFileError, match="twice: 'labels' and 'train_labels'|twic"
+    ):
+        zoo.load_dataset(tmp_path / "a.npz")
+
+
+def test_bits_of_a_threshold_are_not_drawn_again(tmp_path):
+    pictures(tmp_path / "pets")
+    with pytest.raises(
+        zoo.UserError, match="threshold makes bits .* leave one of them"
+    ):
+        zoo.Dataset.from_folder(tmp_path / "pets", threshold=0.5, dynamic=True)

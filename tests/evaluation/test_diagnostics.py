@@ -239,6 +239,74 @@ def test_gaps_of_mean_field_are_the_closed_forms(shift):
     assert lost == 0 or lost > 0.2
 
 
+class Own(nn.Module):
+    """A guide of the user's, that draws from what another one draws from."""
+
+    def __init__(self, other, change=lambda q: q):
+        super().__init__()
+        self.other, self.change = other, change
+
+    def forward(self, x):
+        q = self.change(self.other.posterior(self.other.encoder(x)))
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", q)
+
+
+def test_a_gaussian_of_the_users_keeps_its_family():
+    """The gap of a diagonal Gaussian is of its family, however the guide is built."""
+    truth = linear_gaussian(latent_dim=4, event_dim=5)
+    x = truth.marginal.sample((40,))
+    pair = truth.model(), Own(best_mean_field(truth))
+    exact = truth.marginal.log_prob(x)
+    gaps = zoo.inference_gaps(pair, x, 300, num_particles=1000, log_prob=exact)
+    error = 4 * gaps.local_error.square().sum().sqrt().item() / 40 + 0.01
+    best = pytest.approx(truth.mean_field_gap, abs=error)
+    assert gaps.approximation_gap.mean().item() == best
+    assert gaps.amortisation_gap.mean().item() == pytest.approx(0, abs=2 * error)
+    full = zoo.local_log_likelihood(pair, x, 2000, 300)  # M may be triangular there
+    assert (full.log_prob - exact).abs().max() < 0.05
+
+
+def flow_of_numbers(q):
+    """A flow on each latent by itself."""
+    steps = [dist.transforms.TanhTransform(), dist.transforms.AffineTransform(0.5, 2.0)]
+    return dist.TransformedDistribution(q.base_dist, steps).to_event(1)
+
+
+def test_a_flow_of_the_users_is_where_the_search_starts():
+    truth = linear_gaussian(latent_dim=2, event_dim=3)
+    x = truth.marginal.sample((5,))
+    pair = truth.model(), Own(best_mean_field(truth), flow_of_numbers)
+    gaps = zoo.inference_gaps(pair, x, 0)
+    error = (gaps.amortised_error.square() + gaps.local_error.square()).sqrt()
+    assert (gaps.amortisation_gap.abs() < 5 * error).all()
+    assert (zoo.inference_gaps(pair, x, 100).amortisation_gap > 5 * error).all()
+    states = zoo.posterior_covariances(pair, x, 100)
+    assert states.steps == ("z_0", "z_1", "z_2")
+    assert zoo.evaluate(pair, x, 100).log_det != 0
+
+
+def test_the_end_of_semi_amortised_steps_is_a_diagonal_gaussian():
+    plain, steps = small("mean_field"), small("semi_amortized", num_steps=0)
+    perturb(plain)
+    steps.load_state_dict(plain.state_dict(), strict=False)  # its decoder twice
+    x = torch.rand(3, 2, 3).bernoulli()
+    a, b = (zoo.inference_gaps(vae, x, 200) for vae in (plain, steps))
+    error = 5 * (a.local_error + b.local_error) + 0.02
+    assert ((a.local_elbo - b.local_elbo).abs() < error).all()
+
+
+def test_a_covariance_is_told_under_any_default_device(truth):
+    vae = truth.vae(truth.gaussian_guide())
+    found = zoo.posterior_covariances(vae, truth.marginal.sample((3,)), 50)
+    expected = found.log_det
+    try:
+        torch.set_default_device("meta")
+        assert torch.equal(found.log_det, expected)
+    finally:
+        torch.set_default_device(None)
+
+
 def test_full_rank_has_no_approximation_gap(truth):
     """From a guide whose factor lacks what lies below the diagonal."""
     x = truth.marginal.sample((20,))
@@ -431,7 +499,7 @@ def test_a_law_that_does_not_know_its_support_is_of_real_numbers():
         ({"num_steps": -1}, "num_steps must be at least 0, got -1"),
         ({"num_particles": 1}, "num_particles must be at least 2, got 1"),
         ({"step_particles": 0}, "step_particles must be at least 1, got 0"),
-        ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
         ({"log_prob": torch.zeros(2)}, r"log_prob of shape \(3,\), got \(2,\)"),
     ],
 )

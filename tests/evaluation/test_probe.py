@@ -128,6 +128,10 @@ def test_mistakes_are_named(images):
     )
     with pytest.raises(zoo.UserError, match="two classes at least, got one"):
         zoo.linear_probe(pair(), one)
+    with pytest.raises(zoo.UserError, match="expected a Dataset, got Tensor"):
+        zoo.nearest_neighbours(pair(), data.test)
+    with pytest.raises(zoo.UserError, match="seed.* whole number"):
+        zoo.linear_probe(pair(), data, seed=1.5)
 
 
 def test_a_result_has_the_scores_or_the_reason(images):

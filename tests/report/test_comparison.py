@@ -137,6 +137,28 @@ def test_the_usual_patience_is_as_good_as_none(others, labels):
     assert {row["label"] for row in report.summarise(runs)} == labels
 
 
+@pytest.mark.parametrize(
+    ("key", "values"), [("patience", (0, 10)), ("clip_norm", (0, None))]
+)
+def test_what_comes_to_the_same_is_told_apart_if_need_be(key, values):
+    runs = [result(), result()]
+    for run, value in zip(runs, values, strict=True):
+        run["training"] |= {key: value}
+    labels = [row["label"] for row in report.summarise(runs)]
+    assert len({*labels}) == 2
+    assert all(label.startswith("iaf (K = 4") for label in labels)
+
+
+def test_one_datum_has_no_active_units_and_is_estimated_all_the_same():
+    one = {"active_units": {}, "kl_per_site": {"z": 1.0}, "num_data": 1}
+    table = report.markdown_table([result(**one)])
+    assert "by importance sampling with 1000 particles" in table
+    with pytest.raises(UserError, match="different num_particles"):
+        report.markdown_table([result(**one), result(seed=1, **one, num_particles=3)])
+    exact = result("maf", active_units={}, kl_per_site={})
+    assert "log-likelihood exact" in report.markdown_table([exact])
+
+
 def test_one_run_given_twice_is_refused():
     with pytest.raises(UserError, match="seed comes twice"):
         report.summarise([result(), result()])

@@ -100,6 +100,11 @@ def from_folder(
     notes = [root.name]
     if wanted:
         notes.append("resized to {}x{}".format(*wanted))
+    if threshold is not None and dynamic:
+        raise UserError(
+            "threshold makes bits of the levels, and dynamic draws bits from them: leave "
+            "one of them out"
+        )
     if threshold is not None:
         if not 0 < real("threshold", threshold) < 1 or likelihood not in (
             None,
