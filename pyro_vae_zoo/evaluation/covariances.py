@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from pyro_vae_zoo.data.display import Summary, digits, figure, frame
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import stream
-from pyro_vae_zoo.gaussians import flow_in
 from pyro_vae_zoo.inference.terms import with_particles
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, data_of
+from pyro_vae_zoo.pair.gaussians import flow_in
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 

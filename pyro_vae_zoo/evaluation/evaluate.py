@@ -23,10 +23,10 @@ from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.evaluation.chunks import How, stream_over_ranks
 from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
 from pyro_vae_zoo.evaluation.totals import Evaluation, Totals, empty_weights
-from pyro_vae_zoo.gaussians import flow_in
 from pyro_vae_zoo.inference.terms import BoundTerms, bound_terms, only_mixture
 from pyro_vae_zoo.options import count
 from pyro_vae_zoo.pair.door import Data, apart, data_of, units_of
+from pyro_vae_zoo.pair.gaussians import flow_in
 from pyro_vae_zoo.pair.sites import in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE
 

@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import PARTICLES_PER_CHUNK, chunk_rows_for
 from pyro_vae_zoo.evaluation.importance import LogLikelihood, summarise
-from pyro_vae_zoo.gaussians import Move, at_rest, given, moved, of_vectors
 from pyro_vae_zoo.inference.terms import bound_terms, with_particles
 from pyro_vae_zoo.models.standard import AmortizedGuide
 from pyro_vae_zoo.options import count, real
 from pyro_vae_zoo.pair.door import Data, apart, sides_and_data, units_of
+from pyro_vae_zoo.pair.gaussians import Move, at_rest, given, moved, of_vectors
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import Site, check_one_vector, in_data_plate, latent_sites
 from pyro_vae_zoo.pair.vae import VAE

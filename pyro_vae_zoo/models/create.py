@@ -223,7 +223,7 @@ def create(
     asked_of, options = options, completed(guide, known, options)
     if isinstance(guide, str):  # one of the user's may use what it declares
         taken = {k: v for k, v in given.items() if k in ("encoder", "decoder")}
-        warn_of_unused(asked_of, options.get("network"), known, taken)
+        warn_of_unused(asked_of, (known | options).get("network"), known, taken)
     prior = given.get("prior")
     given["likelihood"] = likelihood
     if data is not None and isinstance(likelihood, str):

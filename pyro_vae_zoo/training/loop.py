@@ -57,9 +57,7 @@ from pyro_vae_zoo.training.validation import bound_name, validated
 
 __all__ = ["Loop"]
 
-STEPS_WORTH_COMPILING = (
-    5000  # docs/speed.md has what compiling costs, and what it saves
-)
+STEPS_WORTH_COMPILING = 5000  # see docs/speed.md
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
 _PLACE = ("epoch", "step", "elbo_sum", "seconds", "best")  # a checkpoint has them so
 
