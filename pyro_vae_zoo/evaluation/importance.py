@@ -118,8 +118,8 @@ def error_of_mean(log_weights: Tensor, groups: Sequence[slice]) -> float:
     influence. Within a group of data the draws have something in common, and their
     influences are added before they are squared:
 
-    \[\frac1N \sqrt{\frac{K}{K - 1} \sum_g \sum_k \Big(\sum_{i \in g} \tilde w_{ik} -
-      \tfrac1K\Big)^2}.\]
+    \[\frac1N \sqrt{\frac{K}{K - 1} \sum_g \sum_k \Big(\sum_{i \in g}
+      \big(\tilde w_{ik} - \tfrac1K\big)\Big)^2}.\]
 
     It is of first order in 1/K, and low where few draws carry the weight: a sample seldom
     has the rare large weights that make the error. With 100 draws of log-normal weights it

@@ -59,7 +59,7 @@ EXEMPT = {
         "2,000 at 0.7 and 10 billion at 0.9": DEFINITION,
     },
     "docs/results/defaults.md": {
-        "Tomczak and Welling's code, -88.2 and -88.5,": PUBLISHED
+        "of the recipe of Tomczak and Welling, -88.2 and -88.5,": PUBLISHED
     },
     "docs/how_to/sweeps.md": {"a k-hat of 0.9": DEFINITION},
     "docs/how_to/when_training_fails.md": {
