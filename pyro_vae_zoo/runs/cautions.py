@@ -234,8 +234,8 @@ def _how_to_go_on(
     result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> str:
     """Advice to go on, or anew where schedule or phases are shared out by the epochs."""
-    settings = result.get("training", {})
-    shared = settings.get("schedule") == "cosine"
+    schedule = result.get("training", {}).get("schedule") or "constant"
+    shared = schedule not in ("constant", "inverse")  # one of the user's, it may be
     shared = shared or records[0].get("phase") != records[-1].get("phase")
     more = f"--epochs {2 * len(records)}"
     return f"train anew with {more}" if shared else f"continue with --resume {more}"

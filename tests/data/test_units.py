@@ -65,6 +65,7 @@ def test_an_archive_of_bits_is_bernoulli(tmp_path):
         return zoo.load_dataset(tmp_path / "mine.npz")
 
     assert load(train=BITS[:40], test=BITS[40:]).likelihood == "bernoulli"
+    assert load(train=BITS.astype(np.int64)).likelihood == "bernoulli"
     assert load(train=GREY[:40], test=GREY[40:]).likelihood == "discretized_logistic"
     with pytest.raises(zoo.DataFileError, match="mine.npz.*bits or grey levels"):
         load(train=BITS[:40], test=GREY[40:])

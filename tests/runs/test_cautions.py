@@ -196,6 +196,8 @@ def test_what_is_shared_out_by_the_epochs_starts_anew():
     result = HEALTHY | {"training": {"epochs": 50, "schedule": "cosine"}}
     records = curve(np.linspace(-60, -40, 50))
     assert "anew with --epochs 100" in cautions_of(result, records)["rising"]
+    own = HEALTHY | {"training": {"epochs": 50, "schedule": "mine.py:falls"}}
+    assert "anew with --epochs 100" in cautions_of(own, records)["rising"]
     phases = curve(np.full(25, -90.0), "first") + curve(np.linspace(-60, -40, 25))
     assert "anew with --epochs 100" in cautions_of(HEALTHY, phases)["rising"]
 

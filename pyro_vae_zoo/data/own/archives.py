@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyro_vae_zoo.data import sources as _sources
-from pyro_vae_zoo.data.checks import largest_of_bytes
 from pyro_vae_zoo.data.formats import BROKEN, read_npy
 from pyro_vae_zoo.data.labels import classes_of
 from pyro_vae_zoo.data.own.arrays import SHARE, chosen, likelihood_of
@@ -124,7 +123,8 @@ def from_npz(
 def _npz_likelihood(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
     """The likelihood that the dtypes of an archive ask for, and the note of it."""
     kinds = {_by_dtype(x.dtype) for x in arrays.values()}
-    if {1} <= {largest_of_bytes(x) for x in arrays.values()} <= {0, 1}:
+    whole = all(x.dtype.kind in "biu" for x in arrays.values())
+    if whole and _all(arrays, _is_bit) and any(x.any() for x in arrays.values()):
         kinds = {"bernoulli"}  # bits, as NumPy stores them where nobody says bool
     likelihood = kinds.pop() if len(kinds) == 1 else None
     if likelihood is None:
@@ -136,11 +136,15 @@ def _npz_likelihood(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, 
             "'categorical' for classes"
         )
     note = f"{arrays['train'].dtype} -> {likelihood}"
-    if likelihood != "bernoulli" and _all(arrays, lambda x: (x == 0) | (x == 1)):
+    if likelihood != "bernoulli" and _all(arrays, _is_bit):
         note += REMARKS[0]
     elif likelihood == "gaussian" and _all(arrays, lambda x: x == x.round()):
         note += REMARKS[1]
     return likelihood, note
+
+
+def _is_bit(x: np.ndarray) -> np.ndarray:
+    return (x == 0) | (x == 1)
 
 
 def _all(
