@@ -58,7 +58,9 @@ networks read z as asinh(z) (`LatentBlock` in `nn/networks.py`) and their last l
 at a tenth of the usual size, without which ten layers overflow; \(d_l\) is a softplus plus
 0.001, since at the paper's limit of 0 \(f_l\) is no bijection; `iaf` is the gated step
 g z + (1 - g) m, which contracts, given features of \(z_{l-1}\), in layer 1 a learned
-vector. Weights of version 0.1.0 keep the single order in which they were trained.
+vector; in `self_reflective_iaf` they reach g and m linearly, too (`context_skip`), g is one
+half at first, and the prior is amortised, where the paper's is N(0, I). Weights of version
+0.1.0 keep what they were trained with, and their single order.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,7 +78,7 @@ from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models.flow_guides import FLOWS, Reverse
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import positive
-from pyro_vae_zoo.nn.bijectors import AffineBijector, FlowBijector
+from pyro_vae_zoo.nn.bijectors import AffineBijector, FlowBijector, skipping_iaf
 from pyro_vae_zoo.nn.networks import Block, LatentBlock, check_network, make_encoder
 from pyro_vae_zoo.nn.partition import Partition, block_likelihoods
 from pyro_vae_zoo.pair.vae import CLIP_NORM, VAE, Shared
@@ -285,7 +287,7 @@ class Layers:
         return PriorLayer(self.of_z(l, 2 * self.latent_dim))
 
     def bijector(
-        self, l: int, kind: str, num_flows: int, flow_hidden_dims: Sequence[int]
+        self, l: int, kind: str, num_flows: int, dims: Sequence[int], skip: bool = False
     ) -> nn.Module:
         """The bijective layer, one of `BIJECTORS`."""
         if kind not in BIJECTORS:
@@ -293,17 +295,17 @@ class Layers:
         if num_flows < 0:
             raise UserError(f"num_flows must not be negative, got {num_flows}")
         if kind == "affine":
-            if num_flows != 1 or tuple(flow_hidden_dims) != _FLOW_HIDDEN_DIMS:
+            if num_flows != 1 or tuple(dims) != _FLOW_HIDDEN_DIMS:
                 raise UserError(
                     "bijector 'affine' is one map without networks of its own, got "
                     f"num_flows {num_flows} and flow_hidden_dims "
-                    f"{tuple(flow_hidden_dims)}; choose 'iaf' or 'spline_coupling'"
+                    f"{tuple(dims)}; choose 'iaf' or 'spline_coupling'"
                 )
             return AffineBijector(self.of_z(l, 3 * self.latent_dim))
+        make = skipping_iaf if skip and kind == "iaf" else FLOWS[kind]
         context_dim = self.hidden_dims[-1]
-        steps = FLOWS[kind](
-            self.latent_dim, context_dim, num_flows, flow_hidden_dims=flow_hidden_dims
-        )
+        sizes = self.latent_dim, context_dim, num_flows
+        steps = make(*sizes, flow_hidden_dims=dims)
         # So that it begins with the order that layer l-1 did not end with.
         turn = Reverse(self.latent_dim) if l * num_flows % 2 else None
         return FlowBijector(self.of_z(l, context_dim), steps, turn)
@@ -350,6 +352,7 @@ def hierarchy(
     block_sizes: Sequence[int] | None = None,
     num_flows: int = 1,
     flow_hidden_dims: Sequence[int] = _FLOW_HIDDEN_DIMS,
+    context_skip: bool = False,
 ) -> VAE:
     """The generative model of L layers with `make_guide(layers, model)` as guide.
 
@@ -361,17 +364,16 @@ def hierarchy(
         block_sizes: sizes of the blocks of x, about equal by default.
         num_flows: flow steps of each bijector, but for `affine`.
         flow_hidden_dims: hidden widths of the network of a flow step.
+        context_skip: a step of `iaf` sees z_{l-1} by a linear map, too.
     """
     partition = Partition(event_shape, num_layers, block_sizes)
-    layers = Layers(
-        tuple(event_shape), latent_dim, tuple(hidden_dims), network, activation
-    )
+    sizes = tuple(event_shape), latent_dim, tuple(hidden_dims)
+    layers = Layers(*sizes, network, activation)
     depth = range(num_layers)
+    of_bijector = bijector, num_flows, flow_hidden_dims, context_skip
     model = SelfReflectiveModel(
         [layers.prior(l, prior) for l in depth],
-        Shared(
-            [layers.bijector(l, bijector, num_flows, flow_hidden_dims) for l in depth]
-        ),
+        Shared([layers.bijector(l, *of_bijector) for l in depth]),
         layers.data_layers(partition.sizes, likelihood),
         partition,
     )
@@ -386,7 +388,7 @@ def self_reflective(layers: Layers, model: SelfReflectiveModel) -> SelfReflectiv
 
 register("self_reflective")(partial(hierarchy, self_reflective))
 register("self_reflective_iaf")(
-    partial(hierarchy, self_reflective, bijector="iaf", prior="standard")
+    partial(hierarchy, self_reflective, bijector="iaf", context_skip=True)
 )
 
 

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
+import pyro.distributions.transforms as T
 import torch
 from torch import Tensor, nn
 
-from pyro_vae_zoo.transforms import ConditionedRankOneAffine, rank_one_parameters
+from pyro_vae_zoo.transforms import MADE, ConditionedRankOneAffine, rank_one_parameters
 from pyro_vae_zoo.transforms.conditioning import condition_all
+from pyro_vae_zoo.transforms.made import alternating_order
 
-__all__ = ["AffineBijector", "FlowBijector"]
+__all__ = ["AffineBijector", "FlowBijector", "skipping_iaf"]
 
 
 class AffineBijector(nn.Module):
@@ -73,3 +75,27 @@ class FlowBijector(nn.Module):
                 state_dict.setdefault(name, torch.tensor(False)).all()
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def skipping_iaf(
+    latent_dim: int, context_dim: int, num_flows: int, flow_hidden_dims: Sequence[int]
+) -> list[nn.Module]:
+    """Steps g z + (1 - g) m whose g and m see the context by a linear map, too.
+
+    Of the units of a masked network few see no z, and the first dimension sees only these.
+    What z_{l-1} says of it has to pass through them, and is learned late.
+    """
+    nets = [
+        MADE(
+            latent_dim,
+            context_dim,
+            flow_hidden_dims,
+            permutation=alternating_order(latent_dim, k),
+            context_skip=True,
+        )
+        for k in range(num_flows)
+    ]
+    return [
+        T.ConditionalAffineAutoregressive(net, stable=True, sigmoid_bias=0.0)
+        for net in nets
+    ]

@@ -11,7 +11,10 @@ from pyro_vae_zoo.options import Option, normalise
 __all__ = ["LATE", "PairOptions", "completed", "warn_of_unused"]
 
 # Options of guides that came after version 0.1.0, with what it did.
-LATE: dict[str, dict[str, Any]] = {"ladder": {"skip": False}}
+LATE: dict[str, dict[str, Any]] = {
+    "ladder": {"skip": False},
+    "self_reflective_iaf": {"context_skip": False, "prior": "standard"},
+}
 
 _DENSE = (
     "mlp",

@@ -254,6 +254,7 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         for own, r in zip(usual, results, strict=True)
     ]
     for own, r in zip(usual, results, strict=True):
+        own |= _defaults_then(r["guide"], results)
         clips = {"L", "N"} & {*depth(own | r["options"])} or r[
             "guide"
         ] == "spline_coupling"
@@ -262,6 +263,13 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     labels = _labels(results, usual, alike)
     runs = {(label, r["seed"]) for label, r in zip(labels, results, strict=True)}
     return labels if len(runs) == len(results) else _labels(results, usual, settings)
+
+
+def _defaults_then(guide: str, results: Sequence[Result]) -> dict[str, Any]:
+    """Defaults of version 0.1.0 that all runs of a guide have."""
+    mine = [r["options"] for r in results if r["guide"] == guide]
+    then = _with_tuples(LATE.get(guide, {}))
+    return {k: v for k, v in then.items() if all(o.get(k) == v for o in mine)}
 
 
 def _alike(settings: Mapping[str, Any], result: Result) -> dict[str, Any]:

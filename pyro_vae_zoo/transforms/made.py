@@ -64,6 +64,7 @@ class _ContextNet(nn.Module):
         context_dim: Width of the context, or 0.
         activation: Name of the hidden nonlinearity.
         masks: One 0/1 matrix for each layer's weight, or nothing.
+        context_skip: The context reaches the output by a linear map, too.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class _ContextNet(nn.Module):
         context_dim: int,
         activation: str,
         masks: Sequence[Tensor] = (),
+        context_skip: bool = False,
     ):
         super().__init__()
         if len(sizes) < 3:
@@ -88,6 +90,9 @@ class _ContextNet(nn.Module):
         self.context_layer = (
             nn.Linear(context_dim, sizes[1], bias=False) if context_dim else None
         )
+        self.skip_layer = None
+        if context_skip and context_dim:
+            self.skip_layer = nn.Linear(context_dim, sizes[-1], bias=False)
         # Masks follow from the sizes, so a state_dict need not hold them.
         device = torch.empty(()).device  # by default another than that of the masks
         for i, mask in enumerate(masks):
@@ -104,6 +109,8 @@ class _ContextNet(nn.Module):
             hidden = hidden + self.context_layer(context)
         for i in range(1, len(self.layers)):
             hidden = F.linear(self.activation(hidden), *self._layer(i))
+        if context is not None and self.skip_layer is not None:
+            hidden = hidden + self.skip_layer(context)
         return hidden
 
     def _layer(self, i: int) -> tuple[Tensor, Tensor]:
@@ -160,7 +167,8 @@ class MADE(_ContextNet):
     1..D-1 without context); it sees inputs of degree <= m(k), and the output
     for the input of degree d sees units with m(k) < d. The context has degree
     0 and reaches every output, but for the first ones where hidden layers have
-    no more than D/2 units; with `input_dim = 1` nothing else does.
+    no more than D/2 units; with `input_dim = 1` nothing else does. The first output
+    sees one in D of the hidden units: a `context_skip` takes the context past them.
 
     Args:
         input_dim: Size `D` of `x`.
@@ -170,6 +178,7 @@ class MADE(_ContextNet):
         permutation: Order of the dimensions, `permutation[0]` first; natural by
             default. (Pyro's transforms read this attribute to invert.)
         activation: One of elu, relu, silu, softplus, tanh.
+        context_skip: The context reaches the output by a linear map, too.
 
     Raises:
         UserError: If a size is below 1, the activation is unknown, `permutation`
@@ -194,6 +203,7 @@ class MADE(_ContextNet):
         param_dims: Sequence[int] = (1, 1),
         permutation: Tensor | None = None,
         activation: str = "elu",
+        context_skip: bool = False,
     ):
         check_sizes(input_dim=input_dim)
         natural = torch.arange(input_dim, device="cpu")
@@ -210,7 +220,7 @@ class MADE(_ContextNet):
         outputs = sum(param_dims)
         masks = _masks(order, context_dim, hidden_dims, outputs)
         sizes = [input_dim, *hidden_dims, input_dim * outputs]
-        super().__init__(sizes, context_dim, activation, masks)
+        super().__init__(sizes, context_dim, activation, masks, context_skip)
         self.input_dim = input_dim
         self.param_dims = list(param_dims)
         device = torch.empty(()).device
@@ -254,6 +264,9 @@ class MADE(_ContextNet):
         last_weight, last_bias = deeper.pop()
         if context is not None and self.context_layer is not None:
             hidden = hidden + self.context_layer(context)
+        skipped = None
+        if context is not None and self.skip_layer is not None:
+            skipped = self.skip_layer(context)
         y: dict[int, Tensor] = {}
         for i in self._order:
             h = self.activation(hidden)
@@ -261,6 +274,8 @@ class MADE(_ContextNet):
                 h = self.activation(F.linear(h, weight, bias))
             rows = slice(i, None, self.input_dim)
             parameters = F.linear(h, last_weight[rows], last_bias[rows])
+            if skipped is not None:
+                parameters = parameters + skipped[..., rows]
             y[i] = step(x[..., i], *parameters.unbind(-1))
             hidden = hidden + y[i][..., None].to(first.dtype) * first[:, i]
         return torch.stack([y[i] for i in range(self.input_dim)], dim=-1)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pairs import perturb, quick, small
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from reports import result
 from torch import nn
 from torch.autograd.functional import jacobian
 
@@ -27,6 +28,7 @@ from pyro_vae_zoo.models.self_reflective import (
 )
 from pyro_vae_zoo.nn.partition import Partition
 from pyro_vae_zoo.pair.vae import Shared
+from pyro_vae_zoo.report import summarise
 from pyro_vae_zoo.testing import check_vae
 
 HIERARCHIES = ("self_reflective", "self_reflective_iaf", "bottom_up")
@@ -119,12 +121,53 @@ def test_every_layer_of_the_guide_sees_the_whole_of_x(name):
 
 
 def test_the_second_row_of_the_paper_has_a_standard_prior():
-    vae = small("self_reflective_iaf")
+    vae = small("self_reflective_iaf", prior="standard")
     for prior in vae.model.priors:
         p = prior(torch.randn(5, 2)).base_dist
         assert not p.loc.any()
         assert (p.scale == 1).all()
     assert not any(p.requires_grad for p in vae.model.priors.parameters())
+
+
+def test_the_first_latent_sees_all_that_is_above_it():
+    """Past the few hidden units that it has of a step's network."""
+    for skip in (True, False):
+        vae = small(
+            "self_reflective_iaf",
+            latent_dim=8,
+            hidden_dims=(16,),
+            flow_hidden_dims=(8,),
+            num_layers=2,
+            context_skip=skip,
+        ).double()
+        perturb(vae)
+        step = vae.model.bijectors.layers[1].steps[0]
+        context = torch.randn(16, dtype=torch.double)
+        first = step.nn.permutation[0]
+
+        def parameters_of(context, step=step, first=first):
+            found = step.nn(torch.zeros(8).double(), context=context)
+            return torch.stack([p[first] for p in found])
+
+        many = torch.stack(
+            [
+                torch.autograd.functional.jacobian(parameters_of, context + k)[0]
+                for k in range(10)
+            ]
+        )
+        # One hidden unit: the slopes in all contexts lie on one line, but for the skip.
+        assert torch.linalg.matrix_rank(many) == (2 if skip else 1)
+
+
+def test_results_of_version_0_1_0_keep_their_names():
+    """Whose defaults are not in the labels where all runs of the guide have them."""
+    old = {"context_skip": False, "prior": "standard"}
+    rows = [result("self_reflective_iaf", options=old), result("self_reflective")]
+    labels = {row["label"] for row in summarise(rows)}
+    assert labels == {"self_reflective_iaf (L = 10)", "self_reflective (L = 10)"}
+    now = {"context_skip": True, "prior": "amortised"}
+    both = [*rows, result("self_reflective_iaf", options=now, seed=1)]
+    assert len({row["label"] for row in summarise(both)}) == 3
 
 
 @pytest.mark.parametrize("layer", range(2, DEPTH + 1))

@@ -543,9 +543,11 @@ def test_sylvester_determinant_stays_positive(variant):
 
 @pytest.mark.parametrize("hidden_dims", [[2], [12], [7, 9]])
 @pytest.mark.parametrize("order", [None, [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]])
-def test_made_is_strictly_autoregressive_in_its_order(order, hidden_dims):
+@pytest.mark.parametrize("skip", [False, True])
+def test_made_is_strictly_autoregressive_in_its_order(order, hidden_dims, skip):
     permutation = None if order is None else torch.tensor(order)
-    net = trained(T.MADE(5, CONTEXT, hidden_dims, permutation=permutation))
+    net = T.MADE(5, CONTEXT, hidden_dims, permutation=permutation, context_skip=skip)
+    net = trained(net)
     order = net.get_permutation()
     context = double(4, CONTEXT)
     for index in range(2):
@@ -569,13 +571,16 @@ def test_reversed_orders_compose_to_a_dense_jacobian(name):
     assert (both != 0).all()
 
 
-@pytest.mark.parametrize("context_dim", [0, CONTEXT])
+@pytest.mark.parametrize(
+    ("context_dim", "skip"), [(0, False), (CONTEXT, False), (CONTEXT, True)]
+)
 @pytest.mark.parametrize("hidden_dims", [[9], [7, 9]])
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [2, 0, 4, 1, 3]])
 def test_made_solves_what_as_many_passes_as_dimensions_do(
-    order, hidden_dims, context_dim
+    order, hidden_dims, context_dim, skip
 ):
-    net = T.MADE(5, context_dim, hidden_dims, permutation=torch.tensor(order))
+    order_of = {"permutation": torch.tensor(order), "context_skip": skip}
+    net = T.MADE(5, context_dim, hidden_dims, **order_of)
     net, x = trained(net), double(6, 4, 5)
     context = double(4, context_dim) if context_dim else None
 
