@@ -172,7 +172,9 @@ def load_model(
     options = dict(config["options"])
     for name in [name for name in parts if name in options]:  # of a hierarchy's own
         parts[name] = options.pop(name)
-    with construction_limited(path, tensors.values()):
+    with construction_limited(path, tensors.values()), warnings.catch_warnings():
+        # `create` said so when the pair was made.
+        warnings.filterwarnings("ignore", ".* has no effect: ")
         vae = create(
             made_of,
             event_shape=config["event_shape"],

@@ -268,13 +268,16 @@ def _value(action: argparse.Action, value: Any, name: str) -> Any:
     if isinstance(value, Mapping):  # KEY=VALUE for each, or several values for each
         swept = action.type is key_values
         return [
-            (k, [*map(_said, _listed(v))] if swept else v) for k, v in value.items()
+            (k, [*map(_said, _listed(v))] if swept else _option(v))
+            for k, v in value.items()
         ]
     return [_typed(action, _text(part), name, part) for part in _listed(value)]
 
 
 def _said(value: Any) -> Any:
     """A value as it would be typed: nothing as `none`, 1e-3 as YAML's word for it."""
+    if isinstance(value, list):
+        return [*map(_said, value)]
     if isinstance(value, str):
         return key_value(f"={value}")[1]
     return "none" if value is None else value

@@ -110,6 +110,8 @@ constant has no density; leave that feature out
             f"standardise: {part} {which} is {mean.flatten()[which].item():.6g} in all of "
             "train, and a constant has no density; leave that feature out"
         )
+    # Of centred data the mean is rounding, which depends on the number of threads.
+    mean = torch.where(mean.abs() > 1e-12 * scale, mean, 0.0)
     return Standardisation(mean, scale, tuple(shape))
 
 

@@ -103,6 +103,8 @@ def warn_of_unused(
         "hidden_dims": are_made and "encoder and decoder are modules already",
     }
     for name, reason in reasons.items():
-        if reason and name in known and given.get(name, known[name]) != known[name]:
+        value = given.get(name, known.get(name))
+        value = tuple(value) if isinstance(value, list) else value  # as JSON has it
+        if reason and value != known.get(name):
             message = f"{name}={given[name]} has no effect: {reason}"
             warnings.warn(message, stacklevel=3)

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import nn
+from torch.distributions import MultivariateNormal, Normal
 
 from pyro_vae_zoo.errors import UserError
 
@@ -79,16 +80,18 @@ def of_vectors(q: TorchDistributionMixin) -> TorchDistributionMixin:
     inner = flow_in(q)
     if inner is q:
         return q
-    base = inner.base_dist.to_event(q.reinterpreted_batch_ndims)
+    base = dist.Independent(inner.base_dist, q.reinterpreted_batch_ndims)
     return dist.TransformedDistribution(base, inner.transforms)
 
 
 def _base(q: TorchDistributionMixin) -> TorchDistributionMixin:
     """The Gaussian under a flow, or q itself."""
     q = of_vectors(q)
-    base = q.base_dist if getattr(q, "transforms", None) else q
+    steps = getattr(q, "transforms", ())
+    base = q.base_dist if steps else q
     inner = getattr(base, "base_dist", base)
-    if isinstance(inner, dist.Normal) or isinstance(base, dist.MultivariateNormal):
+    is_gaussian = isinstance(inner, Normal) or isinstance(base, MultivariateNormal)
+    if is_gaussian and all(step.bijective for step in steps):
         return base
     kinds = dict.fromkeys((type(base).__name__, type(inner).__name__))
     raise UserError(

@@ -102,7 +102,9 @@ def fingerprint_of(data: Dataset) -> str:
     Unlike `Dataset.fingerprint` it does not ask when a file was written, which a copy
     changes; of what is not in memory it takes the shape and a sample.
     """
-    digest = hashlib.blake2b(repr((data.likelihood, data.dynamic, data.logit)).encode())
+    units = [] if data.standardisation is None else [data.standardisation.words()]
+    what = data.likelihood, data.dynamic, data.logit, *units
+    digest = hashlib.blake2b(repr(what).encode())
     for x in (data.train, data.valid, data.test):
         digest.update(repr(tuple(x.shape)).encode())
         held = x.sample() if isinstance(x, Rows) else x.cpu()

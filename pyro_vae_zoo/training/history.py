@@ -184,12 +184,15 @@ def monitored(vae: "VAE") -> dict[str, Any]:
     """
     found = {} if vae.monitor is None else vae.monitor(vae)
     try:
-        return json.loads(json.dumps(finite(found), default=plain))
-    except (TypeError, ValueError) as error:
+        record = json.loads(json.dumps(finite(found), default=plain))
+    except (TypeError, ValueError):
+        record = None
+    if not isinstance(record, dict):
         raise UserError(
             "vae.monitor: expected a dictionary of numbers, words, or lists and "
             f"dictionaries of them, got {found!r}"
-        ) from error
+        )
+    return record
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

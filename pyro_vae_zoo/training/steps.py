@@ -305,10 +305,10 @@ def _moved_in(vae: VAE, phase: Phase) -> list[nn.Parameter]:
         raise UserError(
             f"phase {phase.name!r} has nothing to train: its modules have no parameters"
         )
-    if not {*map(id, moved)} <= {*map(id, vae.parameters())}:
+    if {*map(id, moved)}.isdisjoint(map(id, vae.parameters())):
         raise UserError(
-            f"phase {phase.name!r} trains parameters that this VAE has not; a copy of a "
-            "VAE needs phases of its own modules"
+            f"phase {phase.name!r} trains nothing of this VAE; a copy of a VAE needs "
+            "phases of its own modules"
         )
     return moved
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import Transform
 
 from pyro_vae_zoo.transforms.conditioning import ConditionedTransform
 
@@ -30,7 +31,7 @@ class Transformed(dist.TransformedDistribution):
     True
     """
 
-    _has_graph = True  # what the transforms have kept of a draw, if anything
+    _has_graph = True  # what the transforms have kept, if anything
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Draws of shape `(*sample_shape, *batch_shape, D)`, with a gradient."""
@@ -45,9 +46,25 @@ class Transformed(dist.TransformedDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats."""
         if torch.is_grad_enabled() and not self._has_graph:
-            for both in ((step, step.inv) for step in self.transforms):
-                if not any(isinstance(each, ConditionedTransform) for each in both):
-                    for each in both:  # the one that is the other's inverse asks it
-                        each._cached_x_y = None, None
-            self._has_graph = True
+            for step in self.transforms:
+                _forget(step)
+        self._has_graph = torch.is_grad_enabled()
         return super().log_prob(value)
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: None = None
+    ) -> "Transformed":
+        """The same distribution with a larger batch shape."""
+        new = super().expand(torch.Size(batch_shape), _instance)
+        new._has_graph = self._has_graph
+        return new
+
+
+def _forget(step: Transform) -> None:
+    """Have a transform of PyTorch's kind compute anew; it and its inverse keep a pair."""
+    both = step, step.inv
+    for part in (part for each in both for part in getattr(each, "parts", ())):
+        _forget(part)
+    if not any(isinstance(each, ConditionedTransform) for each in both):
+        for each in both:
+            each._cached_x_y = None, None

@@ -13,7 +13,9 @@ SELF_REFLECTIVE = Table(
     data="mnist_dynamic",
     rows={
         "self_reflective": Row("self_reflective", {}, -81.17),
-        "self_reflective_iaf": Row("self_reflective_iaf", {"prior": "standard"}, -81.96),
+        "self_reflective_iaf": Row(
+            "self_reflective_iaf", {"prior": "standard"}, -81.96
+        ),
         # By its defaults here, with the prior of the first row.
         "self_reflective_iaf_amortised": Row("self_reflective_iaf", {}),
         "ladder": Row("ladder", {}, -81.84),

@@ -192,10 +192,12 @@ def test_yaml_is_read_where_there_is_a_reader(tmp_path, capsys, monkeypatch):
     assert (args.guides, args.lr, args.seeds) == (["mean_field", "iaf"], 1e-3, (0, 1))
     assert (args.hidden_dims, args.sweep) == ((8,), [("latent_dim", [2, 8])])
     assert args.option == [("gate_bias", 1.5)]
-    path.write_text("sweep: {lr: [1e-3, 3e-4]}\noptions: {gate_bias: 1e-3}\n")
+    path.write_text("sweep: {lr: [1e-3, 3e-4]}\noptions: {gate_bias: 1e-3}\n"
+                    "data_options: {logit: 1e-3}\n")  # fmt: skip
     args = arguments("compare", "--config", path)  # which YAML reads as words
     assert args.sweep == [("lr", [1e-3, 3e-4])]
     assert args.option == [("gate_bias", 1e-3)]
+    assert args.data_options == [("logit", 1e-3)]
     path.write_text("a: [")
     assert "is not valid YAML" in told(capsys, "compare", "--config", path)
 

@@ -1,5 +1,6 @@
 """The density of a draw has the gradient of the density of any value."""
 
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -27,9 +28,17 @@ def test_a_draw_without_a_graph_is_scored_with_one(flow):
     posterior = zoo.AmortizedFlow(4, 3, flow).double()
     h = torch.randn(5, 4).double()
     q = posterior(h)
-    with torch.no_grad():
-        drawn = q.rsample(), q.sample()
-    for z in (*drawn, q.sample()):
+
+    def scored():
+        """A value that was scored without a graph, and not drawn."""
+        z = torch.randn(5, 3).double()
+        with torch.no_grad():
+            q.log_prob(z)
+        return z
+
+    draws = q.sample, torch.no_grad()(q.rsample), scored
+    for draw in draws:
+        z = draw()
         ours = gradients(posterior, q.log_prob(z))
         anew = gradients(posterior, posterior(h).log_prob(z.clone()))
         torch.testing.assert_close(ours, anew)
@@ -54,6 +63,25 @@ def test_a_draw_of_a_prior_is_scored_with_a_graph(flow):
         for score in (p.log_prob(z), prior().log_prob(z.clone()))
     )
     torch.testing.assert_close(ours, anew)
+
+
+def test_what_has_a_graph_is_remembered_by_an_expanded_one():
+    posterior = zoo.AmortizedFlow(4, 3, "iaf")
+    q = posterior(torch.randn(4))
+    z = q.sample()
+    assert q.expand((1,)).log_prob(z).requires_grad
+
+
+def test_parts_of_a_composition_are_computed_anew():
+    posterior = zoo.AmortizedFlow(4, 3, "iaf")
+    parts = posterior(torch.randn(5, 4))
+    steps = dist.transforms.ComposeTransform(parts.transforms)
+    for step in (
+        steps,
+        dist.transforms.ComposeTransform([p.inv for p in parts.transforms]),
+    ):
+        q = zoo.transforms.Transformed(parts.base_dist, [step])
+        assert len(gradients(posterior.flows, q.log_prob(q.sample()))) == 10
 
 
 def test_a_frozen_flow_is_not_inverted():
