@@ -13,6 +13,7 @@ __all__ = ["LATE", "PairOptions", "completed", "warn_of_unused"]
 # Options of guides that came after version 0.1.0, with what it did.
 LATE: dict[str, dict[str, Any]] = {
     "ladder": {"skip": False},
+    "semi_amortized": {"antithetic": False},
     "self_reflective_iaf": {"context_skip": False, "prior": "standard"},
 }
 

@@ -133,3 +133,21 @@ def test_a_guide_runs_in_inference_mode():
     with torch.inference_mode():
         z = vae.guide(x)
     assert z.isfinite().all()
+
+
+def test_reflections_take_the_noise_of_first_order_from_a_step(truth):
+    """A linear model's bound is a parabola in z: the step of the mean has no noise left."""
+    x = truth.marginal.sample((5,))
+    spread = []
+    for antithetic in (True, False):
+        guide = from_the_prior(truth, num_steps=1, antithetic=antithetic).guide
+        q = guide.posterior(guide.encoder(x))
+        means = torch.stack([guide.refine(x, q).base_dist.loc for _ in range(50)])
+        spread.append(means.std(0).max().item())
+    assert spread[0] < 1e-12
+    assert spread[1] > 0.01
+
+
+def test_weights_of_version_0_1_0_have_one_draw():
+    assert zoo.load("semi_amortized-mnist_static").guide.antithetic is False
+    assert small("semi_amortized").guide.antithetic is True
