@@ -3,9 +3,10 @@
     python -m studies.reproduce --table flows --budget cpu --jobs 2
 
 trains, evaluates and writes `results/<table>_<budget>/<row>-s<seed>.json` for each row and
-seed, first all rows of one seed. What is finished is not run again, what was interrupted
-goes on. `--jobs` has as many rows run side by side, each in a process of its own, on a GPU
-too; `--rows` takes some of them. `python -m studies.report` makes tables and figures of
+seed, first all rows of one seed. What `runs/` has finished is not run again, what was
+interrupted goes on. `--jobs` has as many rows run side by side, each in a process of its
+own, on a GPU too; `--rows` takes some of them. With `--data` the results are of other
+data: give another `--out`, too. `python -m studies.report` makes tables and figures of
 it all.
 """
 
@@ -38,7 +39,7 @@ from pyro_vae_zoo.runtime import pick_device
 from pyro_vae_zoo.saving import load_model
 from pyro_vae_zoo.training.options import BARE, TrainOptions
 from studies.recipes import TABLES
-from studies.tables import Budget, Row, Table
+from studies.tables import Budget, Row, Table, repeated
 
 
 def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
@@ -62,6 +63,9 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         resume=(folder / "config.json").exists(),
         progress=not args.quiet,
     )
+    out = results_folder(args) / f"{row_name}-s{seed}.json"
+    if stored := _stored(out, result, table, budget, len(data.test)):
+        return stored
     vae = partial(_trained, folder, row, args)
     particles = budget.fewer_particles
     if particles is not None:
@@ -92,10 +96,29 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
             for record in read_metrics(folder)
         ],
     }
-    out = results_folder(args)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / f"{row_name}-s{seed}.json", result)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, result)
     return result
+
+
+def _stored(
+    path: Path, result: Mapping[str, Any], table: Table, budget: Budget, num_test: int
+) -> dict | None:
+    """The row's file, where it is of this run and has all that the budget asks for."""
+    if not path.exists():
+        return None
+    stored = read_json(path)
+    fewer = budget.fewer_particles
+    wanted = {
+        "log_likelihood_with": [] if fewer is None else [str(fewer)],
+        "elbo_by_split": ["train", "valid", "test"] if table.by_split else [],
+    }
+    local = stored.get("local", {}).get("num_data", 0)
+    has_all = local == min(budget.local, num_test) and all(
+        list(stored.get(key, {})) == parts for key, parts in wanted.items()
+    )
+    same = all(key in stored and stored[key] == result[key] for key in result)
+    return stored if has_all and same else None
 
 
 def _terms(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -198,13 +221,14 @@ def main() -> int:
     """Run the rows that were asked for and print what came out."""
     args = _parse()
     table = TABLES[args.table]
-    rows = list(dict.fromkeys(args.rows or table.rows))
     if args.budget not in table.budgets:
         error = unknown_name(
             f"budget of table {args.table}", args.budget, table.budgets
         )
         print(f"error: {error}", file=sys.stderr)
         return 2
+    twice = repeated(table, table.budgets[args.budget])
+    rows = list(dict.fromkeys(args.rows or [r for r in table.rows if r not in twice]))
     for name in rows:
         if name not in table.rows:
             error = unknown_name(f"row of table {args.table}", name, table.rows)

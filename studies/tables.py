@@ -3,7 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BF16", "SMOKE", "Budget", "Row", "Table"]
+from pyro_vae_zoo.files import resolve
+from pyro_vae_zoo.models.create import guide_options
+from pyro_vae_zoo.nn.options import completed
+from pyro_vae_zoo.training.options import BARE
+
+__all__ = ["BF16", "SMOKE", "Budget", "Row", "Table", "repeated"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,21 @@ class Table:
 
 BF16 = {"precision": "bf16"}
 SMOKE = Budget({"epochs": 2}, eval_particles=10, data="digits_binary")
+
+
+def repeated(table: Table, budget: Budget) -> dict[str, str]:
+    """Rows that are another one again by a budget, and which.
+
+    A row that only adds bfloat16 is one of a budget that has it anyway.
+    """
+    rows: dict[str, str] = {}
+    found = {}
+    for name, row in table.rows.items():
+        known = guide_options(resolve(row.guide))
+        options = completed(row.guide, known, row.options | budget.options, then=True)
+        training = BARE | budget.training | row.training
+        of = (row.guide, known | options, training, row.data, row.train_size)
+        key = repr([sorted(x.items()) if isinstance(x, dict) else x for x in of])
+        if rows.setdefault(key, name) != name:
+            found[name] = rows[key]
+    return found

@@ -20,6 +20,7 @@ __all__ = [
     "markdown",
     "number_text",
     "plural",
+    "precisions",
     "settings",
 ]
 
@@ -192,6 +193,7 @@ def settings(results: Sequence[Result]) -> str:
     budget = [f"{planned_epochs(first)} epochs"]
     keys = ("batch_size", "lr", "patience")
     budget += [f"{key} {training[key]}" for key in keys if training.get(key)]
+    budget += [lower] if (lower := precisions(results)) else []
     return (
         f"Data: {first['data']} ({first['variant']}), {first['split']} split, "
         f"{first['num_data']} data. Numbers in nats per datum, larger is better; the "
@@ -199,6 +201,13 @@ def settings(results: Sequence[Result]) -> str:
         f"{effort(results)}. Budget: {', '.join(budget)}; {first['weights']} weights; "
         f"{plural('seed', len(seeds))} {', '.join(map(str, seeds))}."
     )
+
+
+def precisions(results: Sequence[Result]) -> str:
+    """The networks' precision, where any is not float32."""
+    known = dict.fromkeys(r.get("precision") or "float32" for r in results)
+    named = [{"bf16": "bfloat16"}.get(name, name) for name in known]
+    return "" if named == ["float32"] else f"networks in {' / '.join(named)}"
 
 
 def effort(results: Sequence[Result]) -> str:

@@ -182,6 +182,8 @@ def _below(panels: Panels, layout: Layout) -> str:
     sampled = (run["num_particles"] for run in runs if run["active_units"])
     particles = _listed(f"{number:,}" for number in sampled)
     text += f"{particles} particles; " if particles else ""
+    lower = tables.precisions(runs)
+    text += f"{lower}; " if lower else ""
     text += f"{tables.plural('seed', len(seeds))} {_listed(map(str, seeds), ', ')}"
     counts = {row["num_seeds"] for row in rows}
     if counts != {1}:

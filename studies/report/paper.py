@@ -1,5 +1,6 @@
 """A paper's figures beside ours: the rows of `rows` -> Markdown and CSV."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -96,7 +97,7 @@ def _difference(key: str, row: Row) -> str:
     ahead, error = row[f"{key}_difference"], row[f"{key}_difference_error"]
     if ahead is None:
         return MISSING
-    if error is None:
+    if not error or not math.isfinite(error):  # one seed, or seeds that are one
         return tables.number_text(ahead, row[f"{key}_std_error"], "+")
     text = f"{tables.number_text(ahead, error, '+')} ± {tables.error_text(error)}"
     return f"**{text}**" if abs(ahead) > 2 * error else text
@@ -179,10 +180,10 @@ def local_note(rows: Sequence[Row]) -> str:
     )
 
 
-# By the number of seeds: the rows that would be bold if nothing differed. By simulation
-# with Gaussian seeds: the first number is for two sides that spread alike, the second for
-# one that spreads much more than the other.
-LUCK = {2: "20 to 33 %", 3: "11 to 20 %"}
+# By the number of seeds: the rows that would be bold if nothing differed, for Gaussian
+# seeds. The share of Student's t beyond two: of 2n - 2 degrees of freedom for two sides
+# that spread alike, and of n - 1 where one spreads much more than the other.
+LUCK = {2: "18 to 30 %", 3: "12 to 18 %"}
 _JUDGED = (
     "They are ± their standard error over the seeds of both, on this test set. Bold: "
     f"beyond two of these; even if nothing differed, {LUCK[3]} of the rows would be bold "

@@ -130,7 +130,9 @@ def _by_data(pairs: Sequence[tuple[str, Result]]) -> dict[str, list]:
 
 
 def _rows(pairs: Sequence[tuple[str, Result]], layout: Layout, where: str) -> list[Row]:
-    refuse_unlike([result for _, result in pairs], where)
+    results = [result for _, result in pairs]
+    refuse_unlike(results, where)
+    _refuse_unlike_local(results, where)
     pairs = sorted(pairs, key=lambda pair: pair[0])
     rows = [
         paper_row(label, [run for _, run in group], where)
@@ -156,7 +158,8 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
     A result without the keys of these gives None, and is valid.
 
     Raises:
-        UserError: where the seeds disagree about what the paper has.
+        UserError: where the seeds have different recipes, or disagree about what the
+            paper has.
     """
     row = average(label, runs)
     published = {
@@ -164,6 +167,9 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
         for key in ("published", "published_elbo", "note", "train_size")
     }
     is_bound = _agreed(runs, "is_bound", f"{where}row {label}", True)
+    recipes = [run | {"training": run["training"] | {"seed": None}} for run in runs]
+    for key in ("options", "training", "precision"):
+        _agreed(recipes, key, f"{where}row {label}")
     splits = [run.get("elbo_by_split") or {} for run in runs]
     for split in SPLITS:
         values = [one.get(split) for one in splits]
@@ -191,3 +197,13 @@ def _agreed(runs: Sequence[Result], key: str, where: str, unsaid: Any = None) ->
     if any(other != first for other in others):
         raise UserError(f"{where}: its seeds have different {key}; run them anew")
     return first
+
+
+def _refuse_unlike_local(results: Sequence[Result], where: str) -> None:
+    """Raise where estimates by local q's are of different numbers of data."""
+    sizes = dict.fromkeys(r["local"]["num_data"] for r in results if "local" in r)
+    if len(sizes) > 1:
+        raise UserError(
+            f"{where}log p by local q's of different numbers of data "
+            f"({', '.join(map(str, sizes))}) cannot be in one table; run the rows anew"
+        )

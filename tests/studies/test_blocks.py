@@ -63,9 +63,9 @@ def test_bold_is_explained_where_something_may_be(tmp_path):
     below = " ".join(brief_table(several, layout).split())
     assert "Bold: beyond two standard errors (seeds) from `mean_field`" in below
     assert below.endswith(
-        "; even if nothing differed, 20 to 33 % of the rows would be bold."
+        "; even if nothing differed, 18 to 30 % of the rows would be bold."
     )
-    assert "11 to 20 % of the rows would be bold with three" in full(several)
+    assert "12 to 18 % of the rows would be bold with three" in full(several)
 
 
 def test_ranges_are_of_valid_rows_with_a_number(tmp_path):

@@ -163,7 +163,14 @@ def test_a_null_of_one_seed_is_a_dash_and_no_error(tmp_path):
     for header in ("log p", "gap", "KL", "log p, 100 particles"):
         assert iaf[header] == "–", header
     assert iaf["ELBO"] == "-92.00 ± –"
-    assert iaf["log p - mean_field"] == "– ± –"
+    assert "log p - mean_field" not in iaf  # a column of dashes
+
+
+def test_seeds_without_spread_give_no_error_to_judge_by(tmp_path):
+    rows = [row_result("iaf", seed, -89.0) for seed in (0, 1)]
+    rows += [row_result("mean_field", seed) for seed in (0, 1)]
+    shown = {r["row"]: r for r in markdown_rows(full(panels_of(tmp_path, *rows)))}
+    assert shown["iaf"]["log p - mean_field"] == "+1.00"
 
 
 def test_validity_is_what_the_rows_say_and_not_their_notes(tmp_path):
@@ -285,6 +292,37 @@ def test_seeds_that_disagree_about_the_paper_are_refused(tmp_path):
         panels_of(tmp_path, *rows)
     with pytest.raises(UserError, match="seed comes twice"):
         paper_row("iaf", [row_result("iaf")] * 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("options", {"num_flows": 10}),
+        ("training", {"lr": 0.05, "batch_size": 100, "seed": 1}),
+        ("precision", "bf16"),
+    ],
+)
+def test_seeds_of_different_recipes_are_not_averaged(tmp_path, key, value):
+    rows = [row_result("iaf"), row_result("iaf", 1, **{key: value})]
+    with pytest.raises(UserError, match=f"row iaf: its seeds have different {key}"):
+        panels_of(tmp_path, *rows)
+
+
+def test_local_estimates_of_other_data_are_refused(tmp_path):
+    known = {"num_particles": 2000, "std_error": 1.5, "khat_above_0.7": 0.0}
+    rows = [
+        row_result(name, local_log_likelihood=-85.0, local=known | {"num_data": n})
+        for name, n in (("iaf", 200), ("mean_field", 100))
+    ]
+    with pytest.raises(UserError, match=r"different numbers of data \(200, 100\)"):
+        panels_of(tmp_path, *rows)
+
+
+def test_a_precision_below_float32_is_said(tmp_path):
+    rows = [row_result("iaf", precision="bf16"), row_result("planar", precision="bf16")]
+    assert "lr 0.001, networks in bfloat16;" in full(panels_of(tmp_path, *rows))
+    rows[1] = row_result("planar")
+    assert "networks in bfloat16 / float32;" in full(panels_of(tmp_path, *rows))
 
 
 def test_latents_are_said_as_layers_where_they_are_alike():

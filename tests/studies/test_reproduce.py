@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.autograd.functional import jacobian
 
 from studies import as_published, recipes
 from studies.reproduce import main
+from studies.tables import Budget, Row, Table, repeated
 
 ROOT = Path(__file__).parents[2]
 
@@ -297,3 +299,46 @@ def test_other_data_are_named(npz, tmp_path, monkeypatch):
     assert result["data"] == "six"
     assert result["published_elbo"] is None
     assert result["command"].endswith(f"--rows mean_field --seed 0 --data {npz}")
+
+
+def test_no_budget_repeats_a_row():
+    """But for rows whose only change is what the budget gives or takes anyway."""
+    found = {
+        (name, budget): repeated(table, size)
+        for name, table in recipes.TABLES.items()
+        for budget, size in table.budgets.items()
+    }
+    assert {key: rows for key, rows in found.items() if rows} == {
+        ("self_reflective", "long"): {"self_reflective_bf16": "self_reflective"},
+        ("self_reflective", "smoke"): {"no_warmup": "self_reflective"},
+        ("levers", "smoke"): {
+            "mean_field_plain_no_warmup": "mean_field_plain",
+            "iaf_plain_no_warmup": "iaf_plain",
+        },
+    }
+
+
+def test_what_is_finished_is_not_evaluated_again(tmp_path, monkeypatch, capsys):
+    one = Budget({"epochs": 1}, 2, fewer_particles=3, data="digits_binary", local=4)
+    rows = {"a": Row("mean_field", {"latent_dim": 2, "hidden_dims": (4,)})}
+    table = Table("a test", "digits_binary", rows, {"smoke": one}, by_split=True)
+    monkeypatch.setitem(recipes.TABLES, "flows", table)
+    argv = ("--table", "flows", "--seed", "0")
+    assert reproduce_here(tmp_path, monkeypatch, *argv) == 0
+    path = tmp_path / "out" / "flows_smoke" / "a-s0.json"
+    written = path.read_text()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("evaluated again")
+
+    for name in ("evaluate", "log_likelihood", "local_log_likelihood"):
+        monkeypatch.setattr(f"studies.reproduce.{name}", refuse)
+    assert reproduce_here(tmp_path, monkeypatch, *argv) == 0
+    assert path.read_text() == written
+    monkeypatch.undo()
+    # Another budget's estimates are made anew; the training is not.
+    more = replace(table, budgets={"smoke": replace(one, local=5)})
+    monkeypatch.setitem(recipes.TABLES, "flows", more)
+    assert reproduce_here(tmp_path, monkeypatch, *argv) == 0
+    assert json.loads(path.read_text())["local"]["num_data"] == 5
+    capsys.readouterr()
