@@ -51,21 +51,22 @@ def test_inductor_gives_what_the_pair_gives(name):
     assert_same(name, rel=1e-9, abs=1e-9)
 
 
-def test_auto_compiles_where_there_are_many_chunks(as_traced, monkeypatch):
+def test_auto_compiles_where_there_is_much_to_compute(as_traced, monkeypatch):
     vae, x = pair(), data()
     zoo.log_likelihood(vae, x, 10)
     assert not as_traced
-    monkeypatch.setattr(chunks, "CHUNKS_WORTH_COMPILING", 3)
-    for chunk_rows, traced in ((30, 0), (20, 1)):  # two chunks and three
-        zoo.log_likelihood(vae, x, 10, chunk_rows=chunk_rows)
+    work = len(x) * 10 * sum(p.numel() for p in vae.parameters())
+    monkeypatch.setattr(chunks, "WORK_WORTH_COMPILING", {"cpu": work})
+    for num_particles, traced in ((9, 0), (10, 1)):
+        zoo.log_likelihood(vae, x, num_particles)
         assert len(as_traced) == traced
-    zoo.log_likelihood(vae, x, 10, chunk_rows=20, compile=False)
+    zoo.log_likelihood(vae, x, 10, compile=False)
     assert len(as_traced) == 1
 
 
 @pytest.mark.parametrize("compile", ["auto", True])
 def test_a_pair_that_cannot_be_compiled(monkeypatch, compile):
-    monkeypatch.setattr(chunks, "CHUNKS_WORTH_COMPILING", 1)
+    monkeypatch.setattr(chunks, "WORK_WORTH_COMPILING", {"cpu": 1})
     vae = zoo.VAE(Model(), Guide(), (2,))  # which decides by the values that it draws
     x = torch.ones(3, 2)
     if compile is True:
