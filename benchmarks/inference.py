@@ -4,7 +4,8 @@
 
 The guides of `studies/reproduce.py --table recursive_mixture`, untrained, side by side
 in one process and in alternation, at evaluation: no gradient is asked for, though
-`semi_amortized` needs those of its own steps. Ratios are to `mean_field`.
+`semi_amortized` needs those of its own steps, which the table takes by one draw and the
+default by two. Ratios are to `mean_field`.
 """
 
 from functools import partial
@@ -32,7 +33,11 @@ CONTESTANTS = {
     "iaf": ("iaf", {}),
     "householder": ("householder", {}),
     **{
-        f"semi_amortized({k})": ("semi_amortized", {"num_steps": k})
+        f"semi_amortized({k}){', one draw' * (not both)}": (
+            "semi_amortized",
+            {"num_steps": k, "antithetic": both},
+        )
+        for both in (False, True)
         for k in (1, 2, 4, 8)
     },
 }

@@ -26,12 +26,11 @@ def loss_of(vae, x, compiled):
     return partial(loss.differentiable_loss, vae.model, vae.guide, x)
 
 
-def networks_alone(prior, vae, z):
+def networks_alone(kind, prior, encoder, z):
     """A function of what the networks of a learned prior compute in a step."""
-    if prior == "vamp":
-        inputs, guide = vae.model.prior.pseudo_inputs, vae.guide
-        return lambda: guide.encoder(inputs).sum()
-    nets = [net for net in vae.model.prior.modules() if isinstance(net, CouplingNet)]
+    if kind == "vamp":
+        return lambda: encoder(prior.pseudo_inputs).sum()
+    nets = [net for net in prior.modules() if isinstance(net, CouplingNet)]
     halves = z[:, : z.shape[1] // 2]
     return lambda: sum(part.sum() for net in nets for part in net(halves))
 
@@ -41,13 +40,13 @@ def contestants(batch_size, device, compiled):
     vaes = {p: make("mean_field", device, prior=p, **PAIR) for p in PRIORS}
     losses = {p: (vae, loss_of(vae, x, compiled)) for p, vae in vaes.items()}
     z = torch.randn(batch_size, 40, device=device, requires_grad=True)
-    for prior in ("vamp", "flow"):
-        plain, vae = (
-            make("mean_field", device, prior=p, **PAIR) for p in ("standard", prior)
-        )
-        loss, alone = loss_of(plain, x, compiled), networks_alone(prior, vae, z)
-        both = torch.nn.ModuleList([plain, vae])
-        losses[f"{prior}{ALONE}"] = both, lambda a=loss, b=alone: a() + b()
+    for kind in ("vamp", "flow"):
+        plain = make("mean_field", device, **PAIR)
+        prior = make("mean_field", device, prior=kind, **PAIR).model.prior
+        loss = loss_of(plain, x, compiled)
+        alone = networks_alone(kind, prior, plain.guide.encoder, z)
+        both = torch.nn.ModuleList([plain, prior])
+        losses[f"{kind}{ALONE}"] = both, lambda a=loss, b=alone: a() + b()
     return {
         name: partial(step, torch.optim.Adam(modules.parameters(), lr=1e-4), loss)
         for name, (modules, loss) in losses.items()

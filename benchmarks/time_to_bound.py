@@ -5,9 +5,10 @@
 The contestants of `svi_step.py` train `mean_field` and `iaf` (K = 2) with one recipe: Adam
 at 1e-3, batches of 100, no warm-up. Each is alone in its process and on the machine; its
 clock stands still while the bound is computed, one draw for each of 10,000 images, and
-runs while it compiles. Then ours alone is trained with what `fit` has besides: larger
+runs while it compiles. Then ours alone is trained by `fit` with what it has besides: larger
 batches and rates, an average of the weights, a warm-up of the KL, a falling rate; the best
-of these for 60 epochs, in bfloat16 and with gated networks, too.
+of these for 60 epochs, in bfloat16 and with gated networks, too. The seconds of these are
+those of `fit`, validation included.
 
 What is written: a JSON file and a picture for each network, and a table of the seconds to
 a bound of -96 and of -94. Rows that the file has and this call does not run stay:
@@ -106,7 +107,10 @@ def train(pipe, name, network, epochs, threads):
     data, vae = zoo.load_dataset("mnist_static"), make(guide, **options)
     start = time.perf_counter()
     history = zoo.fit(vae, data, device="cpu", **recipe)
-    curve, seconds = [], time.perf_counter() - start - history.seconds  # to compile
+    curve, seconds = (
+        [],
+        time.perf_counter() - start - history.seconds,
+    )  # around the epochs
     for record in history.epochs:
         seconds += record["seconds"]
         curve.append((round(seconds, 2), round(record["valid_elbo"], 3)))

@@ -14,12 +14,14 @@ import torch
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.files import write_json
+from pyro_vae_zoo.models.create import guide_options
 from pyro_vae_zoo.runtime import hardware
 
 
 def make(guide, device="cpu", **options):
     torch.manual_seed(0)
-    options = {"network": "mlp"} | options  # as those by hand and NumPyro's are
+    if guide_options(guide).get("network") == "gated_mlp":
+        options = {"network": "mlp"} | options  # as those by hand and NumPyro's are
     return zoo.create(guide, event_shape=(28, 28), **options).to(device)
 
 

@@ -17,6 +17,7 @@ def train(vae, data, epochs=20, batch_size=100, lr=1e-3):
     loss = zoo.CompiledTrace_ELBO()(vae.model, vae.guide)
     optimizer = torch.optim.AdamW(vae.parameters(), lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    batch_size = min(batch_size, len(data.train))
     batches = DataLoader(data.train, batch_size, shuffle=True, drop_last=True)
     elbos = []
     for _ in range(epochs):

@@ -1,11 +1,10 @@
 """A whole pair of your own, where the places do not do: a style z_1, sparse parts z_2.
 
 python examples/train.py --data digits_binary --model examples/my_model.py:make_vae
-It stands beside guides by `compare --guides mean_field --model ...`.
 """
 
 from pyro import distributions, plate, sample
-from torch import cat, nn
+from torch import Size, cat, nn
 
 import pyro_vae_zoo as zoo
 
@@ -20,7 +19,8 @@ class Model(nn.Linear):
             z_1 = sample("z_1", distributions.Normal(zeros, 1.0).to_event(1))
             z_2 = sample("z_2", distributions.Laplace(zeros, 1.0).to_event(1))
             a = super().forward(cat([z_1, z_2], -1)).unflatten(-1, x.shape[1:])
-            return sample("x", distributions.Bernoulli(logits=a).to_event(2), obs=x)
+            bits = distributions.Bernoulli(logits=a).to_event(x.dim() - 1)
+            return sample("x", bits, obs=x)
 
 
 class Guide(nn.Linear):
@@ -35,6 +35,6 @@ class Guide(nn.Linear):
 
 
 def make_vae(event_shape, latent_dim: int = 8):
-    """The pair; further arguments are options."""
-    size, d = event_shape[0] * event_shape[1], latent_dim
+    """The pair, for `train` and `compare --model`; more arguments are options."""
+    size, d = Size(event_shape).numel(), latent_dim
     return zoo.VAE(Model(2 * d, size), Guide(size, 4 * d), event_shape)

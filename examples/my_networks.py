@@ -7,7 +7,7 @@ They are called with those of `event_shape`, `latent_dim`, `hidden_dims` and `nu
 that they declare. Run this file to check them.
 """
 
-from torch import nn
+from torch import Size, nn
 
 import pyro_vae_zoo as zoo
 
@@ -23,7 +23,7 @@ class MyEncoder(nn.Sequential):
 
 def my_decoder(latent_dim, event_shape, num_params):
     """Latents `(n, latent_dim)` to as many numbers a datum as the likelihood takes."""
-    numel = num_params * event_shape[0] * event_shape[1]
+    numel = num_params * Size(event_shape).numel()
     layers = (
         nn.Linear(latent_dim, 64),
         nn.SiLU(),

@@ -18,7 +18,7 @@ class Row:
     guide: str  # a registry name, or a class in a file
     options: dict[str, Any] = field(default_factory=dict)
     published: float | None = None  # log-likelihood on the test split
-    published_elbo: tuple[float, float, float] | None = None  # train, valid, test
+    published_elbo: tuple[float | None, ...] | None = None  # train, valid, test
     note: str | None = None  # what must be said wherever its numbers are shown
     is_bound: bool = True  # whether its ELBO is one
     seeds: tuple[int, ...] = (0,)

@@ -46,7 +46,7 @@ GATED_DAG = Table(
     },
     budgets={
         # A quarter of it for the structure: the paper's 200 epochs, and 600. The rate
-        # falls about as its steps of 0.8 every 100 epochs do. The warm-up of the KL
+        # falls faster than its steps of 0.8 every 100 epochs do. The warm-up of the KL
         # is ours, against nodes that are given up before they are learned.
         "full": Budget(
             {

@@ -5,8 +5,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 from pairs import quick
 
+import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -76,6 +78,21 @@ EXAMPLES = {
     "my_networks": {"encoder": "MyEncoder", "decoder": "my_decoder"},
     "my_model": {"model": "make_vae"},
 }
+
+
+def test_examples_take_rows_of_a_table():
+    torch.manual_seed(0)
+    x = (torch.rand(20, 6) < 0.4).float()
+    files = {
+        name: runpy.run_path(ROOT / "examples" / f"{name}.py") for name in EXAMPLES
+    }
+    decoder = files["my_networks"]["my_decoder"]
+    pairs = [
+        zoo.create("mean_field", event_shape=[6], latent_dim=2, decoder=decoder),
+        files["my_model"]["make_vae"]([6]),
+    ]
+    for vae in pairs:
+        zoo.testing.check_vae(vae, x)
 
 
 def flags(example):

@@ -1,5 +1,6 @@
 """Loops of one's own, in plain PyTorch and in Lightning, train a pair of the zoo."""
 
+import math
 import runpy
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def test_a_loop_in_plain_pytorch_is_that_of_fit(data, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning's advice
+def test_a_loop_takes_fewer_data_than_a_batch(data):
+    train = runpy.run_path(str(EXAMPLES / "my_loop.py"))["train"]
+    (elbo,) = train(make(), data, epochs=1)  # of 40 data, in batches of 100
+    assert math.isfinite(elbo)
+
+
 def test_a_pair_is_trained_by_lightning(data, monkeypatch, tmp_path):
     lightning = pytest.importorskip("lightning", reason="Lightning is not installed")
     graphs = graphs_as_traced(monkeypatch, compiled)
