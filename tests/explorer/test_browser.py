@@ -128,7 +128,7 @@ def test_a_thumbnail_picks_its_datum(three, browser):
     )
     numbers = browser.eval("document.getElementById('numbers').textContent")
     assert f"ELBO −{-datum['elbo']:.2f} nats" in numbers
-    assert f"log p(x) −{-datum['log_prob']:.2f} nats, 30 draws" in numbers
+    assert f"log p(x) −{-datum['log_prob']:.2f} nats, 30 particles" in numbers
     browser.eval("document.getElementById('draw').click()")
     browser.settle()
     expected = datum["code"] + datum["draws"][0].astype(float)

@@ -14,7 +14,7 @@ function say(parent, tag, text, name = "") {
 function entries({elbo, log_prob, khat, gap}) {
   const nats = v => `${number(v)} nats`, doubt = khat > .7 ? ", above 0.7: do not trust log p" : "";
   const rows = [["ELBO", nats(elbo)]];
-  rows.push(["log p(x)", `${nats(log_prob)}, ${contents.num_samples} draws`]);
+  rows.push(["log p(x)", `${nats(log_prob)}, ${contents.num_samples} particles`]);
   if (khat !== null) rows.push(["k-hat", number(khat) + doubt]);
   else if (contents.num_samples > 20) rows.push(["k-hat", "no fit: do not trust log p"]);
   if (gap !== undefined) rows.push(["KL(q ‖ p)", `${nats(gap)}, by quadrature`]);
