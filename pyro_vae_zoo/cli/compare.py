@@ -51,6 +51,7 @@ class Plan(NamedTuple):
     guide: str
     options: Options
     training: TrainOptions
+    said: Options  # what tells it from the others of its guide
 
 
 def compare_command(args: argparse.Namespace) -> None:
@@ -60,12 +61,14 @@ def compare_command(args: argparse.Namespace) -> None:
             "expected finished RUNs to compare, or --guides and --sweep to train; got "
             "both"
         )
+    plans: list[Plan] = []
     if args.runs:
         _refuse_flags(args)
     else:
         data = checked_data(args)
-        args.runs = _train(args, data, _plans(args, data))
-    Ranks().from_first(lambda: _write_comparison(args))
+        plans = _train(args, data, _plans(args, data))
+        args.runs = [plan.folder for plan in plans]
+    Ranks().from_first(lambda: _write_comparison(args, plans))
 
 
 def _refuse_flags(args: argparse.Namespace) -> None:
@@ -79,7 +82,7 @@ def _refuse_flags(args: argparse.Namespace) -> None:
             )
 
 
-def _write_comparison(args: argparse.Namespace) -> None:
+def _write_comparison(args: argparse.Namespace, plans: Sequence[Plan]) -> None:
     from pyro_vae_zoo import report
 
     results = report.collect(args.runs)
@@ -101,14 +104,39 @@ def _write_comparison(args: argparse.Namespace) -> None:
             text = f"caution: {result['run']}: {names}"
             print(filled(f"{text} (see `cautions` in {result['run']}.json)"))
     files = ["comparison.md", "comparison.csv", "comparison.png"]
+    files += _draw_sweeps(args, plans, results)
     print(
         filled(f"in {args.out}: {', '.join(files + sorted(f'{u}.json' for u in used))}")
     )
 
 
+def _draw_sweeps(
+    args: argparse.Namespace, plans: Sequence[Plan], results: Sequence[Options]
+) -> list[str]:
+    """Draw the results over each number that was swept; the names of the pictures."""
+    from pyro_vae_zoo.plots import plot_sweep, save_figure
+
+    files = []
+    for name, values in args.sweep:
+        if len(values) < 2 or not all(type(v) in (int, float) for v in values):
+            continue
+        lines: dict[str, dict[float, list[Options]]] = {}
+        for plan, result in zip(plans, results, strict=True):
+            if name in plan.said:  # else the guide has no such option
+                rest = {k: v for k, v in plan.said.items() if k != name}
+                line = lines.setdefault(_label(plan.guide, rest), {})
+                line.setdefault(plan.said[name], []).append(result)
+        if lines:
+            title = f"{results[0]['data']}: {results[0]['variant']}"
+            fig = plot_sweep(lines, name, title=title)
+            files.append(f"sweep_{name}.png")
+            save_figure(fig, args.out / files[-1])
+    return files
+
+
 def _train(
     args: argparse.Namespace, data: Dataset, plans: Sequence[Plan]
-) -> list[Path]:
+) -> list[Plan]:
     plans = _possible(args, data, plans)
     if args.sweep and Ranks().is_first:
         print(_size(args, plans), file=sys.stderr)
@@ -130,7 +158,7 @@ def _train(
             progress=not args.quiet,
             callbacks=callbacks_of(args, plan.folder),
         )
-    return [plan.folder for plan in plans]
+    return plans
 
 
 def _possible(
@@ -213,10 +241,10 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
         }
         own = own | {k: v for k, v in point.items() if k in {*of_pair} - {*of_training}}
         options = {k: v for k, v in given.items() if k in of_pair} | own
-        label = _label(guide, own | of_training)
+        said = own | of_training
         for seed, training in trainings.items():
-            folder = root / f"{label}-s{seed}"
-            plan = Plan(folder, guide, options, replace(training, **of_training))
+            folder = root / f"{_label(guide, said)}-s{seed}"
+            plan = Plan(folder, guide, options, replace(training, **of_training), said)
             first = plans.setdefault(folder.name, plan)  # without an option, it is one
             if first != plan:
                 raise UserError(

@@ -19,7 +19,7 @@ from pyro_vae_zoo.plots.images import (
 )
 from pyro_vae_zoo.plots.posterior import plot_posterior
 from pyro_vae_zoo.plots.results import plot_result
-from pyro_vae_zoo.plots.scores import plot_scores
+from pyro_vae_zoo.plots.scores import plot_scores, plot_sweep
 from pyro_vae_zoo.plots.style import figure_title, save_figure
 from pyro_vae_zoo.plots.training import (
     plot_comparison,
@@ -49,6 +49,7 @@ __all__ = [
     "plot_results",
     "plot_samples",
     "plot_scores",
+    "plot_sweep",
     "plot_training",
     "plot_traversal",
     "save_figure",

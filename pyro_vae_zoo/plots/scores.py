@@ -1,4 +1,4 @@
-"""Log-likelihoods of many guides side by side, and their differences."""
+"""Log-likelihoods of many guides side by side, and over a number that they have."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.statistics import difference, number, standard_error
 from pyro_vae_zoo.plots.style import (
     COLOURS,
+    DASHES,
     FAINT,
     INK,
     NATS,
@@ -24,7 +25,7 @@ from pyro_vae_zoo.plots.style import (
     make_figure,
 )
 
-__all__ = ["plot_scores"]
+__all__ = ["plot_scores", "plot_sweep"]
 
 Results = Sequence[Mapping[str, Any]]  # of one guide, a seed each
 Rows = Mapping[str, Results]  # by the label of the guide
@@ -34,6 +35,7 @@ _KEYS = {"elbo": "ELBO", "log_likelihood": r"$\log \hat p(x)$"}
 _DOT: Look = {"ls": "none", "marker": "o", "ms": 5}
 _PAPER: Look = {"ls": "none", "marker": "D", "ms": 4.5, "mec": COLOURS[2]}
 _SHIFTS = {"elbo": 0.2, "log_likelihood": -0.2}
+_MOST_TICKS = 10  # whose numbers do not overlap
 _CROSS: Look = {"ls": "none", "marker": "x", "ms": 5, "color": FAINT}
 
 
@@ -90,6 +92,62 @@ def plot_scores(
             _draw_differences(ax, by_label, labels, others)
     _legend(fig, panels, reference, bool(judged))
     return fig
+
+
+def plot_sweep(
+    lines: Mapping[str, Mapping[float, Results]],
+    name: str,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """ELBO and log-likelihood over a number that was swept, a colour for each guide.
+
+    Bars are two standard errors over the seeds, where there are several.
+
+    Args:
+        lines: for each guide's label its results by the number, several where there are
+            several seeds; with `elbo` and `log_likelihood`, in nats or None.
+        name: of the number.
+        title: of the figure.
+
+    Raises:
+        UserError: where there is nothing to draw.
+
+    >>> small, large = ({"elbo": e, "log_likelihood": e + 1} for e in (-92.0, -91.0))
+    >>> figure = plot_sweep({"iaf": {2: [small], 8: [large]}}, "latent_dim")
+    >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    ['2', '8']
+    """
+    if not lines or not all(lines.values()):
+        raise UserError("expected at least one line, and a result in each")
+    fig = make_figure(6.4, 4.0, title)
+    ax = fig.subplots()
+    keys = [key_of(shown, **_look(key, _LEVEL)) for key, shown in _KEYS.items()]
+    for i, (label, by_number) in enumerate(lines.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        dashes: Look = {"color": colour, "ls": DASHES[i // len(COLOURS) % len(DASHES)]}
+        keys += [key_of(label, **dashes)] * (len(lines) > 1)
+        for key in _KEYS:
+            numbers = sorted(by_number)
+            values = [_values(by_number[x], key) for x in numbers]
+            for x, bar in zip(numbers, map(_bar, values), strict=True):
+                ax.plot([x] * len(bar), bar, color=colour, lw=1.2, zorder=1)
+            line: Look = {"lw": 1, "alpha": 0.6, "zorder": 1}
+            ax.plot(numbers, [*map(fmean, values)], **dashes, **line)
+            ax.plot(numbers, [*map(fmean, values)], **_look(key, colour))
+    dress(ax, "", name, NATS)
+    _mark_numbers(ax, sorted({x for by_number in lines.values() for x in by_number}))
+    add_legend(fig, keys, ncols=min(len(keys), 4), labelcolor=INK)
+    return fig
+
+
+def _mark_numbers(ax: Axes, numbers: Sequence[float]) -> None:
+    """Ticks where the numbers are; a logarithmic axis where they span a decade."""
+    if numbers[0] > 0 and numbers[-1] >= 10 * numbers[0]:
+        ax.set_xscale("log")
+    if len(numbers) <= _MOST_TICKS:
+        ax.set_xticks(numbers, [f"{x:g}" for x in numbers])
+        ax.set_xticks([], minor=True)
 
 
 def _runs_of(reference: str | None, by_label: Rows) -> Results | None:

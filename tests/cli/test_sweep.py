@@ -8,6 +8,7 @@ from pairs import interrupt_at
 
 from pyro_vae_zoo import report
 from pyro_vae_zoo.cli.main import main
+from pyro_vae_zoo.plots import plot_sweep
 
 FAST = ["--hidden-dims", "8", "--epochs", "1", "--eval-particles", "5", "--no-compile"]
 FAST += ["--quiet", "--device", "cpu"]
@@ -90,6 +91,31 @@ def test_a_comparison_without_records_chooses_nothing(argv, tmp_path, capsys):
         report.choice(report.collect([folders(tmp_path)["mean_field-latent_dim=1-s0"]]))
         == ""
     )
+
+
+def test_each_swept_number_has_a_picture(argv, tmp_path, capsys, monkeypatch):
+    drawn = {}
+
+    def plot(lines, name, *, title):
+        drawn[name] = lines
+        return plot_sweep(lines, name, title=title)
+
+    monkeypatch.setattr("pyro_vae_zoo.plots.plot_sweep", plot)
+    argv += ["--guides", "mean_field", "planar", "--latent-dim", "2", "--seeds", "0,1"]
+    grid = ["--sweep", "num_flows=1,2", "--sweep", "prior=standard,mixture"]
+    assert main([*argv, *grid]) == 0
+    # Words are no axis, but lines of their own; and one guide has no such number.
+    assert list(drawn) == ["num_flows"]
+    lines = drawn["num_flows"]
+    assert list(lines) == ["planar-prior=standard", "planar-prior=mixture"]
+    for label, by_number in lines.items():
+        prior = label.partition("=")[2]
+        for number, results in by_number.items():
+            names = {result["run"] for result in results}
+            run = f"planar-num_flows={number}-prior={prior}"
+            assert names == {f"{run}-s0", f"{run}-s1"}
+    assert (tmp_path / "all" / "sweep_num_flows.png").exists()
+    assert "sweep_num_flows.png" in capsys.readouterr().out
 
 
 def test_none_is_swept_as_a_flag_takes_it(argv, tmp_path):

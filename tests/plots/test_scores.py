@@ -132,3 +132,30 @@ def test_what_is_not_finite_is_not_drawn():
     assert all(math.isfinite(x) for x in (*absolute.get_xlim(), *relative.get_xlim()))
     lost = [{"elbo": None, "log_likelihood": None}]
     assert plots.plot_scores({"digits": {"iaf": lost}}).axes[0].get_xlim()[0] < 0
+
+
+def test_a_sweep_is_drawn_over_its_numbers():
+    def runs(*values):
+        return [{"elbo": v - 4, "log_likelihood": v} for v in values]
+
+    lines = {
+        "mean_field": {20: runs(-90.0), 2: runs(-99.0, -97.0)},
+        "iaf": {2: runs(-97.0)},
+    }
+    fig = plots.plot_sweep(lines, "latent_dim", title="digits")
+    (ax,) = fig.axes
+    assert ax.get_xscale() == "log"  # they span a decade
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2", "20"]
+    drawn = [line.get_xydata().tolist() for line in ax.lines]
+    assert [[2, -102], [20, -94]] in drawn  # sorted, seeds averaged
+    assert [[2, -98], [20, -90]] in drawn
+    assert [[2, -100.0], [2, -96.0]] in drawn  # -98 and two standard errors of 1
+    (legend,) = fig.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names[0] == "ELBO"
+    assert names[2:] == ["mean_field", "iaf"]
+    linear = plots.plot_sweep({"iaf": {0: runs(-1.0), 5: runs(-2.0)}}, "beta").axes[0]
+    assert linear.get_xscale() == "linear"
+    for nothing in ({}, {"iaf": {}}):
+        with pytest.raises(UserError, match="at least one line"):
+            plots.plot_sweep(nothing, "beta")
