@@ -57,10 +57,10 @@ added before the softplus; networks have two ELU layers of 200 units. These are 
 networks read z as asinh(z) (`LatentBlock` in `nn/networks.py`) and their last layers start
 at a tenth of the usual size, without which ten layers overflow; \(d_l\) is a softplus plus
 0.001, since at the paper's limit of 0 \(f_l\) is no bijection; `iaf` is the gated step
-g z + (1 - g) m, which contracts, given features of \(z_{l-1}\), in layer 1 a learned
-vector; in `self_reflective_iaf` they reach g and m linearly, too (`context_skip`), g is one
-half at first, and the prior is amortised, where the paper's is N(0, I). Weights of version
-0.1.0 keep what they were trained with, and their single order.
+g z + (1 - g) m, which contracts. Its networks get features of \(z_{l-1}\), in layer 1 a
+learned vector. In `self_reflective_iaf` a linear map takes these to g and m as well, past
+the hidden layers (`context_skip`), g is one half at first, and the prior is amortised; the
+paper's is N(0, I). Weights of version 0.1.0 keep what they had, and their single order.
 """
 
 from collections.abc import Callable, Sequence

@@ -144,7 +144,7 @@ class TrainOptions:
     free_bits: Annotated[
         float,
         Option(
-            "nats of KL per latent site, on the batch mean, that are not penalised.",
+            "nats of KL of each latent vector, on the batch mean, that are not penalised.",
             least=0,
         ),
     ] = 0.0

@@ -198,6 +198,7 @@ def _below(panels: Panels, layout: Layout) -> str:
     if judged and _known(rows, "elbo_difference_error"):
         reference = layout.names.get(layout.reference, f"`{layout.reference}`")
         text += f". Bold: beyond two standard errors (seeds) from {reference}"
+        text += ", never of one seed" if 1 in counts else ""
         fewest = min(counts - {1})
         if fewest in LUCK:
             text += (

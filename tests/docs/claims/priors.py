@@ -49,7 +49,7 @@ CLAIMS = {
             lambda: ahead(*NAMED),
         ),
         ("`iaf` under N(0, I) by {:.1f}", lambda: ahead("iaf_standard")),
-        ("{:.1f}, {:.1f} and {:.1f} times the step of `standard`", steps),
+        ("{:.1f}, {:.1f} and {:.1f} times that of `standard`", steps),
     ],
     "docs/priors.md": [
         (
