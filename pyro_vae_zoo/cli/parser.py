@@ -1,9 +1,11 @@
 """The parser of the command line."""
 
 import argparse
+import difflib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pyro_vae_zoo._version import __version__
 from pyro_vae_zoo.cli.arguments import (
@@ -22,6 +24,29 @@ from pyro_vae_zoo.models.registry import list_density_models, list_guides
 __all__ = ["make_parser"]
 
 
+class Command(argparse.ArgumentParser):
+    """A command's parser, whose errors are a line, and guess which flag was meant."""
+
+    def parse_known_args(  # type: ignore[override]  # overloaded by the namespace
+        self,
+        args: Sequence[str] | None = None,
+        namespace: argparse.Namespace | None = None,
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """All arguments, or an error: what is left would be one of the main parser."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            flags = [name for action in self._actions for name in action.option_strings]
+            typed = left[0].partition("=")[0]
+            close = difflib.get_close_matches(typed, flags, n=1, cutoff=0.7)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            self.error(f"unrecognized arguments: {' '.join(left)}{hint}")
+        return found, left
+
+    def error(self, message: str) -> NoReturn:
+        """Exit without the usage, which has more lines than a screen."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; `args.command` says which one was given."""
     parser = argparse.ArgumentParser(
@@ -31,7 +56,9 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=Formatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=Command
+    )
     _add_train(commands)
     _add_density(commands)
     add_commands_for_runs(commands)

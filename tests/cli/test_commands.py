@@ -343,6 +343,27 @@ def test_double_precision_is_no_special_case(npz):
     assert zoo.evaluate(vae, data.test.numpy(), num_particles=5).num_data == 10
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (
+            ["--epoches", 3],
+            "unrecognized arguments: --epoches 3; did you mean --epochs?",
+        ),
+        (
+            ["--epoches=3"],
+            "unrecognized arguments: --epoches=3; did you mean --epochs?",
+        ),
+        (["--wombat"], "unrecognized arguments: --wombat"),
+        (["--epochs", "three"], "argument --epochs: invalid int value: 'three'"),
+    ],
+)
+def test_a_mistyped_flag_is_one_line(typed, said, capsys):
+    """Of the command, not the program, and without a screen of usage."""
+    line = error_of(["train", *typed], capsys)
+    assert line == f"error: {said} (see pyro-vae-zoo train --help)"
+
+
 def test_resume_where_there_is_nothing(npz, tmp_path, capsys):
     folder = tmp_path / "nothing"
     line = error_of(
