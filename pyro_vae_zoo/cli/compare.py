@@ -99,15 +99,21 @@ def _write_comparison(args: argparse.Namespace, plans: Sequence[Plan]) -> None:
     print(report.markdown_table(results))
     if choice := report.choice(results):
         print(filled(choice))
-    for result in results:
-        if names := ", ".join(result.get("cautions") or ()):
-            text = f"caution: {result['run']}: {names}"
-            print(filled(f"{text} (see `cautions` in {result['run']}.json)"))
+    for name, those in _by_caution(results).items():
+        few = ", ".join(those[:3]) + f" and {len(those) - 3} more" * (len(those) > 3)
+        print(filled(f"caution: {name}: {few} (see `cautions` in their JSON files)"))
     files = ["comparison.md", "comparison.csv", "comparison.png"]
     files += _draw_sweeps(args, plans, results)
-    print(
-        filled(f"in {args.out}: {', '.join(files + sorted(f'{u}.json' for u in used))}")
-    )
+    print(filled(f"in {args.out}: {', '.join(files)}, and a JSON file for each run"))
+
+
+def _by_caution(results: Sequence[Options]) -> dict[str, list[str]]:
+    """The runs that each caution is about, by its name."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for name in result.get("cautions") or ():
+            found.setdefault(name, []).append(result["run"])
+    return found
 
 
 def _draw_sweeps(

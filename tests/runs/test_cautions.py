@@ -376,7 +376,8 @@ def test_a_table_that_is_not_standardised_is_told_so(tmp_path, capsys):
     told = json.loads(again)["cautions"]
     assert told == stored
     out = run(capsys, "compare", folder, "--out", tmp_path / "table")
-    assert "run: absurd, scale" in out
+    for name in ("absurd", "scale"):
+        assert f"caution: {name}: run (see `cautions` in their JSON files)" in out
 
 
 def test_a_result_without_the_key_is_read_and_a_wrong_one_refused(tmp_path, capsys):
