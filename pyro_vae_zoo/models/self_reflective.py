@@ -55,7 +55,7 @@ Differences from the paper. It leaves these open: blocks have equal sizes, the l
 takes the rest; the posterior is an estimate from \(z_{l-1}\) plus a correction from x,
 added before the softplus; networks have two ELU layers of 200 units. These are ours:
 networks read z as asinh(z) (`LatentBlock` in `nn/networks.py`) and their last layers start
-at a tenth of the usual size, without which ten layers overflow; \(d_l\) is a softplus plus
+at a tenth of the usual size: with neither, ten layers may overflow; \(d_l\) is a softplus +
 0.001, since at the paper's limit of 0 \(f_l\) is no bijection; `iaf` is the gated step
 g z + (1 - g) m, which contracts. Its networks get features of \(z_{l-1}\), in layer 1 a
 learned vector. In `self_reflective_iaf` a linear map takes these to g and m as well, past

@@ -166,9 +166,9 @@ class Block(nn.Module):
 class LatentBlock(Block):
     """A `Block` whose last input is a z, read through asinh.
 
-    Layers that each may multiply the z above, or in a rank-one map square it, make
-    numbers overflow within ten steps of Adam. The logarithmic growth of asinh stops
-    that, and loses nothing of z.
+    Layers that each may multiply the z above, or in a rank-one map square it, may make
+    numbers overflow in the first steps of Adam. The logarithmic growth of asinh stops
+    that, and loses nothing of z; last layers of a small size help, too.
     """
 
     def forward(self, *inputs: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def test_a_run_folder_holds_what_it_should(run):
         "num_threads",
     }  # fmt: skip
     assert expected <= result.keys()
-    assert result["guide"], result["split"] == ("iaf", "test")
+    assert (result["guide"], result["split"]) == ("iaf", "test")
     assert result["num_particles"] == 30
     for name in names:
         if name.endswith(".png"):

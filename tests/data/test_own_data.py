@@ -142,6 +142,8 @@ def test_a_folder_of_coloured_images_in_classes(tmp_path):
     grey = zoo.load_dataset(tmp_path / "pets", options={"grey": True, "size": 5})
     assert grey.event_shape == (5, 5)
     assert "resized to 5x5" in grey.variant
+    wide = zoo.Dataset.from_folder(tmp_path / "pets", size=(3, 8))
+    assert wide.event_shape == (3, 3, 8)  # channels, height, width
 
 
 def test_a_folder_of_splits(tmp_path):
@@ -157,6 +159,13 @@ def test_a_folder_of_splits(tmp_path):
         zoo.Dataset.from_folder(tmp_path / "x", likelihood="bernoulli")
     data = zoo.Dataset.from_folder(tmp_path / "x", threshold=0.5)
     assert "level > 0.5 of white" in data.variant
+    dark, light = levels(3, 3) // 3, 255 - levels(3, 3) // 3
+    for split in ("train", "val", "test"):
+        save(
+            np.where(levels(3, 3) > 127, light, dark), tmp_path / "y" / split / "0.png"
+        )
+    data = zoo.Dataset.from_folder(tmp_path / "y", threshold=0.5)
+    assert torch.equal(data.test[0], torch.from_numpy(levels(3, 3) > 127).float())
     assert zoo.Dataset.from_folder(tmp_path / "x", dynamic=True).dynamic
 
 

@@ -212,6 +212,7 @@ def test_every_chunk_is_kept(truth):
     assert z.abs().max() < 5
     bounds = zoo.bidirectional(truth.vae(), 5, **BRIEF, chunk_rows=48)
     assert len(bounds.x) == len(bounds.gap) == len(bounds.acceptance) == 5
+    assert ((bounds.acceptance > 0) & (bounds.acceptance <= 1)).all()
 
 
 def test_a_trained_kind_of_model_in_single_precision():

@@ -95,6 +95,14 @@ def test_a_curve_of_one_draw_and_one_datum(truth):
 # ------------------------------------------------------------------ covariances
 
 
+def test_the_mean_correlation_is_over_pairs_of_other_latents():
+    covariance = torch.eye(3, dtype=torch.double).expand(1, 4, 3, 3) + 0.1
+    found = zoo.PosteriorCovariances(("z_0",), covariance, 50)
+    torch.testing.assert_close(
+        found.mean_abs_correlation, torch.full((1, 4), 0.1 / 1.1).double()
+    )
+
+
 def test_mean_field_is_diagonal(truth):
     x = truth.marginal.sample((6,))
     found = zoo.posterior_covariances(truth.vae(best_mean_field(truth)), x, 20_000)

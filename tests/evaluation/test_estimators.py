@@ -358,6 +358,7 @@ def test_standard_errors_over_data(truth, wide):
     assert result.log_likelihood_std_error == pytest.approx(sd / math.sqrt(30))
     mc_error = ll.std_error.square().sum().sqrt().item() / 30
     assert result.log_likelihood_mc_error == pytest.approx(mc_error)
+    assert result.ess == pytest.approx(ll.ess.mean().item())
 
 
 @pytest.mark.parametrize("num_particles", [2, 3, 5, 100])

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from pairs import LinearGaussian, small
+from sklearn.linear_model import LogisticRegression
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import plots
 from pyro_vae_zoo.cli.main import main
-from pyro_vae_zoo.evaluation.probe import labels_for, probe_scores
+from pyro_vae_zoo.evaluation.probe import _STRENGTHS, labels_for, probe_scores
 from pyro_vae_zoo.runs import folder as run_folder
 from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.training.options import TrainOptions
@@ -73,6 +74,42 @@ def test_a_line_cannot_part_what_neighbours_can():
     data = labelled(x, (x.prod(1) > 0).long())
     assert zoo.linear_probe(pair(), data).accuracy < 0.75  # which no line exceeds
     assert zoo.nearest_neighbours(pair(), data, k=5).accuracy > 0.9
+
+
+def split_into(x, y):
+    """Parts of a third each."""
+    thirds = [z.chunk(3) for z in (x, y)]
+    labels = dict(zip(("train", "valid", "test"), thirds[1], strict=True))
+    return zoo.Dataset(*thirds[0], "gaussian", labels=labels, label_names=("a", "b"))
+
+
+def test_so_many_neighbours_vote():
+    """One training datum in three has the other class, next to the test data."""
+    y = torch.tensor([0, 0, 1, 0, 0, 0, 0, 0, 0])
+    x = torch.tensor([1.0, -1.1, 0.1, 9, 9, 9, 0.0, 0.0, 0.0])
+    data = split_into(torch.stack([x, torch.zeros(9)], 1), y)
+    assert zoo.nearest_neighbours(pair(), data, k=1).accuracy == 0
+    assert zoo.nearest_neighbours(pair(), data, k=3).accuracy == 1
+
+
+def test_chance_is_the_share_of_the_class_that_training_has_most_of():
+    y = torch.tensor([0] * 7 + [1] * 3 + [0, 1] * 5 + [0] * 6 + [1] * 4)
+    data = split_into(torch.randn(30, 2), y)
+    assert zoo.nearest_neighbours(pair(), data, k=1).chance == pytest.approx(0.6)
+
+
+def test_features_are_standardised_for_the_line():
+    """The class is in a direction that is ten thousand times as narrow as the other."""
+    y = torch.arange(300) % 2
+    x = torch.stack([1e2 * torch.randn(300), 1e-2 * (y + 0.1 * torch.randn(300))], 1)
+    assert zoo.linear_probe(pair(), split_into(x, y)).accuracy == 1
+
+
+def test_validation_chooses_how_strongly_the_line_is_regularised(monkeypatch):
+    scores = iter([0.2, 0.9, 0.4, 0.9, 0.1])
+    monkeypatch.setattr(LogisticRegression, "score", lambda *args: next(scores))
+    found = zoo.linear_probe(pair(), separable())
+    assert found.classifier == f"logistic regression, C = {_STRENGTHS[1]:g}"
 
 
 def test_at_most_so_many_data_are_looked_at():

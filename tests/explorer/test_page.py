@@ -138,7 +138,7 @@ def test_weights_that_16_bits_cannot_hold(weight):
 def test_arrays_are_packed_in_little_endian():
     values = np.array([[1.0, -2.0, 0.5]], ">f2")
     packed = json.loads(json.dumps(portable.pack(values)))
-    assert packed["dtype"], packed["shape"] == ("float16", [1, 3])
+    assert (packed["dtype"], packed["shape"]) == ("float16", [1, 3])
     found = np.frombuffer(base64.b64decode(packed["data"]), "<f2")
     np.testing.assert_array_equal(found, values[0])
 

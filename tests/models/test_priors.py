@@ -289,6 +289,13 @@ def test_where_a_kl_has_a_closed_form(prior):
     assert list(terms.kl) == ["z"]
 
 
+def test_a_mixture_starts_at_the_standard_normal_on_average():
+    torch.manual_seed(0)
+    z = MixturePrior(2, num_components=20_000)().sample((20_000,))
+    assert z.mean(0).abs().max() < 0.04  # five standard errors
+    assert (z.var(0) - 1).abs().max() < 0.06
+
+
 def test_a_mixture_of_one_component_is_a_gaussian():
     torch.manual_seed(0)
     vae = with_prior("mixture", prior_components=1).double()

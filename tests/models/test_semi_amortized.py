@@ -51,6 +51,19 @@ def test_steps_lead_from_the_prior_to_the_posterior(truth):
     assert gaps[-1] < 0.03 * gaps[0]
 
 
+def test_the_kl_to_a_learned_prior_is_right_on_average():
+    """That of a mixture of one component, which is a Gaussian."""
+    vae = small("semi_amortized", prior="mixture", prior_components=1).double()
+    perturb(vae, 0.5)
+    loc, log_variance = torch.randn(2, 1, 2, dtype=torch.double)
+    q = torch.distributions.Normal(loc, (0.5 * log_variance).exp())
+    q = torch.distributions.Independent(q, 1)
+    estimates = vae.guide.kl(q.sample((100_000,)), loc, log_variance)
+    expected = torch.distributions.kl_divergence(q, vae.model.prior())
+    error = estimates.std().item() / 100_000**0.5
+    assert estimates.mean().item() == pytest.approx(expected.item(), abs=4 * error)
+
+
 def test_a_step_is_no_longer_than_its_bound():
     slopes = [torch.randn(50, 3) * 10, torch.randn(50, 3)]
     slopes[0][0] = slopes[1][0] = 0

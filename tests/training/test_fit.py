@@ -19,6 +19,7 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.data.streamed.randomness import epoch_order
 from pyro_vae_zoo.training import steps
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae_zoo.training.losses import make_loss
 from pyro_vae_zoo.training.optimisers import clip_gradients
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.steps import what_failed
@@ -396,7 +397,9 @@ def test_the_applied_rate_is_the_schedules(data):
     assert rates == pytest.approx([0.1, 0.1 / 1.01, 0.1 / 1.02])
     assert [r["lr"] for r in history.epochs] == pytest.approx(rates)
     assert options.rate(100) == pytest.approx(0.05)
-    assert TrainOptions(epochs=10, schedule="cosine").rate(5) == pytest.approx(5e-4)
+    cosine = TrainOptions(epochs=10, schedule="cosine")
+    assert cosine.rate(5) == pytest.approx(5e-4)
+    assert cosine.rate(2) == pytest.approx(5e-4 * (1 + math.cos(0.2 * math.pi)))
 
 
 def test_annealing_is_a_function_of_the_position():
@@ -518,6 +521,41 @@ def test_a_phase_hands_on_its_best_epoch(keep, of_phase, handed_on, data, tmp_pa
     assert_same(weights(again), judged[-1])
 
 
+class Tempered(zoo.AnnealedELBO):
+    """A loss that keeps the weights of log p(x, z) that it is given."""
+
+    def __init__(self, num_particles=1, *, joint_weight=1.0):
+        super().__init__(num_particles, joint_weight=joint_weight)
+        self.weights = []
+
+    def loss_and_elbo(self, model, guide, x):
+        self.weights.append(self.joint_weight)
+        return super().loss_and_elbo(model, guide, x)
+
+
+def test_tempering_reaches_the_loss(data):
+    made = []
+
+    def make_own(num_particles=1, *, joint_weight=1.0):
+        made.append(Tempered(num_particles, joint_weight=joint_weight))
+        return made[-1]
+
+    vae = make("mean_field")
+    vae.phases = (zoo.Phase("own", loss=make_own),)
+    zoo.fit(vae, data, epochs=2, batch_size=20, tempering_steps=5, progress=False)
+    # Over five steps from 0.01 to 1, two steps to an epoch of 40 data.
+    expected = [0.01 + 0.99 * step / 5 for step in range(4)]
+    assert made[-1].weights[:4] == pytest.approx(expected, abs=0.01)
+
+
+def test_options_of_the_loss_reach_it():
+    options = TrainOptions(free_bits=2.0, num_particles=3)
+    loss = make_loss(options)
+    assert (loss.free_bits, loss.num_particles) == (2.0, 3)
+    assert make_loss(TrainOptions(sticking_the_landing=True)).sticking_the_landing
+    assert make_loss(TrainOptions(analytic_kl=True)).analytic_kl
+
+
 class Recorded(zoo.AnnealedELBO):
     """A loss that knows two of the options."""
 
@@ -533,12 +571,12 @@ class Recorded(zoo.AnnealedELBO):
 def test_a_phase_makes_its_loss_of_the_options(data):
     made = []
 
-    def make_loss(num_particles=1, *, kl_weight=1.0):
+    def make_own(num_particles=1, *, kl_weight=1.0):
         made.append(Recorded(num_particles, kl_weight=kl_weight))
         return made[-1]
 
     vae = make("mean_field")
-    vae.phases = (zoo.Phase("own", loss=make_loss),)
+    vae.phases = (zoo.Phase("own", loss=make_own),)
     zoo.fit(
         vae, data, epochs=2, batch_size=20, num_particles=3, kl_warmup=2, progress=False
     )

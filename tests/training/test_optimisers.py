@@ -204,18 +204,23 @@ def test_rates_reach_steps_that_nobody_waits_for(name, data, monkeypatch):
         ("sgd", partial(SGD, lr=0.02)),
         ("adamw", partial(AdamW, lr=0.02, fused=True)),
         (
+            {"optimizer": "adamw", "weight_decay": 0.5},
+            partial(AdamW, lr=0.02, weight_decay=0.5, fused=True),
+        ),
+        (
             lambda p, lr: Adam([{"params": p[:2], "lr": 0.0}, {"params": p[2:]}], lr),
             lambda p: Adam([{"params": p[:2], "lr": 0.0}, {"params": p[2:]}], 0.02),
         ),
     ],
-    ids=["momentum", "sgd", "adamw", "groups"],
+    ids=["momentum", "sgd", "adamw", "decay", "groups"],
 )
 def test_twenty_steps_are_those_of_a_loop_by_hand(optimizer, by_hand):
     """On data that are all alike, whose order is nothing."""
     x = torch.tensor([[1.0, 0, 1], [0, 1, 1]]).double().expand(20, 2, 3)
     data, ours, theirs = zoo.Dataset(x, x[:5], x[:5]), make("iaf"), make("iaf")
-    zoo.fit(ours, data, **HOW | {"epochs": 10}, batch_size=10, lr=0.02, seed=5,
-            kl_warmup=0, ema=0, optimizer=optimizer)  # fmt: skip
+    of = optimizer if isinstance(optimizer, dict) else {"optimizer": optimizer}
+    zoo.fit(ours, data, **HOW | {"epochs": 10} | of, batch_size=10, lr=0.02, seed=5,
+            kl_warmup=0, ema=0)  # fmt: skip
     optimizer = by_hand(list(theirs.parameters()))
     loss = Trace_ELBO()(theirs.model, theirs.guide)
     torch.manual_seed(5)
