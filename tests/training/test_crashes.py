@@ -78,8 +78,8 @@ class Kills:
         return in_time
 
 
-def test_killed_at_three_moments(kills, tmp_path):
-    assert kills.several(IAF, 2, tmp_path) > 0
+def test_killed_while_it_steps_and_while_it_writes(kills, tmp_path):
+    assert kills.several(IAF, 1, tmp_path) > 0
     folder = tmp_path / "writing"
     kills.while_writing(IAF, folder)
     kills.check(IAF, folder)
