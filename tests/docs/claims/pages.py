@@ -198,7 +198,7 @@ CLAIMS = {
     ],
     "docs/systems/semi_amortized.md": [
         (
-            "two to eight cost {:.0f} to {:.0f} times the inference of `mean_field`",
+            "two to eight steps cost {:.0f} to {:.0f} times the inference of `mean_field`",
             lambda: inference("semi_amortized(2)", "semi_amortized(8)"),
         ),
     ],
