@@ -14,7 +14,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -64,22 +64,16 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         progress=not args.quiet,
     )
     out = results_folder(args) / f"{row_name}-s{seed}.json"
-    if stored := _stored(out, result, table, budget, len(data.test)):
-        return stored
-    vae = partial(_trained, folder, row, args)
-    particles = budget.fewer_particles
-    if particles is not None:
-        ll = log_likelihood(vae(), data.test, particles, seed=seed)
-        result["log_likelihood_with"] = {str(particles): ll.log_prob.mean().item()}
-    if table.by_split:
-        result["elbo_by_split"] = _bounds(vae(), data, seed) | {"test": result["elbo"]}
-    if budget.local:
-        result |= _local(vae(), data, budget.local, seed)
+    estimates = _stored(out, result, table, budget, len(data.test))
+    if estimates is None:
+        vae = partial(_trained, folder, row, args)
+        estimates = _estimates(vae, data, table, budget, result["elbo"], seed)
     published = not (
         args.data or budget.data or budget.train_size
     )  # else it is of other data
     bounds = row.published_elbo if published else None
     splits = ("train", "valid", "test")
+    result |= estimates
     result |= {
         "table": args.table,
         "row": row_name,
@@ -101,10 +95,31 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
     return result
 
 
+def _estimates(
+    vae: Callable[[], VAE],
+    data: Dataset,
+    table: Table,
+    budget: Budget,
+    elbo: float,
+    seed: int,
+) -> dict[str, Any]:
+    """What a budget asks for beside the result of a run."""
+    found: dict[str, Any] = {}
+    particles = budget.fewer_particles
+    if particles is not None:
+        ll = log_likelihood(vae(), data.test, particles, seed=seed)
+        found["log_likelihood_with"] = {str(particles): ll.log_prob.mean().item()}
+    if table.by_split:
+        found["elbo_by_split"] = _bounds(vae(), data, seed) | {"test": elbo}
+    if budget.local:
+        found |= _local(vae(), data, budget.local, seed)
+    return found
+
+
 def _stored(
     path: Path, result: Mapping[str, Any], table: Table, budget: Budget, num_test: int
-) -> dict | None:
-    """The row's file, where it is of this run and has all that the budget asks for."""
+) -> dict[str, Any] | None:
+    """Estimates in the row's file, where it is of this run and has all of them."""
     if not path.exists():
         return None
     stored = read_json(path)
@@ -118,7 +133,8 @@ def _stored(
         list(stored.get(key, {})) == parts for key, parts in wanted.items()
     )
     same = all(key in stored and stored[key] == result[key] for key in result)
-    return stored if has_all and same else None
+    names = (*wanted, "local_log_likelihood", "local")
+    return {k: stored[k] for k in names if k in stored} if has_all and same else None
 
 
 def _terms(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -351,7 +367,12 @@ def _parse() -> argparse.Namespace:
         help="smoke: does it run (default); cpu: minutes a row on one core; long: an hour "
         "or two a row; full: for a GPU",
     )
-    add("--rows", nargs="+", metavar="ROW", help="some rows (default: all)")
+    add(
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help="some rows (default: all, but those that the budget repeats)",
+    )
     add("--seed", type=int, metavar="N", help="one random seed (default: the row's)")
     add(
         "--jobs",

@@ -58,7 +58,7 @@ SMOKE = Budget({"epochs": 2}, eval_particles=10, data="digits_binary")
 
 
 def repeated(table: Table, budget: Budget) -> dict[str, str]:
-    """Rows that are another one again by a budget, and which.
+    """Rows whose recipe is another's by a budget, and which; apart from the data.
 
     A row that only adds bfloat16 is one of a budget that has it anyway.
     """

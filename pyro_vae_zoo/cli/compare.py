@@ -94,6 +94,7 @@ def _write_comparison(args: argparse.Namespace, plans: Sequence[Plan]) -> None:
         possible = itertools.chain([run], (f"{run}-{i}" for i in itertools.count(2)))
         run = next(name for name in possible if name not in used)
         used.add(run)
+        result["run"] = run
         values = {k: v for k, v in result.items() if k not in ("folder", "run")}
         write_json(args.out / f"{run}.json", values)
     print(report.markdown_table(results))

@@ -36,8 +36,8 @@ __all__ = [
 
 PARTICLES_PER_CHUNK = 256  # the encoder runs once for so many draws
 # Draws of all data, times parameters. On a core so many take 40 to 90 s, a fifth to a half
-# less if compiled, and compiling 5 to 40 s. The number for a GPU is a guess by its speed.
-WORK_WORTH_COMPILING = {"cpu": 2e12, "cuda": 5e15}
+# less if compiled, and compiling 5 to 40 s. Nothing of it was measured on a GPU.
+WORK_WORTH_COMPILING = {"cpu": 2e12}
 
 # From model, guide, data and the number of draws to what is wanted of them: tensors, and
 # whatever else is the same for all chunks.
@@ -77,7 +77,7 @@ def stream(
         chunk_rows: datum-draws at a time; sized to memory by default.
         progress: show a progress bar.
         compile: whether the function is compiled for the chunks of full size; `auto` for
-            where there is much to compute and it can be.
+            much work on the CPU, where it can be.
         by_component: the function draws from each component of a mixture.
 
     Raises:

@@ -35,6 +35,7 @@ _KEYS = {"elbo": "ELBO", "log_likelihood": r"$\log \hat p(x)$"}
 _DOT: Look = {"ls": "none", "marker": "o", "ms": 5}
 _PAPER: Look = {"ls": "none", "marker": "D", "ms": 4.5, "mec": COLOURS[2]}
 _SHIFTS = {"elbo": 0.2, "log_likelihood": -0.2}
+_SWEEP_WIDTH = 7.2
 _MOST_TICKS = 10  # whose numbers do not overlap
 _CROSS: Look = {"ls": "none", "marker": "x", "ms": 5, "color": FAINT}
 
@@ -120,7 +121,9 @@ def plot_sweep(
     """
     if not lines or not all(lines.values()):
         raise UserError("expected at least one line, and a result in each")
-    fig = make_figure(6.4, 4.0, title)
+    columns = max(1, min(4, int(_SWEEP_WIDTH / (0.075 * max(map(len, lines)) + 0.6))))
+    rows = -(-(len(lines) + len(_KEYS)) // columns)
+    fig = make_figure(_SWEEP_WIDTH, 3.6 + 0.22 * rows, title)
     ax = fig.subplots()
     keys = [key_of(shown, **_look(key, _LEVEL)) for key, shown in _KEYS.items()]
     for i, (label, by_number) in enumerate(lines.items()):
@@ -137,16 +140,23 @@ def plot_sweep(
             ax.plot(numbers, [*map(fmean, values)], **_look(key, colour))
     dress(ax, "", name, NATS)
     _mark_numbers(ax, sorted({x for by_number in lines.values() for x in by_number}))
-    add_legend(fig, keys, ncols=min(len(keys), 4), labelcolor=INK)
+    add_legend(fig, keys, ncols=min(len(keys), columns), labelcolor=INK)
     return fig
 
 
 def _mark_numbers(ax: Axes, numbers: Sequence[float]) -> None:
-    """Ticks where the numbers are; a logarithmic axis where they span a decade."""
-    if numbers[0] > 0 and numbers[-1] >= 10 * numbers[0]:
-        ax.set_xscale("log")
+    """Ticks where the numbers are; a logarithmic axis where they span a decade.
+
+    Beside zero it begins as a line, up to the smallest of the others.
+    """
+    positive = [x for x in numbers if x > 0]
+    if numbers[0] >= 0 and positive and positive[-1] >= 10 * positive[0]:
+        if numbers[0] == 0:
+            ax.set_xscale("symlog", linthresh=positive[0])
+        else:
+            ax.set_xscale("log")
     if len(numbers) <= _MOST_TICKS:
-        ax.set_xticks(numbers, [f"{x:g}" for x in numbers])
+        ax.set_xticks(numbers, [f"{x:.6g}" for x in numbers])
         ax.set_xticks([], minor=True)
 
 

@@ -205,9 +205,10 @@ def settings(results: Sequence[Result]) -> str:
 
 def precisions(results: Sequence[Result]) -> str:
     """The networks' precision, where any is not float32."""
-    known = dict.fromkeys(r.get("precision") or "float32" for r in results)
-    named = [{"bf16": "bfloat16"}.get(name, name) for name in known]
-    return "" if named == ["float32"] else f"networks in {' / '.join(named)}"
+    lower = [r.get("precision") == "bf16" for r in results]
+    if all(lower):
+        return "networks in bfloat16"
+    return "networks in bfloat16 where a row says so" if any(lower) else ""
 
 
 def effort(results: Sequence[Result]) -> str:

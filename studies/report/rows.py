@@ -15,6 +15,7 @@ from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluation.statistics import difference, number
 from pyro_vae_zoo.report.averages import Result, Row, average, rank, refuse_unlike
 from pyro_vae_zoo.report.comparison import labels_of, results_in
+from pyro_vae_zoo.training.options import TrainOptions, training_then
 from studies.report.layout import SPLITS, Layout
 
 __all__ = ["Panels", "paper_row", "read_folders", "read_panels"]
@@ -167,8 +168,8 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
         for key in ("published", "published_elbo", "note", "train_size")
     }
     is_bound = _agreed(runs, "is_bound", f"{where}row {label}", True)
-    recipes = [run | {"training": run["training"] | {"seed": None}} for run in runs]
-    for key in ("options", "training", "precision"):
+    recipes = [run | {"training": _recipe(run["training"])} for run in runs]
+    for key in ("options", "training"):
         _agreed(recipes, key, f"{where}row {label}")
     splits = [run.get("elbo_by_split") or {} for run in runs]
     for split in SPLITS:
@@ -189,6 +190,12 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
     row["latents"] = f"{len(sites)} x {sites[0]}" if alike else " + ".join(sites)
     row |= {key: published[key] for key in ("published", "note", "train_size")}
     return row | {"invalid": not is_bound}
+
+
+def _recipe(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that seeds share, as the version that wrote them took them."""
+    shared = vars(TrainOptions()) | training_then(training)
+    return shared | {"seed": None, "compile": None}
 
 
 def _agreed(runs: Sequence[Result], key: str, where: str, unsaid: Any = None) -> Any:

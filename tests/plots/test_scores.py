@@ -156,6 +156,22 @@ def test_a_sweep_is_drawn_over_its_numbers():
     assert names[2:] == ["mean_field", "iaf"]
     linear = plots.plot_sweep({"iaf": {0: runs(-1.0), 5: runs(-2.0)}}, "beta").axes[0]
     assert linear.get_xscale() == "linear"
+    from_zero = {0: runs(-1.0), 1e-4: runs(-2.0), 1: runs(-3.0)}
+    (ax,) = plots.plot_sweep({"iaf": from_zero}, "weight_decay").axes
+    assert ax.get_xscale() == "symlog"
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "0.0001", "1"]
     for nothing in ({}, {"iaf": {}}):
         with pytest.raises(UserError, match="at least one line"):
             plots.plot_sweep(nothing, "beta")
+
+
+@pytest.mark.parametrize("name", ["iaf", "sylvester_triangular-num_flows=1-lr=0.001"])
+def test_the_legend_of_a_sweep_is_within_its_figure(name):
+    runs = [{"elbo": -94.0, "log_likelihood": -90.0}]
+    lines = {f"{name}-{i}": {2: runs, 8: runs} for i in range(20)}
+    fig = plots.plot_sweep(lines, "latent_dim", title="digits")
+    fig.draw_without_rendering()
+    legend, whole = fig.legends[0].get_window_extent(), fig.bbox
+    assert whole.x0 <= legend.x0 < legend.x1 <= whole.x1
+    assert whole.y0 <= legend.y0 < legend.y1 <= whole.y1
+    assert fig.axes[0].get_window_extent().height > 200  # pixels of a hundredth inch

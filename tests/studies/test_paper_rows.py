@@ -299,7 +299,7 @@ def test_seeds_that_disagree_about_the_paper_are_refused(tmp_path):
     [
         ("options", {"num_flows": 10}),
         ("training", {"lr": 0.05, "batch_size": 100, "seed": 1}),
-        ("precision", "bf16"),
+        ("training", {"lr": 0.001, "batch_size": 100, "seed": 1, "precision": "bf16"}),
     ],
 )
 def test_seeds_of_different_recipes_are_not_averaged(tmp_path, key, value):
@@ -322,7 +322,15 @@ def test_a_precision_below_float32_is_said(tmp_path):
     rows = [row_result("iaf", precision="bf16"), row_result("planar", precision="bf16")]
     assert "lr 0.001, networks in bfloat16;" in full(panels_of(tmp_path, *rows))
     rows[1] = row_result("planar")
-    assert "networks in bfloat16 / float32;" in full(panels_of(tmp_path, *rows))
+    text = full(panels_of(tmp_path, *rows))
+    assert "networks in bfloat16 where a row says so;" in text
+
+
+def test_a_seed_of_today_joins_those_of_version_0_1_0(tmp_path):
+    """Whose records lack the options that it had not."""
+    then = row_result("iaf")
+    now = then["training"] | {"seed": 1, "ema": 0, "beta": 1.0, "compile": True}
+    panels_of(tmp_path, then, row_result("iaf", 1, training=now))
 
 
 def test_latents_are_said_as_layers_where_they_are_alike():
