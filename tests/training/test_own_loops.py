@@ -47,7 +47,8 @@ def test_a_loop_in_plain_pytorch_is_that_of_fit(data, monkeypatch):
     assert bounds[0] == pytest.approx(bounds[1], abs=0.1)
 
 
-def test_a_loop_takes_fewer_data_than_a_batch(data):
+def test_a_loop_takes_fewer_data_than_a_batch(data, monkeypatch):
+    graphs_as_traced(monkeypatch, compiled)
     train = runpy.run_path(str(EXAMPLES / "my_loop.py"))["train"]
     (elbo,) = train(make(), data, epochs=1)  # of 40 data, in batches of 100
     assert math.isfinite(elbo)
