@@ -332,7 +332,7 @@ def test_what_is_finished_is_not_evaluated_again(tmp_path, monkeypatch, capsys):
         raise AssertionError("evaluated again")
 
     for name in ("evaluate", "log_likelihood", "local_log_likelihood"):
-        monkeypatch.setattr(f"studies.reproduce.{name}", refuse)
+        monkeypatch.setattr(f"studies.estimates.{name}", refuse)
     assert reproduce_here(tmp_path, monkeypatch, *argv) == 0
     assert path.read_text() == written
     monkeypatch.undo()
