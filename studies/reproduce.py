@@ -14,6 +14,7 @@ import argparse
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -261,7 +262,8 @@ def _show(jobs: list[tuple[str, int]], args: argparse.Namespace) -> None:
     """A line for each row and seed that is there, beside the paper's test numbers."""
     table = TABLES[args.table]
     paths = {job: results_folder(args) / f"{job[0]}-s{job[1]}.json" for job in jobs}
-    print(f"\n{table.source}; nats, budget {args.budget}\n")
+    title = f"{table.source}; nats, budget {args.budget}"
+    print(f"\n{textwrap.fill(title, 80)}\n")
     print(f"{'':42}{'ELBO':>9}{'paper':>9}{'log p(x)':>10}{'paper':>9}")
     for (name, seed), path in paths.items():
         if not path.exists():
