@@ -36,10 +36,9 @@ class Command(argparse.ArgumentParser):
         found, left = super().parse_known_args(args, namespace)
         if left:
             flags = [name for action in self._actions for name in action.option_strings]
-            typed = next((word for word in left if word[0] == "-"), "").partition("=")[
-                0
-            ]
-            close = difflib.get_close_matches(typed, flags, n=1, cutoff=0.7)
+            typed = next((word for word in left if word.startswith("-")), "")
+            name = typed.partition("=")[0]
+            close = difflib.get_close_matches(name, flags, n=1, cutoff=0.7)
             hint = f"; did you mean {close[0]}?" if close else ""
             self.error(f"unrecognized arguments: {' '.join(left)}{hint}")
         return found, left

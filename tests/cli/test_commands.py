@@ -355,6 +355,7 @@ def test_double_precision_is_no_special_case(npz):
             "unrecognized arguments: --epoches=3; did you mean --epochs?",
         ),
         (["--wombat"], "unrecognized arguments: --wombat"),
+        ([""], "unrecognized arguments: "),
         (["--epochs", "three"], "argument --epochs: invalid int value: 'three'"),
     ],
 )
