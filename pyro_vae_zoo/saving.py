@@ -30,7 +30,6 @@ from pyro_vae_zoo.weights.pretrained import pretrained_file, pretrained_name
 __all__ = [
     "construction_limited",
     "load",
-    "load_model",
     "save",
 ]
 
@@ -76,7 +75,7 @@ def save(
     if path.suffix != ".safetensors" or path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
         path = path / MODEL_FILE
-    own = _tensors(vae)
+    own = vae.state_dict(keep_vars=True)  # what is shared is one object of many names
     first = {id(t): name for name, t in reversed(own.items())}.values()
     contiguous = torch.contiguous_format  # the file has no other
     tensors = {
@@ -117,21 +116,16 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def _tensors(vae: VAE) -> dict[str, Tensor]:
-    """Parameters and buffers by their names; what is shared is one object with several."""
-    return vae.state_dict(keep_vars=True)
-
-
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is None or not tensor.is_floating_point():
         return tensor
     cast = tensor.to(dtype)
-    if (cast.isinf() & tensor.isfinite()).any():
+    if (tensor.isfinite() & ~cast.float().isfinite()).any():
         raise UserError(f"weights of {name} are too large for {dtype}; leave out dtype")
     return cast
 
 
-def load_model(
+def load(
     path: str | os.PathLike,
     *,
     guide: Callable[..., nn.Module] | None = None,
@@ -141,8 +135,33 @@ def load_model(
     decoder: Place = None,
     model: Callable[..., VAE] | None = None,
 ) -> VAE:
-    """Load what `save` saved; `zoo.load`, but for the names of pretrained weights."""
-    path = Path(path)
+    """Load what `save` saved, from its file, its folder or a run folder; or by name.
+
+    Args:
+        path: file or folder; or one of `zoo.list_pretrained()`, where there is no such
+            path.
+        guide: the class of the guide, where it is not one of the zoo's: a file
+            never makes `load` import code.
+        likelihood: likewise of the likelihood, or the likelihood itself.
+        prior: of the prior.
+        encoder: of the encoder.
+        decoder: of the decoder.
+        model: the function that makes the whole VAE, where one did.
+
+    Raises:
+        DataFileError: for a missing or corrupt file, and for pretrained weights that
+            are not those which were published.
+        UserError: for a guide that is not given, weights that do not fit, and for an
+            unknown name (the message lists the known ones).
+
+    >>> import tempfile, pyro_vae_zoo as zoo
+    >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     zoo.load(zoo.save(vae, folder)).config == vae.config
+    True
+    """
+    name = pretrained_name(path)
+    path = Path(pretrained_file(name) if name else path)
     path = path / MODEL_FILE if path.is_dir() else path
     if not path.is_file():
         raise DataFileError(f"model file {path} not found")
@@ -158,17 +177,13 @@ def load_model(
             "yourself and load the weights into it (safetensors.torch.load_model)"
         )
     config = _checked_config(config, path)
-    parts = {"likelihood": likelihood, "prior": prior}
-    parts |= {"encoder": encoder, "decoder": decoder}
-    known: dict[str, Any] = dict(config)
-    if model is None:
-        made_of = _which("guide", config["guide"], guide, path)
-        parts = {
-            name: _which(name, known.get(name), parts[name], path) for name in PLACES
-        }
-    else:
-        by_name = not config["likelihood"].startswith("custom:")
-        made_of, parts = None, {"likelihood": config["likelihood"] if by_name else None}
+    given = {"likelihood": likelihood, "prior": prior}
+    given |= {"encoder": encoder, "decoder": decoder}
+    made_of, parts = (
+        _named_parts(config, guide, given, path)
+        if model is None
+        else _parts_of_whole(config, guide, given, path)
+    )
     options = dict(config["options"])
     for name in [name for name in parts if name in options]:  # of a hierarchy's own
         parts[name] = options.pop(name)
@@ -183,6 +198,31 @@ def load_model(
             **options,
         )
     return load_weights(vae, tensors, path)
+
+
+def _named_parts(
+    config: PairConfig, guide: Any, given: dict[str, Any], path: Path
+) -> tuple[Any, dict[str, Any]]:
+    """The guide and the other parts, by the names in the file or as given."""
+    known: dict[str, Any] = dict(config)
+    made_of = _which("guide", config["guide"], guide, path)
+    parts = {name: _which(name, known.get(name), given[name], path) for name in PLACES}
+    return made_of, parts
+
+
+def _parts_of_whole(
+    config: PairConfig, guide: Any, given: dict[str, Any], path: Path
+) -> tuple[None, dict[str, Any]]:
+    """The likelihood that a function which makes the whole VAE is called with."""
+    likelihood = given.pop("likelihood")
+    for name, part in {"guide": guide, **given}.items():
+        if part is not None:
+            raise UserError(f"model= makes the whole VAE: leave out {name}=")
+    had = config["likelihood"]
+    # Of a function that takes none, and of all others in older files.
+    if had != config["guide"].replace("model:", "custom:", 1):
+        likelihood = _which("likelihood", had, likelihood, path)
+    return None, {"likelihood": likelihood}
 
 
 def _checked_config(config: Any, path: Path) -> PairConfig:
@@ -206,7 +246,7 @@ def load_weights(vae: VAE, tensors: dict, path: str | os.PathLike) -> VAE:
     Raises:
         UserError: for weights that do not fit, or are not finite; it names `path`.
     """
-    own = _tensors(vae)
+    own = vae.state_dict(keep_vars=True)
     for name, tensor in tensors.items():
         if not _is_finite(tensor, own.get(name)):
             raise UserError(
@@ -300,50 +340,3 @@ def construction_limited(path: Path, tensors: Iterable[Tensor]) -> Iterator[None
         raise DataFileError(
             f"{path} describes a VAE too large for the memory"
         ) from None
-
-
-def load(
-    path: str | os.PathLike,
-    *,
-    guide: Callable[..., nn.Module] | None = None,
-    likelihood: Place = None,
-    prior: Place = None,
-    encoder: Place = None,
-    decoder: Place = None,
-    model: Callable[..., VAE] | None = None,
-) -> VAE:
-    """Load what `save` saved, from its file, its folder or a run folder; or by name.
-
-    Args:
-        path: file or folder; or one of `zoo.list_pretrained()`, where there is no such
-            path.
-        guide: the class of the guide, where it is not one of the zoo's: a file
-            never makes `load` import code.
-        likelihood: likewise of the likelihood, or the likelihood itself.
-        prior: of the prior.
-        encoder: of the encoder.
-        decoder: of the decoder.
-        model: the function that makes the whole VAE, where one did.
-
-    Raises:
-        DataFileError: for a missing or corrupt file, and for pretrained weights that
-            are not those which were published.
-        UserError: for a guide that is not given, weights that do not fit, and for an
-            unknown name (the message lists the known ones).
-
-    >>> import tempfile, pyro_vae_zoo as zoo
-    >>> vae = zoo.create("planar", event_shape=(8, 8), latent_dim=2)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     zoo.load(zoo.save(vae, folder)).config == vae.config
-    True
-    """
-    name = pretrained_name(path)
-    return load_model(
-        pretrained_file(name) if name else path,
-        guide=guide,
-        likelihood=likelihood,
-        prior=prior,
-        encoder=encoder,
-        decoder=decoder,
-        model=model,
-    )

@@ -34,7 +34,7 @@ from pyro_vae_zoo.report.summary import summary
 from pyro_vae_zoo.runs.folder import open_run
 from pyro_vae_zoo.runs.run import result_of
 from pyro_vae_zoo.runtime import hardware, pick_device
-from pyro_vae_zoo.saving import load_model, save
+from pyro_vae_zoo.saving import load, save
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.weights.pretrained import sha256_of, weights_folder
 
@@ -94,14 +94,14 @@ def publish(
     path = folder / f"{name}.safetensors"
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already; --overwrite replaces it")
-    original = load_model(run_folder)
+    original = load(run_folder)
     errors = rounded(original)
     x, where = data.test, pick_device(device)
     how = {"num_particles": num_particles, "seed": seed, "progress": progress}
     with tempfile.TemporaryDirectory() as temporary:
         stored = save(original, Path(temporary) / path.name, dtype=torch.float16)
         _check_size(stored, path)
-        vae = load_model(stored)
+        vae = load(stored)
         first = asdict(evaluate(vae, x[:FIRST], **how))
         vae, before = vae.to(where), trained
         if not _is_by(trained, num_particles, seed, where):

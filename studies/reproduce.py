@@ -34,7 +34,7 @@ from pyro_vae_zoo.report import read_metrics
 from pyro_vae_zoo.report.summary import summary
 from pyro_vae_zoo.runs.run import make_run
 from pyro_vae_zoo.runtime import pick_device
-from pyro_vae_zoo.saving import load_model
+from pyro_vae_zoo.saving import load
 from pyro_vae_zoo.training.options import BARE, TrainOptions
 from studies.estimates import estimates_of, stored_estimates
 from studies.recipes import TABLES
@@ -125,7 +125,7 @@ def _training(
 def _trained(folder: Path, row: Row, args: argparse.Namespace) -> VAE:
     """The pair of a finished run."""
     guide = resolve(row.guide)
-    vae = load_model(folder, guide=guide if callable(guide) else None)
+    vae = load(folder, guide=guide if callable(guide) else None)
     return vae.to(pick_device(args.device))
 
 

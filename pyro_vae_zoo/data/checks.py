@@ -64,7 +64,7 @@ def checked(
         raise UserError(
             f"unknown likelihood {kind!r}; known: {', '.join(map(repr, LIKELIHOODS))}"
         )
-    x = _tensor(x, what)
+    x = tensor_of(x, what)
     _check_shape(x, event_shape, what)
     x = _channels_first(x, event_shape)
     if x.dtype == torch.bool:
@@ -98,7 +98,7 @@ def as_batch(
     >>> as_batch(torch.tensor([[3, 4]]), (2,))
     tensor([[3., 4.]])
     """
-    x = _tensor(x, what)
+    x = tensor_of(x, what)
     if event_shape is not None:
         _check_shape(x, event_shape, what)
         x = _channels_first(x, event_shape)
@@ -150,7 +150,7 @@ def are_binary(x: Tensor | np.ndarray, what: str) -> bool:
     >>> are_binary(np.array([[0, 1]]), "x"), are_binary(torch.tensor([[0.5]]), "x")
     (True, False)
     """
-    x = _tensor(x, what)
+    x = tensor_of(x, what)
     x = x if x.is_floating_point() else x.float()
     return bool((x == x.bool()).all())
 
@@ -173,7 +173,8 @@ def are_bits(
     return bool(black)
 
 
-def _tensor(x: object, what: str) -> Tensor:
+def tensor_of(x: object, what: str) -> Tensor:
+    """The values of `x`, unchecked; a UserError for what is no dense array of numbers."""
     if isinstance(x, np.ma.MaskedArray):
         masked = np.ma.getmaskarray(x)
         if masked.any():

@@ -112,7 +112,7 @@ class Dataset:
         label_names: Sequence[str] | None = None,
         standardise: bool = False,
         seed: int = 0,
-        note: str = "user's tensors",
+        note: str | None = None,
     ) -> None:
         if dynamic and likelihood != "bernoulli":
             raise UserError(
@@ -147,13 +147,13 @@ class Dataset:
                 check_precision(some(x), likelihood, split)
         rows: dict[str, np.ndarray] = {}
         sizes = {split: len(x) for split, x in splits.items()}
+        note = arrays.note_of(note, dynamic, logit)
         if shares:
             rows = arrays.split_rows(sizes["train"], shares, seed)
             whole = splits["train"]
             splits |= {split: part(whole, r) for split, r in rows.items()}
             note += f", {arrays.share_note(shares, seed)}"
-        note += ", standardised by train" if standardise else ""
-        known["note"] = note
+        known["note"] = note + (", standardised by train" if standardise else "")
         if labels is not None:
             known["_classes"] = classes_of(labels, rows, sizes, label_names)
         if standardise:

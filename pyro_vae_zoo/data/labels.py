@@ -179,6 +179,9 @@ def classes_of(
                 "those of train"
             )
         arrays[split] = _array(given, f"labels of {split}", sizes[split])
+    truth = all(np.isin(values, ["True", "False"]).all() for values in arrays.values())
+    if names is not None and truth and not {"True", "False"} & {*names}:
+        arrays = {s: (a == "True").astype(np.int64) for s, a in arrays.items()}
     kinds = {values.dtype.kind.replace("u", "i") for values in arrays.values()}
     if len(kinds) > 1:
         raise UserError("labels: expected words or numbers in all splits, got both")

@@ -86,7 +86,7 @@ def _frey(make: Make, name: str, data_dir: Folder) -> Any:
 
 def _cifar10(make: Make, name: str, data_dir: Folder) -> Any:
     (train, valid, test), note = _sources.cifar10(data_dir)
-    note += ", uniform dequantisation (train redrawn every epoch), logit 0.05"
+    note += ", uniform dequantisation (train redrawn every epoch)"
     return make(train, valid, test, "gaussian", name, logit=0.05, note=note)
 
 

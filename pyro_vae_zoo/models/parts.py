@@ -6,11 +6,13 @@ pair of what these functions make, or takes a whole pair from a function.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeAlias, cast
 
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.errors import UserError, unknown_name
@@ -199,7 +201,9 @@ def _made(
     if maker is None or isinstance(maker, nn.Module):
         return maker
     known = inspect.signature(maker).parameters
-    made = maker(**{k: v for k, v in sizes.items() if k in known}, **own)
+    # What code of the user's makes is not counted where a file is loaded.
+    with nullcontext() if isinstance(part, str) else _disable_current_modes():
+        made = maker(**{k: v for k, v in sizes.items() if k in known}, **own)
     if not isinstance(made, nn.Module):
         kind = type(made).__name__
         raise UserError(f"expected the {place} to be an nn.Module, got {kind}")
@@ -297,11 +301,11 @@ def whole(
             f"expected {name} to return a zoo.VAE for data of shape {event_shape}, got "
             f"{got}"
         )
-    by_name = "likelihood" in known and isinstance(likelihood, str)
+    takes = "likelihood" in known
     vae.config = {
         "guide": f"model:{name}",
         "event_shape": list(event_shape),
-        "likelihood": likelihood if by_name else f"custom:{name}",
+        "likelihood": place_name(likelihood) if takes else f"custom:{name}",
         "options": options,
     }
     return vae

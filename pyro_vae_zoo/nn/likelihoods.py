@@ -296,12 +296,12 @@ def check_likelihood(likelihood: nn.Module, event_shape: Sequence[int]) -> None:
     params = like.new_zeros(3, num_params * math.prod(event_shape))
     try:
         p = likelihood(params)
+        got = tuple(p.batch_shape), tuple(p.event_shape)
     except Exception as error:  # whatever the user's code may raise
         raise UserError(
             f"{who} does not run on parameters of shape {tuple(params.shape)}: "
             f"{one_line(error)}"
         ) from error
-    got = tuple(p.batch_shape), tuple(p.event_shape)
     if got != ((3,), event_shape):
         hint = "; is `.to_event()` missing?" if got == ((3, *event_shape), ()) else ""
         raise UserError(

@@ -11,6 +11,8 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_vae_zoo.errors import UserError, one_line
 from pyro_vae_zoo.nn.networks import FoldBatch
@@ -89,8 +91,12 @@ def check_apart(network: nn.Module, x: Tensor, what: str) -> Tensor:
     cuda = [x.device] if x.device.type == "cuda" else []
     others = torch.cat([x[:1], 1 - x[1:].flip(0)])
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=cuda):
-            out, again = (_from_one_state(network, each) for each in (x, others))
+        # What it does is its own affair, also where a file is loaded into it.
+        with torch.no_grad(), _disable_current_modes():
+            if any(is_lazy(tensor) for tensor in held):
+                network(x)  # which draws weights, by the caller's seed
+            with torch.random.fork_rng(devices=cuda):
+                out, again = (_from_one_state(network, each) for each in (x, others))
     except Exception as error:  # whatever the user's code may raise
         raise UserError(
             f"the {what} does not run on input of shape {tuple(x.shape)}: "

@@ -182,8 +182,9 @@ class LearnedTransform(ConditionedTransform, TransformModule):
 
     Pyro's plain transforms return their cached value for the same tensor even if
     an optimiser has stepped in between. This one keeps only its last `y = f(x)`, to
-    score that very `y`, and forgets it when it notices a step; optimisers that write
-    to `p.data`, as Pyro's `ClippedAdam` does, cannot be noticed.
+    score that very `y`, and forgets it when it notices a step. It cannot notice
+    steps of optimisers that write to `p.data`, as Pyro's `ClippedAdam` does, nor of
+    PyTorch's `Adam(fused=True)`.
 
     Args:
         parameters: Module that returns a tuple when called without arguments.

@@ -56,6 +56,56 @@ def test_splits_that_are_not_given_are_taken_off_train():
     assert torch.equal(one.valid, x[torch.from_numpy(order[:10])])
 
 
+def test_the_variant_names_what_a_density_is_of(tmp_path):
+    """Densities of two logits are of two spaces, and were called the same."""
+    np.savez(path := tmp_path / "x.npz", train=levels(40, 3))
+    read = zoo.load_dataset
+    variants = [
+        read(str(path), options={"likelihood": "gaussian"} | options).variant
+        for options in ({}, {"logit": 0.05}, {"logit": 0.3})
+    ]
+    assert [", logit " in v for v in variants] == [False, True, True]
+    assert len({*variants}) == 3
+    bits = torch.eye(20)
+    static, dynamic = (zoo.Dataset(bits, dynamic=d).variant for d in (False, True))
+    assert static.startswith("user's tensors, valid")
+    assert dynamic.startswith("user's tensors, probabilities, valid")
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(20, 3, dtype=torch.complex64), torch.eye(20).to_sparse()]
+)
+def test_what_has_no_least_value_is_refused(x):
+    with pytest.raises(zoo.UserError, match="complex64|layout torch.sparse_coo"):
+        zoo.Dataset.split(x)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_item_has_two_parts_at_most(in_memory):
+    x = torch.rand(20, 3)
+    with pytest.raises(
+        zoo.UserError, match=r"row \d+.*expected x or \(x, y\), got 3 parts"
+    ):
+        zoo.Dataset.from_torch(TensorDataset(x, x, x), in_memory=in_memory)
+
+
+def test_truth_values_may_have_names():
+    truth = np.arange(20) % 2 == 1
+    data = zoo.Dataset(torch.eye(20), labels=truth, label_names=("no", "yes"))
+    assert data.label_names == ("no", "yes")
+    same = zoo.Dataset(
+        torch.eye(20), labels=truth.astype(int), label_names=("no", "yes")
+    )
+    assert torch.equal(data.labels["train"], same.labels["train"])
+    turned = zoo.Dataset(torch.eye(20), labels=truth, label_names=("True", "False"))
+    assert torch.equal(turned.labels["train"], 1 - data.labels["train"])
+
+
+def test_a_share_may_be_any_real_number():
+    data = zoo.Dataset(torch.eye(20), valid=np.float32(0.25))
+    assert len(data.valid) == 5
+
+
 def test_a_data_set_owns_its_values():
     for x in (REAL.astype(np.float32), torch.from_numpy(REAL).float()):
         data = zoo.Dataset(x, x[:3], x[3:6], "gaussian", labels=[0, 1] * 20)

@@ -397,6 +397,67 @@ def test_a_whole_pair(tmp_path):
         zoo.create(model="iaf", event_shape=(2, 3))
 
 
+def test_a_whole_pair_is_loaded_with_the_likelihood_it_was_made_with(tmp_path):
+    """It was called with its own default in place of the one that was given."""
+
+    def make(event_shape, likelihood="bernoulli"):
+        return small("mean_field", event_shape, likelihood=likelihood)
+
+    path = zoo.save(
+        zoo.create(model=make, event_shape=(2, 3), likelihood=Flipped), tmp_path
+    )
+    with pytest.raises(
+        zoo.UserError, match="saved with a likelihood of your own, 'Flipped'"
+    ):
+        zoo.load(path, model=make)
+    again = zoo.load(path, model=make, likelihood=Flipped)
+    assert isinstance(again.model.likelihood, Flipped)
+    with pytest.raises(zoo.UserError, match="leave out prior="):
+        zoo.load(path, model=make, likelihood=Flipped, prior="flow")
+    path = zoo.save(zoo.create(model=make_vae, event_shape=(2, 3)), tmp_path)
+    with pytest.raises(
+        zoo.UserError, match="would be ignored: make_vae has no argument"
+    ):
+        zoo.load(path, model=make_vae, likelihood=Flipped)
+
+
+class Wasteful(nn.Module):
+    """An encoder that needs far more memory than its weights do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.eye(2500), persistent=False)
+        self.linear = nn.Linear(6, 2)
+
+    def forward(self, x):
+        wide = x.flatten(1)[:, :, None].expand(-1, -1, 200_000).sigmoid()
+        return self.linear(wide.mean(-1))
+
+
+def test_an_encoder_of_ones_own_may_be_larger_than_its_weights(tmp_path):
+    """What it makes is not held against the file that its weights are in."""
+    vae = small("mean_field", (2, 3), encoder=Wasteful)
+    again = zoo.load(zoo.save(vae, tmp_path), encoder=Wasteful)
+    assert torch.equal(
+        again.state_dict()["guide.encoder.linear.weight"],
+        vae.state_dict()["guide.encoder.linear.weight"],
+    )
+
+
+@pytest.mark.parametrize("layer", [nn.LazyLinear, functools.partial(nn.Linear, 6)])
+def test_weights_of_an_encoder_are_of_the_callers_seed(layer):
+    """Those of a lazy layer are drawn in its first pass, and were always the same."""
+
+    def weight(seed):
+        torch.manual_seed(seed)
+        encoder = nn.Sequential(nn.Flatten(), layer(5))
+        small("mean_field", (2, 3), encoder=encoder)
+        return encoder[1].weight
+
+    assert torch.equal(weight(1), weight(1))
+    assert not torch.equal(weight(1), weight(2))
+
+
 def test_a_whole_pair_has_a_likelihood_by_default():
     def make(event_shape, likelihood="gaussian"):
         return small("mean_field", event_shape, likelihood=likelihood)

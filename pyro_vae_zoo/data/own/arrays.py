@@ -5,11 +5,13 @@ What values mean is said by their dtype, or asked for: units are not guessed.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from pyro_vae_zoo.data.checks import tensor_of
 from pyro_vae_zoo.data.labels import Given
 from pyro_vae_zoo.data.streamed.rows import Array, mapped, some
 from pyro_vae_zoo.errors import UserError
@@ -23,6 +25,7 @@ __all__ = [
     "chosen",
     "given_and_shares",
     "likelihood_of",
+    "note_of",
     "share_note",
     "split",
     "split_rows",
@@ -103,8 +106,8 @@ def given_and_shares(
     given = {"train": mapped(train)}
     shares: dict[str, float] = {}
     for name, x in (("valid", valid), ("test", test)):
-        if x is None or isinstance(x, float | int):
-            shares[name] = SHARE if x is None else x
+        if x is None or isinstance(x, Real):
+            shares[name] = SHARE if x is None else float(x)
         else:
             given[name] = mapped(x)
     return given, shares
@@ -128,10 +131,7 @@ def likelihood_of(x: Tensor | np.ndarray, what: str = "x") -> tuple[str, str]:
 likelihood='poisson' or 'negative_binomial' for counts, 'categorical' for classes, \
 'gaussian' for real numbers; give grey levels as uint8
     """
-    if not isinstance(x, Tensor | np.ndarray):
-        raise UserError(
-            f"{what}: expected a tensor or numpy array, got {type(x).__name__}"
-        )
+    tensor_of(x, what)  # which refuses what is none
     dtype = str(x.dtype).removeprefix("torch.")
     if dtype == "bool":
         return "bernoulli", "bool -> bernoulli"
@@ -160,11 +160,18 @@ def chosen(
     by_values: Callable[[], tuple[str, str]],
 ) -> tuple[str, str]:
     """The likelihood that was asked for, or by its values, and the note of it."""
+    if dynamic:
+        return likelihood or "bernoulli", "probabilities"
     if likelihood is not None:
         return likelihood, f"as {likelihood}"
-    if dynamic:
-        return "bernoulli", "probabilities"
     return ("gaussian", "grey levels") if logit is not None else by_values()
+
+
+def note_of(note: str | None, dynamic: bool, logit: float | None) -> str:
+    """How tensors were made; a logit is in it, of which the density is."""
+    if note is None:
+        note = "user's tensors, probabilities" if dynamic else "user's tensors"
+    return note if logit is None else f"{note}, logit {logit:g}"
 
 
 def split(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae_zoo.data.own.arrays import SHARE, chosen, likelihood_of
 from pyro_vae_zoo.data.streamed.rows import Rows, some
-from pyro_vae_zoo.data.streamed.sources import Items
+from pyro_vae_zoo.data.streamed.sources import Items, x_of
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.options import plain
 
@@ -117,27 +117,17 @@ def _read_items(items: Any, part: str, labels: bool) -> tuple[Tensor, list[Any] 
     classes: list[Any] = []
     for row in range(len(items)):
         item = items[row]
-        pair = isinstance(item, tuple | list)
-        if pair and len(item) > 2:
-            raise UserError(
-                f"{part}: expected x or (x, y) in row {row}, got {len(item)} parts"
-            )
-        x = item[0] if pair else item
-        if not isinstance(x, Tensor):
-            x = np.asarray(x)
-            if x.dtype.kind not in "buif":
-                raise UserError(
-                    f"{part}: expected a tensor, array or image in row {row}, got "
-                    f"{type(item).__name__}"
-                )
-            x = torch.from_numpy(np.array(x))
+        try:
+            x = x_of(item)
+        except UserError as error:
+            raise UserError(f"{part}, row {row}: {error}") from None
         if found and (x.shape, x.dtype) != (found[0].shape, found[0].dtype):
             raise UserError(
                 f"{part}: expected {found[0].dtype} of shape {tuple(found[0].shape)}, as "
                 f"in row 0, got {x.dtype} of {tuple(x.shape)} in row {row}"
             )
         found.append(x)
-        if labels and pair and len(item) == 2:
+        if labels and isinstance(item, tuple | list) and len(item) == 2:
             y = (
                 item[1].tolist()
                 if isinstance(item[1], Tensor | np.generic)

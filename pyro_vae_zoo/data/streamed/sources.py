@@ -192,15 +192,30 @@ class Items:
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed >> 1)
         try:
-            item = self.dataset[row]
-            item = item[0] if isinstance(item, tuple | list) else item
-            return (
-                item if isinstance(item, Tensor) else torch.from_numpy(np.array(item))
-            )
+            return x_of(self.dataset[row])
         except Exception as error:  # whatever the user's code may raise
             raise UserError(
                 f"row {row} of {self.name} cannot be read: {one_line(error)}"
             ) from error
+
+
+def x_of(item: Any) -> Tensor:
+    """The datum of an item `x` or `(x, y)`.
+
+    Raises:
+        UserError: for more parts, and for what is no tensor, array or image.
+    """
+    if isinstance(item, tuple | list):
+        if len(item) > 2:
+            raise UserError(f"expected x or (x, y), got {len(item)} parts")
+        item = item[0]
+    if isinstance(item, Tensor):
+        return item
+    x = np.array(item)
+    if x.dtype.kind not in "buif":
+        kind = type(item).__name__
+        raise UserError(f"expected a tensor, array or image, got {kind}")
+    return torch.from_numpy(x)
 
 
 @contextmanager
