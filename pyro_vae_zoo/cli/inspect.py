@@ -83,7 +83,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     of_training = {
         k: v for k, v in known.get("cautions", {}).items() if k in OF_TRAINING
     }
-    result["cautions"] = cautions_of(result, data=data, x=x) | of_training
+    result["cautions"] = cautions_of(result, data=data) | of_training
     result.pop("probe", None)  # of other data, it may be
     if Ranks().is_first and (probe := probe_scores(vae, data, seed)):
         result["probe"] = probe

@@ -60,7 +60,8 @@ class AnnealedLikelihood:
         std_error: Monte-Carlo standard error of each over its chains (delta method), in
             nats; too small where few chains carry the weight, which `ess` tells.
         ess: effective number of chains, between 1 and `num_chains`.
-        acceptance: share of transitions that were accepted.
+        acceptance: mean probability of a transition to be accepted; NaN for T = 1,
+            which has none.
         num_chains: chains for each datum.
         num_temps: T, steps from the prior to the posterior.
         num_leapfrog: leapfrog steps of a transition.
@@ -125,7 +126,8 @@ class BidirectionalBounds:
         lower: by annealing from the prior, below log p(x) in expectation, in nats.
         upper: by annealing from an exact draw of p(z|x), above it in expectation.
         x: the data, drawn from the model.
-        acceptance: share of transitions that were accepted.
+        acceptance: mean probability of a transition to be accepted; NaN for T = 1,
+            which has none.
         num_chains: chains for each datum and direction.
         num_temps: T, steps from the prior to the posterior.
         num_leapfrog: leapfrog steps of a transition.

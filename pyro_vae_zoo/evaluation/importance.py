@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class LogLikelihood:
     Attributes:
         log_prob: estimates of log p(x), in nats; -inf where all weights are zero.
         std_error: Monte-Carlo standard error of each (delta method), in nats; NaN where
-            all weights are zero.
+            all weights are zero, and for a single draw.
         ess: effective number of draws, between 1 and `num_particles`; 0 where all
             weights are zero.
         khat: Pareto shape of each datum's largest weights (Vehtari et al. 2024):
@@ -158,10 +159,9 @@ def summary_of_khat(khat: Tensor) -> tuple[float | None, float | None]:
     known = khat[~khat.isnan()]
     if not len(known):
         return None, None
-    ascending = known.sort().values
-    middle = ascending[(len(known) - 1) // 2], ascending[len(known) // 2]
-    median = (middle[0] + middle[1]) / 2
-    return median.item(), (known > _UNRELIABLE).double().mean().item()
+    return float(np.median(known.numpy(force=True))), (
+        known > _UNRELIABLE
+    ).double().mean().item()
 
 
 def khat_rows(median: float | None, above_07: float | None) -> list[Row]:

@@ -210,11 +210,7 @@ class LocalGuide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Draw z."""
         with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", self.moved(self.posterior(self.context)))
-
-    def moved(self, q: TorchDistributionMixin) -> TorchDistributionMixin:
-        """The distribution with its base shifted and scaled."""
-        return moved(q, self.move)
+            return pyro.sample("z", moved(self.posterior(self.context), self.move))
 
 
 class LocalLayers(nn.Module):

@@ -21,11 +21,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.data.streamed.rows import some
-from pyro_vae_zoo.runs.references import baseline, has_baseline
+from pyro_vae_zoo.runs.references import has_own_likelihood
 
 __all__ = ["OF_TRAINING", "cautions_of"]
 
@@ -46,23 +45,21 @@ def cautions_of(
     result: Mapping[str, Any],
     records: Sequence[Mapping[str, Any]] = (),
     data: Dataset | None = None,
-    x: Tensor | None = None,
 ) -> dict[str, str]:
     """Sentences by the names of the table above; none for a result in order.
 
     Args:
-        result: as in `result.json`.
+        result: as in `result.json`; its references are needed for `absurd`.
         records: of the epochs, as in `metrics.jsonl`; needed for `rising`, `fell` and
             `overfits`.
-        data: the data set; needed for `absurd` and `scale`.
-        x: the data that were evaluated; needed for `absurd`.
+        data: the data set; needed for `scale`.
 
     >>> result = {"kl_per_site": {"z": 0.01}, "kl": 0.01, "active_units": {"z": "0/8"}}
     >>> list(cautions_of(result))
     ['collapse']
     """
     found = {
-        "absurd": _absurd(result, data, x),
+        "absurd": _absurd(result),
         "scale": None if _has_scales(result) else _scale(data),
         "collapse": _collapse(result),
         "ess": _ess(result),
@@ -74,12 +71,11 @@ def cautions_of(
     return {name: text for name, text in found.items() if text}
 
 
-def _absurd(
-    result: Mapping[str, Any], data: Dataset | None, x: Tensor | None
-) -> str | None:
-    if data is None or x is None or not has_baseline(result, data):
+def _absurd(result: Mapping[str, Any]) -> str | None:
+    reference = result.get("references", {}).get("independent")
+    if reference is None:
         return None
-    without = baseline(data, x, shared_scale=bool(result["kl_per_site"]))
+    without = reference["log_likelihood"]
     got = result["log_likelihood"]
     if got is not None and math.isfinite(got):
         names = "log_likelihood_std_error", "log_likelihood_mc_error"
@@ -121,8 +117,8 @@ def _scale(data: Dataset | None) -> str | None:
 
 def _has_scales(result: Mapping[str, Any]) -> bool:
     """True where each feature has a scale of its own, or the likelihood is another."""
-    own = result.get("likelihood") or result.get("model")
-    return bool(own or result.get("options", {}).get("feature_scales"))
+    each = result.get("options", {}).get("feature_scales")
+    return has_own_likelihood(result) or bool(each)
 
 
 def _collapse(result: Mapping[str, Any]) -> str | None:
@@ -223,10 +219,15 @@ def _overfits(
     least = max(_LEAST, _BELOW * abs(best))
     if number >= _EARLY * len(known) or best - end <= least + noise:
         return None
+    epoch = last[number]["epoch"]
+    # Patience begins when the KL is warm.
+    waited = len(records) - max(epoch, result.get("training", {}).get("kl_warmup") or 0)
+    patience = min(waited // 2, 20)
+    remedy = f"--patience {patience} would have stopped it"
     return (
-        f"the validation ELBO was best in epoch {last[number]['epoch']} of "
-        f"{len(records)}, and {best - end:.1f} nats lower at the end: the training "
-        "overfits; --patience 20 would have stopped it"
+        f"the validation ELBO was best in epoch {epoch} of {len(records)}, and "
+        f"{best - end:.1f} nats lower at the end: the training overfits; "
+        + (remedy if patience > 0 else f"train for --epochs {epoch}")
     )
 
 
@@ -236,6 +237,7 @@ def _how_to_go_on(
     """Advice to go on, or anew where schedule or phases are shared out by the epochs."""
     schedule = result.get("training", {}).get("schedule") or "constant"
     shared = schedule not in ("constant", "inverse")  # one of the user's, it may be
-    shared = shared or records[0].get("phase") != records[-1].get("phase")
+    # A phase that is called otherwise may know the number of epochs.
+    shared = shared or {r.get("phase", "train") for r in records} != {"train"}
     more = f"--epochs {2 * len(records)}"
     return f"train anew with {more}" if shared else f"continue with --resume {more}"

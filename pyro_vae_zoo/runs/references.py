@@ -2,7 +2,8 @@
 
 Without latents the decoder has its biases alone: independent bits or counts, for real
 values a mean for each element and the one scale that the likelihood has, for grey levels a
-discretised logistic for each. A density model is held against a Gaussian for each.
+discretised logistic for each. A density model is held against a Gaussian for each, and so
+is a likelihood with a scale for each feature.
 """
 
 import json
@@ -20,7 +21,7 @@ from pyro_vae_zoo.data.streamed.rows import some
 from pyro_vae_zoo.distributions import DiscretizedLogistic
 from pyro_vae_zoo.nn.likelihoods import MIN_LOG_SCALE, MIN_SCALE
 
-__all__ = ["baseline", "has_baseline", "references_of"]
+__all__ = ["baseline", "has_own_likelihood", "references_of"]
 
 _ENOUGH = 10_000  # data, of those that are not in memory
 _WITH_A_BASELINE = (
@@ -29,10 +30,9 @@ _WITH_A_BASELINE = (
 )
 
 
-def has_baseline(result: Mapping[str, Any], data: Dataset) -> bool:
-    """True where the result has the likelihood of the data, and one that is known here."""
-    own = result.get("likelihood") or result.get("model")
-    return data.likelihood in _WITH_A_BASELINE and not own
+def has_own_likelihood(result: Mapping[str, Any]) -> bool:
+    """True where the likelihood is not that of the data, or may be another."""
+    return bool(result.get("likelihood") or result.get("model"))
 
 
 def references_of(
@@ -49,8 +49,10 @@ def references_of(
         x: the data that were evaluated.
     """
     found: dict[str, dict[str, Any]] = {}
-    if has_baseline(result, data):
-        without = baseline(data, x, shared_scale=bool(result["kl_per_site"]))
+    if data.likelihood in _WITH_A_BASELINE and not has_own_likelihood(result):
+        each = result.get("options", {}).get("feature_scales")
+        one = bool(result["kl_per_site"]) and not each
+        without = baseline(data, x, shared_scale=one)
         found["independent"] = {"log_likelihood": without}
     known = _stored().get(data.name)
     evaluated = data.variant, "test", len(data.test), result["num_particles"]
@@ -75,7 +77,7 @@ def baseline(data: Dataset, x: Tensor, *, shared_scale: bool = True) -> float:
         shared_scale: whether all real values have one scale.
 
     >>> bits = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
-    >>> round(baseline(Dataset(bits, bits, bits), bits), 3)  # -log 2 and 2/3 log(5/6) ...
+    >>> round(baseline(Dataset(bits, bits, bits), bits), 3)  # log(1/2) + log(5/6)
     -0.875
     """
     # The training part of dequantised data keeps grey levels.

@@ -37,6 +37,7 @@ from pyro_vae_zoo.saving import load_weights, save
 from pyro_vae_zoo.training.callbacks import Callback, Callbacks
 from pyro_vae_zoo.training.checkpoint import check_resumable
 from pyro_vae_zoo.training.fit import FitOptions, fit
+from pyro_vae_zoo.training.history import monitored
 from pyro_vae_zoo.training.losses import checked_loss, settled
 from pyro_vae_zoo.training.options import TrainOptions
 from pyro_vae_zoo.training.steps import rates_of
@@ -173,7 +174,7 @@ def _finish(
 ) -> Result:
     """Train from where the folder is, evaluate, draw; return the result."""
     ranks = Ranks()
-    history = fit(vae, data, **training.keywords())
+    history = fit(vae, data, **vars(training))
     ranks.from_first(lambda: save(vae, folder))
     ranks.from_first(lambda: renew(folder))
     ev = evaluate(
@@ -184,18 +185,20 @@ def _finish(
         progress=training.progress,
         compile="auto" if training.compile else False,
     )
-    result = result_of(vae, ev, config, data, "test", data.test) | {
-        "weights": history.weights,
-        "best_epoch": history.best_epoch,
-        "epochs": len(history.epochs),
-        "seconds": round(history.seconds, 2),
-        "compiled": history.compiled,
-        "precision": history.precision,
-    }
-    if vae.monitor is not None:
-        result |= vae.monitor(vae)
+    result = (
+        monitored(vae)
+        | result_of(vae, ev, config, data, "test", data.test)
+        | {
+            "weights": history.weights,
+            "best_epoch": history.best_epoch,
+            "epochs": len(history.epochs),
+            "seconds": round(history.seconds, 2),
+            "compiled": history.compiled,
+            "precision": history.precision,
+        }
+    )
     result["references"] = references_of(result, data, data.test)
-    result["cautions"] = cautions_of(result, history.epochs, data, data.test)
+    result["cautions"] = cautions_of(result, history.epochs, data)
 
     def leave() -> Result:
         from pyro_vae_zoo.plots.run import draw  # matplotlib takes its time

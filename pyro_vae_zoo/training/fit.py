@@ -4,9 +4,9 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pyro
 import torch
@@ -77,10 +77,6 @@ class FitOptions(TrainOptions):
             least=0,
         ),
     ] = 0
-
-    def keywords(self) -> dict[str, Any]:
-        """The keywords of `fit`."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def training(self) -> TrainOptions:
         """Those that determine the training, and that a checkpoint holds."""
@@ -175,10 +171,8 @@ def fit(vae: VAE, data: Dataset, options: FitOptions) -> History:
                 lambda: options_of(path) if path.exists() else None
             )
         if begun is not None:
-            kept = {
-                name: begun[name] for name in KEPT if getattr(options, name) is None
-            }
-            training = replace(training, **kept)
+            left_out = (n for n in ("epochs", *KEPT) if getattr(options, n) is None)
+            training = replace(training, **{name: begun[name] for name in left_out})
         loop = Loop(vae.to(where), data.to(where), training, folder)
         loop.callbacks = callbacks
         stack.callback(loop.feed.close)

@@ -86,7 +86,8 @@ class History:
 
     Attributes:
         epochs: a record for each epoch, see `Epoch`.
-        best_epoch: the epoch whose `valid_bound`, or else `valid_elbo`, is highest.
+        best_epoch: the epoch of the last phase whose `valid_bound`, or else `valid_elbo`,
+            is highest.
         weights: which weights the VAE has now, `best` or `last`.
         stopped_early: whether patience ran out, or a callback stopped the training.
         compiled: the phases whose steps were compiled.

@@ -160,3 +160,30 @@ def test_examples_of_ones_own_are_compared(example, tmp_path, capsys):
 def test_examples_check_themselves(example, capsys):
     runpy.run_path(ROOT / "examples" / f"{example}.py", run_name="__main__")
     assert "the pair keeps the contract" in capsys.readouterr().out
+
+
+MONITORED = """
+import torch
+import pyro_vae_zoo as zoo
+
+def make(event_shape):
+    vae = zoo.create("mean_field", event_shape=event_shape, latent_dim=2)
+    return zoo.VAE(
+        vae.model,
+        vae.guide,
+        event_shape,
+        monitor=lambda vae: {"norm": torch.tensor(1.5), "elbo": 99.0},
+    )
+"""
+
+
+def test_what_a_pair_of_ones_own_records_is_in_the_result(tmp_path):
+    """As in the records of its epochs: as plain numbers, in place of nothing."""
+    (tmp_path / "mine.py").write_text(MONITORED)
+    folder = tmp_path / "run"
+    own = ["--model", f"{tmp_path / 'mine.py'}:make", "--data", "digits_binary"]
+    how = ["--epochs", 1, "--eval-particles", 5, "--quiet", "--no-compile"]
+    assert run("train", "--out", folder, *own, *how) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["norm"] == 1.5
+    assert result["elbo"] < 0

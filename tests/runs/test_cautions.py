@@ -10,7 +10,7 @@ import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.report.summary import summary
 from pyro_vae_zoo.runs.cautions import cautions_of
-from pyro_vae_zoo.runs.references import baseline
+from pyro_vae_zoo.runs.references import baseline, references_of
 
 HEALTHY = {
     "kl_per_site": {"z": 5.0},
@@ -38,6 +38,11 @@ def saturated(n=50, seed=0):
     return curve(-24 - 10 * np.exp(-np.arange(n) / 4) + noise)
 
 
+def against(log_likelihood):
+    """The part of a result that says what a model without latents has."""
+    return {"references": {"independent": {"log_likelihood": log_likelihood}}}
+
+
 def table(scale=1.0, shift=0.0, n=300):
     x = torch.randn(n, 4) * torch.as_tensor(scale) + torch.as_tensor(shift)
     return zoo.Dataset(x[: n - 100], x[n - 100 : n - 50], x[n - 50 :], "gaussian")
@@ -46,8 +51,9 @@ def table(scale=1.0, shift=0.0, n=300):
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_is_said_of_what_is_in_order(seed):
     data = table()
-    result = HEALTHY | {"log_likelihood": baseline(data, data.test) + 0.2}
-    assert cautions_of(result, saturated(seed=seed), data, data.test) == {}
+    without = baseline(data, data.test)
+    result = HEALTHY | {"log_likelihood": without + 0.2} | against(without)
+    assert cautions_of(result, saturated(seed=seed), data) == {}
     assert "caution" not in summary(full(result))
 
 
@@ -198,6 +204,8 @@ def test_what_is_shared_out_by_the_epochs_starts_anew():
     assert "anew with --epochs 100" in cautions_of(result, records)["rising"]
     own = HEALTHY | {"training": {"epochs": 50, "schedule": "mine.py:falls"}}
     assert "anew with --epochs 100" in cautions_of(own, records)["rising"]
+    one = curve(np.linspace(-60, -40, 50), "structure")  # which each epoch moves on
+    assert "anew with --epochs 100" in cautions_of(HEALTHY, one)["rising"]
     phases = curve(np.full(25, -90.0), "first") + curve(np.linspace(-60, -40, 25))
     assert "anew with --epochs 100" in cautions_of(HEALTHY, phases)["rising"]
 
@@ -275,6 +283,11 @@ def test_a_training_that_went_on_after_its_best_epoch(values, is_said):
     assert ("overfits" in found) == is_said
     if is_said:
         assert "was best in epoch 3 of 20" in found["overfits"]
+        assert "--patience 8 would have stopped it" in found["overfits"]  # 17 in vain
+        warm = result | {"training": result["training"] | {"kl_warmup": 16}}
+        assert "--patience 2 would" in cautions_of(warm, records)["overfits"]
+        warm["training"]["kl_warmup"] = 20
+        assert "train for --epochs 3" in cautions_of(warm, records)["overfits"]
         stopped = {**HEALTHY, "training": {"epochs": 40}}
         assert "overfits" not in cautions_of(stopped, records)
 
@@ -297,6 +310,15 @@ def test_the_baseline_is_that_of_independent_elements():
     p = torch.distributions.Bernoulli((bits[:150].sum(0) + 0.5) / 151)
     expected = p.log_prob(bits[150:]).sum((1, 2)).mean().item()
     assert baseline(data, data.test) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_scale_for_each_feature_is_held_against_one_for_each():
+    data = table((0.1, 4.0, 0.5, 3.0))
+    result = HEALTHY | {"guide": "iaf", "split": "test"}
+    for options, shared in (({}, True), ({"feature_scales": True}, False)):
+        found = references_of(result | {"options": options}, data, data.test)
+        expected = baseline(data, data.test, shared_scale=shared)
+        assert found["independent"]["log_likelihood"] == expected
 
 
 @pytest.mark.parametrize("likelihood", ["binomial", "poisson", "categorical"])
@@ -323,10 +345,9 @@ def test_the_baseline_of_grey_levels_is_better_than_noise():
 
 @pytest.mark.parametrize("off", [-0.2, 0.2])
 def test_a_fit_that_is_worse_than_none(off):
-    data = table()
-    without = baseline(data, data.test)
+    without = -5.7
     result = HEALTHY | {"log_likelihood": without - 3 * np.hypot(0.1, 0.01) + off}
-    found = cautions_of(result, data=data, x=data.test)
+    found = cautions_of(result | against(without))
     assert list(found) == ["absurd"] * (off < 0)
     if found:
         assert f"below the {without:.1f} nats of a model" in found["absurd"]
@@ -337,9 +358,8 @@ def test_a_fit_that_is_worse_than_none(off):
 
 @pytest.mark.parametrize("value", [None, float("nan"), -float("inf")])
 def test_a_likelihood_that_is_not_finite_is_absurd(value):
-    data = table()
     result = HEALTHY | {"log_likelihood": value, "log_likelihood_std_error": None}
-    found = cautions_of(result, data=data, x=data.test)
+    found = cautions_of(result | against(-5.7))
     assert found["absurd"].startswith("log p(x) is not finite")
 
 

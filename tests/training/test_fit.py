@@ -195,6 +195,14 @@ def test_resume_with_more_epochs_is_one_long_training(data, tmp_path):
     assert_same(weights(parts), weights(whole))
 
 
+def test_resume_keeps_the_epochs_that_are_left_out(data, tmp_path):
+    """A finished training stays so, where it went on to as many as are the default."""
+    vae = make()
+    zoo.fit(vae, data, epochs=2, out=tmp_path, progress=False)
+    history = zoo.fit(vae, data, out=tmp_path, resume=True, progress=False)
+    assert len(history.epochs) == 2
+
+
 def test_resume_needs_the_same_options(data, tmp_path):
     zoo.fit(make(), data, epochs=2, out=tmp_path, progress=False)
     with pytest.raises(zoo.UserError, match="lr=0.001, now it is 0.1"):
