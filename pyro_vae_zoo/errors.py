@@ -108,6 +108,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     unknown fruit 'aple'; did you mean 'apple'? known: apple, pear
     """
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
     return UserError(f"unknown {kind} {name!r}{hint} known: {', '.join(known)}")

@@ -7,10 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import one_latent, perturb, quick, small
+from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
+from torch.distributions.transforms import AffineTransform
 
 import pyro_vae_zoo as zoo
+from pyro_vae_zoo import testing
 from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.models.flow_guides import FLOWS
 from pyro_vae_zoo.nn.likelihoods import LIKELIHOODS, make_likelihood
@@ -257,10 +260,40 @@ class Infinite(Guide):
         return dist.Normal(loc * 1e30, raw_scale.exp()).to_event(1)
 
 
+class Off(Guide):
+    """log q too large by 0.69 for each latent: no density at all."""
+
+    class Normal(dist.Normal):
+        def log_prob(self, value):
+            return super().log_prob(value) + 0.69
+
+    def posterior(self, x):
+        loc, raw_scale = self.encoder(x).chunk(2, -1)
+        return self.Normal(loc, raw_scale.exp()).to_event(1)
+
+
+class Masked(Guide):
+    def forward(self, x):
+        with poutine.mask(mask=False):
+            super().forward(x)
+
+
+class WithoutDeterminant(Guide):
+    """A map whose volume the density leaves out."""
+
+    class Twice(AffineTransform):
+        def log_abs_det_jacobian(self, x, y):
+            return 0 * x
+
+    def posterior(self, x):
+        base = super().posterior(x)
+        return dist.TransformedDistribution(base, [self.Twice(0.0, 2.0)])
+
+
 BROKEN_GUIDES = (
     NoSite, AnotherSite, OutsideThePlate, BatchNorm, BatchMean, BatchStatistics,
     NextRow, LastRow, WithoutDensity, Unused, Detached, NoEvent, MissingEvent,
-    NotANumber, Infinite,
+    NotANumber, Infinite, Off, Masked, WithoutDeterminant,
 )  # fmt: skip
 
 
@@ -400,6 +433,21 @@ def test_the_reason_is_said():
     assert "reads the values of x" in reason(model=ReadsX)
     assert "not finite" in reason(guide=Infinite)
     assert "observes no site" in reason(model=ObservesNothing)
+    assert "latents integrates to 3.9" in reason(guide=Off)  # exp(2 * 0.69) is 3.97
+    assert "is a log-determinant" in reason(guide=Masked)
+    assert "latents integrates to 4" in reason(guide=WithoutDeterminant)
+
+
+@pytest.mark.parametrize("name", zoo.list_guides())
+@pytest.mark.parametrize("scale", [0.0, 0.3])
+def test_the_density_of_every_guide_is_looked_at(name, scale, monkeypatch):
+    """Of the untrained and of the stirred; it leaves out none of them."""
+    torch.manual_seed(0)
+    vae, asked = small(name, latent_dim=3), []
+    perturb(vae, scale)
+    monkeypatch.setattr(testing, "_require", lambda holds, _: asked.append(holds))
+    testing.check_density(vae, bits())
+    assert asked == [True]
 
 
 def standard(prior=None, likelihood=None, decoder=None):

@@ -23,8 +23,8 @@ from pyro_vae_zoo.pair.sites import (
     DATA_DIM,
     Site,
     in_data_plate,
-    is_record,
     latent_sites,
+    observed_sites,
 )
 
 __all__ = [
@@ -155,7 +155,7 @@ def bound_terms(
     traces = guide_trace, model_trace
     zero = log_shares.new_zeros(())
     terms = BoundTerms(zero, {}, {}, {}, log_shares, scales, *traces)
-    for name, site in _observed_sites(model_trace).items():
+    for name, site in observed_sites(model_trace).items():
         log_prob = each_datum(name, site_log_prob(site), shape)
         terms.log_likelihood = terms.log_likelihood + log_prob
     ordered = _in_the_guides_order(model_trace, guide_trace) if analytic_kl else ()
@@ -228,7 +228,7 @@ def score_latents(
     prior = site_log_prob(trace.nodes["z"]).expand(shape)
     terms = [
         site_log_prob(site).expand(shape)
-        for name, site in _observed_sites(trace).items()
+        for name, site in observed_sites(trace).items()
         if name != "z"
     ]
     return sum(terms[1:], terms[0]), prior
@@ -292,7 +292,7 @@ def _scales(
     }
     observed = {
         f"observed site {name!r}": site["scale"]
-        for name, site in _observed_sites(model_trace).items()
+        for name, site in observed_sites(model_trace).items()
     }
     return observed | found
 
@@ -310,15 +310,6 @@ def _same(a: Tensor | float | None, b: Tensor | float | None) -> bool:
 def _without_scales(trace: poutine.Trace) -> None:
     for site in trace.nodes.values():
         site["scale"] = 1.0
-
-
-def _observed_sites(trace: poutine.Trace) -> dict[str, Site]:
-    """The sites of data, without what `pyro.deterministic` records."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and site["is_observed"] and not is_record(site)
-    }
 
 
 def site_log_prob(site: Site) -> Tensor:

@@ -197,8 +197,14 @@ def create(
         raise UserError("create needs a data set or an event_shape, got neither")
     if data is not None:
         check_dataset(data)
-    event_shape = data.event_shape if event_shape is None else event_shape
+    if data is not None and event_shape is None:
+        event_shape = data.event_shape
     event_shape = sizes_of(event_shape)
+    if data is not None and event_shape != data.event_shape:
+        raise UserError(
+            f"event_shape={event_shape} is not that of the data, {data.event_shape}; "
+            "leave it out"
+        )
     asked = likelihood
     if likelihood is None:
         likelihood = (

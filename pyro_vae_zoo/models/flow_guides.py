@@ -146,7 +146,7 @@ def iaf(
     Every step contracts, by construction; the form without a gate is
     `affine_autoregressive`. `gate_bias` is added to the gate's logit.
     """
-    nets = _mades(latent_dim, context_dim, num_flows, flow_hidden_dims, flow_activation)
+    nets = mades(latent_dim, context_dim, num_flows, flow_hidden_dims, flow_activation)
     return [
         T.ConditionalAffineAutoregressive(net, stable=True, sigmoid_bias=gate_bias)
         for net in nets
@@ -162,7 +162,7 @@ def affine_autoregressive(
     flow_activation: str = "elu",
 ) -> Steps:
     """Kingma et al. 2016, eq. 10: z <- mu + sigma z, autoregressive mu and sigma."""
-    nets = _mades(latent_dim, context_dim, num_flows, flow_hidden_dims, flow_activation)
+    nets = mades(latent_dim, context_dim, num_flows, flow_hidden_dims, flow_activation)
     return [T.ConditionalAffineAutoregressive(net) for net in nets]
 
 
@@ -348,7 +348,7 @@ def flow_options(flow: str | MakeSteps) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _mades(
+def mades(
     latent_dim: int,
     context_dim: int,
     num_flows: int,

@@ -149,6 +149,12 @@ class Gates(nn.Module):
                 "with structure='learned'"
             )
         value = self.raw_logits.detach()
+        store = (
+            pyro.get_param_store()
+        )  # where an optimiser would find the old parameter
+        name = store.param_name(self.raw_logits)
+        if name is not None:
+            del store[name]
         del self.raw_logits
         if frozen:
             self.register_buffer("raw_logits", value)

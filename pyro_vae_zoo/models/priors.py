@@ -41,7 +41,6 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import transforms as T
-from pyro.distributions.conditional import ConditionalTransformModule
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -50,10 +49,9 @@ from pyro_vae_zoo import transforms as zt
 from pyro_vae_zoo.distributions import Mixture
 from pyro_vae_zoo.errors import UserError, one_line, unknown_name
 from pyro_vae_zoo.mixtures import GaussianMixture, UniformMixture
-from pyro_vae_zoo.models.flow_guides import Steps, alternate
+from pyro_vae_zoo.models.flow_guides import Steps, affine_coupling, alternate, mades
 from pyro_vae_zoo.models.standard import StandardPrior, positive
 from pyro_vae_zoo.options import count
-from pyro_vae_zoo.transforms.made import alternating_order
 
 __all__ = [
     "PRIORS",
@@ -247,13 +245,14 @@ class FlowPrior(nn.Module):
 def _affine_couplings(
     latent_dim: int, num_flows: int, hidden_dims: Sequence[int], activation: str
 ) -> Steps:
-    half = latent_dim // 2
-    nets = [
-        zt.CouplingNet(half, 0, hidden_dims, [latent_dim - half] * 2, activation)
-        for _ in range(num_flows)
-    ]
-    steps = [T.ConditionalAffineCoupling(half, _silent(net)) for net in nets]
-    return alternate(latent_dim, steps)
+    steps = affine_coupling(
+        *(latent_dim, 0, num_flows),
+        flow_hidden_dims=hidden_dims,
+        flow_activation=activation,
+    )
+    for step in steps[::2]:  # between them the order is reversed
+        _silent(cast(zt.CouplingNet, step.nn))
+    return steps
 
 
 def _spline_couplings(
@@ -272,39 +271,17 @@ def _spline_couplings(
 def _masked_autoregressive(
     latent_dim: int, num_flows: int, hidden_dims: Sequence[int], activation: str
 ) -> Steps:
-    nets = _mades(latent_dim, num_flows, hidden_dims, activation)
+    nets = map(_silent, mades(latent_dim, 0, num_flows, hidden_dims, activation))
     build = zt.ConditionedMaskedAutoregressive
     return [zt.AmortizedTransform(zt.Deferred(net), build) for net in nets]
-
-
-class _Inverse(ConditionalTransformModule):
-    """A conditional transform, the other way round."""
-
-    def __init__(self, step: ConditionalTransformModule) -> None:
-        super().__init__()
-        self.step = step
-
-    def condition(self, context: Tensor | None) -> T.Transform:
-        return self.step.condition(context).inv
 
 
 def _affine_autoregressive(
     latent_dim: int, num_flows: int, hidden_dims: Sequence[int], activation: str
 ) -> Steps:
     """Its own direction is that of scoring: from z to u, in one pass."""
-    nets = _mades(latent_dim, num_flows, hidden_dims, activation)
-    return [_Inverse(T.ConditionalAffineAutoregressive(net)) for net in nets]
-
-
-def _mades(
-    latent_dim: int, num_flows: int, hidden_dims: Sequence[int], activation: str
-) -> list[zt.MADE]:
-    orders = [alternating_order(latent_dim, k) for k in range(num_flows)]
-    nets = [
-        zt.MADE(latent_dim, 0, hidden_dims, (1, 1), order, activation)
-        for order in orders
-    ]
-    return [_silent(net) for net in nets]
+    nets = map(_silent, mades(latent_dim, 0, num_flows, hidden_dims, activation))
+    return [T.ConditionalAffineAutoregressive(net).inv for net in nets]
 
 
 def _silent(net: Net) -> Net:

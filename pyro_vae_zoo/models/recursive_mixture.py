@@ -155,15 +155,16 @@ class ComponentELBO(ObjectiveELBO):
         q = mixture_of(guide, x)
         z = q.components[self.m].rsample((self.num_particles,))
 
+        scores: list[Tensor] = []
+
         def log_joint(z: Tensor) -> Tensor:
-            log_likelihood, log_prior = score_latents(model, x, z)
+            scores[:] = log_likelihood, log_prior = score_latents(model, x, z)
             return log_likelihood + self.kl_weight * log_prior
 
         gain = at_fixed_parameters(log_joint, z)
         gain = gain + self.kl_weight * self.criterion(q, self.m, z)
         with torch.no_grad():
-            log_likelihood, log_prior = score_latents(model, x, z)
-            elbo = log_likelihood + log_prior - q.components[self.m].log_prob(z)
+            elbo = sum(scores) - q.components[self.m].log_prob(z)
         return -gain.mean(0).sum(), elbo.mean(0).sum()
 
 
@@ -338,8 +339,7 @@ def recursive_phases(
 
     def fit_component(m: int) -> Phase:
         loss = partial(ComponentELBO, m=m, criterion=criterion)
-        moved = guide.component(m)
-        return Phase(f"component {m}", 2.0, loss, moved, begin(m + 1))
+        return Phase(f"component {m}", 2.0, loss, guide.component(m), begin(m + 1))
 
     def fit_weights(m: int) -> Phase:
         moved = (guide.weights,)

@@ -77,7 +77,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models.flow_guides import FLOWS, Reverse
 from pyro_vae_zoo.models.registry import register
-from pyro_vae_zoo.models.standard import positive
+from pyro_vae_zoo.models.standard import StandardPrior, positive
 from pyro_vae_zoo.nn.bijectors import AffineBijector, FlowBijector, skipping_iaf
 from pyro_vae_zoo.nn.networks import Block, LatentBlock, check_network, make_encoder
 from pyro_vae_zoo.nn.partition import Partition, block_likelihoods
@@ -117,20 +117,6 @@ class PriorLayer(nn.Module):
     def forward(self, z: Tensor | None) -> dist.Distribution:
         """The prior of batch shape `z.shape[:-1]`, or of none in layer 1."""
         return _gaussian(self.net(z))
-
-
-class StandardPrior(nn.Module):
-    """p(eps_l) = N(0, I): all that depends on z_{l-1} is in the bijector."""
-
-    loc: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-
-    def forward(self, z: Tensor | None) -> dist.Distribution:
-        """The prior, without a batch."""
-        return dist.Normal(self.loc, 1.0).to_event(1)
 
 
 class DataLayer(nn.Module):

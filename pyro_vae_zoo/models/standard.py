@@ -119,8 +119,8 @@ class StandardPrior(nn.Module):
         super().__init__()
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
 
-    def forward(self) -> dist.Distribution:
-        """p(z)."""
+    def forward(self, context: Tensor | None = None) -> dist.Distribution:
+        """p(z), which depends on nothing."""
         return dist.Normal(self.loc, 1.0).to_event(1)
 
 

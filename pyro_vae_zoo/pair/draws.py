@@ -137,7 +137,7 @@ def prior_draws(vae: "VAE", n: int) -> Tensor:
     """`n` draws of p(z), `(n, latent_dim)`; errors as of `decoded`."""
     n = count("number of draws", n)
     with evaluating(vae.model, vae.guide, vae.device, seed=None):
-        return _prior_of(vae, n).sample()
+        return _prior_of(vae, 1).expand((n,)).sample()
 
 
 def _prior_of(vae: "VAE", n: int) -> TorchDistributionMixin:

@@ -23,9 +23,11 @@ __all__ = [
     "check_whole_plates",
     "data_sites",
     "in_data_plate",
+    "is_real",
     "is_record",
     "latent_sites",
     "mean_or_draw",
+    "observed_sites",
 ]
 
 DATA_DIM = -1  # of `pyro.plate("data", ...)`; particles are one to its left
@@ -91,8 +93,7 @@ def check_observed(trace: poutine.Trace) -> None:
         UserError: for a wrong event shape and for values outside the support; it names
             the site.
     """
-    scored: dict[str, Site] = {n: s for n, s in trace.nodes.items() if _is_scored(s)}
-    for name, site in scored.items():
+    for name, site in observed_sites(trace).items():
         fn, value = site["fn"], site["value"]
         got = tuple(value.shape[value.dim() - fn.event_dim :])
         if got != tuple(fn.event_shape):
@@ -137,15 +138,19 @@ class ObservedSites(Messenger):
         return torch.stack(self._inside).all() if self._inside else None
 
     def _pyro_post_sample(self, msg: Message) -> None:
-        if not _is_scored(msg):
+        if not _is_observed(msg):
             return
         inside = _inside(msg)
         if inside is not None:
             self._inside.append(inside.all())
 
 
-def _is_scored(site: Message) -> bool:
-    """True for a site that observes data."""
+def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
+    """The sites that score data, without what `pyro.deterministic` records."""
+    return {name: site for name, site in trace.nodes.items() if _is_observed(site)}
+
+
+def _is_observed(site: Any) -> bool:
     if site["type"] != "sample" or not site["is_observed"]:
         return False
     return not (is_record(site) or site_is_subsample(site))
@@ -153,8 +158,8 @@ def _is_scored(site: Message) -> bool:
 
 def _inside(site: Site) -> Tensor | None:
     """True where data are in their support or masked; None if nothing can be said."""
-    support, mask = site["fn"].support, site["mask"]
-    if mask is False or _depends_on_tensors(support):
+    support, mask = _support_of(site["fn"]), site["mask"]
+    if support is None or mask is False or _depends_on_tensors(support):
         return None
     inside = support.check(site["value"])
     return inside | ~mask if isinstance(mask, Tensor) else inside
@@ -190,20 +195,33 @@ def _kind(site: Site) -> str:
     if not in_data_plate(site):
         return "outside the plate 'data'"
     fn = site["fn"]
-    try:
-        support = fn.support
-    except NotImplementedError:  # PyTorch's word for: not known
-        support = constraints.real
-    # Around it are those of `to_event` and of PyTorch's mixtures.
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    if support.is_discrete:
-        return "discrete"
-    if not isinstance(support, type(constraints.real)):
-        return f"in {support}"
+    if not is_real(site):
+        support = _inmost(fn.support)
+        return "discrete" if support.is_discrete else f"in {support}"
     if len(fn.event_shape) != 1:
         return f"of event shape {tuple(fn.event_shape)}"
     return _VECTOR
+
+
+def is_real(site: Site) -> bool:
+    """True for a site of real numbers, and for one whose support is not known."""
+    support = _support_of(site["fn"])
+    real = type(constraints.real)
+    return support is None or isinstance(_inmost(support), real)
+
+
+def _support_of(fn: Any) -> Any:
+    try:
+        return fn.support
+    except NotImplementedError:  # PyTorch's word for: not known
+        return None
+
+
+def _inmost(support: Any) -> Any:
+    """What `to_event` and PyTorch's mixtures have put their own supports around."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def check_whole_plates(trace: poutine.Trace) -> None:

@@ -15,6 +15,7 @@ contract, which `pyro_vae_zoo.testing.check_vae` checks:
 """
 
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from pyro_vae_zoo.data.streamed.rows import Rows, mapped
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.nn.likelihoods import Likelihood
 from pyro_vae_zoo.nn.names import LIKELIHOODS
-from pyro_vae_zoo.options import count, sizes_of
+from pyro_vae_zoo.options import count, real, sizes_of
 from pyro_vae_zoo.pair import draws
 from pyro_vae_zoo.pair.modes import local_context, ordinary
 
@@ -69,8 +70,8 @@ class Phase:
             phase trains. Under `fit`'s `keep="last"` all hand on the last.
 
     Raises:
-        UserError: for a negative share, a loss that is none, modules that are none, and
-            other weights to hand on.
+        UserError: for a share that is negative or infinite, a loss that is none, modules
+            that are none, and other weights to hand on.
 
     The decoder alone, then everything, for twice as long:
 
@@ -93,8 +94,10 @@ class Phase:
             raise UserError(
                 f"hands_on of a phase must be best or last, got {self.hands_on!r}"
             )
-        if not self.share >= 0:
-            raise UserError(f"share of a phase must not be negative, got {self.share}")
+        if not 0 <= real("share of a phase", self.share) < math.inf:
+            raise UserError(
+                f"share of a phase: expected a number from 0, got {self.share}"
+            )
         makes_one = callable(self.loss) and not isinstance(self.loss, nn.Module)
         if not (self.loss is None or isinstance(self.loss, ELBO) or makes_one):
             raise UserError(

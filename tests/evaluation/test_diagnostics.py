@@ -528,6 +528,26 @@ def test_a_law_that_does_not_know_its_support_is_of_real_numbers():
     assert torch.equal(known.log_prob, unknown.log_prob)
 
 
+def test_a_likelihood_that_does_not_know_its_support_scores_what_it_is_given():
+    class Unknown(dist.Bernoulli):
+        @property
+        def support(self):
+            raise NotImplementedError
+
+    class Of(nn.Module):
+        num_params = 1
+
+        def forward(self, params):
+            return Unknown(logits=params.unflatten(-1, (2, 3))).to_event(2)
+
+    torch.manual_seed(0)
+    vae, x = small("mean_field", likelihood=Of), torch.rand(4, 2, 3).bernoulli()
+    torch.manual_seed(0)
+    known = small("mean_field")
+    found = [zoo.log_likelihood(v, x, 20).log_prob for v in (vae, known)]
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

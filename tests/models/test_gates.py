@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pairs import small
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.models.gates import GAIN, Gates, Logistic
@@ -111,3 +112,22 @@ def test_freezing_is_undone_by_learning_again():
     gates.freeze(False)
     assert torch.equal(gates.probabilities(), before)
     assert [name for name, _ in gates.named_parameters()] == ["raw_logits"]
+
+
+def test_gates_that_are_learned_again_are_trained_by_stock_svi():
+    """Pyro's store kept the parameter of before under their name."""
+    vae, x = small("gated_dag"), torch.rand(8, 2, 3).bernoulli()
+
+    def steps(n):
+        optimizer = pyro.optim.Adam({"lr": 0.01})
+        svi = pyro.infer.SVI(vae.model, vae.guide, optimizer, pyro.infer.Trace_ELBO())
+        for _ in range(n):
+            svi.step(x)
+
+    steps(2)
+    gates = vae.model.top_down.gates
+    gates.freeze()
+    gates.freeze(False)
+    before = gates.raw_logits.detach().clone()
+    steps(2)
+    assert not torch.equal(gates.raw_logits, before)

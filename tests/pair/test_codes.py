@@ -56,6 +56,14 @@ def test_draws_of_the_prior():
     assert ((z.mean(0) - expected).abs() < 5 * z.std(0) / 20_000**0.5).all()
 
 
+def test_draws_of_the_prior_do_not_run_the_decoder_on_as_many(monkeypatch):
+    """A vector is small, and what a decoder makes of it need not be."""
+    vae, sizes = with_prior("mixture"), []
+    vae.model.decoder.register_forward_hook(lambda *a: sizes.append(a[1][0].shape))
+    assert vae.sample_prior(1000).shape == (1000, vae.model.latent_dim)
+    assert all(shape.numel() <= vae.model.latent_dim for shape in sizes)
+
+
 @pytest.mark.parametrize("name", ["ladder", "gated_dag"])
 def test_of_several_latents_there_are_none(name):
     vae = small(name)

@@ -258,6 +258,10 @@ def test_create_lists_what_it_knows():
         make(likelihood="weibull")
     with pytest.raises(zoo.UserError, match="expected a Dataset, got Tensor; make one"):
         zoo.create("iaf", torch.rand(9, 8))
+    data = zoo.Dataset(torch.eye(20))
+    with pytest.raises(zoo.UserError, match=r"is not that of the data, \(20,\)"):
+        zoo.create("iaf", data, event_shape=(2, 3))
+    assert zoo.create("iaf", data, event_shape=(20,)).event_shape == (20,)
     with pytest.raises(zoo.UserError, match="a data set or an event_shape"):
         zoo.create("iaf")
     with pytest.raises(zoo.UserError, match="event_shape must be at least 1"):

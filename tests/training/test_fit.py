@@ -669,8 +669,13 @@ def test_what_a_phase_freezes_stays_frozen_when_it_is_resumed(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"share": -1.0}, "share of a phase must not be negative, got -1.0"),
-        ({"share": float("nan")}, "share of a phase must not be negative, got nan"),
+        ({"share": -1.0}, "share of a phase: expected a number from 0, got -1.0"),
+        ({"share": float("nan")}, "share of a phase: expected a number, got nan"),
+        (
+            {"share": float("inf")},
+            "share of a phase: expected a number from 0, got inf",
+        ),
+        ({"share": "1"}, "share of a phase: expected a number, got '1'"),
         ({"modules": nn.Linear(1, 1)}, r"expected a tuple of modules, .* got Linear"),
         ({"modules": ["model"]}, "expected a tuple of modules"),
         ({"loss": nn.MSELoss()}, r"loss of a phase: expected an ELBO .* got MSELoss"),
