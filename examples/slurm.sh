@@ -22,7 +22,8 @@ resume=()
 [ -f "$out/config.json" ] && resume=(--resume)
 
 out_of_time=false
-trap 'out_of_time=true; kill -TERM "$run"' TERM
+# srun itself would answer the signal by killing its tasks: it is for them.
+trap 'out_of_time=true; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 srun torchrun \
     --nnodes "$SLURM_NNODES" \
     --nproc-per-node "$SLURM_GPUS_ON_NODE" \

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,8 +77,9 @@ def _refuse_flags(args: argparse.Namespace) -> None:
     mine = {"command", "flags", "recorded", "runs", "out", "quiet"}
     for name in sorted(vars(args).keys() - mine):
         if getattr(args, name) != args.flags.get_default(name):
+            flag = "data_option" if name == "data_options" else name
             raise UserError(
-                f"--{name.replace('_', '-')} would be ignored: the RUNs are finished, and "
+                f"--{flag.replace('_', '-')} would be ignored: the RUNs are finished, and "
                 "only put side by side; leave it out"
             )
 
@@ -97,7 +99,8 @@ def _write_comparison(args: argparse.Namespace, plans: Sequence[Plan]) -> None:
         result["run"] = run
         values = {k: v for k, v in result.items() if k not in ("folder", "run")}
         write_json(args.out / f"{run}.json", values)
-    print(report.markdown_table(results))
+    for line in report.markdown_table(results).splitlines():
+        print(line if line.startswith("|") else textwrap.fill(line, 80))
     if choice := report.choice(results):
         print(filled(choice))
     for name, those in _by_caution(results).items():
@@ -235,7 +238,8 @@ def _plans(args: argparse.Namespace, data: Dataset) -> list[Plan]:
             raise unknown_name("option", name, everything)
     for name, _ in args.sweep:
         if name not in (*everything, *_TRAINING):
-            raise unknown_name("option", name, sorted({*everything, *_TRAINING}))
+            can = {*everything, *_TRAINING} - {*_NOT_SWEPT}
+            raise unknown_name("option", name, sorted(can))
     trainings = {seed: training_of(args, seed) for seed in args.seeds}
     plans: dict[str, Plan] = {}
     # All of them are checked before the first is trained.

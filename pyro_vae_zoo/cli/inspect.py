@@ -67,6 +67,8 @@ def evaluate_command(args: argparse.Namespace) -> None:
     particles = published.get("num_particles", 1000) if particles is None else particles
     seed = published.get("eval_seed", 0) if seed is None else seed
     x = _first(images_of(data, args.split, seed), args, data)
+    known = _known_of(args.run_folder, published)
+    _check_file(args.out)
     progress = not (args.quiet or args.json)
     ev = evaluate(
         vae,
@@ -76,7 +78,6 @@ def evaluate_command(args: argparse.Namespace) -> None:
         progress=progress,
         compile=getattr(args, "compile", "auto"),
     )
-    known = _known_of(args.run_folder, published)
     result = known | result_of(vae, ev, config, data, args.split, x)
     result["eval_seed"] = seed
     result["references"] = references_of(result, data, x)
@@ -92,11 +93,11 @@ def evaluate_command(args: argparse.Namespace) -> None:
     result = finite(result)
     if not Ranks().is_first:
         return
-    if args.out:
-        write_json(args.out, result)
     is_part = args.num_data is not None
     text = summary(result, which="first" if is_part else "")
     print(json.dumps(result, indent=2) if args.json else text)
+    if args.out:
+        write_json(args.out, result)
 
 
 def diagnose_command(args: argparse.Namespace) -> None:
@@ -139,6 +140,7 @@ def explore_command(args: argparse.Namespace) -> None:
     """The page of a run, with the classes of its data where they are known."""
     vae, _, data, published = _read(args)
     folder = Path("runs" if published else "", args.run_folder)
+    _check_file(args.out)
     page = explore(
         vae,
         images_of(data, args.split, args.seed),
@@ -266,6 +268,12 @@ def _own(place: str, given: str | None, recorded: str) -> Any:
             f"got {given}; leave --{place} out"
         )
     return None
+
+
+def _check_file(out: Path | None) -> None:
+    """Refuse a folder where a file is written, before hours of work and not after."""
+    if out is not None and out.is_dir():
+        raise UserError(f"--out: expected a file, got the folder {out}")
 
 
 def images_of(data: Dataset, split: str, seed: int) -> Tensor:

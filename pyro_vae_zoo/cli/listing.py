@@ -8,6 +8,7 @@ import argparse
 import inspect
 import json
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -55,7 +56,19 @@ def list_command(args: argparse.Namespace) -> None:
         print(f"\n{kind}: {KINDS[kind]}" if i else f"{kind}: {KINDS[kind]}")
         for one in all_:
             source = f" ({one.source})" if one.source else ""
-            print(f"  {one.name:<{width}}  {one.about}{source}".rstrip())
+            head, text = f"  {one.name:<{width}}  ", one.about + source
+            print(
+                _hanging(head, text)
+                if sys.stdout.isatty()
+                else f"{head}{text}".rstrip()
+            )
+
+
+def _hanging(head: str, text: str) -> str:
+    """A line of the terminal's width, and more below its text."""
+    width, indent = shutil.get_terminal_size().columns, " " * len(head)
+    lines = textwrap.wrap(text, max(width - len(head), 20))
+    return f"\n{indent}".join([head + lines[0], *lines[1:]]) if lines else head.rstrip()
 
 
 def named(kind: str) -> list[Named]:
@@ -194,7 +207,7 @@ def _flag(name: str) -> str:
 def _shown(default: Any) -> str:
     if default is inspect.Parameter.empty:
         return ", required"
-    if isinstance(default, tuple | list):
+    if isinstance(default, tuple | list) and default:
         return f", default {','.join(map(str, default))}" + "," * (len(default) == 1)
     return (
         f", default {default:.6g}"
@@ -209,7 +222,7 @@ def _kind_of(name: str, default: Any, functions: list[Callable]) -> str:
         parameter = _parameters(function).get(name)
         if parameter is not None and parameter.annotation is not parameter.empty:
             kind = parameter.annotation
-            origin = re.sub(r"[\w.]+\.|Annotated\[|, Option\(.*", "", str(kind))
+            origin = re.sub(r"(?:\w+\.)+(?=\w)|Annotated\[|, Option\(.*", "", str(kind))
             return kind.__name__ if isinstance(kind, type) else origin
     return type(default).__name__
 
@@ -221,31 +234,34 @@ def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
 def _about(name: str, functions: list[Any]) -> str:
     """What is said of an option: by those who take it, by its declaration, in the file.
 
-    A docstring says it in an entry `name: ...`, or else in the first of its sentences
-    that has the name in backticks.
+    A docstring says it in an entry `name: ...`, or else, where nothing declares the option,
+    in the first of its sentences that has the name in backticks.
     """
     modules = [m for m in map(inspect.getmodule, functions) if m is not None]
     nearby = [v for m in modules for v in vars(m).values() if inspect.getmodule(v) is m]
     for function in functions:
-        if text := _said(name, inspect.getdoc(function)):
-            return text
+        if entry := _entry(name, inspect.getdoc(function)):
+            return entry
     classes = [f for f in (PairOptions, *functions, *nearby) if is_dataclass(f)]
     for option in (o for cls in classes for o in declared(cast(type, cls))):
         if option.name == name:
             return option.option.help
-    docs = map(inspect.getdoc, (*nearby, *modules))
+    docs = map(inspect.getdoc, (*functions, *nearby, *modules))
     return next((text for doc in docs if (text := _said(name, doc))), "")
 
 
+def _entry(name: str, doc: str | None) -> str:
+    found = re.search(rf"^ +{name}: (.+(?:\n {{8,}}.+)*)", doc or "", re.M)
+    return " ".join(found[1].split()) if found else ""
+
+
 def _said(name: str, doc: str | None) -> str:
-    entry = re.search(rf"^ +{name}: (.+(?:\n {{8,}}.+)*)", doc or "", re.M)
+    if entry := _entry(name, doc):
+        return entry
     parts = [part for part in (doc or "").split("\n\n") if "|" not in part]  # no tables
-    sentences = (
-        [entry[1]] if entry else re.split(r"(?<=[.;])\s+(?=[A-Z`])", " ".join(parts))
-    )
-    says = "" if entry else rf"`{name}(=[^`]*)?`"
-    found = (" ".join(text.split()) for text in sentences if re.search(says, text))
-    return next(found, "")
+    sentences = re.split(r"(?<=[.;])\s+(?=[A-Z`])", " ".join(parts))
+    found = (" ".join(s.split()) for s in sentences if f"`{name}" in s)
+    return next((s for s in found if re.search(rf"`{name}(=[^`]*)?`", s)), "")
 
 
 def _wrapped(about: str) -> list[str]:

@@ -18,13 +18,14 @@ from pyro_vae_zoo.cli.arguments import typed
 from pyro_vae_zoo.cli.config import parse
 from pyro_vae_zoo.cli.parser import make_parser
 from pyro_vae_zoo.errors import DivergedError, LostRankError, UserError
+from pyro_vae_zoo.files import CONFIG_FILE
 
-__all__ = ["main", "terminated_like_interrupted"]
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    command = ""
+    args = argparse.Namespace(command="")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a letter of ours
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -32,15 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "_ARGCOMPLETE" in os.environ:  # a shell asks for what could be typed
             importlib.import_module("argcomplete").autocomplete(parser)
         args = parse(parser, argv)
-        command = args.command
-        with terminated_like_interrupted():
+        with _terminated_like_interrupted():
             return _run(args)
+    except BrokenPipeError:  # whoever reads the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, OSError) as error:
         return _fail(error, 2)
     except (DivergedError, LostRankError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on(command, argv)}", file=sys.stderr)
+        print(f"interrupted{_how_to_go_on(args, argv)}", file=sys.stderr)
         return 130
 
 
@@ -97,19 +100,22 @@ def _fail(error: Exception, code: int) -> int:
 _SHARED = ("train", "density", "evaluate", "compare")  # by the processes of torchrun
 
 
-def _how_to_go_on(command: str, argv: Sequence[str] | None) -> str:
+def _how_to_go_on(args: argparse.Namespace, argv: Sequence[str] | None) -> str:
     """The words to type after an interruption, where there is anything to go on with."""
-    if command not in ("train", "density", "compare"):
+    if args.command not in ("train", "density", "compare"):
         return ""
-    words = [w for w in (sys.argv[1:] if argv is None else argv) if w != "--overwrite"]
-    if command != "compare" and "--resume" not in words:
-        words.append("--resume")
-    words.remove(command)
-    return f"; to go on: {typed(command, words)}"
+    given = sys.argv[1:] if argv is None else argv
+    words = [w for w in given if not w.startswith("--ov")]  # short for --overwrite
+    words.remove(args.command)
+    train = sys.modules.get("pyro_vae_zoo.cli.train")  # else no run has begun
+    if args.command != "compare" and train is not None and not args.resume:
+        begun = (train.folder_of(args) / CONFIG_FILE).exists()
+        words += ["--resume"] * begun
+    return f"; to go on: {typed(args.command, words)}"
 
 
 @contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
+def _terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM, which clusters send, raises KeyboardInterrupt as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals

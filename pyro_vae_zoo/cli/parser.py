@@ -81,6 +81,7 @@ def _program() -> str:
 def _add_train(commands: Any) -> None:
     command = commands.add_parser(
         "train",
+        usage="%(prog)s [options]",
         help="train a VAE, evaluate it, draw its pictures",
         description="Train a VAE with a guide of your choice. Writes a run folder: the "
         "trained pair (model and guide), its log-likelihood with standard errors, and "
@@ -112,6 +113,7 @@ def _add_train(commands: Any) -> None:
 def _add_density(commands: Any) -> None:
     command = commands.add_parser(
         "density",
+        usage="%(prog)s [options]",
         help="train a density model (a normalising flow) of real numbers",
         description="Train a normalising flow, alone or in a hierarchy, on real numbers. "
         "The default learning rate is 1e-4. Results are in nats (of the "
@@ -188,6 +190,7 @@ def _add_list(commands: Any) -> None:
 def _add_compare(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
+        usage="%(prog)s [options] [RUN ...]",
         help="compare several guides, all else equal: a table and a figure",
         description="Compare finished runs, or train several guides on one data set with "
         "the same budget and seeds. Finished runs are not trained again, and "

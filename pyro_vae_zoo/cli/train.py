@@ -11,7 +11,7 @@ from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.data.names import list_datasets
 from pyro_vae_zoo.data.sources import expanded
 from pyro_vae_zoo.errors import UserError, own_code
-from pyro_vae_zoo.files import resolve
+from pyro_vae_zoo.files import CONFIG_FILE, resolve
 from pyro_vae_zoo.models.create import find_guide, guide_options
 from pyro_vae_zoo.models.parts import PLACES
 from pyro_vae_zoo.nn.options import PairOptions
@@ -127,17 +127,26 @@ def _train_on(data: Dataset, folder: Path, args: argparse.Namespace) -> None:
 def _next(args: argparse.Namespace, folder: Path, result: Result) -> str:
     """What is worth doing next with a result, and the command for it."""
     khat = (result["khat"] or {}).get("above_0.7")
+    where = ["--data-dir", args.data_dir] if args.data_dir else []
+    own = where[:]  # what the commands for a run ask for again
+    for place in ("guide", "model", *PLACES):
+        if ".py:" in (getattr(args, place, None) or ""):
+            own += [f"--{place}", getattr(args, place)]
     if khat is not None and khat > 0.5:
-        return f"check log p(x) by annealing: {typed('diagnose', [folder])}"
+        return f"check log p(x) by annealing: {typed('diagnose', [folder, *own])}"
     if args.guide == "mean_field" and not args.model:
-        words = ["--data", args.data]
-        for key, value in args.data_options:
-            words += ["--data-option", f"{key}={value}"]
-        words += ["--guides", "mean_field", "iaf"]
+        words = [
+            "--config",
+            folder / CONFIG_FILE,
+            "--guides",
+            "mean_field",
+            "iaf",
+            *own,
+        ]
         return f"compare with a richer posterior: {typed('compare', words)}"
     sizes = [int(text.partition("/")[2]) for text in result["active_units"].values()]
     if len(sizes) == 1 and sizes[0] > 1:
-        return f"look at its latent space: {typed('explore', [folder])}"
+        return f"look at its latent space: {typed('explore', [folder, *own])}"
     return f"put it beside other runs: {typed('compare', [folder, 'OTHER_RUN'])}"
 
 

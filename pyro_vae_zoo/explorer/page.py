@@ -41,7 +41,6 @@ from pyro_vae_zoo.explorer.decoder import NoSuchStep
 from pyro_vae_zoo.explorer.posteriors import (
     MASSES,
     add_outlines,
-    codes_of,
     draws_of,
     posteriors_of,
 )
@@ -155,7 +154,8 @@ def page_contents(
     _check_shown(vae, x)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(x), generator=generator)[:num_data].sort().values
-    codes = codes_of(vae, x, seed, progress)
+    with evaluating(vae.model, vae.guide, vae.device, seed):
+        codes = vae.embed(x).double().cpu()
     means = decoded(vae, codes[:1000], data)
     draws, log_weights = draws_of(vae, x[chosen], num_samples, seed, progress)
     log_weights = log_weights + units

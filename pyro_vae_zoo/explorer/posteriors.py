@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae_zoo.errors import UserError
 from pyro_vae_zoo.evaluation.chunks import stream
 from pyro_vae_zoo.evaluation.importance import summarise
-from pyro_vae_zoo.inference.terms import bound_terms, with_particles
+from pyro_vae_zoo.inference.terms import bound_terms
 from pyro_vae_zoo.pair.modes import evaluating
 from pyro_vae_zoo.pair.sites import latent_sites
 from pyro_vae_zoo.pair.vae import VAE
@@ -20,14 +19,12 @@ from pyro_vae_zoo.runtime import tqdm
 __all__ = [
     "MASSES",
     "add_outlines",
-    "codes_of",
     "draws_of",
     "posteriors_of",
 ]
 
 MASSES = (0.5, 0.9, 0.99)  # of the regions that are outlined
 Draws = dict[str, Tensor]  # of a chunk, and what goes with them
-_CODE_DRAWS = 50  # of q(z|x) for each code
 
 
 def _draw(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> Draws:
@@ -35,13 +32,6 @@ def _draw(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> Draws:
     terms = bound_terms(model, guide, x, draws, scaled=False)
     z = latent_sites(terms.guide_trace)["z"]["value"].reshape(draws, len(x), -1)
     return {"z": z.transpose(0, 1), "log_weights": terms.log_weights.double().T}
-
-
-def _sum(model: nn.Module, guide: nn.Module, x: Tensor, draws: int) -> Draws:
-    """The sum of so many draws of q for each datum."""
-    trace = poutine.trace(with_particles).get_trace(guide, x, draws)
-    z = latent_sites(trace)["z"]["value"].reshape(draws, len(x), -1)
-    return {"z": z.double().sum(0)}
 
 
 def draws_of(
@@ -60,16 +50,6 @@ def draws_of(
             else:
                 z[-1] = torch.cat([z[-1], part], 1)
     return torch.cat(z), log_weights
-
-
-def codes_of(vae: VAE, x: Tensor, seed: int, progress: bool) -> Tensor:
-    """E[z] under q(z|x) of each datum, from draws; `(n, latent_dim)`, float64."""
-    sums: dict[int, Tensor] = {}
-    found = stream(vae, x, _CODE_DRAWS, _sum, seed=seed, progress=progress)
-    with closing(found) as chunks:
-        for rows, _, chunk in chunks:
-            sums[rows.start] = sums.get(rows.start, 0) + chunk["z"].cpu()
-    return torch.cat(list(sums.values())) / _CODE_DRAWS
 
 
 def posteriors_of(

@@ -233,6 +233,9 @@ def _data_layer(
 
 def _check_real(name: str, likelihood: str) -> None:
     if likelihood != "gaussian":
+        likelihood = getattr(
+            getattr(likelihood, "func", likelihood), "name", likelihood
+        )
         raise UserError(
             f"{name} is a density model of real numbers: expected likelihood 'gaussian', "
             f"got {likelihood!r}; use --data cifar10 or an .npz of floats"

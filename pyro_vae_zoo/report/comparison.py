@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pyro_vae_zoo.data.names import name_now
 from pyro_vae_zoo.errors import DataFileError, UserError
 from pyro_vae_zoo.evaluation.statistics import number
 from pyro_vae_zoo.files import (
@@ -99,7 +100,9 @@ def _checked(result: Any, file: Path) -> Result:
     file = file.resolve()  # of `.` there is no name
     run = file.parent.name if file.name == RESULT_FILE else file.stem
     options = LATE.get(result["guide"], {}) | result["options"]
-    return result | {"folder": str(file.parent), "run": run, "options": options}
+    data = name_now(result["data"], result["variant"], file)
+    where = {"folder": str(file.parent), "run": run}
+    return result | where | {"options": options, "data": data}
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict]:

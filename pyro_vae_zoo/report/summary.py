@@ -33,7 +33,9 @@ def summary(result: Mapping[str, Any], *, which: str = "") -> str:
         f"  KL              {digits(result['kl']):>9} nats",
         f"  reconstruction  {digits(result['reconstruction']):>9} nats",
         f"  bits/dimension  {digits(result['bits_per_dim'], 4):>9}",
-        f"  active units    {', '.join(result['active_units'].values()):>9}",
+        _below(
+            "  active units    ", f"{', '.join(result['active_units'].values()):>9}"
+        ),
     ]
     if not latents:
         unknown = "  ELBO", "  KL", "  reconstruction", "  active units"
@@ -110,6 +112,12 @@ def _pretrained(
     if unreliable and unreliable > 0.5 and errors and abs(errors) > 0.1:
         lines.append("  (k-hat is above 0.7: the true MC errors are larger)")
     return lines
+
+
+def _below(head: str, text: str) -> str:
+    """Text of at most 80 columns, the later lines below the first."""
+    indent = " " * len(head)
+    return textwrap.fill(text, 80, initial_indent=head, subsequent_indent=indent)
 
 
 def filled(text: str) -> str:

@@ -18,6 +18,8 @@ from pairs import interrupt_at
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.cli import main as cli
 from pyro_vae_zoo.cli.arguments import guide_specs, typed
+from pyro_vae_zoo.cli.config import parse
+from pyro_vae_zoo.cli.parser import make_parser
 from pyro_vae_zoo.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +115,19 @@ def test_evaluate_of_another_split(run, capsys):
     _, folder = run
     assert cli.main(["evaluate", str(folder), "--split", "valid", "--quiet"]) == 0
     assert "valid split, 10 data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ['{"guide": 3', "folder"])
+def test_an_evaluation_is_not_lost_to_what_was_wrong_before(content, run, capsys):
+    """It came to light when all was computed, and nothing was printed."""
+    _, folder = run
+    words = ["evaluate", str(folder), "--num-particles", "1000000000"]
+    if content == "folder":
+        words += ["--out", str(folder)]
+    else:
+        (folder / "result.json").write_text(content)
+    line = error_of(words, capsys)
+    assert ("--out: expected a file, got the folder" in line) == (content == "folder")
 
 
 def test_the_summary_fits_80_columns(run, capsys):
@@ -688,6 +703,15 @@ COMMANDS = ["train", "density", "compare", *READING]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "list"])
+def test_help_of_a_script_fits_80_columns(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", [f"examples/{command}.py"])
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "list"])
 def test_help_reads_well_at_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit_:
@@ -791,7 +815,11 @@ def test_a_graph_learns_its_structure_for_as_long_as_it_is_told(npz, tmp_path, c
     [
         (
             ["--data", "digits_binary"],
-            ["maf is a density model of real numbers", "--data cifar10"],
+            [
+                "maf is a density model of real numbers",
+                "got 'binomial'",
+                "--data cifar10",
+            ],
         ),
         (["--train-size", "41"], ["expected 1 to 40 training data", "got 41"]),
         (["--model", "self_reflective_maf", "--option", "num_layers=7"], ["7"]),
@@ -847,10 +875,22 @@ def test_a_signal_saves_and_says_how_to_go_on(
         ),
     ],
 )
-def test_how_to_go_on(program, argv, told, monkeypatch):
+def test_how_to_go_on(program, argv, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a b", "runs/maf-digits-s0"):  # that have begun
+        Path(folder).mkdir(parents=True)
+        Path(folder, "config.json").write_text("{}")
     monkeypatch.setattr(sys, "argv", [program, *argv])
     given = None if "pyro" in program else argv
-    assert cli._how_to_go_on(argv[0], given) == f"; to go on: {told}"
+    args = parse(make_parser(), argv)
+    assert cli._how_to_go_on(args, given) == f"; to go on: {told}"
+
+
+def test_what_has_not_begun_is_typed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bin/pyro-vae-zoo"])
+    argv = ["train", "--out", str(tmp_path), "--overw"]
+    told = cli._how_to_go_on(parse(make_parser(), argv), argv)
+    assert told == f"; to go on: pyro-vae-zoo train --out {tmp_path}"
 
 
 @pytest.mark.parametrize(
@@ -887,7 +927,17 @@ def test_a_shell_completes_what_could_be_typed(line, found, tmp_path):
 
 
 def test_there_is_nothing_to_go_on_with():
-    assert cli._how_to_go_on("evaluate", []) == ""
+    args = parse(make_parser(), ["evaluate", "run"])
+    assert cli._how_to_go_on(args, ["evaluate", "run"]) == ""
+
+
+def test_who_has_read_enough_is_not_told_off():
+    code = "from pyro_vae_zoo.cli.main import main; import sys; sys.exit(main())"
+    words = [sys.executable, "-c", code, "list", "--json"]
+    with subprocess.Popen(words, stdout=-1, stderr=-1, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(

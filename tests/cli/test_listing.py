@@ -1,6 +1,7 @@
 """`list` and `--help-options` say what there is, and nothing is left undescribed."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,26 @@ def test_some_kinds_are_asked_for(capsys):
     assert "  flow      a flow of N(0, I). (Chen et al. 2017, sec. 3.2)" in rest
     assert main(["list", "prior"]) == 2
     assert "unknown kind 'prior'; did you mean 'priors'?" in capsys.readouterr().err
+
+
+def test_names_fit_the_terminal_and_are_lines_elsewhere(capsys, monkeypatch):
+    assert main(["list", "guides"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(zoo.list_guides())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list", "guides"]) == 0
+    wrapped = capsys.readouterr().out
+    assert max(map(len, wrapped.splitlines())) <= 80
+    assert wrapped.split() == " ".join(lines).split()
+
+
+def test_a_declaration_says_more_than_a_sentence_that_has_the_name(capsys):
+    assert main(["train", "--guide", "sylvester_orthogonal", "--help-options"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("  --latent-dim  int, default 40")
+    assert lines[at + 1] == "      size of the latent vector z."
+    assert "  --hidden-dims  tuple[int, ...], default 300,300" in lines
 
 
 @pytest.mark.parametrize("name", zoo.list_guides() + zoo.list_density_models())

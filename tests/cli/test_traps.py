@@ -44,6 +44,16 @@ def breaks(epoch, epochs):
 """
 
 
+OWN_GUIDE = """
+from pyro_vae_zoo.models.standard import AmortizedGuide, DiagonalGaussian
+from pyro_vae_zoo.nn.networks import make_encoder
+
+def Mine(event_shape, latent_dim, hidden_dims):
+    encoder, size = make_encoder("mlp", event_shape, hidden_dims, "relu")
+    return AmortizedGuide(encoder, DiagonalGaussian(size, latent_dim))
+"""
+
+
 def told(capsys, *argv):
     """The line by which a command refuses."""
     assert cli.main([*map(str, argv)]) == 2
@@ -207,6 +217,19 @@ def test_flags_of_a_training_beside_finished_runs(flags, npz, tmp_path, capsys):
     assert f"{flags[0]} would be ignored: the RUNs are finished" in line
 
 
+def test_a_flag_that_is_ignored_is_called_as_it_is_typed(npz, tmp_path, capsys):
+    assert train(npz, tmp_path / "run") == 0
+    line = told(capsys, "compare", tmp_path / "run", "--data-option", "size=3")
+    assert "--data-option would be ignored" in line
+
+
+def test_what_cannot_be_swept_is_not_proposed(npz, tmp_path, capsys):
+    words = ["compare", "--data", npz, "--guides", "iaf", "--out", tmp_path]
+    line = told(capsys, *words, "--sweep", "epoch=1,2")
+    assert "unknown option 'epoch'" in line
+    assert "'epochs'" not in line
+
+
 def test_data_beside_samples_that_need_none(npz, tmp_path, capsys):
     assert train(npz, tmp_path / "run") == 0
     line = told(capsys, "sample", tmp_path / "run", "--data", "nosuch")
@@ -269,6 +292,22 @@ def test_what_is_next_is_possible(npz, tmp_path, capsys):
         assert cli.main([*map(str, [*words, *FAST])]) == 0
     said = capsys.readouterr().out.rpartition("next, ")[2]
     assert "explore" not in said
+
+
+def test_what_is_next_can_be_typed(npz, tmp_path, capsys):
+    """With the settings of the run, and with the code that its commands ask for."""
+    mean_field, own = tmp_path / "a", tmp_path / "b"
+    (tmp_path / "mine.py").write_text(OWN_GUIDE)
+    guide = f"{tmp_path / 'mine.py'}:Mine"
+    assert train(npz, mean_field) == 0
+    said = "".join(capsys.readouterr().out.rpartition("next, ")[2].split())
+    words = f"compare--config{mean_field}/config.json--guidesmean_fieldiaf"
+    assert words in said or f"diagnose{mean_field}" in said
+    words = ["train", "--guide", guide, "--data", npz, "--out", own, *FAST]
+    with nothing_drawn():
+        assert cli.main([*map(str, words)]) == 0
+    said = "".join(capsys.readouterr().out.rpartition("next, ")[2].split())
+    assert f"{own}--guide{guide}" in said
 
 
 def test_a_configuration_is_read_in_its_own_encoding(npz, tmp_path):

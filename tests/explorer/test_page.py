@@ -230,6 +230,16 @@ def test_coordinates_lead_back_to_the_draws(found):
         )
 
 
+def test_codes_are_means_of_the_guide_where_it_knows_them():
+    torch.manual_seed(1)
+    vae, x = small("mean_field", latent_dim=3), bits()
+    contents = page_contents(vae, x, num_data=1, num_samples=30, seed=5)
+    others = [k for k in range(len(x)) if k != contents["data"][0]["index"]]
+    u = (vae.embed(x).double().numpy() - contents["centre"]) @ contents["axes"].T
+    codes = np.asarray(contents["codes"])
+    np.testing.assert_allclose(codes[others], u[others, :2], atol=1e-3)
+
+
 def test_the_page_says_how_much_its_rounding_costs(found):
     vae, _, contents = found
     assert 0 < contents["error"] < 2e-3
