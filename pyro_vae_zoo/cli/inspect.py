@@ -95,9 +95,11 @@ def evaluate_command(args: argparse.Namespace) -> None:
         return
     is_part = args.num_data is not None
     text = summary(result, which="first" if is_part else "")
-    print(json.dumps(result, indent=2) if args.json else text)
-    if args.out:
-        write_json(args.out, result)
+    try:
+        if args.out:
+            write_json(args.out, result)
+    finally:  # what took long is not lost to a full disk
+        print(json.dumps(result, indent=2) if args.json else text)
 
 
 def diagnose_command(args: argparse.Namespace) -> None:

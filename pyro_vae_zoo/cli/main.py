@@ -11,8 +11,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import TextIO
 
 from pyro_vae_zoo.cli.arguments import typed
 from pyro_vae_zoo.cli.config import parse
@@ -25,7 +27,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    args = argparse.Namespace(command="")
+    args, started = argparse.Namespace(command=""), time.time()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a letter of ours
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -35,15 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse(parser, argv)
         with _terminated_like_interrupted():
             return _run(args)
-    except BrokenPipeError:  # whoever reads the output has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         return _fail(error, 2)
     except (DivergedError, LostRankError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on(args, argv)}", file=sys.stderr)
+        print(f"interrupted{_how_to_go_on(args, argv, started)}", file=sys.stderr)
         return 130
 
 
@@ -90,6 +92,15 @@ def _wait_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
+def _is_closed(output: TextIO) -> bool:
+    """True where whoever reads the output has read enough, as `head` does."""
+    try:
+        print(file=output, flush=True)
+    except BrokenPipeError:
+        return True
+    return False
+
+
 def _fail(error: Exception, code: int) -> int:
     print(
         f"error: {' '.join(map(str.strip, str(error).splitlines()))}", file=sys.stderr
@@ -100,17 +111,23 @@ def _fail(error: Exception, code: int) -> int:
 _SHARED = ("train", "density", "evaluate", "compare")  # by the processes of torchrun
 
 
-def _how_to_go_on(args: argparse.Namespace, argv: Sequence[str] | None) -> str:
+def _how_to_go_on(
+    args: argparse.Namespace, argv: Sequence[str] | None, started: float
+) -> str:
     """The words to type after an interruption, where there is anything to go on with."""
     if args.command not in ("train", "density", "compare"):
         return ""
-    given = sys.argv[1:] if argv is None else argv
-    words = [w for w in given if not w.startswith("--ov")]  # short for --overwrite
+    words = list(sys.argv[1:] if argv is None else argv)
     words.remove(args.command)
     train = sys.modules.get("pyro_vae_zoo.cli.train")  # else no run has begun
-    if args.command != "compare" and train is not None and not args.resume:
-        begun = (train.folder_of(args) / CONFIG_FILE).exists()
-        words += ["--resume"] * begun
+    begun = args.command == "compare"
+    if train is not None and not begun:
+        config = train.folder_of(args) / CONFIG_FILE
+        begun = config.exists() and config.stat().st_mtime >= started
+    if begun:  # `--ov` is short for --overwrite
+        words = [word for word in words if not word.startswith("--ov")]
+    if begun and not getattr(args, "resume", True):
+        words.append("--resume")
     return f"; to go on: {typed(args.command, words)}"
 
 

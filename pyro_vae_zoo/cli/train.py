@@ -128,10 +128,9 @@ def _next(args: argparse.Namespace, folder: Path, result: Result) -> str:
     """What is worth doing next with a result, and the command for it."""
     khat = (result["khat"] or {}).get("above_0.7")
     where = ["--data-dir", args.data_dir] if args.data_dir else []
-    own = where[:]  # what the commands for a run ask for again
-    for place in ("guide", "model", *PLACES):
-        if ".py:" in (getattr(args, place, None) or ""):
-            own += [f"--{place}", getattr(args, place)]
+    place = "model" if getattr(args, "model", None) else "guide"
+    # What the commands for a run ask for again.
+    own = where + [word for name in (place, *PLACES) for word in _own_code(args, name)]
     if khat is not None and khat > 0.5:
         return f"check log p(x) by annealing: {typed('diagnose', [folder, *own])}"
     if args.guide == "mean_field" and not args.model:
@@ -143,11 +142,18 @@ def _next(args: argparse.Namespace, folder: Path, result: Result) -> str:
             "iaf",
             *own,
         ]
+        words += [*_own_code(args, "optimizer"), *_own_code(args, "schedule")]
         return f"compare with a richer posterior: {typed('compare', words)}"
     sizes = [int(text.partition("/")[2]) for text in result["active_units"].values()]
     if len(sizes) == 1 and sizes[0] > 1:
         return f"look at its latent space: {typed('explore', [folder, *own])}"
     return f"put it beside other runs: {typed('compare', [folder, 'OTHER_RUN'])}"
+
+
+def _own_code(args: argparse.Namespace, name: str) -> list[str]:
+    """The flag that names code of the user's, which no file is enough to run."""
+    value = getattr(args, name, None) or ""
+    return [f"--{name}", value] if ".py:" in value else []
 
 
 def training_of(args: argparse.Namespace, seed: int) -> TrainOptions:

@@ -41,6 +41,7 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import transforms as T
+from pyro.distributions.conditional import ConditionalTransformModule
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -276,12 +277,23 @@ def _masked_autoregressive(
     return [zt.AmortizedTransform(zt.Deferred(net), build) for net in nets]
 
 
+class _Inverse(ConditionalTransformModule):
+    """A conditional transform, the other way round."""
+
+    def __init__(self, step: ConditionalTransformModule) -> None:
+        super().__init__()
+        self.step = step
+
+    def condition(self, context: Tensor | None) -> T.Transform:
+        return self.step.condition(context).inv
+
+
 def _affine_autoregressive(
     latent_dim: int, num_flows: int, hidden_dims: Sequence[int], activation: str
 ) -> Steps:
     """Its own direction is that of scoring: from z to u, in one pass."""
     nets = map(_silent, mades(latent_dim, 0, num_flows, hidden_dims, activation))
-    return [T.ConditionalAffineAutoregressive(net).inv for net in nets]
+    return [_Inverse(T.ConditionalAffineAutoregressive(net)) for net in nets]
 
 
 def _silent(net: Net) -> Net:

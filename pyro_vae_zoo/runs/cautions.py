@@ -222,7 +222,7 @@ def _overfits(
     epoch = last[number]["epoch"]
     # Patience begins when the KL is warm.
     waited = len(records) - max(epoch, result.get("training", {}).get("kl_warmup") or 0)
-    patience = min(waited // 2, 20)
+    patience = min(int(waited // 2), 20)
     remedy = f"--patience {patience} would have stopped it"
     return (
         f"the validation ELBO was best in epoch {epoch} of {len(records)}, and "

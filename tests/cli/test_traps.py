@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,9 @@ from reports import result
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo import plots, report
 from pyro_vae_zoo.cli import main as cli
+from pyro_vae_zoo.cli.config import parse
+from pyro_vae_zoo.cli.parser import make_parser
+from pyro_vae_zoo.cli.train import _next
 from pyro_vae_zoo.plots.training import _best_epoch
 from pyro_vae_zoo.runs import folder as run_folder
 from pyro_vae_zoo.runs.cautions import cautions_of
@@ -44,13 +48,21 @@ def breaks(epoch, epochs):
 """
 
 
-OWN_GUIDE = """
+OWN_PARTS = """
+import torch
+import pyro_vae_zoo as zoo
 from pyro_vae_zoo.models.standard import AmortizedGuide, DiagonalGaussian
 from pyro_vae_zoo.nn.networks import make_encoder
 
 def Mine(event_shape, latent_dim, hidden_dims):
     encoder, size = make_encoder("mlp", event_shape, hidden_dims, "relu")
     return AmortizedGuide(encoder, DiagonalGaussian(size, latent_dim))
+
+def make(event_shape):
+    return zoo.create("mean_field", event_shape=event_shape, latent_dim=2)
+
+def adam(params, lr):
+    return torch.optim.Adam(params, lr=lr)
 """
 
 
@@ -294,20 +306,50 @@ def test_what_is_next_is_possible(npz, tmp_path, capsys):
     assert "explore" not in said
 
 
-def test_what_is_next_can_be_typed(npz, tmp_path, capsys):
-    """With the settings of the run, and with the code that its commands ask for."""
-    mean_field, own = tmp_path / "a", tmp_path / "b"
-    (tmp_path / "mine.py").write_text(OWN_GUIDE)
-    guide = f"{tmp_path / 'mine.py'}:Mine"
-    assert train(npz, mean_field) == 0
-    said = "".join(capsys.readouterr().out.rpartition("next, ")[2].split())
-    words = f"compare--config{mean_field}/config.json--guidesmean_fieldiaf"
-    assert words in said or f"diagnose{mean_field}" in said
-    words = ["train", "--guide", guide, "--data", npz, "--out", own, *FAST]
+KHAT = {"median": 0.3, "above_0.7": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "khat"),
+    [
+        ([], KHAT),
+        (["--optimizer", "MY:adam"], KHAT),
+        (["--guide", "MY:Mine"], KHAT),
+        (["--guide", "MY:Mine"], {**KHAT, "above_0.7": 1.0}),
+        (["--model", "MY:make"], KHAT),
+    ],
+)
+def test_what_is_next_can_be_typed(flags, khat, npz, tmp_path, capsys):
+    """With the settings of the run, and with the code that its command asks for."""
+    (tmp_path / "my.py").write_text(OWN_PARTS)
+    flags = [flag.replace("MY", str(tmp_path / "my.py")) for flag in flags]
+    run = tmp_path / "run"
+    sizes = 0 if "--model" not in flags else 4  # which are those of its function
+    words = ["train", "--data", npz, "--out", run, *FAST[sizes:], *flags]
     with nothing_drawn():
         assert cli.main([*map(str, words)]) == 0
-    said = "".join(capsys.readouterr().out.rpartition("next, ")[2].split())
-    assert f"{own}--guide{guide}" in said
+    args = parse(make_parser(), [*map(str, words)])
+    args.guide = args.model or args.guide  # as the command does
+    result = {"khat": khat, "active_units": {"z": "1/2"}}
+    said = _next(args, run, result)
+    command = next(c for c in ("compare", "diagnose", "explore") if f" {c} " in said)
+    argv = [command, *shlex.split(said.partition(f" {command} ")[2])]
+    small = {
+        "compare": ["--out", str(tmp_path / "all"), "--quiet"],
+        "diagnose": [
+            "--num-data",
+            "1",
+            "--temps",
+            "2",
+            "--chains",
+            "1",
+            "--steps",
+            "1",
+        ],
+        "explore": ["--num-data", "2", "--num-samples", "5"],
+    }
+    with nothing_drawn():
+        assert cli.main([*argv, *small[command]]) == 0
 
 
 def test_a_configuration_is_read_in_its_own_encoding(npz, tmp_path):

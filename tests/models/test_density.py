@@ -268,6 +268,11 @@ def test_bijectors_keep_the_contract(bijector):
 # ------------------------------------------------------------------------ mistakes
 
 
+def test_a_likelihood_that_is_refused_is_called_by_its_name():
+    with pytest.raises(zoo.UserError, match="got 'binomial'; use --data"):
+        zoo.create("maf", zoo.load_dataset("digits"))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -506,3 +506,13 @@ class Number(Student):
 def test_priors_that_are_none_are_refused(prior, words):
     with pytest.raises(zoo.UserError, match=words):
         zoo.create("iaf", event_shape=(2, 3), latent_dim=2, prior=prior)
+
+
+@pytest.mark.parametrize("flow", ["affine_coupling", "affine_autoregressive"])
+def test_weights_of_a_prior_keep_their_names(flow):
+    """A file that holds them is loaded by these."""
+    names = FlowPrior(4, flow, num_flows=2, hidden_dims=(8,)).state_dict()
+    steps = {name.removeprefix("steps.").partition(".layers")[0] for name in names}
+    own = {"affine_coupling": "nn", "affine_autoregressive": "step.nn"}[flow]
+    second = {"affine_coupling": 2, "affine_autoregressive": 1}[flow]
+    assert steps >= {f"0.{own}", f"{second}.{own}"}

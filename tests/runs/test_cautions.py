@@ -284,7 +284,7 @@ def test_a_training_that_went_on_after_its_best_epoch(values, is_said):
     if is_said:
         assert "was best in epoch 3 of 20" in found["overfits"]
         assert "--patience 8 would have stopped it" in found["overfits"]  # 17 in vain
-        warm = result | {"training": result["training"] | {"kl_warmup": 16}}
+        warm = result | {"training": result["training"] | {"kl_warmup": 16.0}}
         assert "--patience 2 would" in cautions_of(warm, records)["overfits"]
         warm["training"]["kl_warmup"] = 20
         assert "train for --epochs 3" in cautions_of(warm, records)["overfits"]

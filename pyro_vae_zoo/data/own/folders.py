@@ -137,6 +137,13 @@ def from_folder(
         notes.append(f"levels k/255 as {likelihood}")
     given: dict[str, Any] = {"valid": valid, "test": test}
     given |= {s: x if x.dtype == bool else _shares(x) for s, x in arrays.items()}
+    if dynamic:  # what is judged by is drawn once
+        random = np.random.RandomState(777)
+        given |= {
+            s: random.random_sample(x.shape) < x
+            for s, x in given.items()
+            if s != "train" and s in arrays
+        }
     classes = {s: [f.label for f in files] for s, files in splits.items()}
     known = any(label is not None for labels in classes.values() for label in labels)
     try:
