@@ -7,6 +7,7 @@ FREY = "defaults_frey_faces"
 LONG, CALTECH = "defaults_digits_462", "defaults_caltech_silhouettes"
 CALTECH_OLD = f"{CALTECH}_old"
 MNIST = "defaults_mnist_static"
+MNIST_LAYERS = f"{MNIST}_layers"
 SCORES = ("log_likelihood", "elbo")
 AHEAD = (
     *("sylvester_triangular", "sylvester_orthogonal", "sylvester_householder"),
@@ -16,6 +17,10 @@ FREY_LEADERS = (
     *("bottom_up", "self_reflective_iaf", "self_reflective"),
     *("semi_amortized", "ladder", "gated_dag"),
 )
+LAYERS = (
+    *("self_reflective", "bottom_up", "self_reflective_iaf"),
+    *("gated_dag", "gated_dag_iaf"),
+)
 LEVEL = ("radial", "spline_coupling", "householder", "planar")
 
 
@@ -23,6 +28,12 @@ def gained(now=NOW):
     """By today's over those of 0.1.0, for `mean_field` and `iaf`."""
     then = f"{now}_old"
     return [scored(now, n)[0] - scored(then, n)[0] for n in ("mean_field", "iaf")]
+
+
+def gained_by_layers(name):
+    """By a hierarchy or a graph on MNIST over its old defaults."""
+    then = scored(f"{MNIST}_old_layers", name)
+    return scored(MNIST_LAYERS, name)[0] - then[0]
 
 
 def behind(lead):
@@ -141,6 +152,21 @@ CLAIMS = {
         (
             "is number {} to {} of {};",
             lambda: [*ends(best_epochs(CALTECH)), *epochs(CALTECH)],
+        ),
+        (
+            "all are {:.0f} to {:.0f} nats behind, and `ladder`,",
+            lambda: ends(gained_by_layers(name) for name in LAYERS),
+        ),
+        (
+            "a single latent is in use then, {:.0f}:",
+            lambda: [gained_by_layers("ladder")],
+        ),
+        (
+            "is their best epoch, {} and {}, as by",
+            lambda: [
+                row(MNIST_LAYERS, name)["seeds"][0]["best_epoch"]
+                for name in ("gated_dag", "gated_dag_iaf")
+            ],
         ),
         ("40 latents, {} epochs at a constant rate", lambda: epochs(NOW)),
         ("`mlp` networks, {} epochs, no warm-up", lambda: epochs(BEFORE)),
