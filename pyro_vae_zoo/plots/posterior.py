@@ -83,7 +83,7 @@ def plot_posterior(
 def with_range(title: str, scale: Scale, pixels: Tensor) -> str:
     """A title that names the scale of the thumbnails, where they are not in [0, 1]."""
     note = range_note(scale, tuple(pixels.shape[1:]))
-    return f"{title}\n$x$: {note}" if note else title
+    return f"{title}\nx: {note}" if note else title
 
 
 def shade(ax: Axes, density: GridDensity, masses: Sequence[float]) -> None:
