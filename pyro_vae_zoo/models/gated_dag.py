@@ -49,10 +49,13 @@ clamped probability vanishes at 0 and 1; residual blocks replace batch normalisa
 would make the bound of a datum depend on its batch; top-down networks (not the decoder)
 read z as asinh(z), see `LatentBlock` in `nn/networks.py`; a flow step is the gated one of
 `iaf`, g z + (1 - g) m, with a constant gate bias of 2, where the text of the second paper
-has mu + sigma z; the temperature falls to 0.99^200, as in the paper after 200 epochs,
+has mu + sigma z; the scales of prior and evidence are above `least_scale`, since those of
+an unused latent vanish together, and the next step that parts their means costs 10^13
+nats; the temperature falls to 0.99^200, as in the paper after 200 epochs,
 whatever their number here; the second phase starts from the weights of the first.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -71,7 +74,7 @@ from pyro_vae_zoo.models.gates import (
     monitor,
     structure_phases,
 )
-from pyro_vae_zoo.models.ladder import GaussianLayer, weigh
+from pyro_vae_zoo.models.ladder import LEAST_SCALE, GaussianLayer, weigh
 from pyro_vae_zoo.models.registry import register
 from pyro_vae_zoo.models.standard import positive
 from pyro_vae_zoo.nn.likelihoods import make_likelihood
@@ -166,12 +169,16 @@ class NodePosterior(nn.Module):
     Args:
         net: maps features of x to mu-tilde, raw sigma-tilde and, for a flow, h_n.
         flow: steps of a flow, each given h_n; none for the Gaussian.
+        least: a number that every sigma-tilde is above.
     """
 
-    def __init__(self, net: nn.Module, flow: Sequence[nn.Module] = ()) -> None:
+    def __init__(
+        self, net: nn.Module, flow: Sequence[nn.Module] = (), least: float = 0.0
+    ) -> None:
         super().__init__()
         self.net = net
         self.flow = nn.ModuleList(flow)
+        self.least = least
 
     def forward(
         self, features: Tensor, prior: tuple[Tensor, Tensor] | None
@@ -179,7 +186,7 @@ class NodePosterior(nn.Module):
         """The distribution, given loc and scale of the prior; None at the root."""
         out = self.net(features)
         loc, raw_scale, *h = out.chunk(3 if self.flow else 2, -1)
-        scale = positive(raw_scale)
+        scale = positive(raw_scale) + self.least
         if prior is not None:
             loc, scale = weigh(loc, scale, *prior)
         q = dist.Normal(loc, scale).to_event(1)
@@ -231,6 +238,7 @@ def dag(
     structure_share: float = 0.25,
     final_temperature: float = FINAL_TEMPERATURE,
     gate_penalty: float = 0.0,
+    least_scale: float = LEAST_SCALE,
 ) -> VAE:
     """A graph of `num_nodes` nodes with `latent_dim` dimensions each.
 
@@ -245,11 +253,16 @@ def dag(
         structure_share: share of the epochs that learn the structure.
         final_temperature: temperature of the gates at the end, falling from 1.
         gate_penalty: penalty of an open gate, in nats per datum.
+        least_scale: a number that the scales of prior and evidence are above.
     """
     if num_nodes < 1 or latent_dim < 1:
         raise UserError(
             "num_nodes and latent_dim must be at least 1, got "
             f"{num_nodes} and {latent_dim}"
+        )
+    if not 0 <= least_scale < math.inf:
+        raise UserError(
+            f"least_scale must be finite and not negative, got {least_scale}"
         )
     if structure != "learned":
         _check_unused(structure, structure_share, final_temperature, gate_penalty)
@@ -271,12 +284,13 @@ def dag(
         # before it is learned, since it costs KL from the first step on.
         net, width = make_encoder(dense, (num_features,), node_hidden_dims, activation)
         head = nn.Linear(width, (3 if flow else 2) * latent_dim)
-        return NodePosterior(nn.Sequential(net, head), flow)
+        return NodePosterior(nn.Sequential(net, head), flow, least_scale)
 
     def make_layer(num_parents: int) -> GaussianLayer:
         in_dims = [num_parents * latent_dim]
         return GaussianLayer(
-            LatentBlock(in_dims, 2 * latent_dim, node_hidden_dims, dense, activation)
+            LatentBlock(in_dims, 2 * latent_dim, node_hidden_dims, dense, activation),
+            least_scale,
         )
 
     gates = Gates(num_nodes, structure, gate_penalty)

@@ -12,6 +12,8 @@ __all__ = ["LATE", "PairOptions", "completed", "warn_of_unused"]
 
 # Options of guides that came after version 0.1.0, with what it did.
 LATE: dict[str, dict[str, Any]] = {
+    "gated_dag": {"least_scale": 0.0},
+    "gated_dag_iaf": {"least_scale": 0.0},
     "ladder": {"skip": False},
     "semi_amortized": {"antithetic": False},
     "self_reflective_iaf": {"context_skip": False, "prior": "standard"},

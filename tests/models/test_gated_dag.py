@@ -15,9 +15,10 @@ from torch import nn
 
 import pyro_vae_zoo as zoo
 from pyro_vae_zoo.inference.terms import bound_terms
+from pyro_vae_zoo.models.create import options_then
 from pyro_vae_zoo.models.gated_dag import TopDown
 from pyro_vae_zoo.models.gates import STRUCTURES, Gates, SparseELBO, structure_phases
-from pyro_vae_zoo.models.ladder import weigh
+from pyro_vae_zoo.models.ladder import LEAST_SCALE, weigh
 from pyro_vae_zoo.models.standard import AmortizedGuide, positive
 
 NAMES = ("gated_dag", "gated_dag_iaf")
@@ -151,7 +152,7 @@ def test_without_edges_the_nodes_are_blocks_of_one_latent():
     z = [terms.guide_trace.nodes[f"z_{n}"]["value"] for n in range(NUM_NODES, 0, -1)]
     for k, (node, layer) in enumerate(zip(vae.guide.nodes, layers, strict=True)):
         loc, raw_scale = node.net(features).chunk(2, -1)
-        evidence = loc, positive(raw_scale)
+        evidence = loc, positive(raw_scale) + LEAST_SCALE
         prior = torch.zeros(2).double(), torch.ones(2).double()
         if layer is not None:  # a constant: the network of nothing
             prior = layer(torch.zeros(2 * k).double())
@@ -195,7 +196,7 @@ def test_the_posterior_is_the_product_of_prior_and_evidence():
     for k, n in enumerate(range(NUM_NODES - 1, 0, -1), start=1):
         prior = model[f"z_{n}"]["fn"].base_dist
         loc, raw_scale = vae.guide.nodes[k].net(features).chunk(2, -1)
-        evidence = dist.Normal(loc, positive(raw_scale))
+        evidence = dist.Normal(loc, positive(raw_scale) + LEAST_SCALE)
         q = guide[f"z_{n}"]["fn"].base_dist
         assert (q.scale < torch.minimum(prior.scale, evidence.scale)).all()
         product = (prior.log_prob(grid) + evidence.log_prob(grid)).exp()
@@ -209,7 +210,34 @@ def test_the_root_is_told_by_the_data_alone():
     loc, raw_scale = vae.guide.nodes[0].net(vae.guide.encoder(x)).chunk(2, -1)
     q = guide[f"z_{NUM_NODES}"]["fn"].base_dist
     assert torch.equal(q.loc, loc)
-    assert torch.equal(q.scale, positive(raw_scale))
+    assert torch.equal(q.scale, positive(raw_scale) + LEAST_SCALE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("least", [0.01, 0.0])
+def test_scales_below_the_root_cannot_vanish(name, least):
+    """A latent that is not used would get one of 1e-6, which no step survives."""
+    vae = graph(name, least_scale=least)
+    with torch.no_grad():
+        for part in (*vae.guide.nodes, *vae.model.top_down.layers):
+            last = [m for m in part.net.modules() if isinstance(m, nn.Linear)][-1]
+            last.weight.zero_()
+            last.bias.fill_(-30.0)
+    for side, bound in ((vae.model, 0.01), (vae.guide, 0.007)):
+        trace = poutine.trace(side).get_trace(bits(5))
+        found = []
+        for n in range(1, NUM_NODES):
+            p = trace.nodes[f"z_{n}"]["fn"]
+            while not hasattr(p, "scale"):
+                p = p.base_dist
+            found.append(p.scale)
+        assert (min(scale.min() for scale in found) >= bound) == (least > 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_record_of_version_0_1_0_has_no_least_scale(name):
+    assert options_then(name, {"num_nodes": 2}) == {"least_scale": 0.0, "num_nodes": 2}
+    assert small(name).config["options"]["least_scale"] == LEAST_SCALE
 
 
 def test_without_evidence_the_posterior_is_the_prior():
@@ -333,7 +361,7 @@ def test_children_receive_what_the_flow_returned():
             torch.testing.assert_close((p.loc, p.scale), expected)
             loc, raw_scale, _ = vae.guide.nodes[k].net(features).chunk(3, -1)
             base = q.base_dist.base_dist
-            fused = weigh(loc, positive(raw_scale), *expected)
+            fused = weigh(loc, positive(raw_scale) + LEAST_SCALE, *expected)
             torch.testing.assert_close((base.loc, base.scale), fused)
             other, _ = layer(torch.cat(unflowed, -1))
             assert (other - expected[0]).abs().max() > 1e-3
@@ -700,6 +728,8 @@ def test_networks(network):
         ({"final_temperature": 0.0}, r"final_temperature must be in \(0, 1\]"),
         ({"gate_penalty": -1.0}, "gate_penalty must be finite and not negative"),
         ({"gate_penalty": math.inf}, "gate_penalty must be finite and not negative"),
+        ({"least_scale": -0.1}, "least_scale must be finite and not negative"),
+        ({"least_scale": math.inf}, "least_scale must be finite and not negative"),
         (
             {"structure": "full", "structure_share": 0.5},
             "structure_share is for structure='learned'",
