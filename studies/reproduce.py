@@ -28,7 +28,6 @@ from pyro_vae_zoo.data.loading import load_dataset
 from pyro_vae_zoo.errors import DivergedError, UserError, unknown_name
 from pyro_vae_zoo.files import read_json, resolve, write_json
 from pyro_vae_zoo.models.create import guide_options
-from pyro_vae_zoo.nn.options import completed
 from pyro_vae_zoo.pair.vae import VAE
 from pyro_vae_zoo.report import read_metrics
 from pyro_vae_zoo.report.summary import summary
@@ -38,7 +37,7 @@ from pyro_vae_zoo.saving import load
 from pyro_vae_zoo.training.options import BARE, TrainOptions
 from studies.estimates import estimates_of, stored_estimates
 from studies.recipes import TABLES
-from studies.tables import Budget, Row, Table, repeated
+from studies.tables import Budget, Row, Table, options_of, repeated
 
 
 def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
@@ -47,9 +46,10 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
     row, budget = table.rows[row_name], table.budgets[args.budget]
     data = _data(table, row, budget, args)
     training, steps_per_epoch = _training(row, budget, data, seed)
-    known = guide_options(resolve(row.guide))
-    options = completed(row.guide, known, row.options | budget.options, then=True)
+    options = options_of(row, budget)
     folder = args.runs_dir / f"{args.table}-{args.budget}" / f"{row_name}-s{seed}"
+    has_latents = "latent_dim" in guide_options(resolve(row.guide))
+    particles = budget.eval_particles if has_latents else 1
     result = make_run(
         folder,
         row.guide,
@@ -58,7 +58,7 @@ def reproduce(row_name: str, seed: int, args: argparse.Namespace) -> dict:
         training,
         source=args.data,
         device=args.device,
-        eval_particles=budget.eval_particles if "latent_dim" in known else 1,
+        eval_particles=particles,
         resume=(folder / "config.json").exists(),
         progress=not args.quiet,
     )

@@ -8,7 +8,7 @@ from pyro_vae_zoo.models.create import guide_options
 from pyro_vae_zoo.nn.options import completed
 from pyro_vae_zoo.training.options import BARE
 
-__all__ = ["BF16", "SMOKE", "Budget", "Row", "Table", "repeated"]
+__all__ = ["BF16", "SMOKE", "Budget", "Row", "Table", "options_of", "repeated"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Budget:
     fewer_particles: int | None = None  # a second log-likelihood, for comparison
     steps: int | None = None  # in place of epochs
     data: str | None = None  # in place of the table's
-    options: dict[str, Any] = field(default_factory=dict)  # on top of a row's
+    options: dict[str, Any] = field(default_factory=dict)  # of guides that have them
     train_size: int | None = None  # at most
     local: int = 0  # test data whose log p is estimated by a q of each, too
 
@@ -57,6 +57,13 @@ BF16 = {"precision": "bf16"}
 SMOKE = Budget({"epochs": 2}, eval_particles=10, data="digits_binary")
 
 
+def options_of(row: Row, budget: Budget) -> dict[str, Any]:
+    """The options of a row's pair; what neither says is as in version 0.1.0."""
+    known = guide_options(resolve(row.guide))
+    extra = {name: budget.options[name] for name in budget.options if name in known}
+    return completed(row.guide, known, row.options | extra, then=True)
+
+
 def repeated(table: Table, budget: Budget) -> dict[str, str]:
     """Rows whose recipe is another's by a budget, and which; apart from the data.
 
@@ -66,7 +73,7 @@ def repeated(table: Table, budget: Budget) -> dict[str, str]:
     found = {}
     for name, row in table.rows.items():
         known = guide_options(resolve(row.guide))
-        options = completed(row.guide, known, row.options | budget.options, then=True)
+        options = options_of(row, budget)
         training = BARE | budget.training | row.training
         of = (row.guide, known | options, training, row.data, row.train_size)
         key = repr([sorted(x.items()) if isinstance(x, dict) else x for x in of])

@@ -80,6 +80,7 @@ GATED_DAG = Table(
             | BF16,
             fewer_particles=100,
             local=200,
+            options={"least_scale": 0.01},  # else 150 epochs do not hold together
         ),
         "smoke": Budget(
             {"epochs": 4, "clip_norm": 5.0},
