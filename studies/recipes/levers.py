@@ -30,10 +30,31 @@ def _levers() -> dict[str, Row]:
     }
 
 
+def _levers_of_layers() -> dict[str, Row]:
+    """A hierarchy by its table's recipe in bfloat16, one thing changed at a time."""
+    recipe = {"clip_norm": 100.0, "analytic_kl": True, "precision": "bf16"}
+    changes: dict[str, tuple[dict, dict]] = {  # options, training
+        "plain": ({}, {}),
+        "average": ({}, {"schedule": "constant", "ema": 0.999}),
+        "rate_2": ({}, {"lr": 2e-3}),
+        "batch_200_rate_2": ({}, {"lr": 2e-3, "batch_size": 200}),
+        "gated": ({"network": "gated_mlp"}, {}),
+        "residual": ({"network": "resnet"}, {}),
+        "wide": ({"hidden_dims": (400, 400)}, {}),
+        "free_bits": ({}, {"free_bits": 0.5}),
+    }
+    return {
+        f"self_reflective_{name}": Row(
+            "self_reflective", options, data="mnist_dynamic", training=recipe | training
+        )
+        for name, (options, training) in changes.items()
+    }
+
+
 LEVERS = Table(
     source="what is in a recipe, one lever at a time",
     data="mnist_static",
-    rows=_levers(),
+    rows=_levers() | _levers_of_layers(),
     budgets={
         "cpu": Budget(
             {"epochs": 20, "lr": 1e-3, "schedule": "cosine", "kl_warmup": 4},
