@@ -1,7 +1,7 @@
 r"""Recursive mixture inference: components that each learn what the others miss.
 
 Minyoung Kim, Vladimir Pavlovic: *Recursive Inference for Variational Autoencoders*,
-2020. The numbers (1) and (2) are those of this text, not the paper's.
+2020. Equations (1) and (2) are numbered here; the paper's own numbers are not known.
 
 Generative process: that of `standard`. Inference: one pass through an encoder for each
 component of
@@ -34,10 +34,10 @@ whose Bregman divergence \(\mathrm{KL}(Q_\alpha \| Q_{\alpha'})\) is at most
 \(\mathrm{KL}(\alpha \| \alpha')\). In training, its result \(\alpha^+\) is the target of
 the network \(\alpha(x)\). The loss, the cross-entropy to \(\alpha^+\) divided by \(\eta\),
 has the gradient of -L for small \(\eta\), and a bounded one if a component is many nats
-behind. Noise in the advantages \(a_m\) makes the target too uniform on average. Of two
-components whose advantages differ by a number of variance \(s^2\) over the draws, one is
-still ahead by about \(\eta s^2 (\alpha - 1/2)\) nats when its weight \(\alpha\) stops
-growing. Keep \(\eta\) small, or draw more particles.
+behind. Noise in the advantages \(a_m\) makes the target too uniform on average: where the
+difference of two advantages has variance \(s^2\) over the draws, the weight \(\alpha\) of
+the better component stops growing while it is still \(\eta s^2 (\alpha - 1/2)\) nats ahead,
+about. Keep \(\eta\) small, or draw more particles.
 
 Weights shared by all data, `weights="constant"`, would take one step by the advantages'
 mean over the data. A batch estimates it poorly: components that suit different data

@@ -27,8 +27,9 @@ scale are networks of \((z_{l-1}, x)\), in layer 1 of x alone; then \(z_l\) by t
   p(\varepsilon_1|x) \prod_{l>1} p(\varepsilon_l|z_{l-1}, x)\), and q factorises likewise.
   A product of \(q(\varepsilon_l|x)\) does not (`bottom_up`), nor would one of
   \(q(\varepsilon_l|\varepsilon_{l-1}, x)\): \(z_{l-1}\) depends on every \(\varepsilon\)
-  up to layer l - 1. Any top-down \(q(z_l|z_{l-1}, x)\) does, whatever the distribution of
-  a layer; the paper objects to earlier ones that each layer is a diagonal Gaussian.
+  up to layer l - 1. Any top-down \(q(z_l|z_{l-1}, x)\) factorises so, too, whatever the
+  distribution of a layer; what the paper criticises in earlier ones is that each of their
+  layers is a diagonal Gaussian.
 - *Correlated latents.* An affine \(f_l\) makes \(z_l\) given \(z_{l-1}\) a Gaussian whose
   covariance is not diagonal, in the model and in the guide; other bijectors make it no
   Gaussian. The networks still emit a loc and a scale for each latent.

@@ -68,11 +68,11 @@ class TrainOptions:
     epochs: Annotated[
         int | None,
         Option(
-            "passes over the data; by default enough for "
-            f"{STEPS_PER_NUMBER} steps per element of a datum, within {STEPS[0]:,} to "
-            f"{STEPS[1]:,} steps; of many data at least {LEAST_EPOCHS[1]} passes or "
-            f"{STEPS[2]:,} steps, and {LEAST_EPOCHS[0]} passes. They are divided among "
-            "the VAE's phases; with fewer epochs than phases, some are left out.",
+            f"passes over the data. Default: {STEPS_PER_NUMBER} steps per element of a "
+            f"datum, but {STEPS[0]:,} to {STEPS[1]:,} of them; if that is less than "
+            f"{LEAST_EPOCHS[1]} passes, {LEAST_EPOCHS[1]} passes or {STEPS[2]:,} steps, "
+            f"whichever is less; and {LEAST_EPOCHS[0]} passes at least. They are divided "
+            "among the VAE's phases; with fewer epochs than phases, some are left out.",
             above=0,
         ),
     ] = None

@@ -11,11 +11,11 @@ def _levers() -> dict[str, Row]:
     averaged = {"schedule": "constant", "ema": 0.999}
     changes: dict[str, tuple[dict, dict]] = {  # options, training
         "plain": ({}, {}),
-        "plain_no_warmup": ({}, {"kl_warmup": 0}),
-        "plain_long_warmup": ({}, {"kl_warmup": 10}),
-        "plain_average": ({}, averaged),
-        "plain_rate_3": ({}, {"lr": 3e-3}),
-        "plain_batch_250_rate_2": ({}, {"lr": 2e-3, "batch_size": 250}),
+        "no_warmup": ({}, {"kl_warmup": 0}),
+        "long_warmup": ({}, {"kl_warmup": 10}),
+        "average": ({}, averaged),
+        "rate_3": ({}, {"lr": 3e-3}),
+        "batch_250_rate_2": ({}, {"lr": 2e-3, "batch_size": 250}),
         "gated": (gated, {}),
         "gated_average": (gated, averaged),
         "gated_wide": (gated | {"hidden_dims": (500, 500)}, {}),

@@ -197,13 +197,11 @@ def _below(panels: Panels, layout: Layout) -> str:
     judged = [key for key in layout.columns if key.endswith("difference")]
     if judged and _known(rows, "elbo_difference_error"):
         reference = layout.names.get(layout.reference, f"`{layout.reference}`")
-        text += f". Bold: beyond two standard errors (seeds) from {reference}"
-        text += ", never of one seed" if 1 in counts else ""
+        text += f". Bold: more than two standard errors over seeds from {reference}"
+        text += ", which needs several seeds" if 1 in counts else ""
         fewest = min(counts - {1})
         if fewest in LUCK:
-            text += (
-                f"; even if nothing differed, {LUCK[fewest]} of the rows would be bold"
-            )
+            text += f". If all were equal, {LUCK[fewest]} would be bold by chance"
     if any(row["invalid"] for row in rows):
         text += ". Struck out: no bounds, not to be quoted"
     if "local_difference" in layout.columns and (note := local_note(rows)):

@@ -186,7 +186,7 @@ def local_note(rows: Sequence[Row]) -> str:
 LUCK = {2: "18 to 30 %", 3: "12 to 18 %"}
 _JUDGED = (
     "They are ± their standard error over the seeds of both, on this test set. Bold: "
-    f"beyond two of these; even if nothing differed, {LUCK[3]} of the rows would be bold "
+    f"more than two of these. If all rows were equal, {LUCK[3]} would be bold by chance "
     f"with three seeds, and {LUCK[2]} with two, which estimate an error poorly."
 )
 

@@ -58,14 +58,12 @@ def test_bold_is_explained_where_something_may_be(tmp_path):
     rows = [row_result(name, s) for name in ("mean_field", "iaf") for s in (0, 1)]
     single = panels_of(tmp_path / "single", *rows[:3], layout=layout)
     assert "Bold" not in brief_table(single, layout)
-    assert "even if nothing differed" not in full(single)
+    assert "by chance" not in full(single)
     several = panels_of(tmp_path / "several", *rows, layout=layout)
     below = " ".join(brief_table(several, layout).split())
-    assert "Bold: beyond two standard errors (seeds) from `mean_field`" in below
-    assert below.endswith(
-        "; even if nothing differed, 18 to 30 % of the rows would be bold."
-    )
-    assert "12 to 18 % of the rows would be bold with three" in full(several)
+    assert "Bold: more than two standard errors over seeds from `mean_field`" in below
+    assert below.endswith(". If all were equal, 18 to 30 % would be bold by chance.")
+    assert "12 to 18 % would be bold by chance with three" in full(several)
 
 
 def test_ranges_are_of_valid_rows_with_a_number(tmp_path):

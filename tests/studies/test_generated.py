@@ -161,11 +161,13 @@ def test_the_rows_have_the_order_of_the_recipes():
     for name, layout in known.items():
         if layout is None:  # the default: the best row first
             continue
-        ends = [spec.partition("*")[2] for spec in layout.panels.values()] or [""]
-        labels = [
-            row.removesuffix(next(end for end in ends if row.endswith(end)))
-            for row in TABLES[name].rows
-        ]
+        specs = [spec.split("*") for spec in layout.panels.values()] or [("", "")]
+        labels = []
+        for row in TABLES[name].rows:
+            start, end = next(
+                (a, b) for a, b in specs if row.startswith(a) and row.endswith(b)
+            )
+            labels.append(row.removeprefix(start).removesuffix(end))
         assert list(dict.fromkeys(labels)) == list(layout.rows), name
 
 

@@ -31,12 +31,13 @@ LEADS = [
         lambda: [shown(log_p_lead(label)) for label in AHEAD],
     ),
     (
-        "they are {} and {}.",
+        "the leads are {} and {}.",
         lambda: [shown(local_lead(label)) for label in AHEAD],
     ),
     (
-        "in a study whose recipe has `mean_field` at {:.2f}, it brings {:.1f} to {:.1f} "
-        "nats, `iaf` {}; with an optimised q, {:.1f} to {:.1f} and {}.",
+        "in a study that has `mean_field` at {:.2f}, a prior brings {:.1f} to {:.1f} nats "
+        "and `iaf` {}; measured with a q optimised for each image, {:.1f} to {:.1f} and "
+        "{}.",
         lambda: [
             scored(PRIORS, "mean_field_standard")[0],
             *sorted(ahead(*NAMED))[::2],
@@ -91,7 +92,7 @@ CLAIMS = {
             lambda: layers_lead("bottom_up")[:1],
         ),
         (
-            "that lead is {:.1f} nats, and `self_reflective` {:.1f} nats better",
+            "that lead is {:.1f} nats, and our `self_reflective` is {:.1f} nats behind",
             lambda: [papers_layers_lead("bottom_up"), missing("self_reflective")],
         ),
         ("from the guide is {:.1f} and {:.1f} nats too low", too_low),
@@ -124,7 +125,7 @@ CLAIMS = {
             ],
         ),
         (
-            "a learned prior brought [{:.1f} to {:.1f} nats], by the better proposal "
+            "a learned prior brought [{:.1f} to {:.1f} nats], by the optimised q "
             "{:.1f} to {:.1f}.",
             lambda: [*sorted(ahead(*NAMED))[::2], *sorted(local(*NAMED))[::2]],
         ),

@@ -205,7 +205,7 @@ CLAIMS = {
         digits("`householder` ({:.2f}, {:.2f})", "householder"),
     ],
     "docs/results/mixtures.md": [
-        ("are ahead of blind ones, by {:.1f} to {:.1f} nats", recursive_over_blind),
+        ("they are [level]), by {:.1f} to {:.1f} nats of log p", recursive_over_blind),
         ("ahead of `mean_field` by {:.1f} to {:.1f}.", recursive_over_gaussian),
         ("component in {} of {} runs (on grey levels in {} of {})", collapsed),
         ("seeds of one row lie up to {:.0f} nats apart", lambda: [gray_spread()]),
@@ -307,7 +307,7 @@ CLAIMS = {
             ],
         ),
         (
-            "is ahead of both graphs, by {:.1f} to {:.1f} in log p",
+            "on either data set, by {:.1f} to {:.1f} nats of log p.",
             lambda: ends(on_both("iaf", "gated_dag") + on_both("iaf", "gated_dag_iaf")),
         ),
         (
