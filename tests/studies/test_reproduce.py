@@ -312,8 +312,8 @@ def test_no_budget_repeats_a_row():
         ("self_reflective", "long"): {"self_reflective_bf16": "self_reflective"},
         ("self_reflective", "smoke"): {"no_warmup": "self_reflective"},
         ("levers", "smoke"): {
-            "mean_field_plain_no_warmup": "mean_field_plain",
-            "iaf_plain_no_warmup": "iaf_plain",
+            "mean_field_no_warmup": "mean_field_plain",
+            "iaf_no_warmup": "iaf_plain",
         },
     }
 
