@@ -162,7 +162,7 @@ CLAIMS = {
             lambda: [gained_by_layers("ladder")],
         ),
         (
-            "is their best epoch, {} and {}, as by",
+            "the epochs that are kept are {} and {}.",
             lambda: [
                 row(MNIST_LAYERS, name)["seeds"][0]["best_epoch"]
                 for name in ("gated_dag", "gated_dag_iaf")
