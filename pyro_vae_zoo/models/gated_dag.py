@@ -49,10 +49,11 @@ clamped probability vanishes at 0 and 1; residual blocks replace batch normalisa
 would make the bound of a datum depend on its batch; top-down networks (not the decoder)
 read z as asinh(z), see `LatentBlock` in `nn/networks.py`; a flow step is the gated one of
 `iaf`, g z + (1 - g) m, with a constant gate bias of 2, where the text of the second paper
-has mu + sigma z; the scales of prior and evidence are above `least_scale`, since those of
-an unused latent vanish together, and the next step that parts their means costs 10^13
-nats; the temperature falls to 0.99^200, as in the paper after 200 epochs,
-whatever their number here; the second phase starts from the weights of the first.
+has mu + sigma z; the scales that networks emit are above `least_scale`, since those of an
+unused latent below the root vanish together, and the next step that parts their means
+costs 10^13 nats (weights of version 0.1.0 have no such limit); the temperature falls to
+0.99^200, as in the paper after 200 epochs, whatever their number here; the second phase
+starts from the weights of the first.
 """
 
 import math
@@ -253,7 +254,8 @@ def dag(
         structure_share: share of the epochs that learn the structure.
         final_temperature: temperature of the gates at the end, falling from 1.
         gate_penalty: penalty of an open gate, in nats per datum.
-        least_scale: a number that the scales of prior and evidence are above.
+        least_scale: a number that the scales of evidence, and of priors below the root,
+            are above.
     """
     if num_nodes < 1 or latent_dim < 1:
         raise UserError(

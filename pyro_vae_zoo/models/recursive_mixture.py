@@ -1,7 +1,7 @@
 r"""Recursive mixture inference: components that each learn what the others miss.
 
 Minyoung Kim, Vladimir Pavlovic: *Recursive Inference for Variational Autoencoders*,
-2020. Equations (1) and (2) are numbered here; the paper's own numbers are not known.
+2020. Equations (1) and (2) are numbered here; we do not have the paper's numbering.
 
 Generative process: that of `standard`. Inference: one pass through an encoder for each
 component of

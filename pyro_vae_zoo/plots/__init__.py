@@ -2,8 +2,8 @@
 
 Each function returns a `matplotlib.figure.Figure`, which `save_figure` writes.
 Functions that run a VAE take a seed, leave the caller's random state as it was, and
-name the guide, and the data where they are told, in the title. No other folder imports
-matplotlib, and this one never uses its global state.
+name the guide, and the data where they are told, in the title. No other folder of the
+package imports matplotlib, and this one never uses its global state.
 """
 
 from pyro_vae_zoo.plots.components import plot_components

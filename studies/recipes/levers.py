@@ -31,12 +31,14 @@ def _levers() -> dict[str, Row]:
 
 
 def _levers_of_layers() -> dict[str, Row]:
-    """A hierarchy by its table's recipe in bfloat16, one thing changed at a time."""
+    """A hierarchy in bfloat16, by its table's recipe but for the warm-up, changed likewise."""
     recipe = {"clip_norm": 100.0, "analytic_kl": True, "precision": "bf16"}
     changes: dict[str, tuple[dict, dict]] = {  # options, training
         "plain": ({}, {}),
         "average": ({}, {"schedule": "constant", "ema": 0.999}),
         "rate_2": ({}, {"lr": 2e-3}),
+        "rate_4": ({}, {"lr": 4e-3}),
+        "average_rate_2": ({}, {"lr": 2e-3, "schedule": "constant", "ema": 0.999}),
         "batch_200_rate_2": ({}, {"lr": 2e-3, "batch_size": 200}),
         "gated": ({"network": "gated_mlp"}, {}),
         "residual": ({"network": "resnet"}, {}),

@@ -197,8 +197,10 @@ def _below(panels: Panels, layout: Layout) -> str:
     judged = [key for key in layout.columns if key.endswith("difference")]
     if judged and _known(rows, "elbo_difference_error"):
         reference = layout.names.get(layout.reference, f"`{layout.reference}`")
-        text += f". Bold: more than two standard errors over seeds from {reference}"
-        text += ", which needs several seeds" if 1 in counts else ""
+        text += (
+            f". Bold: differs from {reference} by more than two standard errors over "
+        )
+        text += f"seeds{' (never a row of one seed)' if 1 in counts else ''}"
         fewest = min(counts - {1})
         if fewest in LUCK:
             text += f". If all were equal, {LUCK[fewest]} would be bold by chance"

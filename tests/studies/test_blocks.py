@@ -61,7 +61,7 @@ def test_bold_is_explained_where_something_may_be(tmp_path):
     assert "by chance" not in full(single)
     several = panels_of(tmp_path / "several", *rows, layout=layout)
     below = " ".join(brief_table(several, layout).split())
-    assert "Bold: more than two standard errors over seeds from `mean_field`" in below
+    assert "Bold: differs from `mean_field` by more than two standard errors" in below
     assert below.endswith(". If all were equal, 18 to 30 % would be bold by chance.")
     assert "12 to 18 % would be bold by chance with three" in full(several)
 

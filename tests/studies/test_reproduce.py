@@ -13,9 +13,11 @@ import torch
 from pairs import perturb, quick
 from torch.autograd.functional import jacobian
 
+from pyro_vae_zoo.files import resolve
+from pyro_vae_zoo.models.create import guide_options
 from studies import as_published, recipes
 from studies.reproduce import main
-from studies.tables import Budget, Row, Table, repeated
+from studies.tables import Budget, Row, Table, options_of, repeated
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +67,23 @@ SMOKE = {
         "sylvester_flow-caltech_silhouettes",
     ),
 }
+
+
+def test_an_option_of_a_budget_is_one_of_some_guide():
+    """Those that do not have it leave it out, so that no guide would say that it is none."""
+    for table in recipes.TABLES.values():
+        known = {
+            o for r in table.rows.values() for o in guide_options(resolve(r.guide))
+        }
+        assert all(set(budget.options) <= known for budget in table.budgets.values())
+
+
+def test_options_of_a_budget_are_of_guides_that_have_them():
+    rows, budgets = recipes.GATED_DAG.rows, recipes.GATED_DAG.budgets
+    graph, vector = rows["gated_dag-mnist_static"], rows["iaf-mnist_static"]
+    assert options_of(graph, budgets["long"])["least_scale"] == 0.01
+    assert options_of(graph, budgets["cpu"])["least_scale"] == 0.0
+    assert "least_scale" not in options_of(vector, budgets["long"])
 
 
 def test_every_table_is_smoked():

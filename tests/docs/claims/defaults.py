@@ -162,9 +162,10 @@ CLAIMS = {
             lambda: [gained_by_layers("ladder")],
         ),
         (
-            "the epochs that are kept are {} and {}.",
+            "after {} and {} epochs: the epochs that are kept are {} and {}.",
             lambda: [
-                row(MNIST_LAYERS, name)["seeds"][0]["best_epoch"]
+                row(MNIST_LAYERS, name)["seeds"][0][key]
+                for key in ("epochs", "best_epoch")
                 for name in ("gated_dag", "gated_dag_iaf")
             ],
         ),

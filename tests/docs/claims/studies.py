@@ -205,7 +205,10 @@ CLAIMS = {
         digits("`householder` ({:.2f}, {:.2f})", "householder"),
     ],
     "docs/results/mixtures.md": [
-        ("they are [level]), by {:.1f} to {:.1f} nats of log p", recursive_over_blind),
+        (
+            "are ahead of blind ones, by {:.1f} to {:.1f} nats of log p",
+            recursive_over_blind,
+        ),
         ("ahead of `mean_field` by {:.1f} to {:.1f}.", recursive_over_gaussian),
         ("component in {} of {} runs (on grey levels in {} of {})", collapsed),
         ("seeds of one row lie up to {:.0f} nats apart", lambda: [gray_spread()]),
