@@ -31,7 +31,7 @@ def _levers() -> dict[str, Row]:
 
 
 def _levers_of_layers() -> dict[str, Row]:
-    """A hierarchy in bfloat16, by its table's recipe but for the warm-up, changed likewise."""
+    """A hierarchy in bfloat16, by its table's recipe but for the warm-up, changed, too."""
     recipe = {"clip_norm": 100.0, "analytic_kl": True, "precision": "bf16"}
     changes: dict[str, tuple[dict, dict]] = {  # options, training
         "plain": ({}, {}),

@@ -70,7 +70,7 @@ SMOKE = {
 
 
 def test_an_option_of_a_budget_is_one_of_some_guide():
-    """Those that do not have it leave it out, so that no guide would say that it is none."""
+    """Guides that do not have it leave it out: none of them would refuse it."""
     for table in recipes.TABLES.values():
         known = {
             o for r in table.rows.values() for o in guide_options(resolve(r.guide))
