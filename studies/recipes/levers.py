@@ -37,7 +37,6 @@ def _levers_of_layers() -> dict[str, Row]:
         "plain": ({}, {}),
         "average": ({}, {"schedule": "constant", "ema": 0.999}),
         "rate_2": ({}, {"lr": 2e-3}),
-        "rate_4": ({}, {"lr": 4e-3}),
         "average_rate_2": ({}, {"lr": 2e-3, "schedule": "constant", "ema": 0.999}),
         "batch_200_rate_2": ({}, {"lr": 2e-3, "batch_size": 200}),
         "gated": ({"network": "gated_mlp"}, {}),
