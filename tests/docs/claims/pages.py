@@ -8,6 +8,7 @@ from claims.flows import short_of_the_study as short
 from claims.priors import NAMED, PRIORS, ahead, gated_lead, local
 from claims.studies import (
     LAYERS,
+    LEVERS,
     gap,
     layers_lead,
     missing,
@@ -79,6 +80,13 @@ CLAIMS = {
     ],
     "docs/index.md": LEADS,
     "docs/results/index.md": [
+        (
+            "a higher rate brings `self_reflective` {:.1f} nats in {} epochs",
+            lambda: [
+                lead(LEVERS, "self_reflective_rate_2", "self_reflective_plain")[0],
+                row(LEVERS, "self_reflective_rate_2")["seeds"][0]["epochs"],
+            ],
+        ),
         (
             "`iaf` are ahead by {:.1f} nats, two Sylvester steps by {:.1f}",
             lambda: [log_p_lead(label)[0] for label in AHEAD],
