@@ -235,6 +235,10 @@ CLAIMS = {
             lambda: gains("gated_average", *VECTOR),
         ),
         (
+            "by themselves bring `mean_field` {:.2f}.",
+            lambda: gains("gated_wide", "mean_field"),
+        ),
+        (
             "A rate of 0.003 brings {:.2f} and {:.2f}.",
             lambda: gains("rate_3", *VECTOR),
         ),
