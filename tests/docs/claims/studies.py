@@ -231,7 +231,7 @@ CLAIMS = {
             lambda: gains("average", *VECTOR) + gains("gated", *VECTOR),
         ),
         (
-            "Both together bring {:.2f} and {:.2f}.",
+            "which are the [defaults], bring {:.2f} and {:.2f}.",
             lambda: gains("gated_average", *VECTOR),
         ),
         (
