@@ -68,7 +68,7 @@ class TrainOptions:
     epochs: Annotated[
         int | None,
         Option(
-            f"passes over the data. Default: {STEPS_PER_NUMBER} steps per element of a "
+            f"passes over the data; by default {STEPS_PER_NUMBER} steps per element of a "
             f"datum, but {STEPS[0]:,} to {STEPS[1]:,} of them; if that is less than "
             f"{LEAST_EPOCHS[1]} passes, {LEAST_EPOCHS[1]} passes or {STEPS[2]:,} steps, "
             f"whichever is less; and {LEAST_EPOCHS[0]} passes at least. They are divided "

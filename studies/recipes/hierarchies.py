@@ -57,8 +57,8 @@ SELF_REFLECTIVE = Table(
             },
             eval_particles=200,
         ),
-        # Averaged weights were ahead of a cosine rate after 20 epochs (table `levers`),
-        # and a training by a constant rate can go on for longer.
+        # At this rate averaged weights were ahead of a cosine schedule after 20 epochs
+        # (table `levers`), and a training by a constant rate can go on for longer.
         "long": Budget(
             {
                 "epochs": 110,
