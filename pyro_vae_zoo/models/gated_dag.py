@@ -56,7 +56,6 @@ costs 10^13 nats (weights of version 0.1.0 have no such limit); the temperature 
 starts from the weights of the first.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -77,7 +76,7 @@ from pyro_vae_zoo.models.gates import (
 )
 from pyro_vae_zoo.models.ladder import LEAST_SCALE, GaussianLayer, weigh
 from pyro_vae_zoo.models.registry import register
-from pyro_vae_zoo.models.standard import positive
+from pyro_vae_zoo.models.standard import check_least_scale, positive
 from pyro_vae_zoo.nn.likelihoods import make_likelihood
 from pyro_vae_zoo.nn.networks import LatentBlock, make_decoder, make_encoder
 from pyro_vae_zoo.pair.vae import CLIP_NORM, VAE, Phase
@@ -262,10 +261,7 @@ def dag(
             "num_nodes and latent_dim must be at least 1, got "
             f"{num_nodes} and {latent_dim}"
         )
-    if not 0 <= least_scale < math.inf:
-        raise UserError(
-            f"least_scale must be finite and not negative, got {least_scale}"
-        )
+    check_least_scale(least_scale)
     if structure != "learned":
         _check_unused(structure, structure_share, final_temperature, gate_penalty)
     p_x = make_likelihood(likelihood, event_shape)

@@ -78,7 +78,7 @@ from torch import Tensor, nn
 from pyro_vae_zoo.errors import UserError, unknown_name
 from pyro_vae_zoo.models.flow_guides import FLOWS, Reverse
 from pyro_vae_zoo.models.registry import register
-from pyro_vae_zoo.models.standard import StandardPrior, positive
+from pyro_vae_zoo.models.standard import StandardPrior, check_least_scale, positive
 from pyro_vae_zoo.nn.bijectors import AffineBijector, FlowBijector, skipping_iaf
 from pyro_vae_zoo.nn.networks import Block, LatentBlock, check_network, make_encoder
 from pyro_vae_zoo.nn.partition import Partition, block_likelihoods
@@ -109,15 +109,21 @@ class Constant(nn.Module):
 
 
 class PriorLayer(nn.Module):
-    """p(eps_l | z_{l-1}), a diagonal Gaussian; `net` maps z to loc and raw scale."""
+    """p(eps_l | z_{l-1}), a diagonal Gaussian.
 
-    def __init__(self, net: nn.Module) -> None:
+    Args:
+        net: maps z to loc and raw scale.
+        least_scale: a number that every scale is above.
+    """
+
+    def __init__(self, net: nn.Module, least_scale: float = 0.0) -> None:
         super().__init__()
         self.net = net
+        self.least_scale = least_scale
 
     def forward(self, z: Tensor | None) -> dist.Distribution:
         """The prior of batch shape `z.shape[:-1]`, or of none in layer 1."""
-        return _gaussian(self.net(z))
+        return _gaussian(self.net(z), self.least_scale)
 
 
 class DataLayer(nn.Module):
@@ -152,12 +158,18 @@ class PosteriorLayer(nn.Module):
         encoder: network of the whole x, this layer's own.
         correction: network of the encoding, and of z_{l-1} where there is one.
         estimate: network of z_{l-1}; None where z_{l-1} is not used.
+        least_scale: a number that every scale is above.
     """
 
     def __init__(
-        self, encoder: nn.Module, correction: nn.Module, estimate: nn.Module | None
+        self,
+        encoder: nn.Module,
+        correction: nn.Module,
+        estimate: nn.Module | None,
+        least_scale: float = 0.0,
     ) -> None:
         super().__init__()
+        self.least_scale = least_scale
         self.encoder = encoder
         self.correction = correction
         self.estimate = estimate
@@ -166,8 +178,8 @@ class PosteriorLayer(nn.Module):
         """The posterior of eps_l."""
         h = self.encoder(x)
         if self.estimate is None:
-            return _gaussian(self.correction(h))
-        return _gaussian(self.estimate(z) + self.correction(h, z))
+            return _gaussian(self.correction(h), self.least_scale)
+        return _gaussian(self.estimate(z) + self.correction(h, z), self.least_scale)
 
 
 class SelfReflectiveModel(PyroModule):
@@ -240,10 +252,12 @@ class Layers:
     hidden_dims: tuple[int, ...]
     network: str
     activation: str
+    least_scale: float = 0.0
 
     def __post_init__(self) -> None:
         if self.latent_dim < 1:
             raise UserError(f"latent_dim must be at least 1, got {self.latent_dim}")
+        check_least_scale(self.least_scale)
         check_network(self.network, self.hidden_dims, self.activation)
 
     def net(
@@ -271,7 +285,7 @@ class Layers:
             raise unknown_name("prior", kind, PRIORS)
         if kind == "standard":
             return StandardPrior(self.latent_dim)
-        return PriorLayer(self.of_z(l, 2 * self.latent_dim))
+        return PriorLayer(self.of_z(l, 2 * self.latent_dim), self.least_scale)
 
     def bijector(
         self, l: int, kind: str, num_flows: int, dims: Sequence[int], skip: bool = False
@@ -304,11 +318,11 @@ class Layers:
         )
         num_params = 2 * self.latent_dim
         if l == 0:
-            return PosteriorLayer(
-                encoder, self.net([context_dim], num_params, Block), None
-            )
-        correction = self.net([context_dim, self.latent_dim], num_params)
-        return PosteriorLayer(encoder, correction, self.of_z(l, num_params))
+            correction, estimate = self.net([context_dim], num_params, Block), None
+        else:
+            correction = self.net([context_dim, self.latent_dim], num_params)
+            estimate = self.of_z(l, num_params)
+        return PosteriorLayer(encoder, correction, estimate, self.least_scale)
 
     def data_layers(self, sizes: Sequence[int], likelihood: Any) -> list[DataLayer]:
         """The data layers of blocks of those sizes."""
@@ -340,6 +354,7 @@ def hierarchy(
     num_flows: int = 1,
     flow_hidden_dims: Sequence[int] = _FLOW_HIDDEN_DIMS,
     context_skip: bool = False,
+    least_scale: float = 0.0,
 ) -> VAE:
     """The generative model of L layers with `make_guide(layers, model)` as guide.
 
@@ -352,10 +367,11 @@ def hierarchy(
         num_flows: flow steps of each bijector, but for `affine`.
         flow_hidden_dims: hidden widths of the network of a flow step.
         context_skip: a step of `iaf` sees z_{l-1} by a linear map, too.
+        least_scale: a number that the scales of priors and posteriors are above.
     """
     partition = Partition(event_shape, num_layers, block_sizes)
     sizes = tuple(event_shape), latent_dim, tuple(hidden_dims)
-    layers = Layers(*sizes, network, activation)
+    layers = Layers(*sizes, network, activation, least_scale)
     depth = range(num_layers)
     of_bijector = bijector, num_flows, flow_hidden_dims, context_skip
     model = SelfReflectiveModel(
@@ -379,6 +395,6 @@ register("self_reflective_iaf")(
 )
 
 
-def _gaussian(raw: Tensor) -> dist.Distribution:
+def _gaussian(raw: Tensor, least_scale: float) -> dist.Distribution:
     loc, raw_scale = raw.chunk(2, dim=-1)
-    return dist.Normal(loc, positive(raw_scale)).to_event(1)
+    return dist.Normal(loc, positive(raw_scale) + least_scale).to_event(1)

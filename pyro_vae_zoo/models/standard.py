@@ -22,6 +22,7 @@ Differences from the paper: scales are a softplus, not an exponential, and never
 have no prior.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -57,6 +58,14 @@ _MIN_SCALE = 1e-6
 def positive(raw: Tensor) -> Tensor:
     """Any number to a scale: one at zero, never less than 1e-6."""
     return F.softplus(raw + _SOFTPLUS_OF_ONE) + _MIN_SCALE
+
+
+def check_least_scale(least_scale: float) -> None:
+    """Raise `UserError` unless scales can be above that number."""
+    if not 0 <= least_scale < math.inf:
+        raise UserError(
+            f"least_scale must be finite and not negative, got {least_scale}"
+        )
 
 
 class DiagonalGaussian(nn.Module):

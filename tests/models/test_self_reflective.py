@@ -74,6 +74,24 @@ def model_run():
     return vae, x, eps, trace.nodes
 
 
+@pytest.mark.parametrize("name", HIERARCHIES)
+@pytest.mark.parametrize("least", [0.01, 0.0])
+def test_scales_stay_above_the_least_one(name, least):
+    """Those of an unused latent would reach 1e-6 together, which no step survives."""
+    vae = small(name, num_layers=DEPTH, least_scale=least, prior="amortised")
+    with torch.no_grad():
+        for p in (*vae.model.priors.parameters(), *vae.guide.posteriors.parameters()):
+            p.fill_(-30.0 if p.ndim == 1 else 0.0)
+    for side in (vae.model, vae.guide):
+        nodes = poutine.trace(side).get_trace(bits()).nodes
+        scales = [
+            nodes[f"eps_{l}"]["fn"].base_dist.scale.min() for l in range(1, DEPTH + 1)
+        ]
+        assert len(scales) == DEPTH
+        for scale in scales:
+            torch.testing.assert_close(scale, torch.tensor(least + 1e-6))
+
+
 # ------------------------------------------------------------------------- SR2
 
 
@@ -666,6 +684,7 @@ def test_ten_layers_survive_their_first_steps(tame, monkeypatch):
         ({"hidden_dims": 8}, "option hidden_dims takes .* expected .8,., .* got 8"),
         ({"num_flows": -1}, "num_flows must not be negative, got -1"),
         ({"hidden_dims": ()}, "hidden_dims must be positive"),
+        ({"least_scale": -0.1}, "least_scale must be finite and not negative"),
     ],
 )
 @pytest.mark.parametrize("name", HIERARCHIES)
