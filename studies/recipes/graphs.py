@@ -73,8 +73,9 @@ GATED_DAG = Table(
             {
                 "epochs": 150,
                 "lr": 1e-3,
-                "schedule": "cosine",
                 "kl_warmup": 15,
+                "ema": 0.999,
+                "patience": 30,
                 "clip_norm": 5.0,
             }
             | BF16,

@@ -75,8 +75,8 @@ RECURSIVE_MIXTURE = Table(
                 "epochs": 60,
                 "batch_size": 128,
                 "lr": 1e-3,
-                "schedule": "cosine",
-                "kl_warmup": 6,
+                "kl_warmup": 10,
+                "ema": 0.999,
             }
             | BF16,
             eval_particles=500,

@@ -26,7 +26,9 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
     Ours stand before the paper's. Beside those of `report`, `published` and
     `published_elbo` are the paper's; `elbo_by_split` ours of train, valid and test;
     `log_likelihood_100` that of 100 particles; `difference` and `elbo_difference` are to
-    the reference, `local_difference` by a q of each of some test data.
+    the reference, `local_difference` by a q of each of some test data; `ahead` and
+    `elbo_ahead` are to the paper's figures. `last_doubling` is what the second half of a
+    training brought.
     """
     numbers = dict.fromkeys(n for row in rows for n in row["fewer_particles"])
     fewer = {
@@ -49,6 +51,7 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
         "published_elbo": Column(
             "published ELBO by split", partial(_splits, "published_elbo", _as_printed)
         ),
+        "elbo_ahead": _ahead("ELBO - published", "elbo"),
         **fewer,
         "log_likelihood": _struck(COLUMNS["log_likelihood"]._replace(header="log p")),
         "difference": Column(
@@ -60,6 +63,10 @@ def columns_of(rows: Sequence[Row], reference: str) -> dict[str, Column]:
         ),
         "published": Column(
             "published log p", lambda row: _as_printed(row["published"])
+        ),
+        "ahead": _ahead("log p - published", "log_likelihood"),
+        "last_doubling": Column(
+            "last doubling", lambda row: _signed(row["last_doubling"])
         ),
     }
     rest = {key: column for key, column in COLUMNS.items() if key not in own}
@@ -86,6 +93,15 @@ def _splits(key: str, text: Callable, row: Row) -> str:
         return MISSING
     shown = " / ".join(map(text, values))
     return _strike(row, shown) if key == "elbo" else shown
+
+
+def _ahead(header: str, key: str) -> Column:
+    """Ours less the paper's, with two digits, since the paper's has no error."""
+    return Column(header, lambda row: _strike(row, _signed(row[f"{key}_ahead"])))
+
+
+def _signed(value: float | None) -> str:
+    return MISSING if value is None else f"{value:+.2f}"
 
 
 def _as_printed(value: float | None) -> str:
@@ -163,6 +179,11 @@ def _caption(panels: Panels, layout: Layout, command: str) -> str:
         text += f" Differences to {layout.reference} are on the same data."
     if any(row["elbo_difference_error"] is not None for row in rows):
         text += f" {_JUDGED}"
+    if any(row["last_doubling"] is not None for row in rows):
+        text += (
+            " Last doubling: the best ELBO on validation less that of the first half of "
+            "the steps, at a constant rate."
+        )
     text += local_note(rows)
     return f"{text} {layout.note}." if layout.note else text
 

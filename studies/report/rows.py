@@ -181,6 +181,13 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
         count: fmean(number(one.get(count)) for one in fewer)
         for count in dict.fromkeys(count for one in fewer for count in one)
     }
+    for key, figure in (
+        ("log_likelihood", published["published"]),
+        ("elbo", row["published_elbo_test"]),
+    ):
+        row[f"{key}_ahead"] = None if figure is None else row[key] - figure
+    rises = [_last_doubling(run) for run in runs]
+    row["last_doubling"] = None if None in rises else fmean(rises)
     local = [run.get("local_log_likelihood") for run in runs]
     row["local_log_likelihood"] = None if None in local else fmean(local)
     errors = [run["local"]["std_error"] for run in runs if "local" in run]
@@ -190,6 +197,22 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
     row["latents"] = f"{len(sites)} x {sites[0]}" if alike else " + ".join(sites)
     row |= {key: published[key] for key in ("published", "note", "train_size")}
     return row | {"invalid": not is_bound}
+
+
+def _last_doubling(run: Result) -> float | None:
+    """The best ELBO on validation less that of the first half of the steps.
+
+    None where a rate that fell raised it, too.
+    """
+    bounds = [
+        (record["step"], record["valid_elbo"])
+        for record in run.get("curve", ())
+        if record.get("valid_elbo") is not None
+    ]
+    first = [elbo for step, elbo in bounds if 2 * step <= bounds[-1][0]]
+    if not first or _recipe(run["training"])["schedule"] != "constant":
+        return None
+    return max(elbo for _, elbo in bounds) - max(first)
 
 
 def _recipe(training: Mapping[str, Any]) -> dict[str, Any]:

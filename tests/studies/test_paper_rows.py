@@ -74,6 +74,49 @@ def test_the_papers_figures_stand_beside_ours(tmp_path):
     assert second["published"] == second["elbo_train"] == ""
 
 
+def test_what_a_paper_is_ahead_by_is_said(tmp_path):
+    bounds = {"published_elbo": {"test": -96.25}}
+    results = [
+        row_result("iaf", 0, -89.0, elbo=-92.0, published=-88.5, **bounds),
+        row_result("planar", 0, -90.0, elbo=-93.0, published=-90.5, is_bound=False),
+        row_result("mean_field", 0, -91.0),
+    ]
+    panels = panels_of(tmp_path, *results)
+    iaf, planar, mean_field = markdown_rows(full(panels))
+    assert iaf["log p - published"] == "-0.50"
+    assert iaf["ELBO - published"] == "+4.25"
+    assert planar["log p - published"] == "~~+0.50~~"
+    assert planar["ELBO - published"] == mean_field["log p - published"] == "–"
+
+
+def rises(*elbos, schedule="constant"):
+    """A result whose validation ELBO was these, an epoch of 500 steps each."""
+    curve = [{"step": 500 * n, "valid_elbo": e} for n, e in enumerate(elbos, 1)]
+    training = row_result("iaf")["training"] | {"schedule": schedule}
+    return {"curve": curve, "training": training}
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        (rises(-120.0, -100.0, -97.0, -96.5), "+3.50"),
+        (rises(-120.0, -95.0, -97.0, -98.0), "+0.00"),  # overfitted
+        (rises(-120.0, -100.0, -99.0), "+21.00"),
+        (rises(-120.0, None, -97.0, None), "+23.00"),
+        (rises(-120.0), "–"),
+        (rises(-120.0, -100.0, -97.0, -96.5, schedule="cosine"), "–"),
+        ({}, "–"),
+    ],
+)
+def test_the_last_doubling_is_what_the_second_half_brought(tmp_path, result, shown):
+    other = row_result("planar", **rises(-110.0, -100.0))
+    panels = panels_of(tmp_path, row_result("iaf", **result), other)
+    text = full(panels)
+    (found,) = [c for c in markdown_rows(text) if c["row"] == "iaf"]
+    assert found["last doubling"] == shown
+    assert "first half of the steps" in text
+
+
 def test_a_lead_by_local_posteriors_stands_beside_that_by_the_guides(tmp_path):
     of = {"num_data": 200, "num_particles": 2000, "std_error": 1.5}
     changes = [
