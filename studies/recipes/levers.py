@@ -33,15 +33,12 @@ def _levers() -> dict[str, Row]:
 def _levers_of_layers() -> dict[str, Row]:
     """A hierarchy in bfloat16, by its table's recipe but for the warm-up, changed, too."""
     recipe = {"clip_norm": 100.0, "analytic_kl": True, "precision": "bf16"}
-    above = {"least_scale": 0.01}
     changes: dict[str, tuple[dict, dict]] = {  # options, training
         "plain": ({}, {}),
         "average": ({}, {"schedule": "constant", "ema": 0.999}),
         "rate_2": ({}, {"lr": 2e-3}),
         "average_rate_2": ({}, {"lr": 2e-3, "schedule": "constant", "ema": 0.999}),
-        "least_scale_rate_2": (above, {"lr": 2e-3}),
-        "least_scale_rate_3": (above, {"lr": 3e-3}),
-        "least_scale_rate_5": (above, {"lr": 5e-3}),
+        "least_scale_rate_3": ({"least_scale": 0.01}, {"lr": 3e-3}),
         "batch_200_rate_2": ({}, {"lr": 2e-3, "batch_size": 200}),
         "gated": ({"network": "gated_mlp"}, {}),
         "residual": ({"network": "resnet"}, {}),
