@@ -21,6 +21,7 @@ from pyro_vae_zoo.weights.pretrained import list_pretrained, pretrained_info
 from studies.report.blocks import benchmark_table, block_names, brief_table, fill_blocks
 from studies.report.diagnoses import diagnoses_table
 from studies.report.layout import Layout, layout_of, read_layouts
+from studies.report.marks import MARKS_FILE, marks_table, read_marks
 from studies.report.paper import csv_panels, markdown_panels
 from studies.report.rows import Panels, read_folders, read_panels
 from studies.report.weights import weights_table
@@ -155,7 +156,9 @@ def _block(
     tables: Mapping[str, _Table],
     name: str,
 ) -> str:
-    """The table of a block by its name: weights', a benchmark's, diagnoses', or panels."""
+    """The table of a block by its name."""
+    if (marks := results / MARKS_FILE).stem == name:
+        return marks_table(read_marks(marks), folders)
     if name == "pretrained":
         return weights_table([pretrained_info(name) for name in list_pretrained()])
     layout = layout_of(layouts, name)
