@@ -260,6 +260,10 @@ CLAIMS = {
             lambda: gains("gated", LAYERED, sign=-1),
         ),
         (
+            "from 0.003 held together, and brought {:.2f}:",
+            lambda: gains("least_scale_rate_3", LAYERED),
+        ),
+        (
             "came apart in epoch {}:",
             lambda: [
                 row(LEVERS, f"{LAYERED}_average_rate_2")["seeds"][0]["best_epoch"] + 1
