@@ -40,8 +40,8 @@ from pyro_vae_zoo.weights.pretrained import sha256_of, weights_folder
 
 __all__ = ["command_of", "publish", "rounded"]
 
-MOST_BYTES = 12_000_000  # of one file
-MOST_BYTES_TOGETHER = 30_000_000
+MOST_BYTES = 3_000_000  # of one file
+MOST_BYTES_TOGETHER = 70_000_000
 # Test images whose number is stored too, so that a check is quick. It is taken on the
 # CPU, whose draws are the same wherever it is checked.
 FIRST = 100
@@ -85,7 +85,7 @@ def publish(
     Raises:
         UserError: for a run that is not finished, a guide of the user's own, data or a
             name that are not the run's, a name that is taken, weights that are not
-            finite in 16 bits, and files over 12 MB, or over 30 MB together.
+            finite in 16 bits, and files over 3 MB, or over 70 MB together.
         DataFileError: for files of the run that are missing or broken.
     """
     folder = weights_folder() if folder is None else Path(folder)

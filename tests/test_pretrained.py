@@ -204,8 +204,8 @@ def test_sizes_are_limited(trained, weights, monkeypatch):
     refused(trained, weights, "safetensors is 0.017 MB", "0.016 MB more than the 0 MB")
     monkeypatch.setattr(publishing, "MOST_BYTES", MOST_BYTES)
     weights.mkdir()
-    (weights / "other-six.safetensors").write_bytes(bytes(29_999_000))
-    parts = "the 2 files are 30.016 MB", "0.016 MB more than the 30 MB"
+    (weights / "other-six.safetensors").write_bytes(bytes(69_999_000))
+    parts = "the 2 files are 70.016 MB", "0.016 MB more than the 70 MB"
     refused(trained, weights, *parts)
     assert [p.name for p in weights.iterdir()] == ["other-six.safetensors"]
 
