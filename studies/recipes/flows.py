@@ -98,7 +98,7 @@ FLOWS = Table(
         # Averaged weights are worth 1.5 nats (table `levers`), and spare what comes
         # after a row's best epoch.
         "long": Budget(
-            {"epochs": 400, "kl_warmup": 20, "ema": 0.999, "patience": 40} | BF16,
+            {"epochs": 400, "kl_warmup": 100, "ema": 0.999, "patience": 40} | BF16,
             local=200,
         ),
         "smoke": SMOKE,

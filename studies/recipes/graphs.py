@@ -73,7 +73,7 @@ GATED_DAG = Table(
             {
                 "epochs": 150,
                 "lr": 1e-3,
-                "kl_warmup": 15,
+                "kl_warmup": 40,
                 "ema": 0.999,
                 "patience": 30,
                 "clip_norm": 5.0,

@@ -75,7 +75,7 @@ RECURSIVE_MIXTURE = Table(
                 "epochs": 60,
                 "batch_size": 128,
                 "lr": 1e-3,
-                "kl_warmup": 10,
+                "kl_warmup": 20,
                 "ema": 0.999,
             }
             | BF16,
