@@ -35,6 +35,7 @@ class Budget:
     eval_particles: int = 1000
     fewer_particles: int | None = None  # a second log-likelihood, for comparison
     steps: int | None = None  # in place of epochs
+    warmup: float | None = None  # of the KL, as a share of the epochs
     data: str | None = None  # in place of the table's
     options: dict[str, Any] = field(default_factory=dict)  # of guides that have them
     train_size: int | None = None  # at most

@@ -13,10 +13,11 @@ import torch
 from pairs import perturb, quick
 from torch.autograd.functional import jacobian
 
+from pyro_vae_zoo.data.datasets import Dataset
 from pyro_vae_zoo.files import resolve
 from pyro_vae_zoo.models.create import guide_options
 from studies import as_published, recipes
-from studies.reproduce import main
+from studies.reproduce import _training, main
 from studies.tables import Budget, Row, Table, options_of, repeated
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,26 @@ def test_options_of_a_budget_are_of_guides_that_have_them():
     assert options_of(graph, budgets["long"])["least_scale"] == 0.01
     assert options_of(graph, budgets["cpu"])["least_scale"] == 0.0
     assert "least_scale" not in options_of(vector, budgets["long"])
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "warmup"),
+    [
+        ("mean_field_flow-mnist_static", 80, 40.0),
+        ("iaf_flow-caltech_silhouettes", 976, 488.0),
+        ("mean_field_flow_short_warmup-mnist_static", 80, 10.0),
+        ("mean_field_flow_twice-mnist_static", 160, 60.0),
+    ],
+)
+def test_a_budget_of_steps_is_as_long_for_all_data(name, epochs, warmup):
+    """And what a row says of its own goes before."""
+    row, budget = recipes.PRIOR_POSTERIOR.rows[name], recipes.PRIOR_POSTERIOR.budgets
+    x = torch.zeros(4100 if "caltech" in name else 50_000, 2)
+    data = Dataset(x, x, x)
+    training, steps = _training(row, budget["long"], data, 3)
+    assert steps == -(-len(x) // 100)
+    assert (training.epochs, training.kl_warmup) == (epochs, warmup)
+    assert training.seed == 3
 
 
 def test_every_table_is_smoked():
