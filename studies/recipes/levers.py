@@ -38,6 +38,7 @@ def _levers_of_layers() -> dict[str, Row]:
         "average": ({}, {"schedule": "constant", "ema": 0.999}),
         "rate_2": ({}, {"lr": 2e-3}),
         "average_rate_2": ({}, {"lr": 2e-3, "schedule": "constant", "ema": 0.999}),
+        "long_warmup_rate_2": ({}, {"lr": 2e-3, "kl_warmup": 10}),
         "least_scale_rate_3": ({"least_scale": 0.01}, {"lr": 3e-3}),
         "batch_200_rate_2": ({}, {"lr": 2e-3, "batch_size": 200}),
         "gated": ({"network": "gated_mlp"}, {}),
