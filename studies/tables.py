@@ -75,7 +75,9 @@ def repeated(table: Table, budget: Budget) -> dict[str, str]:
     for name, row in table.rows.items():
         known = guide_options(resolve(row.guide))
         options = options_of(row, budget)
-        training = BARE | budget.training | row.training
+        by_size = {"epochs": budget.steps, "kl_warmup": budget.warmup}
+        known_sizes = {k: v for k, v in by_size.items() if v is not None}
+        training = BARE | budget.training | known_sizes | row.training
         of = (row.guide, known | options, training, row.data, row.train_size)
         key = repr([sorted(x.items()) if isinstance(x, dict) else x for x in of])
         if rows.setdefault(key, name) != name:

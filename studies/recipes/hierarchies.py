@@ -30,7 +30,7 @@ SELF_REFLECTIVE = Table(
         "mean_field": Row("mean_field", _ONE_LAYER),
         # What the warm-up of the KL is worth.
         "no_warmup": Row("self_reflective", training={"kl_warmup": 0}),
-        # By the budget `long`, what half of its epochs are worth as a warm-up.
+        # A shorter warm-up, to compare with that of the budget `long`.
         "short_warmup": Row("self_reflective", training={"kl_warmup": 20}),
         # The first row again by the budget `long`, and left out of it.
         "self_reflective_bf16": Row("self_reflective", training=BF16),
@@ -59,8 +59,8 @@ SELF_REFLECTIVE = Table(
             },
             eval_particles=200,
         ),
-        # The best of the rates after 20 epochs (table `levers`). A constant one did not
-        # hold together, and the least scale is a guard.
+        # The best of the rates after 20 epochs (table `levers`). A constant 0.002 came
+        # apart there; the least scale is a precaution.
         "long": Budget(
             {
                 "epochs": 110,

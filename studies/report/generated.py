@@ -157,8 +157,8 @@ def _block(
     name: str,
 ) -> str:
     """The table of a block by its name."""
-    if (marks := results / MARKS_FILE).stem == name:
-        return marks_table(read_marks(marks), folders)
+    if name == "marks":
+        return marks_table(read_marks(results / MARKS_FILE), folders)
     if name == "pretrained":
         return weights_table([pretrained_info(name) for name in list_pretrained()])
     layout = layout_of(layouts, name)

@@ -96,7 +96,7 @@ def _splits(key: str, text: Callable, row: Row) -> str:
 
 
 def _ahead(header: str, key: str) -> Column:
-    """Ours less the paper's, with two digits, since the paper's has no error."""
+    """Ours less the paper's, with two decimals, since the paper's has no error."""
     return Column(header, lambda row: _strike(row, _signed(row[f"{key}_ahead"])))
 
 
@@ -182,7 +182,7 @@ def _caption(panels: Panels, layout: Layout, command: str) -> str:
     if any(row["last_doubling"] is not None for row in rows):
         text += (
             " Last doubling: the best ELBO on validation less that of the first half of "
-            "the steps, at a constant rate."
+            "the steps, at a constant rate and after the KL warm-up."
         )
     text += local_note(rows)
     return f"{text} {layout.note}." if layout.note else text

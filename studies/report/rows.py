@@ -202,7 +202,7 @@ def paper_row(label: str, runs: Sequence[Result], where: str = "") -> Row:
 def _last_doubling(run: Result) -> float | None:
     """The best ELBO on validation less that of the first half of the steps.
 
-    None where a rate that fell raised it, too.
+    None where a rate that fell, or the end of the KL warm-up, raised it, too.
     """
     bounds = [
         (record["step"], record["valid_elbo"])
@@ -210,7 +210,9 @@ def _last_doubling(run: Result) -> float | None:
         if record.get("valid_elbo") is not None
     ]
     first = [elbo for step, elbo in bounds if 2 * step <= bounds[-1][0]]
-    if not first or _recipe(run["training"])["schedule"] != "constant":
+    recipe = _recipe(run["training"])
+    is_steady = recipe["schedule"] == "constant"
+    if not first or not is_steady or 2 * (recipe["kl_warmup"] or 0) > len(bounds):
         return None
     return max(elbo for _, elbo in bounds) - max(first)
 

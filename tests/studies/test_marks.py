@@ -44,7 +44,7 @@ def test_seeds_are_averaged_and_the_published_figure_is_taken_off(folders):
         "models": "one vector, MLPs",
         "ours": "`iaf`",
         "log p": "-84.20 ± 0.20",
-        "highest published": "-84.56, A 2020",
+        "highest that we know of": "-84.56, A 2020",
         "ahead by": "+0.36",
     }
 
@@ -56,9 +56,13 @@ def test_a_bound_is_compared_with_a_bound(folders):
 
 
 def test_what_the_numbers_depend_on_is_said(folders):
-    text = marks_table([Mark(**ENTRY)], folders)
+    text = " ".join(marks_table([Mark(**ENTRY)], folders).split())
     result = folders["flows"][0]
     assert f"{result['num_particles']:,} particles" in text
+    share = 100 * result["khat"]["above_0.7"]
+    assert f"k-hat is above 0.7 for {share:.0f} to {share:.0f} %" in text
+    error = result["log_likelihood_std_error"]
+    assert f"over the data: {error:.2f} to {error:.2f}." in text
 
 
 def test_it_is_a_block_of_a_page(tmp_path, folders):
@@ -74,5 +78,16 @@ def test_a_row_that_is_not_there_is_an_error(folders):
     for changes in ({"row": "planar"}, {"folder": "other"}):
         with pytest.raises(DataFileError, match="expected a row"):
             cells(folders, **changes)
+    for run in folders["flows"]:
+        run["is_bound"] = False
+    with pytest.raises(UserError, match="row 'iaf' in folder 'flows' is no bound"):
+        cells(folders)
     with pytest.raises(UserError, match="unknown number 'kl'"):
         Mark(**ENTRY | {"number": "kl"})
+
+
+def test_a_file_with_wrong_fields_is_named(tmp_path):
+    path = tmp_path / MARKS_FILE
+    path.write_text(json.dumps([ENTRY | {"colour": "red"}]))
+    with pytest.raises(DataFileError, match=r"marks.json: .* 'colour'"):
+        read_marks(path)

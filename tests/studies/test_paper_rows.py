@@ -89,10 +89,11 @@ def test_what_a_paper_is_ahead_by_is_said(tmp_path):
     assert planar["ELBO - published"] == mean_field["log p - published"] == "–"
 
 
-def rises(*elbos, schedule="constant"):
+def rises(*elbos, schedule="constant", kl_warmup=0):
     """A result whose validation ELBO was these, an epoch of 500 steps each."""
     curve = [{"step": 500 * n, "valid_elbo": e} for n, e in enumerate(elbos, 1)]
-    training = row_result("iaf")["training"] | {"schedule": schedule}
+    given = {"schedule": schedule, "kl_warmup": kl_warmup}
+    training = row_result("iaf")["training"] | given
     return {"curve": curve, "training": training}
 
 
@@ -105,6 +106,8 @@ def rises(*elbos, schedule="constant"):
         (rises(-120.0, None, -97.0, None), "+23.00"),
         (rises(-120.0), "–"),
         (rises(-120.0, -100.0, -97.0, -96.5, schedule="cosine"), "–"),
+        (rises(-120.0, -100.0, -97.0, -96.5, kl_warmup=2), "+3.50"),
+        (rises(-120.0, -100.0, -97.0, -96.5, kl_warmup=2.5), "–"),
         ({}, "–"),
     ],
 )

@@ -93,7 +93,6 @@ def test_options_of_a_budget_are_of_guides_that_have_them():
         ("mean_field_flow-mnist_static", 80, 40.0),
         ("iaf_flow-caltech_silhouettes", 976, 488.0),
         ("mean_field_flow_short_warmup-mnist_static", 80, 10.0),
-        ("mean_field_flow_twice-mnist_static", 160, 60.0),
     ],
 )
 def test_a_budget_of_steps_is_as_long_for_all_data(name, epochs, warmup):

@@ -93,7 +93,7 @@ EXEMPT = {
         "schedule from a rate of 0.001": SETTING,
         "A rate of 0.003": SETTING,
         "above 0.01 (`least_scale`) a cosine from 0.003": SETTING,
-        "no gain on 0.002": SETTING,
+        "of 0.002; without the limit": SETTING,
     },
     "docs/results/flows.md": {
         "biases that begin at 0.1": SETTING,

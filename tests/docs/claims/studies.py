@@ -260,8 +260,11 @@ CLAIMS = {
             lambda: gains("gated", LAYERED, sign=-1),
         ),
         (
-            "from 0.003 held together, and brought {:.2f}:",
-            lambda: gains("least_scale_rate_3", LAYERED),
+            "from 0.003 held together, and brought {:.2f}, less than the {:.2f} of 0.002",
+            lambda: [
+                *gains("least_scale_rate_3", LAYERED),
+                *gains("rate_2", LAYERED),
+            ],
         ),
         (
             "came apart in epoch {}:",
