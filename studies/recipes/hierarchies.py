@@ -31,7 +31,7 @@ SELF_REFLECTIVE = Table(
         # What the warm-up of the KL is worth.
         "no_warmup": Row("self_reflective", training={"kl_warmup": 0}),
         # A shorter warm-up, to compare with that of the budget `long`.
-        "short_warmup": Row("self_reflective", training={"kl_warmup": 20}),
+        "short_warmup": Row("self_reflective", {}, -81.17, training={"kl_warmup": 20}),
         # The first row again by the budget `long`, and left out of it.
         "self_reflective_bf16": Row("self_reflective", training=BF16),
     },
