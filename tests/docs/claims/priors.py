@@ -111,6 +111,16 @@ CLAIMS = {
             ],
         ),
         (
+            "over N(0, I) stays: {:.2f} nats, where fifty epochs had {:.1f}.",
+            lambda: [
+                lead(
+                    "prior_posterior_long",
+                    *(f"mean_field_{p}-mnist_static" for p in ("flow", "standard")),
+                )[0],
+                *ahead("mean_field_flow"),
+            ],
+        ),
+        (
             "with a warm-up of {} epochs: {:.2f}, another {:.2f} nats. The best epoch is "
             "{} of {}:",
             lambda: [
