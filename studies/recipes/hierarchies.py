@@ -30,8 +30,6 @@ SELF_REFLECTIVE = Table(
         "mean_field": Row("mean_field", _ONE_LAYER),
         # What the warm-up of the KL is worth.
         "no_warmup": Row("self_reflective", training={"kl_warmup": 0}),
-        # A shorter warm-up, to compare with that of the budget `long`.
-        "short_warmup": Row("self_reflective", {}, -81.17, training={"kl_warmup": 20}),
         # The first row again by the budget `long`, and left out of it.
         "self_reflective_bf16": Row("self_reflective", training=BF16),
     },
@@ -66,7 +64,7 @@ SELF_REFLECTIVE = Table(
                 "epochs": 110,
                 "lr": 2e-3,
                 "schedule": "cosine",
-                "kl_warmup": 55,
+                "kl_warmup": 20,
                 "clip_norm": 100.0,
                 "analytic_kl": True,
             }

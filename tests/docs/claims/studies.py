@@ -46,7 +46,7 @@ VECTOR, LAYERED = ("mean_field", "iaf"), "self_reflective"
 
 def trained_longer():
     """The row of a hierarchy that was trained for longer than the table."""
-    return row("self_reflective_long", "short_warmup")
+    return row("self_reflective_long", "self_reflective")
 
 
 def longer_warmup():
@@ -288,6 +288,12 @@ CLAIMS = {
         (
             "with twice the weights, lose {:.2f}.",
             lambda: gains("gated", LAYERED, sign=-1),
+        ),
+        (
+            "Half of the epochs as a warm-up cost it {:.2f}.",
+            lambda: [
+                gains("rate_2", LAYERED)[0] - gains("long_warmup_rate_2", LAYERED)[0]
+            ],
         ),
         (
             "from 0.003 held together, and brought {:.2f}, less than the {:.2f} of 0.002",
