@@ -97,6 +97,7 @@ EXEMPT = {
         "A cosine schedule from 0.002, in place of 0.001": SETTING,
         "a constant 0.001 with": SETTING,
         "A constant rate of 0.002": SETTING,
+        "From 0.002 a warm-up of": SETTING,
         "schedule from a rate of 0.001": SETTING,
         "A rate of 0.003": SETTING,
         "above 0.01 (`least_scale`) a cosine from 0.003": SETTING,

@@ -290,7 +290,7 @@ CLAIMS = {
             lambda: gains("gated", LAYERED, sign=-1),
         ),
         (
-            "Half of the epochs as a warm-up cost it {:.2f}.",
+            "in place of four, costs {:.2f}: a hierarchy",
             lambda: [
                 gains("rate_2", LAYERED)[0] - gains("long_warmup_rate_2", LAYERED)[0]
             ],
