@@ -116,12 +116,11 @@ def _training(
     """The options of the row's training, and the steps of an epoch."""
     training = TrainOptions(seed=seed, **BARE | budget.training | row.training)
     steps_per_epoch = -(-len(data.train) // training.batch_size)
-    if budget.steps is not None and "epochs" not in row.training:
+    if budget.steps is not None:
         epochs = max(round(budget.steps / steps_per_epoch), 1)
         training = replace(training, epochs=epochs)
     if budget.warmup is not None and "kl_warmup" not in row.training:
-        warmup = budget.warmup * training.num_epochs
-        training = replace(training, kl_warmup=warmup)
+        training = replace(training, kl_warmup=budget.warmup * training.num_epochs)
     return training, steps_per_epoch
 
 
